@@ -1,0 +1,106 @@
+"""The contracts between the stages: the Parquet columns of every folder of a run.
+
+A stage reads and writes these schemas and no others, so that each folder can be joined
+with every other one on ``pair_id`` and opened by any tool that reads Parquet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+
+#: ``queries/``: the terms that captions are matched against, sorted by ``query_id``.
+QUERIES = pa.schema(
+    [
+        pa.field("query_id", pa.int32(), nullable=False),
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # word, bigram, title or synset
+        pa.field("count", pa.int64()),  # occurrences in the dump; null where not counted
+        pa.field("pmi", pa.float32()),  # bigrams only: pointwise mutual information, bits
+        pa.field("views", pa.int64()),  # titles only: page views, where they are known
+    ]
+)
+
+#: ``pairs/``: candidate (image, text) pairs, sorted by ``pair_id``; no pixels yet.
+PAIRS = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("page_url", pa.string()),
+        pa.field("source", pa.string(), nullable=False),  # "FILE@OFFSET" the pair was read from
+        pa.field("query_ids", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+
+#: ``images/``: img2dataset's own columns with ``pair_id`` in front, sorted by ``pair_id``.
+IMAGES = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error_message", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
+        pa.field("sha256", pa.string()),  # of the bytes that were downloaded
+        pa.field("jpg", pa.binary(), nullable=False),
+    ]
+)
+
+#: One zero-shot label of one picture: the best classes of each label set.
+LABEL = pa.struct(
+    [
+        pa.field("set", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("probability", pa.float32(), nullable=False),
+    ]
+)
+
+
+def embeddings_schema(dim: int) -> pa.Schema:
+    """``embeddings/``: the CLIP features of each pair, for a model of ``dim`` dimensions.
+
+    Both embeddings have unit length before they are rounded to float16; ``similarity`` is
+    their cosine, computed before the rounding.
+    """
+    embedding = pa.list_(pa.field("item", pa.float16(), nullable=False), dim)
+    return pa.schema(
+        [
+            pa.field("pair_id", pa.string(), nullable=False),
+            pa.field("image_embedding", embedding, nullable=False),
+            pa.field("text_embedding", embedding, nullable=False),
+            pa.field("similarity", pa.float32(), nullable=False),
+            pa.field("labels", pa.list_(LABEL), nullable=False),
+        ]
+    )
+
+
+#: ``dataset/``: the curated pairs, everything that training needs in one row.
+DATASET = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("jpg", pa.binary(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("page_url", pa.string()),
+        pa.field("query_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("similarity", pa.float32(), nullable=False),
+        pa.field("labels", pa.list_(LABEL), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+    ]
+)
+
+
+def make_pair_id(url: str, caption: str) -> str:
+    """The identity of a pair: 32 hexadecimal digits, a hash of its content alone.
+
+    It is the same in every stage and every run, however the pairs were sharded. URLs hold
+    no line feed, so (url, caption) cannot collide by shifting text between the two.
+    """
+    return hashlib.blake2b(f"{url}\n{caption}".encode(), digest_size=16).hexdigest()

@@ -1,0 +1,93 @@
+"""Files that appear whole or not at all: written under a temporary name, synced, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+#: Parquet readers skip names that begin with a dot, so a leftover is never read as data.
+TEMPORARY_PREFIX = ".tmp-"
+
+#: Rows in a row group: small enough for random access, large enough to read at full speed.
+ROW_GROUP_ROWS = 256
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success sync it and rename it into place.
+
+    On an exception the temporary file is removed and ``path`` stays as it was. A killed
+    process leaves the temporary file, which the next writer of ``path`` overwrites.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table as one Parquet shard. The same table always gives the same bytes."""
+    with replacing(path) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            row_group_size=ROW_GROUP_ROWS,
+            compression=dict(_leaf_compression(table.schema)),
+        )
+
+
+def _leaf_compression(fields: Iterable[pa.Field], parent: str = "") -> Iterator[tuple[str, str]]:
+    """The codec of every Parquet column, by the path under which Parquet knows it."""
+    for field in fields:
+        path = f"{parent}{field.name}"
+        kind = field.type
+        if pa.types.is_struct(kind):
+            yield from _leaf_compression(kind.fields, f"{path}.")
+        elif pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+            element = kind.value_field.with_name("element")
+            yield from _leaf_compression([element], f"{path}.list.")
+        else:
+            yield path, _codec(kind)
+
+
+def _codec(kind: pa.DataType) -> str:
+    # JPEG and float16 embeddings do not get smaller; zstd would only cost time.
+    return "none" if pa.types.is_binary(kind) or pa.types.is_float16(kind) else "zstd"
+
+
+def write_text(text: str, path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write JSON that people read too: indented, keys in the order they were given."""
+    write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

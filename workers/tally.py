@@ -1,0 +1,89 @@
+"""The account of the rows that went into a piece of work: nothing is lost or dropped silently.
+
+Every row that a worker takes in ends as kept, as rejected (the worker decided against it)
+or as failed (it could not be worked on); the last two with a reason. ``Tally.check`` refuses
+an account that does not balance.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from heapq import nsmallest
+from typing import Any
+
+#: How many dropped rows of each reason a tally keeps to look at.
+SAMPLES_PER_REASON = 20
+
+
+class LostRowsError(RuntimeError):
+    """A piece of work ended with fewer or more rows than it took in."""
+
+
+@dataclass
+class Tally:
+    """Counts of rows in, kept, rejected by reason and failed by reason, with samples.
+
+    The sample of a reason is its rows with the smallest keys, so it does not depend on the
+    order in which rows were met or tallies were added up.
+    """
+
+    rows_in: int = 0
+    kept: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    samples: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+    def keep(self, rows: int = 1) -> None:
+        self.rows_in += rows
+        self.kept += rows
+
+    def reject(self, reason: str, key: str, row: Mapping[str, Any]) -> None:
+        """Count a row that was decided against; ``key`` orders the sample, ``row`` is shown."""
+        self._drop(self.rejected, reason, key, row)
+
+    def fail(self, reason: str, key: str, row: Mapping[str, Any]) -> None:
+        """Count a row that could not be worked on."""
+        self._drop(self.failed, reason, key, row)
+
+    def _drop(self, counts: Counter[str], reason: str, key: str, row: Mapping[str, Any]) -> None:
+        self.rows_in += 1
+        counts[reason] += 1
+        sample = self.samples.setdefault(reason, {})
+        sample[key] = dict(row)
+        if len(sample) > SAMPLES_PER_REASON:
+            del sample[max(sample)]
+
+    def check(self) -> None:
+        """Raise LostRowsError unless rows in = kept + rejected + failed."""
+        accounted = self.kept + self.rejected.total() + self.failed.total()
+        if self.rows_in != accounted:
+            raise LostRowsError(
+                f"{self.rows_in} rows in, but {self.kept} kept + {self.rejected.total()} "
+                f"rejected + {self.failed.total()} failed = {accounted}"
+            )
+
+    @classmethod
+    def total(cls, tallies: Iterable[Tally]) -> Tally:
+        """The sum of several tallies; the samples stay bounded."""
+        result = cls()
+        for tally in tallies:
+            result.rows_in += tally.rows_in
+            result.kept += tally.kept
+            result.rejected.update(tally.rejected)
+            result.failed.update(tally.failed)
+            for reason, sample in tally.samples.items():
+                merged = {**result.samples.get(reason, {}), **sample}
+                smallest = nsmallest(SAMPLES_PER_REASON, merged)
+                result.samples[reason] = {key: merged[key] for key in smallest}
+        return result
+
+    def counts(self) -> dict[str, Any]:
+        """The counts as plain JSON, reasons sorted."""
+        return {
+            "in": self.rows_in,
+            "kept": self.kept,
+            "rejected": dict(sorted(self.rejected.items())),
+            "failed": dict(sorted(self.failed.items())),
+        }
