@@ -103,7 +103,8 @@ def pmi(both: Shares, left: Shares, right: Shares) -> npt.NDArray[np.float32]:
     0 is chance; each bit more is twice as often. ``both`` are shares of all bigrams, ``left``
     and ``right`` shares of all words.
     """
-    return np.log2(both / (left * right)).astype(np.float32)
+    bits: npt.NDArray[np.float64] = np.log2(both / (left * right))
+    return bits.astype(np.float32)
 
 
 def _with_pmi(parts: Sequence[Frequent], words: pa.Table) -> pa.Table:
@@ -113,8 +114,9 @@ def _with_pmi(parts: Sequence[Frequent], words: pa.Table) -> pa.Table:
     bigram_total = sum(part.bigram_total for part in parts)
 
     def share(side: str) -> Shares:
-        counts = words["count"].take(pc.index_in(bigrams[side], words["query"]))
-        return counts.to_numpy() / max(1, word_total)
+        found = pc.index_in(bigrams[side], words["query"])
+        counts: Ints = words["count"].take(found).to_numpy()
+        return counts / max(1, word_total)
 
     both = bigrams["count"].to_numpy() / max(1, bigram_total)
     values = pmi(both, share("left"), share("right"))
@@ -197,6 +199,6 @@ def _reject(
     shown = [name for name in ("query", "count", "pmi") if name in terms.column_names]
     tally.samples[reason] = {
         # Ascending keys are descending counts, so that samples can be merged.
-        f"{_DESCENDING - row.get('count', 0):015d} {row['query']}": {"kind": kind, **row}
+        f"{_DESCENDING - (row['count'] or 0):016d} {row['query']}": {"kind": kind, **row}
         for row in nearest.select(shown).to_pylist()
     }
