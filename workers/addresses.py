@@ -1,0 +1,47 @@
+"""Which network addresses may be fetched from: the public internet, and hosts named openly.
+
+A page on the web must not be able to send a crawler to the machine or the network that it
+runs in, so a name is resolved once, every address of it is checked, and the caller connects
+to the address that was checked and to no other.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Collection
+
+#: IPv6 prefixes whose last 32 bits are an IPv4 address that a gateway connects to (NAT64).
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class PrivateAddressError(ConnectionError):
+    """A host that is not on the public internet and was not allowed by name."""
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is globally routable, looking through IPv4 inside IPv6."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
+
+
+def permitted_addresses(host: str, port: int, allowed: Collection[str]) -> list[str]:
+    """The IP addresses of ``host``, IPv4 first.
+
+    ``allowed`` names hosts (HOST or HOST:PORT) that may have a private address. Raises
+    PrivateAddressError when any address of another host is private, socket.gaierror when
+    there is none.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = sorted({(family != socket.AF_INET, str(ip[0])) for family, *_, ip in found})
+    named = host in allowed or f"{host}:{port}" in allowed
+    for _, address in addresses:
+        if not named and not is_public(address):
+            raise PrivateAddressError(f"{host} is at {address}, which is not public")
+    return [address for _, address in addresses]
