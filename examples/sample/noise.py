@@ -154,19 +154,25 @@ def duplicated(kinds: dict[str, Kind], shares: NoiseShares, seed: int) -> list[s
 
 
 def concept_words(picture: Picture) -> frozenset[str]:
-    """The words of all names of a picture, in lower case, without skin tone and hair."""
-    text = " ".join((picture.base_name or "", *picture.aliases)).lower()
+    """The words of all names of a picture, in lower case."""
+    text = " ".join((picture.name or "", *picture.aliases)).lower()
     words = "".join(c if c.isalnum() else " " for c in text).split()
     return frozenset(word for word in words if len(word) > 2) - _STOP_WORDS
 
 
 _STOP_WORDS = frozenset({"and", "for", "from", "face", "into", "over", "the", "with", "without"})
+_PEOPLE = frozenset({"People & Body", "Smileys & Emotion"})
 
 
 def is_other_concept(picture: Picture, other: Picture) -> bool:
-    """Whether no reader could take a name of ``other`` for one of ``picture``."""
+    """Whether no reader could take a name of ``other`` for one of ``picture``.
+
+    Of people and faces, too much is true at once: a picture of someone who pouts is one of a
+    person, and one of a frowning face.
+    """
     return (
         picture.subgroup != other.subgroup
+        and not {picture.group, other.group} <= _PEOPLE
         and picture.content != other.content
         and not concept_words(picture) & concept_words(other)
     )

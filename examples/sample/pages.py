@@ -139,7 +139,7 @@ def _index(
     groups = [
         (page.target, page.title)
         for page in galleries
-        if page.host == host and ", page 1" in page.title
+        if page.host == host and page.title.endswith(", page 1")
     ]
     others = [(f"{url}/", "A sister site") for url in base_urls if url != base_urls[host]]
     return Page(
@@ -187,7 +187,7 @@ def _hidden_pages(hidden: Sequence[Placement], hosts: int) -> Iterator[Page]:
 
 def calendar_page(host: int, target: str) -> Page | None:
     """A page of the calendar, which links to the next month for ever."""
-    match = re.fullmatch(r"/calendar/(\d{4,})/(\d\d)\.html", target)
+    match = re.fullmatch(r"/calendar/(\d{4,9})/(\d\d)\.html", target)
     if not match:
         return None
     year, month = int(match[1]), int(match[2])

@@ -46,8 +46,9 @@ class BindError(OSError):
 class _Connection(asyncio.Protocol):
     """One client's connection: requests are answered one by one, in order."""
 
-    def __init__(self, host: str, answerer: Answerer) -> None:
+    def __init__(self, host: str, answerer: Answerer, all_open: set[asyncio.Transport]) -> None:
         self._host = host
+        self._all_open = all_open
         self._answerer = answerer
         self._buffer = b""
         self._is_waiting = False
@@ -56,8 +57,11 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._all_open.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        if self._transport is not None:
+            self._all_open.discard(self._transport)
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
@@ -180,21 +184,34 @@ def _advice(host: str, port: int, error: OSError) -> str:
 def running(sockets: Sequence[socket.socket], answerer: Answerer) -> Iterator[None]:
     """Answer on listening sockets, in a thread, until the block ends; then close them."""
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(_start(sockets, answerer))
+    connections: set[asyncio.Transport] = set()
+    servers = loop.run_until_complete(_start(sockets, answerer, connections))
     thread = threading.Thread(target=loop.run_forever, name="sample-site", daemon=True)
     thread.start()
     try:
         yield
     finally:
+        asyncio.run_coroutine_threadsafe(_stop(servers, connections), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        for listener in sockets:
-            listener.close()
         loop.close()
 
 
-async def _start(sockets: Sequence[socket.socket], answerer: Answerer) -> None:
+async def _start(
+    sockets: Sequence[socket.socket], answerer: Answerer, connections: set[asyncio.Transport]
+) -> list[asyncio.Server]:
     loop = asyncio.get_running_loop()
-    for listener in sockets:
-        host = listener.getsockname()[0]
-        await loop.create_server(partial(_Connection, host, answerer), sock=listener)
+    return [
+        await loop.create_server(
+            partial(_Connection, listener.getsockname()[0], answerer, connections), sock=listener
+        )
+        for listener in sockets
+    ]
+
+
+async def _stop(servers: Sequence[asyncio.Server], connections: set[asyncio.Transport]) -> None:
+    for server in servers:
+        server.close()
+    for transport in list(connections):
+        transport.abort()
+    await asyncio.sleep(0)  # aborted transports close their sockets in the loop's next round
