@@ -7,7 +7,7 @@ from these. Unknown keys are refused, so that a misspelt setting is an error and
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,13 @@ class Settings(BaseModel):
     """Base of all settings: immutable, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    #: Fields that change the speed of the work and never its output.
+    TUNING: ClassVar[frozenset[str]] = frozenset()
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that the output depends on, as plain data; a shard's key covers these."""
+        return self.model_dump(mode="json", exclude=set(self.TUNING))
 
 
 class CrawlSettings(Settings):
@@ -31,6 +38,10 @@ class CrawlSettings(Settings):
     requests_per_host: int = Field(default=2, ge=1, description="connections to a host at a time")
     delay: float = Field(default=0.0, ge=0.0, description="seconds between requests to a host")
     timeout: float = Field(default=30.0, gt=0.0, description="seconds for one page, in all")
+    retries: int = Field(default=2, ge=0, description="further tries after a passing failure")
+    retry_pause: float = Field(
+        default=2.0, ge=0.0, description="seconds, at most, before the first of these; doubles"
+    )
     max_page_bytes: int = Field(default=10_000_000, ge=1, description="larger pages are refused")
     user_agent: str = Field(
         default="clip-from-scratch",
@@ -51,6 +62,9 @@ class PairSettings(Settings):
     )
     min_caption_chars: int = Field(default=3, ge=1, description="shorter captions are rejected")
     max_caption_chars: int = Field(default=1_000, ge=1, description="longer ones are rejected")
+    lowercase: bool = Field(
+        default=True, description="match captions in lower case; queries then must be, too"
+    )
     max_pairs_per_query: int = Field(
         default=20_000, ge=1, description="balance: at most this many pairs a query (CLIP: 20,000)"
     )
@@ -59,6 +73,8 @@ class PairSettings(Settings):
 
 class DownloadSettings(Settings):
     """img2dataset's settings for a shard of pairs."""
+
+    TUNING: ClassVar[frozenset[str]] = frozenset({"threads"})
 
     threads: int = Field(default=32, ge=1, description="downloads at a time in one task")
     timeout: float = Field(default=10.0, gt=0.0, description="seconds for one picture")
@@ -86,6 +102,8 @@ class LabelSet(Settings):
 
 class EmbedSettings(Settings):
     """CLIP over shards of pictures: embeddings, similarity and zero-shot labels."""
+
+    TUNING: ClassVar[frozenset[str]] = frozenset({"decode_threads"})
 
     model: str = Field(default="starter", description="a known model's name or a checkpoint file")
     batch_size: int = Field(default=64, ge=1, description="pictures a forward pass")

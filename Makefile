@@ -1,0 +1,31 @@
+# `make run` and `make test` need Python 3.11 or 3.12, pip and make; all else is installed here.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check clean
+
+# The main job on the embedded sample: build the data set, train a CLIP on it, score it.
+run: $(VENV)/ready
+	$(BIN)/python -m pipelines.build_dataset
+	$(BIN)/python -m pipelines.train
+	$(BIN)/python -m pipelines.evaluate
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The environment is made anew when the lock or the package changes.
+$(VENV)/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13) and "Python 3.11 or 3.12 is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

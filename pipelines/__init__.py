@@ -1,0 +1,1 @@
+"""The stages put in order and started: configuration, run directory, receipts, command line."""

@@ -1,0 +1,53 @@
+"""``python -m pipelines.build_dataset``: from a Wikipedia dump and pages to a curated data set."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pipelines.cli import open_run, parser, run_command, run_locked, say
+from pipelines.report import plan_text, status_text
+from pipelines.runner import ExitCode, check
+from pipelines.stages import DATASET_STAGES
+
+
+def main(argv: Sequence[str] | None = None) -> ExitCode:
+    """Parse the arguments and run the command; returns its exit code."""
+    options = parser(
+        "build_dataset",
+        "Build a curated, scored and labelled image-text data set: "
+        + ", ".join(DATASET_STAGES)
+        + ". What is done already is not done again.",
+    )
+    options.add_argument(
+        "--stage",
+        action="append",
+        choices=DATASET_STAGES,
+        dest="stages",
+        help="run this stage only; may be given many times",
+    )
+    options.add_argument(
+        "--plan", action="store_true", help="print what would be done, and do nothing"
+    )
+    options.add_argument(
+        "--status", action="store_true", help="print what has been done, and do nothing"
+    )
+    arguments = options.parse_args(argv)
+
+    def command() -> ExitCode:
+        run = open_run(arguments)
+        stages = [name for name in DATASET_STAGES if name in (arguments.stages or DATASET_STAGES)]
+        if arguments.status:
+            say(status_text(run))
+            return ExitCode.COMPLETE
+        if arguments.plan:
+            check(run, stages)
+            say(plan_text(run, stages))
+            return ExitCode.COMPLETE
+        return run_locked(run, stages)
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""What the commands share: their options, and errors as exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from pipelines import log as logs
+from pipelines.config import ConfigError, load_config
+from pipelines.engines import stop_ray
+from pipelines.report import write_report
+from pipelines.run import LockedError, Run
+from pipelines.runner import ExitCode, check, run_stages
+from pipelines.services import ServiceError
+from workers.settings import resolve_path
+
+log = logging.getLogger(__name__)
+
+#: The configuration of the embedded sample.
+SAMPLE = "package:examples/sample/sample.yaml"
+
+EXIT_CODES = """\
+exit codes:
+  0    complete, or nothing to do
+  2    the configuration cannot be used
+  3    partial: some shards failed; a rerun tries those again and keeps the rest
+  4    a quality gate of the configuration is not met
+  75   another process is working on the same run directory
+  130  interrupted; a rerun goes on where it stopped
+"""
+
+
+def parser(command: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the options that every command on a run has."""
+    result = argparse.ArgumentParser(
+        prog=f"python -m pipelines.{command}",
+        description=description,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument(
+        "config",
+        nargs="?",
+        type=Path,
+        metavar="CONFIG.yaml",
+        help="the run's configuration (docs/configuration.md); without one, the embedded sample",
+    )
+    result.add_argument(
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the run lives; by default runs/NAME, NAME as the configuration says",
+    )
+    result.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY.SUB=VALUE",
+        dest="overrides",
+        help="override a key of the configuration; VALUE is YAML; may be given many times",
+    )
+    return result
+
+
+def open_run(arguments: argparse.Namespace) -> Run:
+    """The run that the arguments name. Raises ConfigError."""
+    try:
+        path = arguments.config or resolve_path(SAMPLE)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+    config = load_config(path, arguments.overrides)
+    return Run.open(config, arguments.run_dir or Path("runs") / config.name)
+
+
+def run_command(command: Callable[[], ExitCode]) -> ExitCode:
+    """Run a command; what its user can mend becomes a message and an exit code, not a trace."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    logging.basicConfig(format="%(message)s")
+    try:
+        return command()
+    except (ConfigError, ServiceError) as error:
+        log.error("%s", error)
+        return ExitCode.CONFIGURATION
+    except LockedError as error:
+        log.error("%s", error)
+        return ExitCode.LOCKED
+    except KeyboardInterrupt:
+        log.error("interrupted; the same command goes on where this one stopped")
+        return ExitCode.INTERRUPTED
+    finally:
+        stop_ray()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    # A scheduler's SIGTERM must end services and Ray just as Ctrl-C does.
+    raise KeyboardInterrupt
+
+
+def say(text: str) -> None:
+    """What a command was asked to print goes to stdout; everything else to stderr."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def run_locked(run: Run, stages: Sequence[str]) -> ExitCode:
+    """Bring stages up to date with the run locked, logged and recorded; print the report."""
+    check(run, stages)
+    with run.lock():
+        logs.configure(run.directory)
+        run.save()
+        try:
+            code = run_stages(run, stages)
+        finally:
+            run.save()
+        if code is ExitCode.COMPLETE:
+            say(write_report(run))
+        return code
+
+
+def run_one_stage(arguments: argparse.Namespace, stage: str) -> ExitCode:
+    """The whole of a command that does one stage."""
+    return run_locked(open_run(arguments), [stage])

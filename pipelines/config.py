@@ -1,0 +1,180 @@
+"""The configuration of a run: one YAML file, validated, hashed and saved with the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from query_builder.settings import QuerySettings
+from workers.settings import (
+    CrawlSettings,
+    DownloadSettings,
+    EmbedSettings,
+    PairSettings,
+    SelectSettings,
+    Settings,
+    Share,
+)
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message says which key and what to do."""
+
+
+class TrainSettings(Settings):
+    """Train a CLIP on the data set with the symmetric contrastive loss."""
+
+    start_from: str = Field(
+        default="starter", description="a known model's name or a checkpoint file to go on from"
+    )
+    epochs: int = Field(default=4, ge=1, description="passes over the training split")
+    batch_size: int = Field(default=256, ge=2, description="pairs a step, all negatives of another")
+    learning_rate: float = Field(default=1e-4, gt=0.0, description="peak, after the warm-up")
+    weight_decay: float = Field(default=0.2, ge=0.0, description="on weights, not gains or biases")
+    warmup_steps: int = Field(default=10, ge=0, description="steps of linear warm-up")
+    held_out: Share = Field(
+        default=0.2, description="share of the pictures kept out of training, for the scores"
+    )
+    cpus: int = Field(default=1, ge=1, description="threads of the training worker")
+    use_gpu: bool = Field(default=False, description="train on a GPU of the Ray cluster")
+
+
+class ScoreSettings(Settings):
+    """Judge the trained model and the one it started from on held-out pairs."""
+
+    recall_at: tuple[int, ...] = Field(default=(1, 5, 10), description="ranks of retrieval recall")
+    batch_size: int = Field(default=256, ge=1, description="pictures a forward pass")
+
+
+class Service(Settings):
+    """A program that must run beside some stages, for example a caching DNS resolver."""
+
+    command: tuple[str, ...] = Field(
+        min_length=1,
+        description="program and arguments; `python` is this interpreter, {run_dir} the run's "
+        "directory",
+    )
+    ready: str = Field(description="URL that answers once the program is ready")
+    stages: tuple[str, ...] = Field(min_length=1, description="stages that need the program")
+    timeout: float = Field(default=60.0, gt=0.0, description="seconds until it must be ready")
+
+
+class RaySettings(Settings):
+    """Where Ray runs."""
+
+    address: str | None = Field(
+        default=None, description="a running cluster (auto, ray://...); none: one started here"
+    )
+    num_cpus: int | None = Field(
+        default=None, ge=1, description="CPUs of a Ray started here; none: as many as there are"
+    )
+    actors: int | None = Field(
+        default=None, ge=1, description="embedding actors; none: one for each CPU"
+    )
+
+
+class BeamSettings(Settings):
+    """Where Beam runs."""
+
+    options: tuple[str, ...] = Field(
+        default=("--runner=FnApiRunner",),
+        description="Beam's own pipeline options: the runner and what it needs",
+    )
+
+
+class Gate(Settings):
+    """What a stage must reach, or the run stops with exit code 4."""
+
+    min_kept: int = Field(default=1, ge=0, description="rows kept, at least")
+    max_failed: Share = Field(default=1.0, description="share of the rows in that may fail")
+
+
+class Report(Settings):
+    """What the report is told beside the run itself."""
+
+    truth: str | None = Field(
+        default=None,
+        description="Parquet file (url, caption, name, correct, kind) that tells which pairs are "
+        "right, where that is known; {run_dir} is the run's directory",
+    )
+
+
+class Config(Settings):
+    """Everything a run depends on. Each stage's section has the name of its folder."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="of the run; runs/NAME by default")
+    seed: int = Field(default=0, description="of every sampling decision")
+    queries: QuerySettings
+    pages: CrawlSettings = CrawlSettings()
+    pairs: PairSettings = PairSettings()
+    images: DownloadSettings = DownloadSettings()
+    embeddings: EmbedSettings = EmbedSettings()
+    dataset: SelectSettings = SelectSettings()
+    model: TrainSettings = TrainSettings()
+    scores: ScoreSettings = ScoreSettings()
+    gates: dict[str, Gate] = Field(default_factory=dict, description="by stage")
+    services: dict[str, Service] = Field(default_factory=dict, description="by name")
+    ray: RaySettings = RaySettings()
+    beam: BeamSettings = BeamSettings()
+    report: Report = Report()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply ``key.sub=value`` overrides (values in YAML), validate.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or a key is unknown or out of range.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values, such as `name: ...`")
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from error
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r}: write it as key.sub=value")
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not further keys")
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = [f"{path} cannot be used:"]
+    for problem in error.errors():
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {key}: there is no such key; see docs/configuration.md")
+        else:
+            lines.append(f"  {key}: {problem['msg']} (got {problem['input']!r})")
+    return "\n".join(lines)
+
+
+def digest(value: Any) -> str:
+    """The sha256 of plain data, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,162 @@
+"""Where the work on shards runs: in this process, on Beam, in Ray tasks or in Ray actors.
+
+Every engine takes the same work and the same shards and gives an outcome for each shard as it
+ends; receipts are written where the work is done, so what is done stays done if the driver dies.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.config import RaySettings
+from pipelines.receipts import Outcome, Shard, Work, attempt, outcome_of
+
+if TYPE_CHECKING:
+    import ray
+
+#: A dead worker or node must not end a stage that has hours behind it.
+MAX_RETRIES = 3
+#: Half a CPU an actor: actors that hold every CPU leave none for Ray Data's own tasks, which
+#: then never start.
+CPUS_PER_ACTOR = 0.5
+
+
+def in_process(work: Work, shards: Sequence[Shard], folder: Path) -> Iterator[Outcome]:
+    """One shard after the other, here. For work that starts an engine of its own (Beam)."""
+    for shard in shards:
+        attempt(work, shard, folder)
+        yield outcome_of(shard, folder)
+
+
+def on_beam(
+    work: Work, shards: Sequence[Shard], folder: Path, options: Sequence[str]
+) -> Iterator[Outcome]:
+    """A Beam element for each shard, on any runner."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+        _ = (
+            pipeline
+            | "shards" >> beam.Create(list(shards))
+            | "spread" >> beam.Reshuffle()
+            | "work" >> beam.Map(lambda shard: attempt(work, shard, folder))
+        )
+    # A Beam pipeline hands nothing back to its driver: what it did stands in the receipts.
+    for shard in shards:
+        yield outcome_of(shard, folder)
+
+
+def in_ray_tasks(
+    work: Work, shards: Sequence[Shard], folder: Path, settings: RaySettings
+) -> Iterator[Outcome]:
+    """A Ray task for each shard, no more of them submitted than the cluster can soon start."""
+    import ray
+
+    start_ray(settings)
+    task = ray.remote(attempt).options(num_cpus=1, max_retries=MAX_RETRIES)
+    window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    work_reference = ray.put(work)
+    waiting = list(reversed(shards))
+    running: dict[ray.ObjectRef, Shard] = {}
+    while waiting or running:
+        while waiting and len(running) < window:
+            shard = waiting.pop()
+            running[task.remote(work_reference, shard, folder)] = shard
+        done, _ = ray.wait(list(running))
+        for reference in done:
+            yield _outcome_of_task(reference, running.pop(reference), folder)
+
+
+def _outcome_of_task(reference: ray.ObjectRef, shard: Shard, folder: Path) -> Outcome:
+    import ray
+
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return Outcome(shard.name, error=str(error))
+    return outcome_of(shard, folder)
+
+
+def in_ray_actors(
+    work: Work, shards: Sequence[Shard], folder: Path, settings: RaySettings
+) -> Iterator[Outcome]:
+    """Ray Data actors that keep what ``work`` has loaded, a model say, from shard to shard.
+
+    A row is a shard, not a picture: pixels never enter the object store, so the driver's memory
+    does not grow with the data.
+    """
+    import ray
+    import ray.data
+
+    start_ray(settings)
+    quiet_ray_data()
+    actors = settings.actors or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    by_name = {shard.name: shard for shard in shards}
+    outcomes = ray.data.from_items(
+        [{"shard": shard} for shard in by_name], override_num_blocks=len(shards)
+    ).map_batches(
+        ShardActor,
+        fn_constructor_kwargs={"work": work, "shards": by_name, "folder": folder},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
+        num_cpus=CPUS_PER_ACTOR,
+    )
+    for row in outcomes.iter_rows():
+        yield outcome_of(by_name[row["shard"]], folder)
+
+
+class ShardActor:
+    """Does shards, one a call; ``work`` keeps its model between the calls."""
+
+    def __init__(self, work: Work, shards: dict[str, Shard], folder: Path) -> None:
+        self.work = work
+        self.shards = shards
+        self.folder = folder
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        return {
+            "shard": [attempt(self.work, self.shards[name], self.folder) for name in batch["shard"]]
+        }
+
+
+def start_ray(settings: RaySettings) -> None:
+    """Connect to the configured Ray cluster, or start one here; nothing if that is done."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    # Set before Ray starts its processes, which inherit them: nothing may call out from a run.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    here = settings.address is None
+    ray.init(
+        address=settings.address or "local",
+        num_cpus=(settings.num_cpus or os.cpu_count()) if here else None,
+        include_dashboard=False if here else None,
+        log_to_driver=False,
+        logging_level="WARNING",
+    )
+
+
+def quiet_ray_data() -> None:
+    """No bars and plan dumps of Ray Data's own: the run has its own progress."""
+    import logging
+
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def stop_ray() -> None:
+    """Leave the cluster, or end the one that was started here; nothing without one."""
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()

@@ -1,0 +1,45 @@
+"""Logs: JSON lines in the run directory for machines, short lines on stderr for people."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+#: The loggers whose INFO is ours; of libraries, warnings are enough.
+OURS = ("pipelines", "query_builder", "workers", "clip_model")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message and the fields of ``extra``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(directory: Path) -> None:
+    """Send the logs of this process to stderr and to ``logs/run.jsonl`` in ``directory``."""
+    folder = directory / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(folder / "run.jsonl", encoding="utf-8")
+    file.setFormatter(JsonLines())
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger()
+    root.handlers = [file, console]
+    root.setLevel(logging.WARNING)
+    # Beam warns of Google Cloud's packages, which nothing here needs.
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.INFO)

@@ -1,0 +1,227 @@
+"""Shards and their receipts: what a stage has done, so that nothing is done twice or lost.
+
+A shard is one piece of a stage's work. Its receipt names the hash of everything its output
+depends on, its output files and the account of its rows. The receipt is written last: a shard
+with a receipt is whole, and one without is done again from the start.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow.parquet as pq
+
+from workers.storage import file_hash, sync, write_json, write_text
+from workers.tally import Tally
+
+#: Folders beside the shards. Parquet readers skip names that begin with an underscore.
+RECEIPTS = "_receipts"
+REJECTED = "_rejected"
+SCRATCH = "_work"
+ERRORS = "_errors"
+
+#: The counts of one kind of row: in, kept, rejected and failed by reason.
+Counts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One piece of a stage's work."""
+
+    name: str  # names its receipt and, where there is one, its output file
+    key: str  # hash of the inputs' content, of the settings and of the code's version
+    inputs: tuple[str, ...] = ()  # paths that it reads
+    values: tuple[str, ...] = ()  # other input, such as the URLs of a crawl
+
+
+class Work(Protocol):
+    """What a stage does to a shard: read its inputs, write files into ``out``, count rows."""
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]: ...
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file that a shard's work has written."""
+
+    file: str
+    bytes: int
+    sha256: str
+    rows: int | None  # of a Parquet file
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Proof that a shard is whole, with the account of its rows."""
+
+    shard: str
+    key: str
+    rows: Mapping[str, Counts]  # by kind of row: pages, pairs, images, ...
+    outputs: tuple[Output, ...]
+    seconds: float
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Receipt:
+        outputs = tuple(Output(**output) for output in value.pop("outputs"))
+        return cls(outputs=outputs, **value)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the work on a shard ended: with a receipt, or with an error."""
+
+    shard: str
+    receipt: Receipt | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The receipts in a stage's folder."""
+
+    folder: Path
+
+    def receipt(self, name: str) -> Receipt | None:
+        path = self.folder / RECEIPTS / f"{name}.json"
+        if not path.exists():
+            return None
+        return Receipt.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+    def receipts(self) -> list[Receipt]:
+        """All receipts, by the name of their shards."""
+        names = sorted(path.stem for path in (self.folder / RECEIPTS).glob("[!.]*.json"))
+        return [receipt for name in names if (receipt := self.receipt(name))]
+
+    def is_done(self, shard: Shard) -> bool:
+        """Whether the shard's receipt is valid and its outputs are there in full."""
+        receipt = self.receipt(shard.name)
+        if receipt is None or receipt.key != shard.key:
+            return False
+        return all(self._is_whole(output) for output in receipt.outputs)
+
+    def _is_whole(self, output: Output) -> bool:
+        path = self.folder / output.file
+        return path.exists() and path.stat().st_size == output.bytes
+
+    def outputs(self) -> list[Path]:
+        """The output files of all receipts, sorted."""
+        files = (output.file for receipt in self.receipts() for output in receipt.outputs)
+        return [self.folder / file for file in sorted(files)]
+
+    def discard_all_but(self, shards: Iterable[Shard]) -> None:
+        """Remove the receipts of other shards, then every file that no receipt names.
+
+        Called before work starts, so that a reader never meets output of an older
+        configuration beside the new, and a receipt never names a file that is gone.
+        """
+        valid = {shard.name for shard in shards}
+        for receipt in self.receipts():
+            if receipt.shard not in valid:
+                (self.folder / RECEIPTS / f"{receipt.shard}.json").unlink()
+                (self.folder / REJECTED / f"{receipt.shard}.json").unlink(missing_ok=True)
+        named = {path.name for path in self.outputs()}
+        for path in self.folder.glob("*"):
+            if path.is_file() and path.name not in named:
+                path.unlink()
+
+
+def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
+    """Do a shard's work and write its receipt.
+
+    The work writes into a scratch folder; its files are renamed into the stage's folder when
+    it has ended and its account balances. Raises LostRowsError when it does not balance.
+    """
+    started = time.monotonic()
+    scratch = folder / SCRATCH / shard.name
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    tallies = work(shard, scratch)
+    for tally in tallies.values():
+        tally.check()
+    outputs = tuple(_publish(path, folder) for path in sorted(scratch.iterdir()))
+    shutil.rmtree(scratch)
+    if samples := {kind: tally.samples for kind, tally in tallies.items() if tally.samples}:
+        write_json(samples, folder / REJECTED / f"{shard.name}.json")
+    receipt = Receipt(
+        shard=shard.name,
+        key=shard.key,
+        rows={kind: tally.counts() for kind, tally in tallies.items()},
+        outputs=outputs,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    write_json(asdict(receipt), folder / RECEIPTS / f"{shard.name}.json")
+    return receipt
+
+
+def _publish(path: Path, folder: Path) -> Output:
+    rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
+    output = Output(path.name, path.stat().st_size, file_hash(path), rows)
+    sync(path)
+    path.replace(folder / path.name)
+    sync(folder)
+    return output
+
+
+def attempt(work: Work, shard: Shard, folder: Path) -> str:
+    """``perform``, with an error left in a file: one bad shard must not stop the others.
+
+    This is the one place that catches every exception: the work calls libraries that raise
+    whatever they like, and the error is kept, logged and ends the run with exit code 3.
+    Returns the shard's name; ``outcome_of`` tells how it ended.
+    """
+    error = folder / ERRORS / f"{shard.name}.txt"
+    error.unlink(missing_ok=True)
+    try:
+        perform(work, shard, folder)
+    except Exception:  # noqa: BLE001
+        write_text(traceback.format_exc(), error)
+    return shard.name
+
+
+def outcome_of(shard: Shard, folder: Path) -> Outcome:
+    """How the last attempt at a shard ended, read from its receipt or its error."""
+    error = folder / ERRORS / f"{shard.name}.txt"
+    if error.exists():
+        return Outcome(shard.name, error=error.read_text(encoding="utf-8"))
+    receipt = Ledger(folder).receipt(shard.name)
+    if receipt is None or receipt.key != shard.key:
+        return Outcome(shard.name, error="the worker died before it could write a receipt")
+    return Outcome(shard.name, receipt=receipt)
+
+
+@dataclass
+class StageTotals:
+    """The sum of a stage's receipts."""
+
+    shards: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    rows: dict[str, Counts] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, receipts: Sequence[Receipt]) -> StageTotals:
+        totals = cls(
+            shards=len(receipts),
+            seconds=round(sum(receipt.seconds for receipt in receipts), 3),
+            bytes=sum(output.bytes for receipt in receipts for output in receipt.outputs),
+        )
+        for receipt in receipts:
+            for kind, counts in receipt.rows.items():
+                _add_counts(totals.rows.setdefault(kind, Tally().counts()), counts)
+        return totals
+
+
+def _add_counts(total: Counts, counts: Counts) -> None:
+    total["in"] += counts["in"]
+    total["kept"] += counts["kept"]
+    for how in ("rejected", "failed"):
+        for reason, number in counts[how].items():
+            total[how][reason] = total[how].get(reason, 0) + number
+        total[how] = dict(sorted(total[how].items()))

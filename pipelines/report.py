@@ -1,0 +1,139 @@
+"""What people read of a run: its plan, its status and its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.receipts import StageTotals
+from pipelines.run import Run
+from pipelines.runner import Plan, is_complete
+from pipelines.stages import STAGES
+from workers.storage import write_text
+
+#: The report's file in the run's directory.
+REPORT = "report.md"
+
+
+def plan_text(run: Run, names: Sequence[str]) -> str:
+    """For each stage: how many shards are done and how many are to do."""
+    lines = [f"plan of {run.directory}"]
+    for name in names:
+        stage = STAGES[name](run)
+        missing = [other for other in stage.reads if not is_complete(run, other)]
+        if missing:
+            lines.append(f"  {name:<11} to be planned once {', '.join(missing)} is complete")
+        else:
+            plan = Plan.of(stage)
+            lines.append(f"  {name:<11} {len(plan.todo)} shards to do, {len(plan.done)} done")
+    return "\n".join(lines)
+
+
+def status_text(run: Run) -> str:
+    """The receipts so far: shards and rows of each stage, dropped rows by reason."""
+    return "\n".join([f"status of {run.directory}", "", *_stage_table(run)])
+
+
+def write_report(run: Run) -> str:
+    """Write the report into the run's directory and give its text."""
+    lines = [
+        f"# Run {run.config.name}",
+        "",
+        *_stage_table(run),
+        "",
+        *_cost_lines(run),
+        *_calibration_lines(run),
+        *_score_lines(run),
+    ]
+    text = "\n".join(lines).rstrip() + "\n"
+    write_text(text, run.directory / REPORT)
+    return text
+
+
+def _stage_table(run: Run) -> Iterator[str]:
+    """Every stage's rows: in = kept + rejected by reason + failed by reason."""
+    yield "| stage | rows | in | kept | rejected | failed |"
+    yield "|---|---|--:|--:|---|---|"
+    for name in STAGES:
+        for kind, counts in StageTotals.of(run.ledger(name).receipts()).rows.items():
+            yield (
+                f"| {name} | {kind} | {counts['in']:,} | {counts['kept']:,} "
+                f"| {_reasons(counts['rejected'])} | {_reasons(counts['failed'])} |"
+            )
+
+
+def _reasons(counts: dict[str, int]) -> str:
+    if not counts:
+        return "0"
+    total = f"{sum(counts.values()):,}"
+    by_number = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return f"{total}: " + ", ".join(f"{reason} {number:,}" for reason, number in by_number)
+
+
+def _cost_lines(run: Run) -> Iterator[str]:
+    stages: dict[str, dict[str, Any]] = run.record.get("stages", {})
+    timed = {name: stages[name] for name in STAGES if "wall_seconds" in stages.get(name, {})}
+    if not timed:
+        return
+    each = ", ".join(f"{name} {figures['wall_seconds']:.0f}" for name, figures in timed.items())
+    total = sum(figures["wall_seconds"] for figures in timed.values())
+    peak = max(figures["peak_bytes"] for figures in timed.values())
+    yield f"Seconds at the last work on each stage: {each}; {total:.0f} in all."
+    yield f"Peak memory of all processes: {peak / 2**30:.2f} GiB."
+    yield ""
+
+
+def _calibration_lines(run: Run) -> Iterator[str]:
+    """Similarity against the truth, where the configuration names one."""
+    if run.config.report.truth is None or not run.outputs("embeddings"):
+        return
+    truth = Path(run.resolve(run.config.report.truth))
+    if not truth.exists():
+        yield f"No truth at {truth}: similarity is not calibrated."
+        return
+    from pipelines.calibration import calibrate
+
+    result = calibrate(truth, run.outputs("embeddings"), run.outputs("dataset"))
+    if result is None:
+        yield "The truth does not know both right and wrong pairs of those embedded."
+        return
+    threshold = run.config.dataset.min_similarity
+    yield "## Against the truth"
+    yield ""
+    yield f"- {result.right:,} right and {result.wrong:,} wrong pairs were embedded."
+    yield (
+        f"- Area under the ROC curve of similarity, right against wrong pairs: {result.roc_auc:.4f}"
+    )
+    yield (
+        f"- At similarity >= {threshold}: {result.right_selected:,} right and "
+        f"{result.wrong_selected:,} wrong pairs selected; precision {result.precision:.4f}, "
+        f"recall {result.recall:.4f}"
+    )
+    yield (
+        f"- Zero-shot among {result.names:,} captions: top-1 {result.top1:.2%}, "
+        f"top-5 {result.top5:.2%} (chance {result.chance:.2%})"
+    )
+    yield ""
+
+
+def _score_lines(run: Run) -> Iterator[str]:
+    """The scores of the models, once they have been evaluated."""
+    files = run.outputs("scores")
+    if not files:
+        return
+    scores = json.loads(files[0].read_text(encoding="utf-8"))
+    yield "## Models on held-out pairs"
+    yield ""
+    yield (
+        f"{scores['pictures']:,} pictures, {scores['captions']:,} captions; "
+        f"chance {scores['chance']:.2%}"
+    )
+    yield ""
+    measures = list(next(iter(scores["models"].values())))
+    yield f"| model | {' | '.join(measures)} |"
+    yield f"|---|{'--:|' * len(measures)}"
+    for name, values in scores["models"].items():
+        yield f"| {name} | {' | '.join(f'{values[measure]:.2%}' for measure in measures)} |"
+    yield ""

@@ -1,0 +1,120 @@
+"""A run: its configuration, its directory, its lock and its record, ``run.json``."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import Config, digest
+from pipelines.receipts import Ledger, StageTotals
+from workers.storage import file_hash, write_json
+
+VERSION = "0.1.0"
+RECORD = "run.json"
+
+
+class LockedError(RuntimeError):
+    """Another process is working on the run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's configuration and directory, with a folder for each stage.
+
+    ``record`` is what ``run.json`` holds: the resolved configuration and its hash, the code's
+    version, the hashes of the input files, the seed, and the counts of every stage.
+    """
+
+    config: Config
+    directory: Path
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, config: Config, directory: Path) -> Run:
+        """Open a run's directory, new or with the record of what was done before."""
+        directory = directory.absolute()
+        path = directory / RECORD
+        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return cls(config, directory, record)
+
+    def ledger(self, stage: str) -> Ledger:
+        return Ledger(self.directory / stage)
+
+    def outputs(self, stage: str) -> list[Path]:
+        """The output files of a stage, sorted by name; side tables (``_...``) are not data."""
+        files = self.ledger(stage).outputs()
+        return [file for file in files if not file.name.startswith("_")]
+
+    def resolve(self, text: str) -> str:
+        """A setting's text with ``{run_dir}`` filled in."""
+        return text.replace("{run_dir}", str(self.directory))
+
+    def input_hash(self, path: Path) -> str:
+        """The sha256 of an input file; read again only when its size or time has changed.
+
+        A finished run with a dump of 20 GB is looked over in seconds, not in a minute.
+        """
+        status = path.stat()
+        seen = self.record.setdefault("inputs", {}).get(str(path))
+        stamp = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+        if seen and all(seen[name] == value for name, value in stamp.items()):
+            return str(seen["sha256"])
+        sha256 = file_hash(path)
+        self.record["inputs"][str(path)] = {"sha256": sha256, **stamp}
+        return sha256
+
+    def save(self) -> None:
+        """Write ``run.json``."""
+        configuration = self.config.model_dump(mode="json")
+        head = {
+            "name": self.config.name,
+            "seed": self.config.seed,
+            "configuration_hash": digest(configuration),
+            "code": {"version": VERSION, "commit": code_commit()},
+        }
+        tail = {
+            "inputs": self.record.get("inputs", {}),
+            "stages": self.record.get("stages", {}),
+            "configuration": configuration,
+        }
+        self.record.clear()
+        self.record.update(head | tail)
+        write_json(self.record, self.directory / RECORD)
+
+    def note_stage(self, stage: str, totals: StageTotals, **figures: Any) -> None:
+        """Record a stage's totals; ``figures`` are added where given (memory, seconds)."""
+        stages = self.record.setdefault("stages", {})
+        stages[stage] = {**stages.get(stage, {}), **asdict(totals), **figures}
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the kernel lets go of it whatever ends the process.
+
+        Raises LockedError when another process holds it.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / "run.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LockedError(
+                    f"{self.directory} is being worked on by another process; wait for it or "
+                    "choose another --run-dir"
+                ) from error
+            yield
+
+
+def code_commit() -> str | None:
+    """The commit that the code was checked out at; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()

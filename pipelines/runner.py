@@ -1,0 +1,172 @@
+"""Run stages in order: each does the shards without a valid receipt, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from pipelines.config import Config, ConfigError, Gate
+from pipelines.memory import peak_memory
+from pipelines.progress import Progress
+from pipelines.receipts import Outcome, Shard, StageTotals
+from pipelines.run import Run
+from pipelines.services import services_of
+from pipelines.stages import STAGES
+from pipelines.stages.base import Stage
+
+log = logging.getLogger(__name__)
+
+
+class ExitCode(IntEnum):
+    """What the command line says to a scheduler."""
+
+    COMPLETE = 0  # or nothing to do
+    CONFIGURATION = 2
+    PARTIAL = 3  # some shards failed; a rerun tries those again
+    QUALITY = 4  # a gate was not met
+    LOCKED = 75  # another process works on the run
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shards of a stage: done and to do."""
+
+    done: list[Shard]
+    todo: list[Shard]
+
+    @classmethod
+    def of(cls, stage: Stage) -> Plan:
+        ledger = stage.run.ledger(stage.name)
+        done, todo = [], []
+        for shard in stage.plan():
+            (done if ledger.is_done(shard) else todo).append(shard)
+        return cls(done, todo)
+
+
+def check(run: Run, names: Sequence[str]) -> None:
+    """Raise ConfigError for what would end one of the stages later, before any has started."""
+    _check_names(run.config)
+    for name in names:
+        STAGES[name](run).check()
+
+
+def _check_names(config: Config) -> None:
+    for key, names in {
+        "gates": config.gates,
+        **{f"services.{name}.stages": service.stages for name, service in config.services.items()},
+    }.items():
+        for name in names:
+            if name not in STAGES:
+                raise ConfigError(f"{key}: there is no stage {name!r}; stages: {', '.join(STAGES)}")
+
+
+def run_stages(run: Run, names: Sequence[str]) -> ExitCode:
+    """Bring the named stages up to date, in order; stop at the first that does not end well."""
+    worked = False
+    for name in names:
+        stage = STAGES[name](run)
+        if missing := [other for other in stage.reads if not is_complete(run, other)]:
+            raise ConfigError(
+                f"stage {name} reads {', '.join(missing)}, not complete yet; run it first "
+                f"(--stage {missing[0]}, or no --stage at all)"
+            )
+        plan = Plan.of(stage)
+        run.ledger(name).discard_all_but(plan.done)
+        if plan.todo:
+            worked = True
+            if not _work(stage, plan):
+                return ExitCode.PARTIAL
+        else:
+            log.info("%s: complete, nothing to do (%d shards)", name, len(plan.done))
+        if not _passes_gate(run, name):
+            return ExitCode.QUALITY
+    if not worked:
+        log.info("nothing to do: %s is complete", run.directory)
+    return ExitCode.COMPLETE
+
+
+def is_complete(run: Run, name: str) -> bool:
+    """Whether every shard of a stage, and of those that it reads, has a valid receipt."""
+    stage = STAGES[name](run)
+    return all(is_complete(run, other) for other in stage.reads) and not Plan.of(stage).todo
+
+
+def _work(stage: Stage, plan: Plan) -> bool:
+    """Do a stage's open shards; True when every one of them ended with a receipt."""
+    total = len(plan.done) + len(plan.todo)
+    log.info("%s: %d of %d shards to do", stage.name, len(plan.todo), total)
+    started, failures = time.monotonic(), 0
+    with (
+        peak_memory() as peak,
+        services_of(stage.run, stage.name),
+        Progress(stage.name, total, len(plan.done)) as progress,
+    ):
+        for outcome in stage.execute(plan.todo):
+            progress.advance(outcome)
+            failures += _log_outcome(stage, outcome)
+    totals = StageTotals.of(stage.run.ledger(stage.name).receipts())
+    wall = round(time.monotonic() - started, 3)
+    stage.run.note_stage(stage.name, totals, wall_seconds=wall, peak_bytes=peak.bytes)
+    stage.run.save()
+    _log_totals(stage.name, totals, wall)
+    return not failures
+
+
+def _log_outcome(stage: Stage, outcome: Outcome) -> bool:
+    """Log how a shard ended; True when it failed."""
+    fields = {"stage": stage.name, "shard": outcome.shard}
+    if outcome.receipt:
+        fields["seconds"] = str(outcome.receipt.seconds)
+        log.debug("%s/%s done", stage.name, outcome.shard, extra={"fields": fields})
+        return False
+    log.error(
+        "%s: shard %s failed; a rerun tries it again\n%s",
+        stage.name,
+        outcome.shard,
+        outcome.error,
+        extra={"fields": fields},
+    )
+    return True
+
+
+def _log_totals(name: str, totals: StageTotals, wall: float) -> None:
+    for kind, counts in totals.rows.items():
+        dropped = {**counts["rejected"], **counts["failed"]}
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in dropped.items())
+        log.info(
+            "%s: %d %s in, %d kept%s (%.1f s)",
+            name,
+            counts["in"],
+            kind,
+            counts["kept"],
+            f"; {reasons}" if reasons else "",
+            wall,
+            extra={"fields": {"stage": name, "kind": kind, "rows": counts}},
+        )
+
+
+def _passes_gate(run: Run, name: str) -> bool:
+    """Whether a stage's last kind of row reaches what the configuration asks of it."""
+    gate = run.config.gates.get(name, Gate(min_kept=0))
+    totals = StageTotals.of(run.ledger(name).receipts())
+    if not totals.rows:
+        return gate.min_kept == 0
+    *_, counts = totals.rows.values()
+    failed = sum(counts["failed"].values()) / max(1, counts["in"])
+    if counts["kept"] >= gate.min_kept and failed <= gate.max_failed:
+        return True
+    log.error(
+        "%s: the gate is not met: %d kept (at least %d), %.1f%% failed (at most %.1f%%); look at "
+        "%s for samples of what was dropped",
+        name,
+        counts["kept"],
+        gate.min_kept,
+        100 * failed,
+        100 * gate.max_failed,
+        run.directory / name / "_rejected",
+    )
+    return False

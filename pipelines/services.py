@@ -1,0 +1,93 @@
+"""Programs that run beside the stages that need them: started before, ended after."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import IO
+
+import requests
+
+from pipelines.config import Service
+from pipelines.run import Run
+
+log = logging.getLogger(__name__)
+
+
+class ServiceError(RuntimeError):
+    """A service could not be started."""
+
+
+@contextmanager
+def services_of(run: Run, stage: str) -> Iterator[None]:
+    """Run the services that a stage needs while the block runs."""
+    with ExitStack() as stack:
+        for name, service in run.config.services.items():
+            if stage in service.stages:
+                stack.enter_context(_running(name, service, run))
+        yield
+
+
+@contextmanager
+def _running(name: str, service: Service, run: Run) -> Iterator[None]:
+    command = [
+        sys.executable if word == "python" else run.resolve(word) for word in service.command
+    ]
+    if _answers(service.ready):
+        raise ServiceError(
+            f"service {name}: something answers at {service.ready} already; end it, or choose "
+            f"another port in services.{name}"
+        )
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            _wait_until_ready(name, service, process, output)
+            log.info("service %s: ready", name)
+            yield
+        finally:
+            _end(process)
+
+
+def _wait_until_ready(
+    name: str, service: Service, process: subprocess.Popen[bytes], output: IO[bytes]
+) -> None:
+    deadline = time.monotonic() + service.timeout
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServiceError(
+                f"service {name} ended with exit code {process.returncode} before it was ready:\n"
+                f"{_tail(output)}"
+            )
+        if _answers(service.ready):
+            return
+        time.sleep(0.1)
+    raise ServiceError(
+        f"service {name} did not answer at {service.ready} within {service.timeout:.0f} s; it "
+        f"printed:\n{_tail(output)}"
+    )
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=2.0).ok
+    except requests.RequestException:
+        return False
+
+
+def _tail(output: IO[bytes]) -> str:
+    output.seek(0)
+    return output.read()[-2000:].decode(errors="replace").strip()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=5.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,22 @@
+"""The stages, in the order in which a run does them. A new stage is added here."""
+
+from __future__ import annotations
+
+from pipelines.stages.base import Stage
+from pipelines.stages.dataset import Dataset
+from pipelines.stages.embeddings import Embeddings
+from pipelines.stages.images import Images
+from pipelines.stages.model import Model
+from pipelines.stages.pages import Pages
+from pipelines.stages.pairs import Pairs
+from pipelines.stages.queries import Queries
+from pipelines.stages.scores import Scores
+
+#: By name, in order.
+STAGES: dict[str, type[Stage]] = {
+    stage.name: stage
+    for stage in (Queries, Pages, Pairs, Images, Embeddings, Dataset, Model, Scores)
+}
+
+#: Those that ``pipelines.build_dataset`` does; the others have commands of their own.
+DATASET_STAGES = ("queries", "pages", "pairs", "images", "embeddings", "dataset")

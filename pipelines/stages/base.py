@@ -1,0 +1,79 @@
+"""The contract of a stage: plan the shards, then do those that have no valid receipt."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pipelines.config import digest
+from pipelines.receipts import Outcome, Shard
+from pipelines.run import Run
+
+
+class Stage(ABC):
+    """One stage of a run. Its name is its folder and its section of the configuration.
+
+    A new stage is a file beside this one with a subclass, added to ``stages.STAGES``.
+    """
+
+    name: ClassVar[str]
+    #: The stages whose folders it reads; they must be complete before it is planned.
+    reads: ClassVar[tuple[str, ...]] = ()
+    #: Raise it when the code gives other bytes for the same inputs and settings.
+    version: ClassVar[int] = 1
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.folder = run.directory / self.name
+
+    def check(self) -> None:  # noqa: B027 - most stages have nothing to check
+        """Raise ConfigError for what can be seen to be wrong before any stage has started."""
+
+    @abstractmethod
+    def plan(self) -> list[Shard]:
+        """All shards of the stage, done or not."""
+
+    @abstractmethod
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        """Do the shards and give an outcome for each, as they end."""
+
+    def shard(
+        self,
+        name: str,
+        identity: dict[str, Any],
+        inputs: Sequence[Path] = (),
+        values: Sequence[str] = (),
+    ) -> Shard:
+        """A shard whose key covers what its output depends on.
+
+        Args:
+            identity: the settings that the output depends on.
+            inputs: files it reads; their content counts, not their names.
+            values: other input.
+        """
+        key = digest(
+            {
+                "stage": self.name,
+                "version": self.version,
+                "settings": identity,
+                "inputs": [self._content(path) for path in inputs],
+                "values": list(values),
+            }
+        )
+        return Shard(name, key, tuple(map(str, inputs)), tuple(values))
+
+    def _content(self, path: Path) -> str:
+        """The sha256 of a file: of another stage's output, as its receipt says it."""
+        return self._known.get(path) or self.run.input_hash(path)
+
+    @cached_property
+    def _known(self) -> dict[Path, str]:
+        return {
+            self.run.directory / stage / output.file: output.sha256
+            for stage in self.reads
+            for receipt in self.run.ledger(stage).receipts()
+            for output in receipt.outputs
+        }

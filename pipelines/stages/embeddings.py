@@ -1,0 +1,76 @@
+"""Stage ``embeddings``: CLIP over each shard of pictures, in Ray Data actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.config import ConfigError
+from pipelines.engines import in_ray_actors
+from pipelines.receipts import Outcome, Shard
+from pipelines.stages.base import Stage
+from workers.settings import EmbedSettings
+from workers.tally import Tally
+
+if TYPE_CHECKING:
+    from workers.embed import Embedder
+
+
+class Embeddings(Stage):
+    """A shard a shard of pictures."""
+
+    name = "embeddings"
+    reads = ("images",)
+
+    def check(self) -> None:
+        checkpoint_file(self.run.config.embeddings.model, "embeddings.model")
+
+    def plan(self) -> list[Shard]:
+        settings = self.run.config.embeddings
+        model = checkpoint_file(settings.model, "embeddings.model")
+        identity = settings.identity()
+        del identity["model"]  # its content counts, not its name
+        return [
+            self.shard(path.stem, identity, [path, model]) for path in self.run.outputs("images")
+        ]
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        config = self.run.config
+        return in_ray_actors(Embed(config.embeddings), shards, self.folder, config.ray)
+
+
+@dataclass(frozen=True)
+class Embed:
+    settings: EmbedSettings
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """Loaded by the first shard and kept, as long as its actor lives, for the others."""
+        import torch
+
+        from workers.embed import Embedder
+
+        # Actors share a machine by having a thread each; and a sum's order, so its last bit,
+        # does not depend on how many cores there are.
+        torch.set_num_threads(1)
+        return Embedder(self.settings)
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        images, _model = map(Path, shard.inputs)
+        return self.embedder.embed_shard(images, out / f"{shard.name}.parquet")
+
+
+def checkpoint_file(name: str, key: str) -> Path:
+    """The file of a known model or of a checkpoint's path.
+
+    Raises ConfigError, naming the configuration's key, when there is none.
+    """
+    from clip_model.checkpoint import checkpoint_path
+
+    try:
+        return checkpoint_path(name)
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: {error}") from error

@@ -1,0 +1,121 @@
+"""Stage ``model``: a CLIP trained on the curated pairs, by Ray Train."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import RaySettings, TrainSettings
+from pipelines.engines import in_process, start_ray
+from pipelines.receipts import Outcome, Shard
+from pipelines.stages.base import Stage
+from pipelines.stages.embeddings import checkpoint_file
+from workers.tally import Tally
+
+#: The stage's output file.
+CHECKPOINT = "model.safetensors"
+#: Where Ray Train keeps the state of unfinished trainings, beside the output.
+RAY_STORAGE = "_ray_train"
+#: Restarts of a training whose worker died, from its last epoch.
+MAX_FAILURES = 3
+
+
+class Model(Stage):
+    """One shard: one training run over the whole data set."""
+
+    name = "model"
+    reads = ("dataset",)
+
+    def check(self) -> None:
+        checkpoint_file(self.run.config.model.start_from, "model.start_from")
+
+    def plan(self) -> list[Shard]:
+        settings = self.run.config.model
+        identity = settings.identity() | {"seed": self.run.config.seed}
+        start = checkpoint_file(settings.start_from, "model.start_from")
+        return [self.shard("all", identity, [*self.run.outputs("dataset"), start])]
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        config = self.run.config
+        work = TrainOnRay(config.model, config.seed, config.ray, self.folder / RAY_STORAGE)
+        return in_process(work, shards, self.folder)
+
+
+@dataclass(frozen=True)
+class TrainOnRay:
+    settings: TrainSettings
+    seed: int
+    ray: RaySettings
+    storage: Path
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        import ray.train
+        from ray.train.torch import TorchTrainer
+
+        start_ray(self.ray)
+        *dataset, _start = shard.inputs
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "shards": dataset,
+                "settings": self.settings.model_dump(),
+                "seed": self.seed,
+                "out": str(out),
+            },
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=1,
+                use_gpu=self.settings.use_gpu,
+                resources_per_worker={"CPU": min(1, self.settings.cpus)},
+            ),
+            run_config=ray.train.RunConfig(
+                # A known name goes on from its last checkpoint: the key in it ties the name to
+                # this data and these settings, so that nothing else is ever continued.
+                name=shard.key[:32],
+                storage_path=str(self.storage),
+                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            ),
+        )
+        trainer.fit()
+        counts = json.loads((out / ACCOUNT).read_text(encoding="utf-8"))
+        (out / ACCOUNT).unlink()
+        return {"pairs": Tally(counts["in"], counts["kept"], counts["rejected"])}
+
+
+#: How the training worker hands its account to the driver.
+ACCOUNT = "_account.json"
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """The training loop inside a Ray Train worker: goes on from Ray's checkpoint if it has one."""
+    import ray.train
+    import torch
+
+    import clip_model
+    from pipelines.training import train
+    from workers.storage import write_json
+
+    state = None
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as folder:
+            state = torch.load(Path(folder) / "state.pt", weights_only=True)
+
+    def report(metrics: dict[str, Any], state: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(state, Path(folder) / "state.pt")
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    trained = train(
+        [Path(shard) for shard in config["shards"]],
+        TrainSettings(**config["settings"]),
+        config["seed"],
+        report,
+        state,
+    )
+    out = Path(config["out"])
+    write_json(trained.pairs.counts(), out / ACCOUNT)
+    clip_model.save(trained.model, out / CHECKPOINT)

@@ -1,0 +1,54 @@
+"""Stage ``scores``: the trained model and the one it started from, on held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.config import Config
+from pipelines.engines import in_process
+from pipelines.receipts import Outcome, Shard
+from pipelines.stages.base import Stage
+from pipelines.stages.embeddings import checkpoint_file
+from workers.storage import write_json
+from workers.tally import Tally
+
+
+class Scores(Stage):
+    """One shard: all models are asked the same questions."""
+
+    name = "scores"
+    reads = ("dataset", "model")
+
+    def plan(self) -> list[Shard]:
+        config = self.run.config
+        identity = config.scores.identity() | {
+            "seed": config.seed,
+            "held_out": config.model.held_out,
+        }
+        start = checkpoint_file(config.model.start_from, "model.start_from")
+        (trained,) = self.run.outputs("model")
+        return [self.shard("all", identity, [*self.run.outputs("dataset"), start, trained])]
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        return in_process(ScoreModels(self.run.config), shards, self.folder)
+
+
+@dataclass(frozen=True)
+class ScoreModels:
+    config: Config
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from pipelines.held_out import read_examples
+        from pipelines.scoring import score_models
+
+        *dataset, start, trained = map(Path, shard.inputs)
+        tally = Tally()
+        held_out = self.config.model.held_out
+        examples = list(
+            read_examples(dataset, self.config.seed, held_out, held_out=True, tally=tally)
+        )
+        models = {f"start: {self.config.model.start_from}": start, "trained": trained}
+        write_json(score_models(models, examples, self.config.scores), out / "scores.json")
+        return {"pairs": tally}

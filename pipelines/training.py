@@ -1,0 +1,159 @@
+"""Train a CLIP on curated shards: the loop, from top to bottom. No Ray in here.
+
+The examples' JPEG bytes are held in memory (about 3 kB each on the sample); decoding and cropping
+happen anew in every epoch.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+import clip_model
+from clip_model.loss import contrastive_loss
+from clip_model.model import CLIP, MAX_LOGIT_SCALE
+from clip_model.preprocess import random_square_crop
+from pipelines.config import TrainSettings
+from pipelines.held_out import Example, read_examples
+from workers.tally import Tally
+
+log = logging.getLogger(__name__)
+
+#: Called after each epoch with its metrics and the state to go on from.
+Report = Callable[[dict[str, Any], dict[str, Any]], None]
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: CLIP
+    pairs: Tally
+
+
+def train(
+    shards: Sequence[Path],
+    settings: TrainSettings,
+    seed: int,
+    report: Report,
+    state: dict[str, Any] | None = None,
+) -> Trained:
+    """Train and give the model back.
+
+    Args:
+        shards: Parquet files with the columns of ``contracts.DATASET``.
+        report: called after each epoch; what it is given as state, ``state`` takes back to go
+            on from there.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+    """
+    device = torch.device("cuda" if settings.use_gpu and torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(settings.cpus)
+
+    # Everything but the held-out part, in an order that is a function of the data alone.
+    tally = Tally()
+    examples = list(read_examples(shards, seed, settings.held_out, held_out=False, tally=tally))
+    if len(examples) < 2:
+        raise ValueError(
+            f"{len(examples)} pairs to train on; a contrastive loss needs at least two: lower "
+            "dataset.min_similarity or model.held_out"
+        )
+    batch_size = min(settings.batch_size, len(examples))
+    steps_per_epoch = len(examples) // batch_size  # the last, smaller batch is left out
+    total_steps = steps_per_epoch * settings.epochs
+
+    model, _ = clip_model.load(settings.start_from, device=device)
+    model.train()
+    optimizer = _optimizer(model, settings)
+    crop = random_square_crop(model.config.image_resolution)
+    first_epoch = 0
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first_epoch = state["epoch"] + 1
+
+    for epoch in range(first_epoch, settings.epochs):
+        started, losses = time.monotonic(), []
+        # Seeded by the epoch, so a resumed run draws the same order and crops as an unbroken one.
+        torch.manual_seed(seed * 100_003 + epoch)
+        for step, batch in enumerate(_batches(examples, batch_size)):
+            learning_rate = _learning_rate(epoch * steps_per_epoch + step, total_steps, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+
+            images = torch.stack([crop(_decode(example.jpg)) for example in batch]).to(device)
+            texts = clip_model.tokenize([example.caption for example in batch], truncate=True)
+            image_features = model.encode_image(images)  # [N, D]
+            text_features = model.encode_text(texts.to(device))  # [N, D]
+            loss = contrastive_loss(image_features, text_features, model.logit_scale)
+            if not math.isfinite(loss.item()):
+                raise DivergedError(
+                    f"the loss is {loss.item()} in epoch {epoch}, step {step}; lower "
+                    f"model.learning_rate (now {settings.learning_rate})"
+                )
+
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+            losses.append(loss.item())
+
+        metrics = {
+            "epoch": epoch,
+            "loss": sum(losses) / len(losses),
+            "pairs_per_second": len(losses) * batch_size / (time.monotonic() - started),
+        }
+        log.info("epoch %(epoch)d: loss %(loss).4f, %(pairs_per_second).0f pairs/s", metrics)
+        report(
+            metrics,
+            {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()},
+        )
+    return Trained(model.eval(), tally)
+
+
+def _batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
+    """Whole batches of the examples, shuffled."""
+    order = torch.randperm(len(examples)).tolist()
+    for start in range(0, len(order) - size + 1, size):
+        yield [examples[index] for index in order[start : start + size]]
+
+
+def _decode(jpg: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(jpg))
+
+
+def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW with decay on weights only: gains, biases and the temperature are left alone."""
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+    )
+
+
+def _learning_rate(step: int, total: int, settings: TrainSettings) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

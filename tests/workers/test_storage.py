@@ -1,0 +1,86 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from workers.contracts import DATASET, PAIRS, embeddings_schema, make_pair_id
+from workers.sampling import draw
+from workers.storage import replacing, write_table
+
+
+def _leaf_codecs(path):
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    return {column.path_in_schema: column.compression for column in columns}
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "shard"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half of the ne")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pixels_and_embeddings_are_not_compressed_and_text_is(tmp_path):
+    row = {"set": "s", "label": "cat", "probability": 0.5}
+    embeddings = pa.table(
+        {
+            "pair_id": ["a"],
+            "image_embedding": [[1.0, 0.0]],
+            "text_embedding": [[0.0, 1.0]],
+            "similarity": [0.0],
+            "labels": [[row]],
+        },
+        schema=embeddings_schema(2),
+    )
+    write_table(embeddings, tmp_path / "e.parquet")
+    codecs = _leaf_codecs(tmp_path / "e.parquet")
+    assert codecs["image_embedding.list.element"] == "UNCOMPRESSED"
+    assert codecs["labels.list.element.label"] == "ZSTD"
+    assert pq.read_table(tmp_path / "e.parquet").equals(embeddings)
+
+
+def test_the_same_table_gives_the_same_bytes(tmp_path):
+    rows = [
+        {"pair_id": str(i), "url": "u", "caption": "c", "source": "s", "query_ids": [i]}
+        for i in range(600)
+    ]
+    table = pa.Table.from_pylist(rows, schema=PAIRS)
+    write_table(table, tmp_path / "a.parquet")
+    write_table(table, tmp_path / "b.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert pq.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups == 3
+
+
+def test_the_data_set_has_what_the_contract_says():
+    assert DATASET.names == [
+        "pair_id",
+        "jpg",
+        "caption",
+        "url",
+        "page_url",
+        "query_ids",
+        "similarity",
+        "labels",
+        "width",
+        "height",
+    ]
+
+
+def test_pair_ids_are_of_content_and_stable():
+    assert make_pair_id("http://a/b.png", "a cat") == "b0d14f9ddaba8fccb62a2b7166554480"
+    assert make_pair_id("http://a/b.png", "a cat") != make_pair_id("http://a/b.png", "a dog")
+    assert make_pair_id("ab", "c") != make_pair_id("a", "bc")
+
+
+def test_draws_are_uniform_and_functions_of_seed_and_key():
+    draws = [draw(0, "pair", number) for number in range(10_000)]
+    assert draws == [draw(0, "pair", number) for number in range(10_000)]
+    assert all(0 <= value < 1 for value in draws)
+    for decile in range(10):
+        share = sum(decile <= 10 * value < decile + 1 for value in draws) / len(draws)
+        assert 0.085 < share < 0.115
+    assert draw(0, 1) != draw(1, 1)
+    assert draw(0, "a", "b") != draw(0, "ab")
