@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from html import escape
@@ -241,8 +241,3 @@ def _malformed(text: str) -> str:
     for tag in ("</li>", "</p>", "</ul>", "</body>", "</html>"):
         text = text.replace(tag, "")
     return text.replace("<ul>", "</div><ul><b><i>", 1)
-
-
-def pictures_on(pages: Iterable[Page]) -> Iterator[tuple[Page, Placement]]:
-    for page in pages:
-        yield from ((page, placement) for placement in page.placements)
