@@ -146,7 +146,8 @@ class Fetcher:
 
     def _backoff(self, url: str, attempt: int) -> float:
         """Seconds: uniform between nothing and a bound that doubles."""
-        return self._settings.retry_pause * 2**attempt * draw(0, url, attempt)
+        bound: float = self._settings.retry_pause * 2**attempt
+        return bound * draw(0, url, attempt)
 
 
 def _failure_reason(error: Exception) -> str:
@@ -224,7 +225,8 @@ class HostCrawl:
     def __init__(self, job: CrawlJob, writer: WarcWriter) -> None:
         self.pages = Tally()
         self.completed = False
-        self._job = job
+        self._host = normal_host(job.host)
+        self._seeds = job.seeds
         self._settings = job.settings
         self._writer = writer
         self._seen: set[int] = set()  # 64-bit hashes of all URLs and references met
@@ -237,7 +239,7 @@ class HostCrawl:
         """Crawl the host; ``slow_down`` sets the least seconds between two requests."""
         self._fetcher = Fetcher(download, self._settings)
         self._slow_down = slow_down
-        urls = self._admit(self._absolute(self._job.seeds, base=""))
+        urls = self._admit(self._absolute(self._seeds, base=""))
         for _ in range(self._settings.max_depth + 1):
             urls = self._admit(await self._read_level(urls))
         for url in urls:
@@ -269,9 +271,9 @@ class HostCrawl:
         """The new URLs of the host among ``urls``, sorted; the host's limits come later."""
         fresh = [url for url in sorted(urls) if self._is_new(url)]
         for url in fresh:
-            if authority(url) != self._job.host:
+            if authority(url) != self._host:
                 self._reject("off_site", url)
-        return [url for url in fresh if authority(url) == self._job.host]
+        return [url for url in fresh if authority(url) == self._host]
 
     def _within_budget(self, urls: list[str]) -> list[str]:
         taken, left = urls[: self._budget], urls[self._budget :]
@@ -362,8 +364,9 @@ class HostSpider(scrapy.Spider):  # type: ignore[misc]
 
     async def start(self) -> AsyncIterator[Any]:
         await self.crawl.run(self.crawler.engine.download_async, self._slow_down)
-        for nothing in ():  # Scrapy wants a generator; the crawl schedules its own requests
-            yield nothing
+        # Scrapy wants a generator of requests; the crawl has made its own by now.
+        for request in list[scrapy.Request]():
+            yield request
 
     def _slow_down(self, delay: float) -> None:
         for slot in self.crawler.engine.downloader.slots.values():
@@ -426,9 +429,16 @@ def run_job(job: CrawlJob) -> Tally:
     return pages
 
 
+def normal_host(host: str) -> str:
+    """HOST or HOST:PORT as it stands in normal URLs: lower case, no default port."""
+    return min(
+        (authority(absolute_url(f"{scheme}://{host}/")) for scheme in DEFAULT_PORTS), key=len
+    )
+
+
 def _resolve(job: CrawlJob) -> tuple[str | None, dict[str, str]]:
     """Why the host may not or cannot be reached, or the address of its name."""
-    parts = urlsplit(f"http://{job.host}/")
+    parts = urlsplit(f"http://{normal_host(job.host)}/")
     host, port = parts.hostname or "", parts.port or DEFAULT_PORTS["http"]
     try:
         address = permitted_addresses(host, port, job.settings.allow_private_hosts)[0]
