@@ -66,8 +66,9 @@ def _describe(settings: type[QuerySettings | BigramSettings], name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR)
+    options = parser().parse_intermixed_args(arguments)  # dumps and options in any order
+    # Beam logs a traceback for what it then raises.
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.CRITICAL)
     try:
         settings = _settings(options)
         dumps = find_dumps(settings.dumps)

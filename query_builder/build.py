@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +56,31 @@ def build_queries(
 
     ``out_dir`` must be reachable by Beam's workers. ``beam_options`` are Beam's own command
     line options; without a ``--runner`` the pipeline runs in this process. Raises OSError for
-    dumps that cannot be opened.
+    dumps that cannot be opened, and LostRowsError if a tally does not balance.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     report = out_dir / f"{TEMPORARY_PREFIX}tallies.json"
-    with beam.Pipeline(options=_options(beam_options)) as pipeline:
+    with _interruptible(), beam.Pipeline(options=_options(beam_options)) as pipeline:
         _add_stages(pipeline, dumps, out_dir / "00000.parquet", report, settings)
     tallies = _read_tallies(report)
     report.unlink()
     for tally in tallies.values():
         tally.check()
     return tallies
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt as it is: Beam raises it as a RuntimeError from inside a stage."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 def _options(flags: Sequence[str]) -> Any:

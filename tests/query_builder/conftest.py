@@ -1,0 +1,51 @@
+"""Dumps to read: gensim's real ones, and small ones made by the tests."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pytest
+
+from workers.settings import resolve_path
+
+GENSIM = "package:gensim/test/test_data"
+
+
+@pytest.fixture(scope="session")
+def enwiki() -> Path:
+    return resolve_path(
+        f"{GENSIM}/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+    )
+
+
+@pytest.fixture(scope="session")
+def bgwiki() -> Path:
+    return resolve_path(f"{GENSIM}/bgwiki-latest-pages-articles-shortened.xml.bz2")
+
+
+@pytest.fixture(scope="session")
+def tables() -> Path:
+    return resolve_path(f"{GENSIM}/enwiki-table-markup.xml.bz2")
+
+
+def dump_xml(pages: Iterable[tuple[str, str]], version: str = "0.11") -> str:
+    """A dump of articles (title, wikitext)."""
+    bodies = (
+        f"<page><title>{escape(title)}</title><ns>0</ns>"
+        f"<revision><text>{escape(text)}</text></revision></page>\n"
+        for title, text in pages
+    )
+    schema = f"http://www.mediawiki.org/xml/export-{version}/"
+    return f'<mediawiki xmlns="{schema}">\n{"".join(bodies)}</mediawiki>\n'
+
+
+@pytest.fixture
+def write_dump(tmp_path: Path) -> Callable[..., Path]:
+    """Write articles (title, wikitext) as a plain dump."""
+
+    def write(pages: Iterable[tuple[str, str]], name: str = "dump.xml", **options: str) -> Path:
+        path = tmp_path / name
+        path.write_text(dump_xml(pages, **options), encoding="utf-8")
+        return path
+
+    return write
