@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _build(dumps, options.out, settings, options.beam)
     except KeyboardInterrupt:
-        sys.stderr.write("query_builder: interrupted, nothing was written\n")
+        sys.stderr.write("query_builder: interrupted, no list was written\n")
         return INTERRUPTED
 
 

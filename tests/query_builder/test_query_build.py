@@ -36,6 +36,7 @@ def run(dumps, out, settings):
 def brute_force(path):
     """Count words and bigrams one by one, with nothing of ours but the markup."""
     words, bigrams = Counter(), Counter()
+    space = regex.compile(r"[\t\p{Zs}]+")
     word = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’‐‑\-\u200c\u200d][\p{L}\p{M}\p{N}]+)*")
     for page in ElementTree.fromstring(bz2.decompress(path.read_bytes())):
         if not page.tag.endswith("}page") or page.find("{*}redirect") is not None:
@@ -47,7 +48,7 @@ def brute_force(path):
         spelt = [match.group().replace("’", "'").lower() for match in found]
         words.update(spelt)
         for (left, first), (right, second) in pairwise(zip(found, spelt, strict=True)):
-            if regex.fullmatch(r"[\t\p{Zs}]+", text[left.end() : right.start()]):
+            if space.fullmatch(text, left.end(), right.start()):
                 bigrams[f"{first} {second}"] += 1
     return words, bigrams
 

@@ -75,13 +75,14 @@ def test_settings_import_neither_beam_nor_lxml():
 
 
 def test_interrupt_exits_130(enwiki, tmp_path):
-    dumps = []
-    for i in range(40):
-        dumps.append(tmp_path / f"{i}.bz2")
-        dumps[-1].symlink_to(enwiki) if i == 0 else dumps[-1].write_bytes(enwiki.read_bytes())
+    dumps = [tmp_path / f"{i}.bz2" for i in range(40)]
+    for dump in dumps:
+        dump.write_bytes(enwiki.read_bytes())
     command = [*COMMAND, *map(str, dumps), "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    time.sleep(6)  # the imports are over, the reading takes longer
+    while not (tmp_path / "out").exists():
+        time.sleep(0.1)
+    time.sleep(1)  # in the midst of reading
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130

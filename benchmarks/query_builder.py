@@ -1,0 +1,130 @@
+"""The query builder's speed, and that of gensim's ``filter_wiki`` with Counters, in one run.
+
+``python -m benchmarks.query_builder`` counts the words and bigrams of a dump both ways and
+prints MB of XML a second. Ours is ``build_queries`` as a user calls it: Beam, selection and the
+writing of Parquet included, imports not. The dump is the embedded sample with its pages repeated,
+so both sides see a vocabulary that stops growing. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import json
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from gensim.corpora.wikicorpus import extract_pages, filter_wiki
+
+from query_builder.build import build_queries
+from query_builder.settings import QuerySettings
+from workers.settings import resolve_path
+
+SAMPLE = (
+    "package:gensim/test/test_data/"
+    "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+)
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over the rounds, in MB (10^6 bytes) of XML a second."""
+
+    name: str
+    megabytes: float
+    wall: float
+    cpu: float  # a second of processor time, all threads together
+
+
+def repeat_dump(dump: Path, copies: int, path: Path) -> float:
+    """Write a bz2 dump with the pages of ``dump`` repeated; return its MB of XML.
+
+    A bz2 file may be a chain of streams, so the pages are compressed once.
+    """
+    xml = bz2.decompress(dump.read_bytes())
+    first, last = xml.index(b"<page>"), xml.rindex(b"</mediawiki>")
+    start, pages, end = xml[:first], xml[first:last], xml[last:]
+    streams = [bz2.compress(start), *[bz2.compress(pages)] * copies, bz2.compress(end)]
+    path.write_bytes(b"".join(streams))
+    return (len(start) + copies * len(pages) + len(end)) / 1e6
+
+
+def ours(dump: Path) -> None:
+    with tempfile.TemporaryDirectory() as out:
+        build_queries([dump], Path(out) / "queries", QuerySettings(), [])
+
+
+def baseline(dump: Path) -> None:
+    """What a short script with gensim does."""
+    words: Counter[str] = Counter()
+    bigrams: Counter[tuple[str, str]] = Counter()
+    with bz2.open(dump) as file:
+        for _, text, _ in extract_pages(file, filter_namespaces=("0",)):
+            found = _WORD.findall(filter_wiki(text).lower())
+            words.update(found)
+            bigrams.update(pairwise(found))
+
+
+def measure(name: str, work: Callable[[Path], None], dump: Path, megabytes: float) -> Speed:
+    """One round."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work(dump)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return Speed(name, megabytes, megabytes / wall, megabytes / cpu)
+
+
+def middle(rounds: list[Speed]) -> Speed:
+    first = rounds[0]
+    wall, cpu = median(r.wall for r in rounds), median(r.cpu for r in rounds)
+    return Speed(first.name, first.megabytes, wall, cpu)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.query_builder", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--dump", default=SAMPLE, help="bz2 dump to repeat (default: the sample)")
+    parser.add_argument("--copies", type=int, default=8, help="of its pages, for ours (default: 8)")
+    parser.add_argument("--baseline-copies", type=int, default=1, help="for gensim (default: 1)")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved; the median counts")
+    options = parser.parse_args()
+
+    rounds: dict[str, list[Speed]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = [
+            ("query_builder on Beam", ours, options.copies),
+            ("gensim filter_wiki + Counter", baseline, options.baseline_copies),
+        ]
+        for _ in range(options.rounds):
+            for name, work, copies in inputs:
+                dump = Path(folder) / f"{copies}.xml.bz2"
+                megabytes = repeat_dump(resolve_path(options.dump), copies, dump)
+                rounds.setdefault(name, []).append(measure(name, work, dump, megabytes))
+    show([middle(of_one) for of_one in rounds.values()])
+    return 0
+
+
+def show(speeds: list[Speed]) -> None:
+    """The table, and the same as JSON."""
+    write = sys.stdout.write
+    write(f"{'':30}{'MB of XML':>10}{'MB/s':>8}{'MB/CPU s':>10}\n")
+    for speed in speeds:
+        write(f"{speed.name:30}{speed.megabytes:10.1f}{speed.wall:8.1f}{speed.cpu:10.1f}\n")
+    fast, slow = speeds
+    ratios = {"ratio_wall": fast.wall / slow.wall, "ratio_cpu": fast.cpu / slow.cpu}
+    write(f"{'ratio':40}{ratios['ratio_wall']:8.1f}{ratios['ratio_cpu']:10.1f}\n")
+    write(json.dumps({"speeds": [asdict(speed) for speed in speeds], **ratios}) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
