@@ -20,7 +20,8 @@ Rule = Callable[[str], str | None]
 _IMAGE_EXTENSIONS = "jpe?g|jfif|png|gif|webp|svg|bmp|tiff?|avif|heic|ico"
 _FILE_NAME = re.compile(
     rf".*[\w)\]]\.(?:{_IMAGE_EXTENSIONS})"  # IMG_0042.jpg, 1f600.png, My cat (2).jpeg
-    r"|(?:img|image|dscn?|dscf|dcim|pxl|p|screenshot|scan|photo|pic)[-_ ]?\d[-_\d]*"  # DSC_0042
+    r"|(?:img|dscn?|dscf|dcim|pxl|p|screenshot|scan)[-_ ]?\d[-_\d]*"  # DSC_0042
+    r"|(?:image|photo|pic)[-_]?\d[-_\d]*"
     r"|(?=[a-f-]*\d)[0-9a-f]{4,}(?:-[0-9a-f]{2,})*",  # 1f600, a hash
     re.IGNORECASE,
 )
@@ -94,7 +95,6 @@ def clean_caption(text: str) -> str:
     text = " ".join(text.split())
     if _NEEDS_FTFY.search(text):
         text = " ".join(ftfy.fix_text(html.unescape(text)).split())
-        text = text.encode("utf-8", "ignore").decode()  # lone surrogates cannot be stored
     return text.strip()
 
 
@@ -105,6 +105,7 @@ def caption_rules(settings: PairSettings) -> list[Rule]:
         too_long(settings.max_caption_chars),
         file_name,
         no_letters,
+        garbled,
         boilerplate,
     ]
 
@@ -135,6 +136,11 @@ def file_name(caption: str) -> str | None:
 
 def no_letters(caption: str) -> str | None:
     return None if any(map(str.isalpha, caption)) else "no_letters"
+
+
+def garbled(caption: str) -> str | None:
+    """Text that was decoded wrongly beyond repair."""
+    return "garbled" if "\ufffd" in caption else None
 
 
 def boilerplate(caption: str) -> str | None:

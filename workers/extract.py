@@ -75,33 +75,49 @@ def read_warc(warc: Path, pages: Tally) -> Iterator[Page]:
     end = 0
     try:
         for record in ArchiveIterator(
-            str(warc), record_types=WarcRecordType.response, parse_http=True, auto_decode="all"
+            str(warc), record_types=WarcRecordType.response, parse_http=False
         ):
             end = record.stream_pos
-            page = _read_record(record, f"{warc.name}@{end}", pages)
-            if page is not None:
-                yield page
-    except (OSError, ValueError) as error:
+            source = f"{warc.name}@{end}"
+            url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
+            try:
+                yield _read_record(record, url, source)
+            except NotAPageError as verdict:
+                count = pages.fail if verdict.failed else pages.reject
+                count(verdict.reason, source, {"url": url, "source": source})
+    except OSError as error:
         source = f"{warc.name}@{end}"
         pages.fail("damaged_file", source, {"source": source, "error": str(error)})
 
 
-def _read_record(record: WarcRecord, source: str, pages: Tally) -> Page | None:
-    """The page of a response record, or None after it was counted into ``pages``."""
-    url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
-    http = record.http_headers if record.is_http_parsed else None
-    content_type = (http and http.get("Content-Type")) or ""
-    row = {"url": url, "source": source}
-    if http is None:
-        pages.fail("not_http", source, row)
-    elif http.status_code != 200:
-        pages.fail(f"http_{http.status_code}", source, row)
-    elif not is_html(content_type):
-        pages.reject("not_html", source, row)
-    else:
+class NotAPageError(Exception):
+    """A response that gives no page; a failed one might have."""
+
+    def __init__(self, reason: str, *, failed: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.failed = failed
+
+
+def _read_record(record: WarcRecord, url: str, source: str) -> Page:
+    """The page of a response record. Raises NotAPageError, and OSError if the file is damaged."""
+    record.freeze()  # reads all of it, so that errors from here on are this record's alone
+    if record.content_length < int(record.headers.get("Content-Length") or 0):
+        raise NotAPageError("truncated", failed=True)
+    if not record.is_http:
+        raise NotAPageError("not_http", failed=True)
+    record.parse_http(auto_decode="all")
+    headers = record.http_headers
+    content_type = headers.get("Content-Type") or ""
+    if headers.status_code != 200:
+        raise NotAPageError(f"http_{headers.status_code}", failed=True)
+    if not is_html(content_type):
+        raise NotAPageError("not_html", failed=False)
+    try:
         body = record.reader.read()
-        return Page(url, body, content_type, http.get("X-Robots-Tag") or "", source)
-    return None
+    except OSError as error:
+        raise NotAPageError("bad_encoding", failed=True) from error
+    return Page(url, body, content_type, headers.get("X-Robots-Tag") or "", source)
 
 
 def page_pairs(page: Page, pages: Tally, images: Tally) -> Iterator[Candidate]:
