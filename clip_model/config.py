@@ -1,0 +1,119 @@
+"""The architectures, as data: the paper's nine, and the small one that this repository ships.
+
+Figures from the paper's tables 19 and 20 (arXiv 2103.00020) and the released weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+VOCAB_SIZE = 49408
+CONTEXT_LENGTH = 77
+HEAD_WIDTH = 64  # every attention head of the paper's towers is 64 wide
+
+
+@dataclass(frozen=True)
+class VisionTransformerConfig:
+    """A ViT image tower (`vision_transformer.py`)."""
+
+    layers: int
+    width: int
+    patch_size: int
+
+    @property
+    def heads(self) -> int:
+        return self.width // HEAD_WIDTH
+
+
+@dataclass(frozen=True)
+class ModifiedResNetConfig:
+    """A ResNet image tower (`resnet.py`): blocks a stage, and the first stage's width."""
+
+    layers: tuple[int, int, int, int]
+    width: int
+
+    @property
+    def heads(self) -> int:
+        """Heads of the attention pool, which works at 32 times the width."""
+        return self.width * 32 // HEAD_WIDTH
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The text transformer."""
+
+    width: int
+    layers: int = 12
+    heads: int = 8
+    context_length: int = CONTEXT_LENGTH
+    vocab_size: int = VOCAB_SIZE
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Everything that `CLIP` needs to be built.
+
+    `quick_gelu` is part of the weights' meaning: OpenAI's were trained with x * sigmoid(1.702 x),
+    many others with the exact GELU, and the wrong one loads without an error.
+    """
+
+    embed_dim: int
+    image_resolution: int
+    vision: VisionTransformerConfig | ModifiedResNetConfig
+    text: TextConfig
+    quick_gelu: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary that JSON can hold; `from_dict` reads it back."""
+        fields = asdict(self)
+        is_vit = isinstance(self.vision, VisionTransformerConfig)
+        fields["vision"]["kind"] = "vit" if is_vit else "resnet"
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> ClipConfig:
+        """The configuration that `to_dict` wrote.
+
+        Raises:
+            ValueError: the image tower's kind is neither "vit" nor "resnet".
+            TypeError: a field is missing, or is not known.
+        """
+        vision = dict(fields["vision"])
+        kind = vision.pop("kind", None)
+        if kind not in ("vit", "resnet"):
+            raise ValueError(f"Unknown image tower {kind!r}; expected 'vit' or 'resnet'")
+        tower: VisionTransformerConfig | ModifiedResNetConfig
+        if kind == "vit":
+            tower = VisionTransformerConfig(**vision)
+        else:
+            tower = ModifiedResNetConfig(**{**vision, "layers": tuple(vision["layers"])})
+        return cls(**{**fields, "vision": tower, "text": TextConfig(**fields["text"])})
+
+
+def _resnet(
+    embed_dim: int, resolution: int, layers: tuple[int, int, int, int], width: int, text_width: int
+) -> ClipConfig:
+    text = TextConfig(text_width, heads=text_width // HEAD_WIDTH)
+    return ClipConfig(embed_dim, resolution, ModifiedResNetConfig(layers, width), text)
+
+
+def _vit(
+    embed_dim: int, resolution: int, layers: int, width: int, patch_size: int, text_width: int
+) -> ClipConfig:
+    text = TextConfig(text_width, heads=text_width // HEAD_WIDTH)
+    vision = VisionTransformerConfig(layers, width, patch_size)
+    return ClipConfig(embed_dim, resolution, vision, text)
+
+
+ARCHITECTURES: dict[str, ClipConfig] = {
+    "RN50": _resnet(1024, 224, (3, 4, 6, 3), 64, 512),
+    "RN101": _resnet(512, 224, (3, 4, 23, 3), 64, 512),
+    "RN50x4": _resnet(640, 288, (4, 6, 10, 6), 80, 640),
+    "RN50x16": _resnet(768, 384, (6, 8, 18, 8), 96, 768),
+    "RN50x64": _resnet(1024, 448, (3, 15, 36, 10), 128, 1024),
+    "ViT-B/32": _vit(512, 224, 12, 768, 32, 512),
+    "ViT-B/16": _vit(512, 224, 12, 768, 16, 512),
+    "ViT-L/14": _vit(768, 224, 24, 1024, 14, 768),
+    "ViT-L/14@336px": _vit(768, 336, 24, 1024, 14, 768),
+}

@@ -1,0 +1,167 @@
+"""CLIP's tokenizer: lower-cased byte-pair encoding, the same ids as OpenAI's.
+
+Text is cleaned, cut into words, each word's UTF-8 bytes are written as printable characters
+(GPT-2's table), and the pairs that the merges table ranks first are joined until none is left.
+The merges table is OpenAI's data (`vocabulary/README.md`); the code is not.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import html
+import itertools
+from collections.abc import Iterable, Sequence
+from importlib import resources
+
+import ftfy
+import regex
+import torch
+
+from clip_model.config import CONTEXT_LENGTH, VOCAB_SIZE
+
+MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
+START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
+END_OF_WORD = "</w>"
+WORDS_CACHED = 1 << 16  # a bound, so that a crawl's endless words don't fill the memory
+
+WORD = regex.compile(
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+",
+    regex.IGNORECASE,
+)
+SPACES = regex.compile(r"\s+")
+
+
+def byte_symbols() -> dict[int, str]:
+    """A printable character for each byte: itself where Latin-1 prints it, else one from U+0100.
+
+    The order is part of the vocabulary: printable bytes first.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    symbols = {byte: chr(byte) for byte in printable}
+    symbols.update({byte: chr(0x100 + position) for position, byte in enumerate(others)})
+    return symbols
+
+
+def clean(text: str) -> str:
+    """Repair mojibake and HTML entities, make white space single spaces, lower the case."""
+    fixed: str = ftfy.fix_text(text)
+    text = html.unescape(html.unescape(fixed)).strip()
+    return " ".join(SPACES.split(text)).strip().lower()
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    Args:
+        merges: pairs of symbols, the most valuable first.
+    """
+
+    def __init__(self, merges: Iterable[tuple[str, str]]) -> None:
+        ranked = list(merges)
+        self._byte_symbols = byte_symbols()
+        self._symbol_bytes = {symbol: byte for byte, symbol in self._byte_symbols.items()}
+        symbols = list(self._byte_symbols.values())
+        vocabulary = symbols + [symbol + END_OF_WORD for symbol in symbols]
+        vocabulary += [first + second for first, second in ranked]
+        vocabulary += [START_TOKEN, END_TOKEN]
+        self._symbols = vocabulary
+        self._ids = {symbol: position for position, symbol in enumerate(vocabulary)}
+        self._ranks = {pair: rank for rank, pair in enumerate(ranked)}
+        self._word_ids = functools.lru_cache(maxsize=WORDS_CACHED)(self._encode_word)
+        self.start_id = self._ids[START_TOKEN]
+        self.end_id = self._ids[END_TOKEN]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without start and end."""
+        return [i for word in WORD.findall(clean(text)) for i in self._word_ids(word)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, a space after each word; bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            KeyError: a character of a symbol stands for no byte.
+            IndexError: an id outside the vocabulary.
+        """
+        text = "".join(self._symbols[int(i)] for i in ids)
+        raw = bytes(self._symbol_bytes[character] for character in text)
+        return raw.decode("utf-8", errors="replace").replace(END_OF_WORD, " ")
+
+    def _encode_word(self, word: str) -> tuple[int, ...]:
+        if word in (START_TOKEN, END_TOKEN):
+            return (self._ids[word],)
+        symbols = [self._byte_symbols[byte] for byte in word.encode("utf-8")]
+        symbols[-1] += END_OF_WORD
+        return tuple(self._ids[symbol] for symbol in self._merge(symbols))
+
+    def _merge(self, symbols: list[str]) -> list[str]:
+        unranked = len(self._ranks)
+        while len(symbols) > 1:
+            best = min(
+                itertools.pairwise(symbols), key=lambda pair: self._ranks.get(pair, unranked)
+            )
+            if best not in self._ranks:
+                break
+            symbols = _join(symbols, best)
+        return symbols
+
+
+def _join(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    """Replace every occurrence of `pair`, from the left, by its concatenation."""
+    joined: list[str] = []
+    position = 0
+    while position < len(symbols):
+        if tuple(symbols[position : position + 2]) == pair:
+            joined.append(pair[0] + pair[1])
+            position += 2
+        else:
+            joined.append(symbols[position])
+            position += 1
+    return joined
+
+
+@functools.cache
+def default_tokenizer() -> Tokenizer:
+    """CLIP's own tokenizer, read once."""
+    packed = resources.files("clip_model").joinpath("vocabulary", MERGES_FILE).read_bytes()
+    lines = gzip.decompress(packed).decode("utf-8").split("\n")
+    count = VOCAB_SIZE - 2 * 256 - 2  # the file's first line is a title, and it holds more merges
+    pairs = (line.split() for line in lines[1 : 1 + count])
+    return Tokenizer((first, second) for first, second in pairs)
+
+
+def tokenize(
+    texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH, truncate: bool = False
+) -> torch.Tensor:
+    """Token ids between start and end tokens, padded with 0: int32 [N, context_length].
+
+    Args:
+        texts: one text, or several.
+        context_length: length of each row; every CLIP model has 77.
+        truncate: cut what is too long, the end token last, instead of refusing it.
+
+    Raises:
+        RuntimeError: a text is too long and `truncate` is false.
+    """
+    texts = [texts] if isinstance(texts, str) else texts
+    tokenizer = default_tokenizer()
+    rows = torch.zeros(len(texts), context_length, dtype=torch.int32)
+    for row, text in zip(rows, texts, strict=True):
+        ids = [tokenizer.start_id, *tokenizer.encode(text), tokenizer.end_id]
+        if len(ids) > context_length:
+            if not truncate:
+                raise RuntimeError(f"Input {text} is too long for context length {context_length}")
+            ids = [*ids[: context_length - 1], tokenizer.end_id]
+        row[: len(ids)] = torch.tensor(ids)
+    return rows
+
+
+def encode(text: str) -> list[int]:
+    """`Tokenizer.encode` with CLIP's vocabulary."""
+    return default_tokenizer().encode(text)
+
+
+def decode(ids: Sequence[int]) -> str:
+    """`Tokenizer.decode` with CLIP's vocabulary."""
+    return default_tokenizer().decode(ids)

@@ -1,0 +1,48 @@
+"""The Vision Transformer image tower."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clip_model.config import VisionTransformerConfig
+from clip_model.transformer import Transformer
+
+
+class VisionTransformer(nn.Module):
+    """An image to the class token's features, projected into the joint space.
+
+    Parameters are named as in OpenAI's state dicts below `visual.`.
+    """
+
+    def __init__(
+        self,
+        config: VisionTransformerConfig,
+        image_resolution: int,
+        embed_dim: int,
+        quick_gelu: bool,
+    ) -> None:
+        super().__init__()
+        width, patch = config.width, config.patch_size
+        tokens = (image_resolution // patch) ** 2 + 1
+        scale = width**-0.5
+        self.input_resolution = image_resolution
+        self.output_dim = embed_dim
+        self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(tokens, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(
+            width, config.layers, config.heads, causal=False, quick_gelu=quick_gelu
+        )
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x).flatten(2).transpose(1, 2)  # NCHW -> N(HW)D
+        x = torch.cat(
+            [self.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], dim=1
+        )  # N(HW+1)D
+        x = self.ln_pre(x + self.positional_embedding.to(x.dtype))
+        x = self.transformer(x)
+        return self.ln_post(x[:, 0]) @ self.proj  # ND @ DE -> NE

@@ -1,0 +1,96 @@
+"""Classification by nothing but the classes' names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clip_model.model import CLIP
+from clip_model.tokenizer import tokenize
+
+BARE_NAME = ("{}",)
+
+
+@torch.inference_mode()
+def zero_shot_classifier(
+    model: CLIP,
+    class_names: Sequence[str],
+    templates: Sequence[str] = BARE_NAME,
+    batch_size: int = 256,
+) -> Tensor:
+    """One direction a class, the mean of its prompts' directions: [C, E], normalised.
+
+    As in the paper: encode each prompt, normalise, average, normalise again.
+
+    Args:
+        class_names: C names.
+        templates: sentences with a `{}` where the name goes.
+        batch_size: prompts encoded at once.
+
+    Raises:
+        ValueError: there is no class, no template, or a template without `{}`.
+        RuntimeError: a prompt is longer than the context.
+    """
+    if not class_names or not templates:
+        raise ValueError("zero-shot classification needs at least one class and one template")
+    if without_slot := [template for template in templates if "{}" not in template]:
+        raise ValueError(f"templates without {{}}: {without_slot}")
+    classes_at_once = max(1, batch_size // len(templates))
+    chunks = []
+    for start in range(0, len(class_names), classes_at_once):
+        names = class_names[start : start + classes_at_once]
+        prompts = [template.format(name) for name in names for template in templates]
+        features = encode_texts(model, prompts, batch_size)  # (CT)E
+        chunks.append(features.view(len(names), len(templates), -1).mean(dim=1))  # CE
+    return F.normalize(torch.cat(chunks), dim=-1)
+
+
+@torch.inference_mode()
+def encode_texts(model: CLIP, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+    """Normalised features of any number of texts: [N, E]."""
+    device = model.logit_scale.device
+    chunks = [
+        model.encode_text(
+            tokenize(texts[start : start + batch_size], model.context_length).to(device)
+        )
+        for start in range(0, len(texts), batch_size)
+    ]
+    return F.normalize(torch.cat(chunks), dim=-1)
+
+
+@torch.inference_mode()
+def classify(
+    image_features: Tensor,
+    classifier: Tensor,
+    logit_scale: Tensor | float,
+    top_k: int = 5,
+    chunk_size: int = 65536,
+) -> tuple[Tensor, Tensor]:
+    """The likeliest classes of each image, and their probabilities among all classes.
+
+    Classes are scored `chunk_size` at a time, so a million of them fit in memory.
+
+    Args:
+        image_features: [N, E]; they are normalised here.
+        classifier: [C, E], as `zero_shot_classifier` gives it.
+        logit_scale: the model's, a logarithm.
+
+    Returns:
+        Probabilities [N, K] in descending order, and class numbers [N, K]; K = min(top_k, C).
+    """
+    queries = F.normalize(image_features, dim=-1) * torch.as_tensor(logit_scale).exp()  # NE
+    total = torch.full((len(queries),), -torch.inf, device=queries.device)  # N, log of the sum
+    best = torch.empty(len(queries), 0, device=queries.device)
+    best_classes = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    for start in range(0, len(classifier), chunk_size):
+        logits = queries @ classifier[start : start + chunk_size].t()  # NC'
+        total = torch.logaddexp(total, logits.logsumexp(dim=-1))
+        values, classes = logits.topk(min(top_k, logits.shape[-1]), dim=-1)  # NK
+        best = torch.cat([best, values], dim=-1)
+        best_classes = torch.cat([best_classes, classes + start], dim=-1)
+        best, kept = best.topk(min(top_k, best.shape[-1]), dim=-1)  # NK
+        best_classes = best_classes.gather(-1, kept)
+    return (best - total[:, None]).exp(), best_classes
