@@ -73,6 +73,7 @@ def read_warc(warc: Path, pages: Tally) -> Iterator[Page]:
     A file that is damaged gives the pages before the damage and one failed row, damaged_file.
     """
     end = 0
+    warc.stat()  # a file that is not there is an error, not a damaged file
     try:
         for record in ArchiveIterator(
             str(warc), record_types=WarcRecordType.response, parse_http=False
@@ -101,23 +102,31 @@ class NotAPageError(Exception):
 
 def _read_record(record: WarcRecord, url: str, source: str) -> Page:
     """The page of a response record. Raises NotAPageError, and OSError if the file is damaged."""
-    record.freeze()  # reads all of it, so that errors from here on are this record's alone
-    if record.content_length < int(record.headers.get("Content-Length") or 0):
+    block = record.reader.read()
+    if len(block) < int(record.headers.get("Content-Length") or 0):
         raise NotAPageError("truncated", failed=True)
     if not record.is_http:
         raise NotAPageError("not_http", failed=True)
-    record.parse_http(auto_decode="all")
-    headers = record.http_headers
+    headers, body = _read_http(block)
     content_type = headers.get("Content-Type") or ""
     if headers.status_code != 200:
         raise NotAPageError(f"http_{headers.status_code}", failed=True)
     if not is_html(content_type):
         raise NotAPageError("not_html", failed=False)
+    return Page(url, body, content_type, headers.get("X-Robots-Tag") or "", source)
+
+
+def _read_http(block: bytes) -> tuple[Any, bytes]:
+    """The headers and the decoded body of an HTTP response."""
+    # A record of its own: an error while decoding would end the reading of the file otherwise.
+    record = WarcRecord()
+    record.set_bytes_content(block)
+    record.is_http = True
     try:
-        body = record.reader.read()
+        record.parse_http(auto_decode="all")
+        return record.http_headers, record.reader.read()
     except OSError as error:
         raise NotAPageError("bad_encoding", failed=True) from error
-    return Page(url, body, content_type, headers.get("X-Robots-Tag") or "", source)
 
 
 def page_pairs(page: Page, pages: Tally, images: Tally) -> Iterator[Candidate]:
