@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check clean
+.PHONY: run test check lock clean
 
 # The main job on the embedded sample: build the data set, train a CLIP on it, score it.
 run: $(VENV)/ready
@@ -26,6 +26,15 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+
+# Newest versions that fit pyproject.toml, written down for everybody. Torch is pinned to the
+# release that torchvision's wheel is built for.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet "torch==2.13.0" "torchvision==0.28.0" setuptools==81.0.0 ".[sample,dev]"
+	head -2 requirements.lock > build/requirements.lock
+	build/lock/bin/python -m pip freeze --exclude clip-from-scratch | sed 's/+cpu$$//' >> build/requirements.lock
+	mv build/requirements.lock requirements.lock
 
 clean:
 	rm -rf $(VENV) runs

@@ -48,6 +48,11 @@ class TrainSettings(Settings):
 class ScoreSettings(Settings):
     """Judge the trained model and the one it started from on held-out pairs."""
 
+    templates: tuple[str, ...] = Field(
+        default=("{}", "a picture of {}"),
+        min_length=1,
+        description="zero-shot prompts, {} is a caption; their features are averaged",
+    )
     recall_at: tuple[int, ...] = Field(default=(1, 5, 10), description="ranks of retrieval recall")
     batch_size: int = Field(default=256, ge=1, description="pictures a forward pass")
 

@@ -133,13 +133,15 @@ def start_ray(settings: RaySettings) -> None:
     # Set before Ray starts its processes, which inherit them: nothing may call out from a run.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # Ray Data's actors log a warning as an error at every start (ray #53727).
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     here = settings.address is None
     ray.init(
         address=settings.address or "local",
         num_cpus=(settings.num_cpus or os.cpu_count()) if here else None,
         include_dashboard=False if here else None,
         log_to_driver=False,
-        logging_level="WARNING",
+        logging_level="ERROR",
     )
 
 
@@ -151,7 +153,7 @@ def quiet_ray_data() -> None:
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def stop_ray() -> None:

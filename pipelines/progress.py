@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from tqdm import tqdm
@@ -21,8 +22,11 @@ LINE_INTERVAL = 30.0
 class Progress:
     """Counts shards as they end and says how far a stage is. Use it as a context manager."""
 
-    def __init__(self, stage: str, total: int, done: int) -> None:
+    def __init__(
+        self, stage: str, total: int, done: int, note: Callable[[], str] = lambda: ""
+    ) -> None:
         self.stage, self.total, self.done, self.kept = stage, total, done, 0
+        self.note = note
         self.at_start = done
         self.started = time.monotonic()
         self._bar = tqdm(
@@ -63,7 +67,8 @@ class Progress:
         text += f", {seconds:.0f} s"
         if new := self.done - self.at_start:
             text += f", about {seconds / new * (self.total - self.done):.0f} s left"
-        return text
+        note = self.note()
+        return f"{text}, {note}" if note else text
 
     def _say_lines(self) -> None:
         while not self._stop.wait(LINE_INTERVAL):

@@ -41,7 +41,8 @@ class Plan:
     @classmethod
     def of(cls, stage: Stage) -> Plan:
         ledger = stage.run.ledger(stage.name)
-        done, todo = [], []
+        done: list[Shard] = []
+        todo: list[Shard] = []
         for shard in stage.plan():
             (done if ledger.is_done(shard) else todo).append(shard)
         return cls(done, todo)
@@ -103,7 +104,7 @@ def _work(stage: Stage, plan: Plan) -> bool:
     with (
         peak_memory() as peak,
         services_of(stage.run, stage.name),
-        Progress(stage.name, total, len(plan.done)) as progress,
+        Progress(stage.name, total, len(plan.done), stage.note) as progress,
     ):
         for outcome in stage.execute(plan.todo):
             progress.advance(outcome)

@@ -106,7 +106,7 @@ def train(
                 )
 
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)

@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import clip_model
-from clip_model.zero_shot import zero_shot_classifier
 from workers.contracts import embeddings_schema
 from workers.settings import EmbedSettings
 from workers.storage import write_table
@@ -30,6 +29,10 @@ from workers.tally import Tally
 
 #: What Pillow raises for bytes that are not a whole, sane picture.
 UNDECODABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
+
+
+#: A row of ``contracts.LABEL``.
+Label = dict[str, str | float]
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,17 @@ class LabelClassifier:
     features: Tensor  # [C, D], unit length
     top_k: int
 
-    def label(self, image_features: Tensor, scale: float) -> list[list[dict[str, Any]]]:
-        """The most probable classes of each picture: [N, D] -> N lists of label rows."""
-        probabilities = (scale * image_features @ self.features.T).softmax(dim=-1)  # [N, C]
-        best = probabilities.topk(min(self.top_k, len(self.classes)), dim=-1)
+    def label(self, image_features: Tensor, logit_scale: Tensor) -> list[list[Label]]:
+        """The most probable classes of each picture: [N, D] -> N lists."""
+        probabilities, indices = clip_model.classify(
+            image_features, self.features, logit_scale, self.top_k
+        )  # [N, K]
         return [
             [
                 {"set": self.name, "label": self.classes[index], "probability": probability}
-                for probability, index in zip(values, indices, strict=True)
+                for probability, index in zip(*picture, strict=True)
             ]
-            for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            for picture in zip(probabilities.tolist(), indices.tolist(), strict=True)
         ]
 
 
@@ -64,12 +68,11 @@ class Embedder:
         self.settings = settings
         self.model, self.preprocess = clip_model.load(settings.model)
         self.model.eval()
-        self.scale = float(self.model.logit_scale.exp())
         self.label_sets = [
             LabelClassifier(
                 name,
                 labels.classes,
-                zero_shot_classifier(self.model, labels.classes, labels.templates),
+                clip_model.zero_shot_classifier(self.model, labels.classes, labels.templates),
                 labels.top_k,
             )
             for name, labels in sorted(settings.label_sets.items())
@@ -96,7 +99,8 @@ class Embedder:
         """Batches of (pair_id, caption, pixels [3, R, R]) of the pictures that decode."""
         columns = ["pair_id", "caption", "jpg"]
         with ThreadPoolExecutor(self.settings.decode_threads) as threads:
-            for batch in pq.ParquetFile(images).iter_batches(self.settings.batch_size, columns):
+            file = pq.ParquetFile(images)
+            for batch in file.iter_batches(batch_size=self.settings.batch_size, columns=columns):
                 pair_ids, captions, jpgs = (batch[name].to_pylist() for name in columns)
                 rows = []
                 for pair_id, caption, pixels in zip(
@@ -124,7 +128,7 @@ class Embedder:
         tokens = clip_model.tokenize(list(captions), truncate=True)
         image = F.normalize(self.model.encode_image(torch.stack(pixels)).float(), dim=-1)  # [N, D]
         text = F.normalize(self.model.encode_text(tokens).float(), dim=-1)  # [N, D]
-        labels = [classifier.label(image, self.scale) for classifier in self.label_sets]
+        labels = [classes.label(image, self.model.logit_scale) for classes in self.label_sets]
         return pa.RecordBatch.from_arrays(
             [
                 pa.array(pair_ids),
@@ -143,9 +147,7 @@ class Embedder:
         )
 
 
-def _by_row(
-    labels: list[list[list[dict[str, Any]]]], rows: list[Any]
-) -> Iterator[tuple[list[dict[str, Any]], ...]]:
+def _by_row(labels: list[list[list[Label]]], rows: list[Any]) -> Iterator[tuple[list[Label], ...]]:
     """Labels by label set, then by picture, turned round: by picture, then by label set."""
     return zip(*labels, strict=True) if labels else iter([()] * len(rows))
 

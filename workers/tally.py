@@ -79,6 +79,13 @@ class Tally:
                 result.samples[reason] = {key: merged[key] for key in smallest}
         return result
 
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, Any]) -> Tally:
+        """The tally that ``counts`` was made of, without its samples."""
+        return cls(
+            counts["in"], counts["kept"], Counter(counts["rejected"]), Counter(counts["failed"])
+        )
+
     def counts(self) -> dict[str, Any]:
         """The counts as plain JSON, reasons sorted."""
         return {

@@ -40,6 +40,10 @@ class Stage(ABC):
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         """Do the shards and give an outcome for each, as they end."""
 
+    def note(self) -> str:
+        """What a line of progress says beside the shards, for a stage of few long shards."""
+        return ""
+
     def shard(
         self,
         name: str,

@@ -11,13 +11,14 @@ from typing import Any
 
 from pipelines.config import RaySettings, TrainSettings
 from pipelines.engines import in_process, start_ray
-from pipelines.receipts import Outcome, Shard
+from pipelines.receipts import SCRATCH, Outcome, Shard
 from pipelines.stages.base import Stage
 from pipelines.stages.embeddings import checkpoint_file
 from workers.tally import Tally
 
-#: The stage's output file.
+#: The stage's output files: the weights, and a line of JSON for each epoch.
 CHECKPOINT = "model.safetensors"
+METRICS = "metrics.jsonl"
 #: Where Ray Train keeps the state of unfinished trainings, beside the output.
 RAY_STORAGE = "_ray_train"
 #: Restarts of a training whose worker died, from its last epoch.
@@ -38,6 +39,15 @@ class Model(Stage):
         identity = settings.identity() | {"seed": self.run.config.seed}
         start = checkpoint_file(settings.start_from, "model.start_from")
         return [self.shard("all", identity, [*self.run.outputs("dataset"), start])]
+
+    def note(self) -> str:
+        metrics = self.folder / SCRATCH / "all" / METRICS
+        if not metrics.exists():
+            return "starting"
+        last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+        return (
+            f"epoch {last['epoch'] + 1} of {self.run.config.model.epochs}, loss {last['loss']:.3f}"
+        )
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
@@ -83,7 +93,7 @@ class TrainOnRay:
         trainer.fit()
         counts = json.loads((out / ACCOUNT).read_text(encoding="utf-8"))
         (out / ACCOUNT).unlink()
-        return {"pairs": Tally(counts["in"], counts["kept"], counts["rejected"])}
+        return {"pairs": Tally.from_counts(counts)}
 
 
 #: How the training worker hands its account to the driver.
@@ -104,7 +114,11 @@ def train_worker(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             state = torch.load(Path(folder) / "state.pt", weights_only=True)
 
+    out = Path(config["out"])
+
     def report(metrics: dict[str, Any], state: dict[str, Any]) -> None:
+        with (out / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
         with tempfile.TemporaryDirectory() as folder:
             torch.save(state, Path(folder) / "state.pt")
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
@@ -116,6 +130,5 @@ def train_worker(config: dict[str, Any]) -> None:
         report,
         state,
     )
-    out = Path(config["out"])
     write_json(trained.pairs.counts(), out / ACCOUNT)
     clip_model.save(trained.model, out / CHECKPOINT)

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from pipelines.config import ConfigError, digest, load_config
+from pipelines.reference import configuration_reference
 from workers.settings import resolve_path
 
 MINIMAL = "name: test\nqueries: {dumps: [dump.xml]}\n"
@@ -69,3 +72,16 @@ def test_package_paths_name_files_of_packages():
     assert resolve_path("package:pyarrow/__init__.py").is_file()
     with pytest.raises(FileNotFoundError, match="'no_such_package' is not installed"):
         resolve_path("package:no_such_package/file")
+
+
+def test_the_reference_page_is_made_from_the_settings_as_they_are():
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    assert page.read_text() == configuration_reference(), (
+        "run `python -m pipelines.reference > docs/configuration.md`"
+    )
+    assert "| `` |" not in page.read_text()
+    assert "|  |" not in page.read_text(), "a field has no description"
+
+
+def test_the_sample_is_a_configuration_like_any_other():
+    assert load_config(resolve_path("package:examples/sample/sample.yaml")).name == "sample"

@@ -1,0 +1,70 @@
+"""``python -m pipelines.reference``: docs/configuration.md, made from the settings themselves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from pipelines.config import Config
+from workers.settings import Settings
+
+HEAD = """\
+# Configuration
+
+One YAML file configures a run. Unknown keys are refused. `--set key.sub=value` overrides a key
+for one command, with `value` in YAML. The section of a stage has the name of its folder in the
+run. A file may be written as `package:NAME/FILE`: a file inside an installed Python package.
+
+This page is made by `python -m pipelines.reference > docs/configuration.md`.
+"""
+
+
+def configuration_reference() -> str:
+    """The page: a table of keys, defaults and meanings for each section."""
+    return "\n".join([HEAD, *_section("", Config)])
+
+
+def _section(prefix: str, model: type[Settings]) -> Iterator[str]:
+    yield f"## `{prefix}`" if prefix else "## Top level"
+    yield ""
+    yield (model.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
+    yield ""
+    yield "| key | default | meaning |"
+    yield "|---|---|---|"
+    nested = []
+    for name, field in model.model_fields.items():
+        path = f"{prefix}.{name}" if prefix else name
+        if section := _settings_in(field):
+            nested.append((f"{path}.NAME" if _is_mapping(field) else path, section))
+        else:
+            yield f"| `{name}` | {_default(field)} | {field.description or ''} |"
+    yield ""
+    for path, section in nested:
+        yield from _section(path, section)
+
+
+def _settings_in(field: FieldInfo) -> type[Settings] | None:
+    """The settings that a field holds, itself or by name."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            return kind
+    return None
+
+
+def _is_mapping(field: FieldInfo) -> bool:
+    return bool(get_args(field.annotation))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value: Any = field.get_default(call_default_factory=True)
+    text = "none" if value is None else str(list(value) if isinstance(value, tuple) else value)
+    return f"`{text}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(configuration_reference())

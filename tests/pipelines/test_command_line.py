@@ -1,0 +1,57 @@
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = ["pipelines.build_dataset", "pipelines.train", "pipelines.evaluate"]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option(command):
+    result = run(command, "--help")
+    assert result.returncode == 0
+    for phrase in ("CONFIG.yaml", "--run-dir", "--set KEY.SUB=VALUE", "exit codes", "75"):
+        assert phrase in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.yaml"], "cannot read the configuration absent.yaml"),
+        (["--set", "seeed=1"], "seeed: there is no such key"),
+        (["--set", "queries.dumps=[absent.xml]"], "queries.dumps: "),
+        (["--set", "embeddings.model=absent"], "embeddings.model: Model absent not found"),
+        (["--set", "pages.seeds=[ftp://a/]"], "is not an http or https URL"),
+        (["--set", "gates.pears={}"], "there is no stage 'pears'"),
+        (["--set", "pairs.warcs=[absent.warc]"], "pairs.warcs: "),
+        (["--stage", "embeddings"], "stage embeddings reads images, not complete yet"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(tmp_path, arguments, message):
+    result = run("pipelines.build_dataset", "--run-dir", str(tmp_path / "run"), *arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_stage_is_refused_by_name(tmp_path):
+    result = run("pipelines.build_dataset", "--stage", "pears")
+    assert result.returncode == 2
+    assert "invalid choice: 'pears'" in result.stderr
+
+
+def test_plan_and_status_do_nothing(tmp_path):
+    run_dir = tmp_path / "run"
+    plan = run("pipelines.build_dataset", "--run-dir", str(run_dir), "--plan")
+    assert plan.returncode == 0
+    assert "queries     1 shards to do, 0 done" in plan.stdout
+    assert "embeddings  to be planned once images is complete" in plan.stdout
+    status = run("pipelines.build_dataset", "--run-dir", str(run_dir), "--status")
+    assert status.returncode == 0
+    assert not run_dir.exists()

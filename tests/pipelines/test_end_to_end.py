@@ -1,0 +1,198 @@
+"""The main job on a small sample site, through every stage and engine, for real."""
+
+import json
+import shutil
+import signal
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.receipts import Ledger
+from pipelines.stages import DATASET_STAGES, STAGES
+from tests.pipelines.conftest import kill_group, wait_for
+from workers.contracts import DATASET, IMAGES, PAIRS, QUERIES, make_pair_id
+
+BUILD = "pipelines.build_dataset"
+
+
+def read(run_dir, stage):
+    return pa.dataset.dataset(run_dir / stage, format="parquet").to_table()
+
+
+def shard_hashes(run_dir, stages=DATASET_STAGES):
+    """The sha256 of every output; that of a WARC holds its date, so it is left out."""
+    return {
+        f"{stage}/{output.file}": output.sha256
+        for stage in stages
+        if stage != "pages"
+        for receipt in Ledger(run_dir / stage).receipts()
+        for output in receipt.outputs
+    }
+
+
+def receipt_times(run_dir, stage):
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in (run_dir / stage / "_receipts").glob("*.json")
+    }
+
+
+def test_every_stage_leaves_its_contract_and_receipts(finished):
+    assert read(finished, "queries").schema.equals(QUERIES)
+    assert read(finished, "pairs").schema.equals(PAIRS)
+    assert read(finished, "images").schema.equals(IMAGES)
+    assert read(finished, "dataset").schema.equals(DATASET)
+    for stage in STAGES:
+        receipts = Ledger(finished / stage).receipts()
+        assert receipts, stage
+        for receipt in receipts:
+            for rows in receipt.rows.values():
+                dropped = sum(rows["rejected"].values()) + sum(rows["failed"].values())
+                assert rows["in"] == rows["kept"] + dropped
+
+
+def test_rows_flow_from_stage_to_stage_without_a_gap(finished):
+    record = json.loads((finished / "run.json").read_text())
+    rows = {name: stage["rows"] for name, stage in record["stages"].items()}
+    assert rows["queries"]["terms"]["kept"] == read(finished, "queries").num_rows
+    assert rows["pages"]["pages"]["kept"] == rows["pairs"]["pages"]["in"]
+    assert rows["pairs"]["images"]["kept"] == rows["pairs"]["pairs"]["in"]
+    assert rows["pairs"]["pairs"]["kept"] == rows["images"]["images"]["in"]
+    assert rows["images"]["images"]["kept"] == rows["embeddings"]["images"]["in"]
+    assert rows["embeddings"]["images"]["kept"] == rows["dataset"]["pairs"]["in"]
+    assert rows["dataset"]["pairs"]["kept"] == rows["model"]["pairs"]["in"]
+    assert rows["dataset"]["pairs"]["kept"] == rows["scores"]["pairs"]["in"]
+    assert rows["scores"]["pairs"]["kept"] == rows["model"]["pairs"]["rejected"]["held_out"]
+
+
+def test_every_pair_of_the_data_set_joins_with_every_stage(finished):
+    dataset = read(finished, "dataset")
+    ids = set(dataset["pair_id"].to_pylist())
+    assert len(ids) == dataset.num_rows > 0
+    for stage in ("pairs", "images", "embeddings"):
+        assert ids <= set(read(finished, stage)["pair_id"].to_pylist())
+    for row in dataset.select(["pair_id", "url", "caption"]).to_pylist():
+        assert row["pair_id"] == make_pair_id(row["url"], row["caption"])
+    query_ids = set(read(finished, "queries")["query_id"].to_pylist())
+    assert {i for ids in dataset["query_ids"].to_pylist() for i in ids} <= query_ids
+    assert min(dataset["similarity"].to_pylist()) >= 0.2
+    assert all(labels[0]["set"] == "subject" for labels in dataset["labels"].to_pylist())
+
+
+def test_the_noise_of_the_web_is_counted_by_reason(finished):
+    record = json.loads((finished / "run.json").read_text())
+    rows = {name: stage["rows"] for name, stage in record["stages"].items()}
+    assert rows["pages"]["pages"]["rejected"]["robots_txt"] > 0
+    assert rows["pairs"]["images"]["rejected"]["no_alt"] > 0
+    assert rows["pairs"]["pairs"]["rejected"]["file_name"] > 0
+    assert rows["images"]["images"]["failed"]["http_404"] > 0
+    assert rows["images"]["images"]["failed"]["not_an_image"] > 0
+
+
+def test_nothing_disallowed_and_nothing_broken_reaches_the_data_set(finished):
+    truth = pq.read_table(finished / "truth.parquet").to_pylist()
+    kind = {make_pair_id(row["url"], row["caption"] or ""): row["kind"] for row in truth}
+    kinds = {kind[pair_id] for pair_id in read(finished, "images")["pair_id"].to_pylist()}
+    bad = ("not_found", "truncated", "short_body", "redirect_loop", "opted_out")
+    assert "clean" in kinds
+    assert not kinds.intersection(bad)
+    assert not [name for name in kinds if name.startswith("broken")]
+
+
+def test_the_report_says_what_came_out(finished):
+    report = (finished / "report.md").read_text()
+    for phrase in ("robots_txt", "Area under the ROC curve", "zero-shot top-1", "Peak memory"):
+        assert phrase in report
+
+
+def test_the_trained_model_loads_and_was_scored_beside_its_start(finished):
+    import clip_model
+
+    model, _ = clip_model.load(str(finished / "model" / "model.safetensors"))
+    assert model.config.image_resolution > 0
+    scores = json.loads((finished / "scores" / "scores.json").read_text())
+    assert set(scores["models"]) == {"start: starter", "trained"}
+    for values in scores["models"].values():
+        assert all(0 <= value <= 1 for value in values.values())
+
+
+def test_a_second_run_does_nothing_and_says_so(finished, commands):
+    before = {stage: receipt_times(finished, stage) for stage in STAGES}
+    for module in (BUILD, "pipelines.train", "pipelines.evaluate"):
+        result = commands.run(module, finished)
+        assert result.returncode == 0, result.stderr
+        assert "nothing to do" in result.stderr
+    assert {stage: receipt_times(finished, stage) for stage in STAGES} == before
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A finished run that a test may change."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_changed_threshold_redoes_the_selection_and_nothing_else(copy, commands):
+    before = {stage: receipt_times(copy, stage) for stage in DATASET_STAGES}
+    kept = read(copy, "dataset").num_rows
+    result = commands.run(BUILD, copy, "--set", "dataset.min_similarity=-1")
+    assert result.returncode == 0, result.stderr
+    after = {stage: receipt_times(copy, stage) for stage in DATASET_STAGES}
+    assert [stage for stage in DATASET_STAGES if before[stage] != after[stage]] == ["dataset"]
+    assert read(copy, "dataset").num_rows == read(copy, "embeddings").num_rows > kept
+
+
+def test_a_lost_shard_is_made_again_alone_with_the_same_bytes(copy, commands):
+    hashes = shard_hashes(copy)
+    before = receipt_times(copy, "images")
+    (copy / "images" / "00001.parquet").unlink()
+    assert commands.run(BUILD, copy).returncode == 0
+    changed = {name for name, time in receipt_times(copy, "images").items() if time != before[name]}
+    assert changed == {"00001.json"}
+    assert shard_hashes(copy) == hashes
+
+
+def test_a_damaged_shard_ends_in_partial_and_keeps_the_others(copy, commands):
+    damaged = copy / "images" / "00001.parquet"
+    bytes_ = damaged.read_bytes()
+    damaged.write_bytes(b"\0" * len(bytes_))
+    result = commands.run(BUILD, copy, "--set", "embeddings.batch_size=32")
+    assert result.returncode == 3, result.stderr
+    assert "embeddings: shard 00001 failed" in result.stderr
+    done = {receipt.shard for receipt in Ledger(copy / "embeddings").receipts()}
+    assert done == {"00000", "00002"}
+    damaged.write_bytes(bytes_)
+    assert commands.run(BUILD, copy, "--set", "embeddings.batch_size=32").returncode == 0
+
+
+def test_a_missed_gate_is_exit_code_4(copy, commands):
+    result = commands.run(BUILD, copy, "--set", "gates.dataset.min_kept=100000")
+    assert result.returncode == 4
+    assert "the gate is not met" in result.stderr
+
+
+def test_killed_at_three_moments_and_resumed_gives_the_same_bytes(finished, commands, tmp_path):
+    run_dir = tmp_path / "killed"
+    for stage, pattern in (
+        ("pages", "_receipts/*.json"),
+        ("images", "_work/*"),
+        ("embeddings", "_receipts/*.json"),
+    ):
+        process = commands.start(BUILD, run_dir)
+        wait_for(run_dir / stage, pattern, process)
+        kill_group(process)
+    result = commands.run(BUILD, run_dir)
+    assert result.returncode == 0, result.stderr
+    assert shard_hashes(run_dir) == shard_hashes(finished)
+
+
+def test_interrupted_is_130_and_a_locked_run_is_75(commands, tmp_path):
+    process = commands.start(BUILD, tmp_path)
+    wait_for(tmp_path, "pages/_work", process)
+    second = commands.run(BUILD, tmp_path)
+    assert second.returncode == 75
+    assert "another process" in second.stderr
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130

@@ -1,0 +1,123 @@
+"""img2dataset for real, over HTTP on loopback."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from workers.contracts import IMAGES, PAIRS, make_pair_id
+from workers.download import download_shard, failure_reason
+from workers.settings import DownloadSettings
+from workers.storage import write_table
+
+
+def picture(size=(40, 30), color=(200, 30, 30, 255)):
+    buffer = BytesIO()
+    Image.new("RGBA", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+BODIES = {
+    "/good.png": picture(),
+    "/glass.png": picture(color=(0, 0, 0, 0)),
+    "/tiny.png": picture((8, 8)),
+    "/wide.png": picture((400, 20)),
+    "/text.png": b"<html>sorry</html>",
+    "/cut.png": picture((64, 64))[:60],
+    "/empty.png": b"",
+    "/private.png": picture(),
+    "/short.png": picture(),
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = BODIES.get(self.path)
+        self.send_response(200 if body is not None else 404)
+        if self.path == "/private.png":
+            self.send_header("X-Robots-Tag", "noai")
+        length = len(body or b"") + (100 if self.path == "/short.png" else 0)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def host():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def shard_of(urls, path):
+    rows = [
+        {
+            "pair_id": make_pair_id(url, f"caption of {url}"),
+            "url": url,
+            "caption": f"caption of {url}",
+            "source": "test@0",
+            "query_ids": [1],
+        }
+        for url in urls
+    ]
+    rows.sort(key=lambda row: row["pair_id"])
+    write_table(pa.Table.from_pylist(rows, schema=PAIRS), path)
+    return path
+
+
+def test_every_row_ends_as_kept_rejected_or_failed(host, tmp_path):
+    urls = [f"{host}{path}" for path in (*BODIES, "/absent.png")] + ["http://127.0.0.1:9/x.png"]
+    pairs = shard_of(urls, tmp_path / "pairs.parquet")
+    settings = DownloadSettings(min_image_size=16, max_aspect_ratio=5, resize_mode="no", timeout=5)
+    out = tmp_path / "00000.parquet"
+    tally = download_shard(pairs, out, settings)["images"]
+    tally.check()
+    assert tally.counts() == {
+        "in": 11,
+        "kept": 2,
+        "rejected": {"aspect_ratio": 1, "opted_out": 1, "too_small": 1},
+        "failed": {"connection": 1, "cut_off": 1, "http_404": 1, "not_an_image": 3},
+    }
+    table = pq.read_table(out)
+    assert table.schema.equals(IMAGES)
+    assert table["pair_id"].to_pylist() == sorted(table["pair_id"].to_pylist())
+    by_url = {row["url"]: row for row in table.to_pylist()}
+    assert by_url[f"{host}/good.png"]["width"] == 40
+    glass = Image.open(BytesIO(by_url[f"{host}/glass.png"]["jpg"]))
+    assert glass.convert("RGB").getpixel((5, 5)) == (255, 255, 255)  # transparency is white
+
+
+def test_the_same_shard_twice_gives_the_same_bytes(host, tmp_path):
+    BODIES.update({f"/{n}.png": picture((30 + n, 40)) for n in range(60)})
+    pairs = shard_of([f"{host}/{n}.png" for n in range(60)], tmp_path / "pairs.parquet")
+    settings = DownloadSettings(threads=16)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        download_shard(pairs, tmp_path / name / "00007.parquet", settings)
+    first, second = (tmp_path / name / "00007.parquet" for name in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
+    assert pq.read_metadata(first).num_rows == 60
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("HTTP Error 503: Service Unavailable", "http_503"),
+        ("<urlopen error [Errno -2] Name or service not known>", "unknown_host"),
+        ("<urlopen error timed out>", "timeout"),
+        ("something that nobody has seen before", "other"),
+    ],
+)
+def test_error_texts_become_short_reasons(text, reason):
+    assert failure_reason(text) == reason
