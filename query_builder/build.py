@@ -36,7 +36,7 @@ from workers.tally import Tally
 
 #: Characters of wikitext in a shard: enough to make NumPy's calls cheap, few enough for its
 #: arrays (some 30 bytes a character) to stay in the caches.
-SHARD_CHARACTERS = 1 << 20
+SHARD_CHARACTERS = 1 << 21
 
 PARTITIONS = 16
 

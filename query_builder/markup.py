@@ -44,9 +44,9 @@ _FILE = re.compile(
     r"\|?([^\[\]]*+)\]\]",
     re.IGNORECASE,
 )
-_LINK = re.compile(r"\[\[(?:[^\[\]|]*+\|)*+([^\[\]|]*+)\]\]")
+_LINK = re.compile(r"\[\[(?:[^\[\]]*\|)?([^\[\]|]*+)\]\]")
 _EXTERNAL_LINK = re.compile(r"\[(?:[a-z]+:)?//[^\s\[\]]*+[^\S\n]*+([^\[\]\n]*+)\]", re.IGNORECASE)
-_URL = re.compile(r"(?:https?|ftp)://[^\s<>\[\]|{}]++")
+_URL = re.compile(r"https?://[^\s<>\[\]|{}]++")
 _BLOCK_TAG = re.compile(
     r"</?(?:br|p|div|li|ul|ol|dl|dd|dt|tr|td|th|table|caption|blockquote|center|hr|h[1-6])\b"
     r"[^<>\n]*+>",
@@ -55,8 +55,11 @@ _BLOCK_TAG = re.compile(
 _TAG = re.compile(r"</?[a-z][^<>\n]*+>", re.IGNORECASE)
 _QUOTES = re.compile(r"''+")
 _MAGIC_WORD = re.compile(r"__[A-Z]+__")
-_LINE = re.compile(r"^(?:[*#:;]+[^\S\n]*|=+|\|[-+}]?)|=+[^\S\n]*$", re.MULTILINE)
-_BRACKETS = re.compile(r"\{\{+|\}\}+|\[\[+|\]\]+|\{\||<!--|-->")
+_LINE_START = re.compile(r"\n(?:[*#:;]+|=+|\|[-+}]?)[^\S\n]*")
+_HEADING_END = re.compile(r"=[= \t]*\n")
+
+#: What is left of them belongs to markup that was never closed or never opened.
+_BRACKETS = ("{{", "}}", "[[", "]]", "{|", "<!--", "-->")
 
 
 def plain_text(wikitext: str) -> str:
@@ -71,8 +74,10 @@ def plain_text(wikitext: str) -> str:
     text = _TAG.sub("", text)
     text = _QUOTES.sub("", text)
     text = _MAGIC_WORD.sub(GAP, text)
-    text = _BRACKETS.sub(GAP, text)
-    text = _LINE.sub("", text)
+    for bracket in _BRACKETS:
+        text = text.replace(bracket, GAP)
+    text = _LINE_START.sub("\n", f"\n{text}\n")
+    text = _HEADING_END.sub("\n", text)[1:-1]
     # Last: "&lt;ref&gt;" in wikitext is the text "<ref>", not a tag.
     return html.unescape(text)
 
@@ -94,8 +99,11 @@ def _unlink(text: str) -> str:
     for _ in range(MAX_DEPTH):
         if "[[" not in text:
             break
-        text, files = _FILE.subn(r"\n\1\n", text)
-        text, links = _LINK.subn(r"\1", text)
-        if not files + links:
+        before = len(text)
+        # Joining what split gives puts the group in the place of each match, without the call
+        # into Python for each match that sub with a template is.
+        text = "\n".join(_FILE.split(text))
+        text = "".join(_LINK.split(text))
+        if len(text) == before:
             break
-    return _EXTERNAL_LINK.sub(r"\1", text)
+    return "".join(_EXTERNAL_LINK.split(text))

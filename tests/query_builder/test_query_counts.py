@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import regex
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from query_builder.build import PARTITIONS, SumCounts
@@ -64,11 +64,13 @@ def test_words(text, words):
     assert split_words(text).words.to_pylist() == words
 
 
+@settings(deadline=None)
 @given(some_text, st.booleans())
 def test_counts_equal_the_reference(text, lower_case):
     assert spelt_out(count(text, lower_case=lower_case)) == reference(text, lower_case)
 
 
+@settings(deadline=None)
 @given(some_text, st.integers(1, 5))
 def test_partitions_sum_to_the_whole(text, partitions):
     whole = count(text, lower_case=True)
@@ -78,6 +80,7 @@ def test_partitions_sum_to_the_whole(text, partitions):
     assert len(set(counted)) == len(counted)
 
 
+@settings(deadline=None)
 @given(st.lists(some_text, min_size=1, max_size=6), st.randoms(use_true_random=False))
 def test_sums_do_not_depend_on_bundles(texts, random):
     """Beam may add in any order, in any number of accumulators, compacted at any time."""

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from query_builder.counts import count, merge, partition
@@ -94,6 +95,7 @@ def test_nothing_in_gives_an_empty_list():
     assert tally.rows_in == 0
 
 
+@hypothesis_settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.sampled_from(["a b c", "b c. a", "c c c\na b", "d", "A B", ""]), max_size=8),
     st.integers(1, 4),
