@@ -3,9 +3,12 @@
 import bz2
 import json
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise, permutations
+from pathlib import Path
 from xml.etree import ElementTree
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import regex
@@ -15,6 +18,7 @@ from query_builder.build import build_queries
 from query_builder.markup import plain_text
 from query_builder.settings import BigramSettings, QuerySettings, find_dumps
 from workers.contracts import QUERIES
+from workers.tally import Tally
 
 EVERYTHING = QuerySettings(
     min_count=1, bigrams=BigramSettings(min_count=1, min_pmi=-99), titles="none"
@@ -22,7 +26,9 @@ EVERYTHING = QuerySettings(
 SMALL = QuerySettings(min_count=2, bigrams=BigramSettings(min_count=2, min_pmi=0))
 
 
-def run(dumps, out, settings):
+def run(
+    dumps: Sequence[Path], out: Path, settings: QuerySettings
+) -> tuple[pa.Table, dict[str, Tally]]:
     tallies = build_queries(dumps, out, settings, [])
     assert [file.name for file in out.iterdir()] == ["00000.parquet"]
     for tally in tallies.values():
@@ -33,9 +39,10 @@ def run(dumps, out, settings):
     return table, tallies
 
 
-def brute_force(path):
+def brute_force(path: Path) -> tuple[Counter[str], Counter[str]]:
     """Count words and bigrams one by one, with nothing of ours but the markup."""
-    words, bigrams = Counter(), Counter()
+    words: Counter[str] = Counter()
+    bigrams: Counter[str] = Counter()
     space = regex.compile(r"[\t\p{Zs}]+")
     word = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’‐‑\-\u200c\u200d][\p{L}\p{M}\p{N}]+)*")
     for page in ElementTree.fromstring(bz2.decompress(path.read_bytes())):
@@ -43,7 +50,7 @@ def brute_force(path):
             continue
         if page.findtext("{*}ns") != "0":
             continue
-        text = plain_text(page.findtext("{*}revision/{*}text"))
+        text = plain_text(page.findtext("{*}revision/{*}text", ""))
         found = list(word.finditer(text))
         spelt = [match.group().replace("’", "'").lower() for match in found]
         words.update(spelt)

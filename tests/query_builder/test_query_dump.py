@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from query_builder.dump import read_pages
+from query_builder.dump import Page, read_pages
 from workers.tally import Tally
 
 
-def read(path: Path):
+def read(path: Path) -> tuple[list[Page], Tally]:
     tally = Tally()
     pages = list(read_pages(path, tally))
     tally.check()

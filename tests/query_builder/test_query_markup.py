@@ -95,7 +95,8 @@ def test_heavy_tables_leave_prose(tables):
 
 
 def test_keeps_the_words_that_gensim_keeps(enwiki):
-    ours, theirs = Counter(), Counter()
+    ours: Counter[str] = Counter()
+    theirs: Counter[str] = Counter()
     for page in list(read_pages(enwiki, Tally()))[:30]:
         ours.update(re.findall(r"[a-z]{3,}", plain_text(page.text).lower()))
         theirs.update(re.findall(r"[a-z]{3,}", filter_wiki(page.text).lower()))

@@ -1,6 +1,8 @@
 """Selection: PMI by hand, order of kinds, ties, the cap, and the account of it all."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +14,19 @@ from query_builder.counts import count, merge, partition
 from query_builder.settings import BigramSettings, QuerySettings
 from query_builder.terms import pmi, prune, select
 from workers.contracts import QUERIES
+from workers.tally import Tally
 
 
-def settings_with(min_count=1, bigram_count=1, min_pmi=-99.0, **options) -> QuerySettings:
+def settings_with(
+    min_count: int = 1, bigram_count: int = 1, min_pmi: float = -99.0, **options: Any
+) -> QuerySettings:
     bigrams = BigramSettings(min_count=bigram_count, min_pmi=min_pmi)
     return QuerySettings(min_count=min_count, bigrams=bigrams, **options)
 
 
-def select_from(text, settings, titles=(), partitions=3):
+def select_from(
+    text: str, settings: QuerySettings, titles: Iterable[str] = (), partitions: int = 3
+) -> tuple[dict[str, dict[str, Any]], Tally]:
     parts = partition(count(text, lower_case=settings.lower_case), partitions)
     table, tally = select([prune(part, settings) for part in parts], titles, settings)
     tally.check()
