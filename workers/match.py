@@ -42,19 +42,18 @@ class Matcher:
 
     def __init__(self, queries: Iterable[tuple[int, str]], *, lowercase: bool = False) -> None:
         """``lowercase``: captions are matched in lower case; the queries are taken as they are."""
-        ids: defaultdict[str, list[int]] = defaultdict(list)
+        words: defaultdict[str, list[int]] = defaultdict(list)
+        runs: defaultdict[str, list[int]] = defaultdict(list)
         lengths: defaultdict[str, set[int]] = defaultdict(set)
         for query_id, query in queries:
-            words = query.split(" ")
-            ids[query].append(query_id)
-            lengths[words[0]].add(len(words))
-        self._ids = {query: tuple(sorted(set(found))) for query, found in ids.items()}
-        # Almost every first word has the same lengths as many others: share the tuples.
-        shared: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self._lengths = {
-            word: shared.setdefault(key, key)
+            first, *rest = query.split(" ")
+            (runs if rest else words)[query].append(query_id)
+            lengths[first] |= {len(rest) + 1} if rest else set()
+        self._runs = {query: tuple(ids) for query, ids in runs.items()}
+        # For each first word of a query: its own ids as a query, and how long runs from it are.
+        self._firsts = {
+            word: (tuple(words.get(word, ())), tuple(sorted(found)))
             for word, found in lengths.items()
-            for key in (tuple(sorted(found)),)
         }
         self._lowercase = lowercase
 
@@ -65,10 +64,11 @@ class Matcher:
     def _match(self, caption: str) -> list[int]:
         words = space_out(caption.lower() if self._lowercase else caption).split(" ")
         found: set[int] = set()
-        lengths, ids = self._lengths, self._ids
+        firsts, runs = self._firsts, self._runs
         for start, word in enumerate(words):
-            for length in lengths.get(word, ()):
-                run = word if length == 1 else " ".join(words[start : start + length])
-                if run in ids:
-                    found.update(ids[run])
+            if word in firsts:
+                ids, lengths = firsts[word]
+                found.update(ids)
+                for length in lengths:
+                    found.update(runs.get(" ".join(words[start : start + length]), ()))
         return sorted(found)
