@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from workers.captions import clean_caption
 from workers.contracts import make_pair_id
 
 #: Pictures compared with all captions at a time; bounds the matrix to some 40 MB.
@@ -93,8 +94,9 @@ def calibrate(
 
 
 def _join(truth: Path, embeddings: Sequence[Path]) -> _Embedded:
+    # The truth has captions as they stand on the pages, the pairs have them cleaned.
     facts = {
-        make_pair_id(row["url"], row["caption"]): row
+        make_pair_id(row["url"], clean_caption(row["caption"])): row
         for row in pq.read_table(truth).to_pylist()
         if row["caption"]
     }

@@ -89,7 +89,16 @@ class Source:
     @property
     def doubled(self) -> str:
         """The URL for screens of double density; the server gives the same picture."""
-        return f"{self.shortest}{'&' if '?' in self.target else '?'}dpr=2"
+        return double(self.shortest)
+
+
+#: Forms that offer the picture for double density beside the plain one.
+DOUBLED_FORMS = frozenset({Form.SRCSET, Form.PICTURE})
+
+
+def double(url: str) -> str:
+    """The URL of a picture for screens of double density."""
+    return f"{url}{'&' if '?' in url else '?'}dpr=2"
 
 
 def write_image(form: Form, source: Source, caption: str) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from examples.sample.markup import BLANK_DATA_URI, BLANK_GIF
+from examples.sample.markup import BLANK_DATA_URI, BLANK_GIF, DOUBLED_FORMS, double
 from examples.sample.noise import FAILING, MEANING, TRUE_KINDS, Kind, NoiseShares, allot
 from examples.sample.pages import (
     BULLET_ALT,
@@ -203,8 +203,9 @@ def _static_answers() -> dict[str, Answer]:
 
 def _row(placement: Placement, base_url: str) -> dict[str, str | bool | None]:
     kind = placement.kind
+    url = base_url + placement.target
     return {
-        "url": base_url + placement.target,
+        "url": double(url) if placement.form in DOUBLED_FORMS else url,
         "caption": placement.caption,
         "name": None if kind in FAILING else placement.picture.base_name,
         "correct": kind in TRUE_KINDS,

@@ -93,7 +93,9 @@ def parse(answer: requests.Response) -> Any:
 def pairs_on(url: str, page: Any) -> Iterator[tuple[str, str]]:
     base = page.xpath("string(//base/@href)") or url
     for image in page.iter("img"):
-        source = image.get("data-src") or image.get("src") or image.get("srcset").split()[0]
+        sources = image.xpath("ancestor::picture//source/@srcset")
+        best = [*sources, *image.xpath("@data-src"), image.get("srcset", "").split(", ")[-1]]
+        source = next((text.split()[0] for text in best if text), image.get("src"))
         caption = image.get("alt") or image.xpath("string(ancestor::figure//figcaption)")
         if not source.startswith("data:"):
             yield urljoin(base, source), " ".join(caption.split())
