@@ -40,9 +40,9 @@ SHARD_CHARACTERS = 1 << 21
 
 PARTITIONS = 16
 
-#: Partial counts wait to be summed until together they are this long, in words and bigrams.
-#: Summing costs a sort, so doing it for every shard would be quadratic.
-PENDING_ENTRIES = 1 << 20
+#: A partition's partial counts wait to be summed until together they are this long, in words
+#: and bigrams, or as long as the sum so far: summing for every shard would be quadratic.
+PENDING_ENTRIES = 1 << 16
 
 
 def build_queries(

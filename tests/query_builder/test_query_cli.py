@@ -1,5 +1,6 @@
 """``python -m query_builder`` as a user starts it: output, refusals and exit codes."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -8,8 +9,11 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
+from query_builder import progress
 from query_builder.__main__ import main
+from query_builder.dump import read_pages
 from query_builder.settings import BigramSettings, QuerySettings
+from workers.tally import Tally
 
 COMMAND = [sys.executable, "-m", "query_builder"]
 
@@ -72,6 +76,26 @@ def test_settings_import_neither_beam_nor_lxml():
         "sys.exit(bool({'apache_beam', 'lxml', 'pyarrow'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_progress_off_a_terminal_is_whole_lines(enwiki, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    stream = io.StringIO()
+    with progress.shown(enwiki.stat().st_size, stream):
+        for _ in read_pages(enwiki, Tally()):
+            pass
+    lines = stream.getvalue().splitlines()
+    assert lines[-1].startswith("reading: 100% of 2 MB after")
+    assert "\r" not in stream.getvalue()
+
+
+def test_progress_on_a_terminal_is_a_bar(enwiki, monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    with progress.shown(enwiki.stat().st_size, stream):
+        for _ in read_pages(enwiki, Tally()):
+            pass
+    assert "reading: 100%|" in stream.getvalue()
 
 
 def test_interrupt_exits_130(enwiki, tmp_path):
