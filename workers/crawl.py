@@ -28,7 +28,7 @@ class CrawlError(RuntimeError):
 
 
 class CrawlJob(BaseModel):
-    """What the crawling process is told, as JSON on its standard input."""
+    """What the crawling process is told, as a line of JSON on its standard input."""
 
     host: str
     seeds: tuple[str, ...]
@@ -55,22 +55,37 @@ def crawl_host(
         host=host, seeds=tuple(seeds), warc=out_dir.absolute() / warc_name(host), settings=settings
     )
     log = out_dir / "_crawl.log"
-    with log.open("wb") as log_file:
-        done = subprocess.run(
-            [sys.executable, "-m", "workers.spider"],
-            input=job.model_dump_json().encode(),
-            stdout=subprocess.PIPE,
-            stderr=log_file,
-            env=_environment(),
-            check=False,
-        )
-    if done.returncode:
+    code, output = _run_spider(job, log)
+    if code:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
-        raise CrawlError(f"crawl of {host} ended with {done.returncode}; {log}:\n{tail}")
+        raise CrawlError(f"crawl of {host} ended with {code}; {log}:\n{tail}")
     log.unlink()
-    tallies = TALLIES.validate_json(done.stdout)
+    tallies = TALLIES.validate_json(output)
     tallies["pages"].check()
     return tallies
+
+
+def _run_spider(job: CrawlJob, log: Path) -> tuple[int, bytes]:
+    """The exit status and the standard output of the crawling process."""
+    command = [sys.executable, "-m", "workers.spider"]
+    pipe = subprocess.PIPE
+    with (
+        log.open("wb") as log_file,
+        subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=log_file, env=_environment()
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            # The pipe stays open: when it closes, the crawler knows that we are gone.
+            process.stdin.write(job.model_dump_json().encode() + b"\n")
+            process.stdin.flush()
+            output = process.stdout.read()
+            return process.wait(), output
+        except BaseException:
+            process.kill()
+            raise
 
 
 def _environment() -> dict[str, str]:

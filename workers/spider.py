@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sys
+import threading
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -465,10 +467,18 @@ def _run_scrapy(crawl: HostCrawl, settings: dict[str, Any]) -> None:
         raise CrawlError("the crawl ended early; the log above says why")
 
 
+def _end_with_parent() -> None:
+    """End this process when standard input closes, so that no crawl outlives who asked for it."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
 def main() -> None:
     """Read a CrawlJob from standard input, crawl, write the tallies to standard output."""
     logging.captureWarnings(True)
-    job = CrawlJob.model_validate_json(sys.stdin.read())
+    job = CrawlJob.model_validate_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     tallies = {"pages": run_job(job)}
     sys.stdout.write(TALLIES.dump_json(tallies).decode())
 

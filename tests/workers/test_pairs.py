@@ -199,7 +199,7 @@ SITES = st.lists(
 
 
 @settings(
-    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(SITES, st.integers(1, 3), st.integers(1, 5), st.permutations(range(3)))
 def test_order_and_shards_never_change_the_pairs(tmp_path_factory, sites, cap, shards, order):
