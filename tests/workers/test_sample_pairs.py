@@ -1,0 +1,60 @@
+"""Crawl and pairs on the embedded sample's site, whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow.dataset as ds
+import pytest
+
+from examples.sample.site import SiteSettings, serve
+from tests.workers.test_pairs import write_queries
+from workers.captions import caption_rules, clean_caption, first_reason
+from workers.crawl import crawl_host
+from workers.pairs import build_pairs
+from workers.settings import CrawlSettings, PairSettings
+
+pytest.importorskip("emoji")
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """(the site's truth, the rows that were found)."""
+    folder = tmp_path_factory.mktemp("sample")
+    with serve(SiteSettings(port=0, pictures=300, hosts=("127.0.0.1", "127.0.0.2"))) as site:
+        for seed in site.seeds:
+            host = urlsplit(seed).netloc
+            crawl_host(host, [seed], folder, CrawlSettings(allow_private_hosts=(host,)))
+        truth = site.truth.to_pylist()
+    words = {word for row in truth for word in clean_caption(row["caption"]).lower().split(" ")}
+    queries = write_queries(folder / "queries.parquet", sorted(words - {""}))
+    out = folder / "pairs"
+    build_pairs(sorted(folder.glob("*.warc")), [queries], out, PairSettings(), 0, [])
+    return truth, ds.dataset(str(out), format="parquet").to_table().to_pylist()
+
+
+def pairs_of(rows: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    return {(row["url"], clean_caption(row["caption"])) for row in rows}
+
+
+def test_what_a_perfect_extractor_finds_is_found(sample):
+    truth, rows = sample
+    rules = caption_rules(PairSettings())
+    expected = pairs_of(row for row in truth if row["expected"])
+    expected = {pair for pair in expected if not first_reason(pair[1], rules)}
+    assert len(expected) > 200
+    assert expected - pairs_of(rows) == set()
+
+
+def test_what_is_found_stands_on_the_pages(sample):
+    truth, rows = sample
+    assert pairs_of(rows) - pairs_of(truth) == set()
+
+
+def test_what_robots_txt_disallows_is_not_found(sample):
+    truth, rows = sample
+    disallowed = [row for row in truth if row["kind"] == "disallowed"]
+    assert disallowed
+    assert pairs_of(disallowed) & pairs_of(rows) == set()
