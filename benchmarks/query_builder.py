@@ -99,7 +99,7 @@ def main() -> int:
         prog="python -m benchmarks.query_builder", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--dump", default=SAMPLE, help="bz2 dump to repeat (default: the sample)")
-    parser.add_argument("--copies", type=int, default=8, help="of its pages, for ours (default: 8)")
+    parser.add_argument("--copies", type=int, default=5, help="of its pages, for ours (default: 5)")
     parser.add_argument("--baseline-copies", type=int, default=1, help="for gensim (default: 1)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved; the median counts")
     parser.add_argument("--bz2", action="store_true", help="decompression is part of the work")
