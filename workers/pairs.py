@@ -80,7 +80,8 @@ def build_pairs(
 
     Writes ``settings.shards`` Parquet files, some perhaps without rows, and
     ``_query_counts.parquet``. The bytes depend on the inputs, the settings and the seed alone.
-    Returns the tallies "pages", "images" and "pairs". Raises LostRowsError if a row got lost.
+    Returns the tallies "pages", "images" and "pairs". Raises LostRowsError if a row got lost
+    and, from Beam, RuntimeError naming an input that cannot be opened.
     """
     out_dir = out_dir.absolute()  # Beam's workers may run elsewhere
     out_dir.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,8 @@ class Settings(BaseModel):
 class CrawlSettings(Settings):
     """Fetch pages, politely, into WARC files: one file a seed host."""
 
+    TUNING: ClassVar[frozenset[str]] = frozenset({"requests_per_host", "delay", "retry_pause"})
+
     seeds: tuple[str, ...] = Field(
         default=(), description="URLs to start from; only pages of the seeds' own hosts are read"
     )
