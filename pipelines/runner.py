@@ -72,8 +72,8 @@ def run_stages(run: Run, names: Sequence[str]) -> ExitCode:
         stage = STAGES[name](run)
         if missing := [other for other in stage.reads if not is_complete(run, other)]:
             raise ConfigError(
-                f"stage {name} reads {', '.join(missing)}, not complete yet; run it first "
-                f"(--stage {missing[0]}, or no --stage at all)"
+                f"stage {name} reads {', '.join(missing)}, not complete with this configuration: "
+                "run the stages before it first (pipelines.build_dataset, then pipelines.train)"
             )
         plan = Plan.of(stage)
         run.ledger(name).discard_all_but(plan.done)

@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional as F
 
 import clip_model
-from clip_model.metrics import first_ranks
 from clip_model.model import CLIP
 from clip_model.preprocess import Preprocess
+from clip_model.retrieval import recall_at_k
 from pipelines.config import ScoreSettings
 from pipelines.held_out import Example
 
@@ -30,14 +27,7 @@ class Questions:
 
     jpgs: list[bytes]  # P pictures
     captions: list[str]  # C captions
-    picture_groups: Tensor  # [P], the group of each picture
-    caption_groups: Tensor  # [C]
-
-    @property
-    def chance(self) -> float:
-        """That a guess among the captions is right for a picture."""
-        same = self.picture_groups[:, None] == self.caption_groups[None]  # [P, C]
-        return same.float().mean().item()
+    matches: Tensor  # bool [P, C]: the caption was given to the picture
 
 
 def score_models(
@@ -58,47 +48,33 @@ def score_models(
     return {
         "pictures": len(questions.jpgs),
         "captions": len(questions.captions),
-        "chance": questions.chance,
+        "chance": questions.matches.float().mean().item(),
         "models": {name: _score(path, questions, settings) for name, path in models.items()},
     }
 
 
 def ask(examples: Sequence[Example]) -> Questions:
-    """Each picture and each caption once.
-
-    Pictures of one caption, and captions of one picture, are right for each other: they form
-    a group, the connected part of the graph whose edges are the pairs.
-    """
-    jpgs = list(dict.fromkeys(example.jpg for example in examples))
-    captions = list(dict.fromkeys(example.caption for example in examples))
-    row = {jpg: index for index, jpg in enumerate(jpgs)}
-    column = {caption: len(jpgs) + index for index, caption in enumerate(captions)}
-    edges = (
-        [row[example.jpg] for example in examples],
-        [column[example.caption] for example in examples],
-    )
-    nodes = len(jpgs) + len(captions)
-    graph = coo_matrix((np.ones(len(examples)), edges), shape=(nodes, nodes))
-    _, groups = connected_components(graph, directed=False)
-    groups = torch.from_numpy(groups)
-    return Questions(jpgs, captions, groups[: len(jpgs)], groups[len(jpgs) :])
+    """Each picture and each caption once; every caption that a picture was given is right."""
+    row = {jpg: index for index, jpg in enumerate(dict.fromkeys(e.jpg for e in examples))}
+    column = {text: index for index, text in enumerate(dict.fromkeys(e.caption for e in examples))}
+    matches = torch.zeros(len(row), len(column), dtype=torch.bool)
+    for example in examples:
+        matches[row[example.jpg], column[example.caption]] = True
+    return Questions(list(row), list(column), matches)
 
 
 @torch.inference_mode()
 def _score(checkpoint: Path, questions: Questions, settings: ScoreSettings) -> dict[str, float]:
     model, preprocess = clip_model.load(checkpoint)
     images = _image_features(model, preprocess, questions.jpgs, settings.batch_size)  # [P, D]
-    classes = clip_model.zero_shot_classifier(model, questions.captions, settings.templates)
-    ranks = first_ranks(images, classes, questions.picture_groups, questions.caption_groups)
-    zero_shot = {f"zero-shot top-{k}": (ranks < k).float().mean().item() for k in (1, 5)}
-    retrieval = clip_model.retrieval_recall(
-        images,
-        clip_model.encode_texts(model, questions.captions),
-        settings.recall_at,
-        questions.picture_groups,
-        questions.caption_groups,
-    )
-    return zero_shot | retrieval
+    classes = clip_model.zero_shot_classifier(model, questions.captions, settings.templates).cpu()
+    texts = clip_model.encode_texts(model, questions.captions).cpu()  # [C, D]
+    matches, to_classes, to_texts = questions.matches, images @ classes.T, images @ texts.T
+    scores = {f"zero-shot top-{k}": recall_at_k(to_classes, matches, k) for k in (1, 5)}
+    for k in settings.recall_at:
+        scores[f"image to text R@{k}"] = recall_at_k(to_texts, matches, k)
+        scores[f"text to image R@{k}"] = recall_at_k(to_texts.T, matches.T, k)
+    return scores
 
 
 def _image_features(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from query_builder.settings import BigramSettings, QuerySettings, find_dumps
+from query_builder.settings import BigramSettings, QuerySettings
+from workers.settings import find_files
 from workers.tally import Tally
 
 COMPLETE, CONFIGURATION, PARTIAL, INTERRUPTED = 0, 2, 3, 130
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.CRITICAL)
     try:
         settings = _settings(options)
-        dumps = find_dumps(settings.dumps)
+        dumps = find_files(settings.dumps)
         _check_empty(options.out)
     except (OSError, ValidationError) as error:
         sys.stderr.write(f"query_builder: {error}\n")
@@ -110,7 +111,7 @@ def _build(dumps: Sequence[Path], out: Path, settings: QuerySettings, beam: Sequ
     sys.stdout.write(f"wrote {tallies['terms'].kept:,} queries to {out}\n")
     if not tallies["pages"].failed:
         return COMPLETE
-    for damage in tallies["pages"].samples["damaged dump"].values():
+    for damage in tallies["pages"].samples["damaged_dump"].values():
         sys.stderr.write(f"query_builder: {damage['file']}: {damage['error']}\n")
     return PARTIAL
 

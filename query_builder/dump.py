@@ -63,17 +63,17 @@ def read_pages(path: Path, tally: Tally) -> Iterator[Page]:
             yield Page(title, text)
     except DamagedDumpError as error:
         row = {"file": str(path), "offset": error.offset, "error": str(error)}
-        tally.fail("damaged dump", f"{path}@{error.offset}", row)
+        tally.fail("damaged_dump", f"{path}@{error.offset}", row)
 
 
 def _rejection(page: Any, text: str) -> str | None:
     """Why a page is not an article, or None if it is one."""
     if page.findtext("{*}ns", "0").strip() != "0":
-        return "not in the article namespace"
+        return "not_an_article"
     if page.find("{*}redirect") is not None:
         return "redirect"
     if not text.strip():
-        return "no text"
+        return "no_text"
     return None
 
 

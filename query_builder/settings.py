@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from glob import glob
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from workers.settings import Settings, resolve_path
+from workers.settings import Settings
 
 
 class BigramSettings(Settings):
@@ -48,19 +45,3 @@ class QuerySettings(Settings):
         description="at most this many queries (CLIP: 500,000), filled with words by count, then "
         "bigrams by PMI, then titles in alphabetical order",
     )
-
-
-def find_dumps(patterns: Iterable[str]) -> list[Path]:
-    """The files that paths and globs name: absolute, sorted, each once.
-
-    Raises FileNotFoundError for a pattern that names no file.
-    """
-    found: set[Path] = set()
-    for pattern in patterns:
-        path = resolve_path(pattern)
-        files = [path] if path.is_file() else [Path(name) for name in glob(str(path))]  # noqa: PTH207
-        files = [file.resolve() for file in files if file.is_file()]
-        if not files:
-            raise FileNotFoundError(f"no dump at {pattern}")
-        found.update(files)
-    return sorted(found)

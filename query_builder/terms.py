@@ -58,12 +58,12 @@ def prune(counts: Counts, settings: QuerySettings) -> Frequent:
     words = pa.table([counts.words, counts.word_counts], schema=_WORDS)
     words = words.filter(pc.field("count") > 0)  # those with 0 are counted in other partitions
     rare = words.filter(pc.field("count") < settings.min_count)
-    _reject(tally, "word below min_count", "word", rare)
+    _reject(tally, "word_below_min_count", "word", rare)
 
     frequent = counts.bigram_counts >= settings.bigrams.min_count
     nearest = _most_frequent(counts.bigram_counts, np.flatnonzero(~frequent))
     rare = _bigrams(counts, nearest)
-    _reject(tally, "bigram below min_count", "bigram", rare, total=int((~frequent).sum()))
+    _reject(tally, "bigram_below_min_count", "bigram", rare, total=int((~frequent).sum()))
     return Frequent(
         words.filter(pc.field("count") >= min(settings.min_count, settings.bigrams.min_count)),
         _bigrams(counts, np.flatnonzero(frequent)),
@@ -85,7 +85,7 @@ def select(
     words = pa.concat_tables([_WORDS.empty_table(), *(part.words for part in parts)])
     bigrams = _with_pmi(parts, words)
     unusual = pc.field("pmi") >= settings.bigrams.min_pmi
-    _reject(tally, "bigram below min_pmi", "bigram", bigrams.filter(~unusual))
+    _reject(tally, "bigram_below_min_pmi", "bigram", bigrams.filter(~unusual))
 
     words = words.filter(pc.field("count") >= settings.min_count).sort_by(_BY_COUNT)
     bigrams = bigrams.filter(unusual).sort_by([("pmi", "descending"), *_BY_COUNT])
@@ -139,7 +139,7 @@ def _names(titles: Iterable[str], settings: QuerySettings, tally: Tally) -> list
         if any(character.isalnum() for character in name):
             names.append(name.lower() if settings.lower_case else name)
         else:
-            tally.reject("title without a word", title, {"query": title, "kind": "title"})
+            tally.reject("title_without_word", title, {"query": title, "kind": "title"})
     return names
 
 
@@ -164,7 +164,7 @@ def _distinct(terms: pa.Table, tally: Tally) -> pa.Table:
 def _cap(terms: pa.Table, max_queries: int, tally: Tally) -> pa.Table:
     over = terms.slice(max_queries)
     for kind in over["kind"].unique().to_pylist():
-        _reject(tally, f"{kind} over max_queries", kind, over.filter(pc.field("kind") == kind))
+        _reject(tally, f"{kind}_over_max_queries", kind, over.filter(pc.field("kind") == kind))
     return terms.slice(0, max_queries)
 
 

@@ -6,6 +6,8 @@ from these. Unknown keys are refused, so that a misspelt setting is an error and
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -138,3 +140,19 @@ def resolve_path(text: str) -> Path:
             "`make` or `pip install -e .[sample]`"
         )
     return Path(spec.submodule_search_locations[0]) / inside
+
+
+def find_files(patterns: Iterable[str]) -> list[Path]:
+    """The files that paths and globs (``package:`` ones too) name: absolute, sorted, each once.
+
+    Raises FileNotFoundError for a pattern that names no file.
+    """
+    found: set[Path] = set()
+    for pattern in patterns:
+        path = resolve_path(pattern).absolute()
+        matches = [path] if path.is_file() else [Path(name) for name in glob(str(path))]  # noqa: PTH207
+        files = [match for match in matches if match.is_file()]
+        if not files:
+            raise FileNotFoundError(f"there is no file {pattern}")
+        found.update(files)
+    return sorted(found)

@@ -79,7 +79,7 @@ class TrainOnRay:
             scaling_config=ray.train.ScalingConfig(
                 num_workers=1,
                 use_gpu=self.settings.use_gpu,
-                resources_per_worker={"CPU": min(1, self.settings.cpus)},
+                resources_per_worker={"CPU": 1},
             ),
             run_config=ray.train.RunConfig(
                 # A known name goes on from its last checkpoint: the key in it ties the name to

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from pipelines.stages.queries import find_files
+from pipelines.stages.queries import named_files
 from workers.settings import PairSettings
 from workers.tally import Tally
 
@@ -25,7 +25,7 @@ class Pairs(Stage):
 
     def warcs(self) -> list[Path]:
         """The WARC files given beside the crawl's own."""
-        return find_files(self.run.config.pairs.warcs, "pairs.warcs")
+        return named_files(self.run.config.pairs.warcs, "pairs.warcs")
 
     def plan(self) -> list[Shard]:
         settings = self.run.config.pairs

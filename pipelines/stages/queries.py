@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
 from query_builder.settings import QuerySettings
-from workers.settings import resolve_path
+from workers.settings import find_files
 from workers.tally import Tally
 
 
@@ -26,7 +25,7 @@ class Queries(Stage):
 
     def dumps(self) -> list[Path]:
         """The dump files, sorted. Raises ConfigError for a pattern that matches none."""
-        return find_files(self.run.config.queries.dumps, "queries.dumps")
+        return named_files(self.run.config.queries.dumps, "queries.dumps")
 
     def plan(self) -> list[Shard]:
         return [self.shard("all", self.run.config.queries.identity(), self.dumps())]
@@ -48,19 +47,9 @@ class BuildQueries:
         return build_queries(dumps, out, self.settings, self.beam_options)
 
 
-def find_files(patterns: Sequence[str], key: str) -> list[Path]:
-    """The files that paths and globs name, absolute and sorted.
-
-    Raises ConfigError, naming the configuration's key, for one that names no file.
-    """
-    found: set[Path] = set()
-    for pattern in patterns:
-        try:
-            path = resolve_path(pattern).absolute()
-        except FileNotFoundError as error:
-            raise ConfigError(f"{key}: {error}") from error
-        matches = [Path(match) for match in glob.glob(str(path))]  # noqa: PTH207
-        if not matches:
-            raise ConfigError(f"{key}: there is no file {pattern}")
-        found.update(matches)
-    return sorted(found)
+def named_files(patterns: Sequence[str], key: str) -> list[Path]:
+    """The files that a setting names. Raises ConfigError, naming the key, where there is none."""
+    try:
+        return find_files(patterns)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{key}: {error}") from error

@@ -11,6 +11,7 @@ from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
 from pipelines.stages.embeddings import checkpoint_file
+from pipelines.stages.model import CHECKPOINT
 from workers.storage import write_json
 from workers.tally import Tally
 
@@ -28,7 +29,7 @@ class Scores(Stage):
             "held_out": config.model.held_out,
         }
         start = checkpoint_file(config.model.start_from, "model.start_from")
-        (trained,) = self.run.outputs("model")
+        trained = self.folder.parent / "model" / CHECKPOINT
         return [self.shard("all", identity, [*self.run.outputs("dataset"), start, trained])]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:

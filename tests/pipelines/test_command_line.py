@@ -30,7 +30,7 @@ def test_help_explains_every_option(command):
         (["--set", "pages.seeds=[ftp://a/]"], "is not an http or https URL"),
         (["--set", "gates.pears={}"], "there is no stage 'pears'"),
         (["--set", "pairs.warcs=[absent.warc]"], "pairs.warcs: "),
-        (["--stage", "embeddings"], "stage embeddings reads images, not complete yet"),
+        (["--stage", "embeddings"], "stage embeddings reads images, not complete"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(tmp_path, arguments, message):

@@ -16,8 +16,9 @@ import regex
 from query_builder import build
 from query_builder.build import build_queries
 from query_builder.markup import plain_text
-from query_builder.settings import BigramSettings, QuerySettings, find_dumps
+from query_builder.settings import BigramSettings, QuerySettings
 from workers.contracts import QUERIES
+from workers.settings import find_files
 from workers.tally import Tally
 
 EVERYTHING = QuerySettings(
@@ -83,7 +84,7 @@ def test_real_dump_gives_sensible_queries(enwiki, tmp_path):
     assert tallies["pages"].counts() == {
         "in": 206,
         "kept": 106,
-        "rejected": {"not in the article namespace": 1, "redirect": 99},
+        "rejected": {"not_an_article": 1, "redirect": 99},
         "failed": {},
     }
 
@@ -126,7 +127,7 @@ def test_truncated_dump_is_counted_up_to_the_damage(enwiki, tmp_path):
     cut.write_bytes(enwiki.read_bytes()[:800_000])
     table, tallies = run([cut], tmp_path / "out", SMALL)
     assert len(table) > 1_000
-    assert tallies["pages"].failed == {"damaged dump": 1}
+    assert tallies["pages"].failed == {"damaged_dump": 1}
     assert 30 < tallies["pages"].kept < 106
 
 
@@ -137,7 +138,7 @@ def test_no_article_gives_an_empty_list(write_dump, tmp_path):
 
 def test_globs_and_packages_are_found(write_dump, tmp_path):
     first, second = write_dump([], name="1.xml"), write_dump([], name="2.xml")
-    assert find_dumps([str(tmp_path / "*.xml"), str(second)]) == [first, second]
-    assert find_dumps(["package:gensim/test/test_data/bgwiki*"])[0].suffix == ".bz2"
-    with pytest.raises(FileNotFoundError, match="no dump at"):
-        find_dumps([str(tmp_path / "*.bz2")])
+    assert find_files([str(tmp_path / "*.xml"), str(second)]) == [first, second]
+    assert find_files(["package:gensim/test/test_data/bgwiki*"])[0].suffix == ".bz2"
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        find_files([str(tmp_path / "*.bz2")])

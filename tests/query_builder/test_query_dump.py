@@ -21,7 +21,7 @@ def read(path: Path) -> tuple[list[Page], Tally]:
 def test_real_dump_gives_its_articles(enwiki):
     pages, tally = read(enwiki)
     assert len(pages) == 106
-    assert tally.rejected == {"redirect": 99, "not in the article namespace": 1}
+    assert tally.rejected == {"redirect": 99, "not_an_article": 1}
     assert not tally.failed
     assert pages[0].title == "Anarchism"
     assert pages[0].text.startswith("{{Redirect2|Anarchist|")
@@ -29,7 +29,7 @@ def test_real_dump_gives_its_articles(enwiki):
 
 def test_utf16_dump(bgwiki):
     pages, tally = read(bgwiki)
-    assert tally.rejected == {"not in the article namespace": 2}
+    assert tally.rejected == {"not_an_article": 2}
     assert [page.title for page in pages] == ["Григориански календар"]
     assert pages[0].text.endswith("[[Категория:Календари]]")
 
@@ -62,7 +62,7 @@ def test_pages_that_are_no_articles_are_counted(tmp_path):
     )
     pages, tally = read(path)
     assert [page.title for page in pages] == ["D"]
-    assert tally.rejected == {"not in the article namespace": 1, "redirect": 1, "no text": 1}
+    assert tally.rejected == {"not_an_article": 1, "redirect": 1, "no_text": 1}
     assert list(tally.samples["redirect"]) == ["B"]
 
 
@@ -75,8 +75,8 @@ def test_truncated_dump_keeps_what_can_be_read(enwiki, tmp_path, compress):
     pages, tally = read(path)
     assert pages == whole[: len(pages)]
     assert len(pages) > 20
-    assert tally.failed == {"damaged dump": 1}
-    (sample,) = tally.samples["damaged dump"].values()
+    assert tally.failed == {"damaged_dump": 1}
+    (sample,) = tally.samples["damaged_dump"].values()
     assert sample["file"] == str(path)
     # Half of the file is about half of the XML, to a bz2 block of 0.9 MB.
     assert 2_000_000 < sample["offset"] < 4_000_000
@@ -87,7 +87,7 @@ def test_invalid_xml_keeps_the_pages_before(write_dump):
     path.write_text(path.read_text().replace("<title>B</title>", "<title>B</titel>"))
     pages, tally = read(path)
     assert [page.title for page in pages] == ["A"]
-    assert tally.failed == {"damaged dump": 1}
+    assert tally.failed == {"damaged_dump": 1}
 
 
 def test_corrupt_bz2_block_is_reported(enwiki, tmp_path):
@@ -97,7 +97,7 @@ def test_corrupt_bz2_block_is_reported(enwiki, tmp_path):
     path.write_bytes(stored)
     pages, tally = read(path)
     assert len(pages) > 20
-    assert tally.failed == {"damaged dump": 1}
+    assert tally.failed == {"damaged_dump": 1}
 
 
 def test_a_file_that_is_no_dump_is_reported(tmp_path):
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_dump_is_reported(tmp_path):
     path.write_bytes(b"this is not XML")
     pages, tally = read(path)
     assert not pages
-    assert tally.failed == {"damaged dump": 1}
+    assert tally.failed == {"damaged_dump": 1}
 
 
 def test_page_larger_than_libxml2s_default_limit(write_dump):

@@ -58,16 +58,16 @@ def test_rare_words_still_count_in_the_pmi_of_their_bigrams():
     rows, tally = select_from(text, settings_with(min_count=3, bigram_count=2))
     assert list(rows) == ["a b"]
     assert rows["a b"]["pmi"] == pytest.approx(math.log2(1 / ((2 / 5) * (2 / 5))))
-    assert tally.rejected == {"word below min_count": 3}
+    assert tally.rejected == {"word_below_min_count": 3}
 
 
 def test_thresholds_and_reasons():
     text = "the cat. " * 4 + "the dog. the end. " + "the " * 8 + "\n" + "big end"
     rows, tally = select_from(text, settings_with(min_count=2, bigram_count=2, min_pmi=1.0))
     assert set(rows) == {"the", "cat", "end", "the cat"}
-    assert tally.rejected["bigram below min_pmi"] == 1  # "the the"
-    assert tally.rejected["word below min_count"] == 2  # dog, big
-    assert tally.samples["bigram below min_pmi"].popitem()[1]["query"] == "the the"
+    assert tally.rejected["bigram_below_min_pmi"] == 1  # "the the"
+    assert tally.rejected["word_below_min_count"] == 2  # dog, big
+    assert tally.samples["bigram_below_min_pmi"].popitem()[1]["query"] == "the the"
 
 
 def test_a_term_is_there_once_in_the_order_word_bigram_title():
@@ -77,7 +77,7 @@ def test_a_term_is_there_once_in_the_order_word_bigram_title():
     assert rows["new york"]["kind"] == "bigram"
     assert rows["berlin"]["kind"] == "title"
     assert rows["berlin"]["count"] is None
-    assert tally.rejected == {"duplicate": 5, "title without a word": 1}
+    assert tally.rejected == {"duplicate": 5, "title_without_word": 1}
 
 
 def test_case_can_be_kept():
@@ -92,8 +92,8 @@ def test_cap_takes_words_then_bigrams_then_titles_and_settles_ties_by_name():
         rows, tally = select_from(text, settings_with(max_queries=cap), titles)
         assert set(rows) == expected
         assert tally.kept == cap
-    assert tally.rejected == {"bigram over max_queries": 1, "title over max_queries": 2}
-    assert [row["query"] for row in tally.samples["title over max_queries"].values()] == ["y", "z"]
+    assert tally.rejected == {"bigram_over_max_queries": 1, "title_over_max_queries": 2}
+    assert [row["query"] for row in tally.samples["title_over_max_queries"].values()] == ["y", "z"]
 
 
 def test_nothing_in_gives_an_empty_list():

@@ -16,9 +16,14 @@ def _leaf_codecs(path):
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "shard"
     path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("half of the ne")
-        raise RuntimeError
+
+    def write_and_fail():
+        with replacing(path) as temporary:
+            temporary.write_text("half of the ne")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_and_fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
