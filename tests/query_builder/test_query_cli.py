@@ -33,7 +33,7 @@ def test_truncated_dump_exits_3_and_names_the_file(enwiki, tmp_path, capsys):
     cut.write_bytes(enwiki.read_bytes()[:800_000])
     assert main([str(cut), "--out", str(tmp_path / "out"), "--titles", "none"]) == 3
     output = capsys.readouterr()
-    assert "1 failed: damaged dump" in output.out
+    assert "1 failed: damaged_dump" in output.out
     assert f"{cut}: truncated" in output.err
     assert len(pq.read_table(tmp_path / "out" / "00000.parquet")) > 50
 
@@ -43,7 +43,7 @@ def test_truncated_dump_exits_3_and_names_the_file(enwiki, tmp_path, capsys):
     [
         (["--min-count", "0"], "greater than or equal to 1"),
         (["--titles", "some"], "'all' or 'none'"),
-        (["missing.bz2"], "no dump at missing.bz2"),
+        (["missing.bz2"], "there is no file missing.bz2"),
     ],
 )
 def test_wrong_options_exit_2_and_write_nothing(write_dump, tmp_path, capsys, extra, message):
