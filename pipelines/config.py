@@ -88,8 +88,9 @@ class BeamSettings(Settings):
     """Where Beam runs."""
 
     options: tuple[str, ...] = Field(
-        default=("--runner=FnApiRunner",),
-        description="Beam's own pipeline options: the runner and what it needs",
+        default=(),
+        description="Beam's own pipeline options; without a --runner, the one that runs in this "
+        "process",
     )
 
 

@@ -37,9 +37,10 @@ def on_beam(
 ) -> Iterator[Outcome]:
     """A Beam element for each shard, on any runner."""
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
 
-    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+    from workers.beam_pipeline import open_pipeline
+
+    with open_pipeline(options) as pipeline:
         _ = (
             pipeline
             | "shards" >> beam.Create(list(shards))

@@ -41,5 +41,6 @@ def configure(directory: Path) -> None:
     root.setLevel(logging.WARNING)
     # Beam warns of Google Cloud's packages, which nothing here needs.
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    root.addFilter(lambda record: "apitools not found" not in record.getMessage())
     for name in OURS:
         logging.getLogger(name).setLevel(logging.INFO)

@@ -19,18 +19,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from query_builder.counts import Counts, count, merge, partition
 from query_builder.dump import read_pages
 from query_builder.markup import plain_text
 from query_builder.settings import QuerySettings
 from query_builder.terms import Frequent, prune, select
+from workers.beam_pipeline import open_pipeline
 from workers.storage import TEMPORARY_PREFIX, write_json, write_table
 from workers.tally import Tally
 
@@ -60,33 +59,13 @@ def build_queries(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     report = out_dir / f"{TEMPORARY_PREFIX}tallies.json"
-    with _interruptible(), beam.Pipeline(options=_options(beam_options)) as pipeline:
+    with open_pipeline(beam_options) as pipeline:
         _add_stages(pipeline, dumps, out_dir / "00000.parquet", report, settings)
     tallies = _read_tallies(report)
     report.unlink()
     for tally in tallies.values():
         tally.check()
     return tallies
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt as it is: Beam raises it as a RuntimeError from inside a stage."""
-    try:
-        yield
-    except RuntimeError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-            cause = cause.__cause__ or cause.__context__
-        raise
-
-
-def _options(flags: Sequence[str]) -> Any:
-    # Beam's default runner looks for a binary to download.
-    chosen = any(flag.startswith("--runner") for flag in flags)
-    return PipelineOptions(list(flags) if chosen else ["--runner=FnApiRunner", *flags])
 
 
 def _add_stages(

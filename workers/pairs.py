@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.utils.shared import Shared
 from pydantic import TypeAdapter
 
 from workers.balance import Cap, Floats, Ints, QueryDraws, SmallestDraws, bucket_matches
+from workers.beam_pipeline import open_pipeline
 from workers.captions import caption_rules, clean_caption, first_reason
 from workers.contracts import PAIRS, make_pair_id
 from workers.extract import Candidate, extract_pairs
@@ -87,18 +87,11 @@ def build_pairs(
     out_dir.mkdir(parents=True, exist_ok=True)
     inputs = [path.absolute() for path in sorted(warcs, key=lambda path: (path.name, path))]
     query_files = sorted(path.absolute() for path in queries)
-    with beam.Pipeline(options=pipeline_options(beam_options)) as pipeline:
+    with open_pipeline(beam_options) as pipeline:
         _assemble(pipeline, inputs, query_files, out_dir, settings, seed)
     tallies = _collect_tallies(out_dir / _TALLIES_FILE)
     _check_tallies(tallies)
     return tallies
-
-
-def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
-    """Beam's options; without a runner among them, the one that runs in this process."""
-    # DirectRunner would first try to download another runner's binary.
-    embedded = [] if any(a.startswith("--runner") for a in arguments) else ["--runner=FnApiRunner"]
-    return PipelineOptions([*embedded, *arguments])
 
 
 def _assemble(

@@ -12,6 +12,7 @@ import pytest
 from pipelines.receipts import Ledger
 from pipelines.stages import DATASET_STAGES, STAGES
 from tests.pipelines.conftest import kill_group, wait_for
+from workers.captions import clean_caption
 from workers.contracts import DATASET, IMAGES, PAIRS, QUERIES, make_pair_id
 
 BUILD = "pipelines.build_dataset"
@@ -93,7 +94,7 @@ def test_the_noise_of_the_web_is_counted_by_reason(finished):
 
 def test_nothing_disallowed_and_nothing_broken_reaches_the_data_set(finished):
     truth = pq.read_table(finished / "truth.parquet").to_pylist()
-    kind = {make_pair_id(row["url"], row["caption"] or ""): row["kind"] for row in truth}
+    kind = {make_pair_id(row["url"], clean_caption(row["caption"])): row["kind"] for row in truth}
     kinds = {kind[pair_id] for pair_id in read(finished, "images")["pair_id"].to_pylist()}
     bad = ("not_found", "truncated", "short_body", "redirect_loop", "opted_out")
     assert "clean" in kinds

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from workers.beam_pipeline import pipeline_options
 from workers.contracts import PAIRS, QUERIES, make_pair_id
 from workers.match import naive_match
-from workers.pairs import QUERY_COUNTS_FILE, ReadPairs, build_pairs, pipeline_options, shard_of
+from workers.pairs import QUERY_COUNTS_FILE, ReadPairs, build_pairs, shard_of
 from workers.settings import PairSettings
 from workers.storage import write_table
 from workers.tally import Tally

@@ -1,0 +1,34 @@
+"""Beam pipelines as this project opens them: in this process unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+
+def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
+    """Beam's options; without a runner among them, the one that runs in this process."""
+    # DirectRunner, Beam's default, would first try to download another runner's binary.
+    embedded = [] if any(a.startswith("--runner") for a in arguments) else ["--runner=FnApiRunner"]
+    return PipelineOptions([*embedded, *arguments])
+
+
+@contextmanager
+def open_pipeline(arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
+    """A pipeline with the given options, run when the block ends.
+
+    Raises KeyboardInterrupt as it is: Beam raises it as a RuntimeError from inside a stage.
+    """
+    try:
+        with beam.Pipeline(options=pipeline_options(arguments)) as pipeline:
+            yield pipeline
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            cause = cause.__cause__ or cause.__context__
+        raise
