@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -126,6 +127,7 @@ class Ledger:
             if receipt.shard not in valid:
                 (self.folder / RECEIPTS / f"{receipt.shard}.json").unlink()
                 (self.folder / REJECTED / f"{receipt.shard}.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
         named = {path.name for path in self.outputs()}
         for path in self.folder.glob("*"):
             if path.is_file() and path.name not in named:
@@ -139,9 +141,9 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
     it has ended and its account balances. Raises LostRowsError when it does not balance.
     """
     started = time.monotonic()
-    scratch = folder / SCRATCH / shard.name
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    (folder / SCRATCH).mkdir(parents=True, exist_ok=True)
+    # A name of its own: a worker of a killed run may still be writing for a moment.
+    scratch = Path(tempfile.mkdtemp(prefix=f"{shard.name}-", dir=folder / SCRATCH))
     tallies = work(shard, scratch)
     for tally in tallies.values():
         tally.check()

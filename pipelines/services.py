@@ -14,6 +14,7 @@ from typing import IO
 import requests
 
 from pipelines.config import Service
+from pipelines.guard import GRACE, end
 from pipelines.run import Run
 
 log = logging.getLogger(__name__)
@@ -38,19 +39,30 @@ def _running(name: str, service: Service, run: Run) -> Iterator[None]:
     command = [
         sys.executable if word == "python" else run.resolve(word) for word in service.command
     ]
-    if _answers(service.ready):
-        raise ServiceError(
-            f"service {name}: something answers at {service.ready} already; end it, or choose "
-            f"another port in services.{name}"
-        )
+    guarded = [sys.executable, "-m", "pipelines.guard", *command]
+    _wait_until_free(name, service)
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            guarded, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+        )
         try:
             _wait_until_ready(name, service, process, output)
             log.info("service %s: ready", name)
             yield
         finally:
-            _end(process)
+            end(process)
+
+
+def _wait_until_free(name: str, service: Service) -> None:
+    """Wait for the service of a run that was just killed to end."""
+    deadline = time.monotonic() + 2 * GRACE
+    while _answers(service.ready):
+        if time.monotonic() > deadline:
+            raise ServiceError(
+                f"service {name}: something else answers at {service.ready}; end it, or choose "
+                f"another port in services.{name}"
+            )
+        time.sleep(0.1)
 
 
 def _wait_until_ready(
@@ -82,12 +94,3 @@ def _answers(url: str) -> bool:
 def _tail(output: IO[bytes]) -> str:
     output.seek(0)
     return output.read()[-2000:].decode(errors="replace").strip()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=5.0)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -41,10 +41,14 @@ class Model(Stage):
         return [self.shard("all", identity, [*self.run.outputs("dataset"), start])]
 
     def note(self) -> str:
-        metrics = self.folder / SCRATCH / "all" / METRICS
-        if not metrics.exists():
+        lines = [
+            line
+            for file in (self.folder / SCRATCH).glob(f"*/{METRICS}")
+            for line in file.read_text(encoding="utf-8").splitlines()
+        ]
+        if not lines:
             return "starting"
-        last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+        last = json.loads(lines[-1])
         return (
             f"epoch {last['epoch'] + 1} of {self.run.config.model.epochs}, loss {last['loss']:.3f}"
         )

@@ -1,8 +1,6 @@
 """A small run of the real thing: Beam, Scrapy, img2dataset over HTTP, Ray, CLIP, Parquet."""
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -52,7 +50,6 @@ class Commands:
             self.arguments(module, run_dir, *more),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
 
 
@@ -83,9 +80,3 @@ def wait_for(path: Path, pattern: str, process, seconds=120.0):
         assert process.poll() is None, process.stdout.read().decode()
         time.sleep(0.01)
     raise AssertionError(f"no {pattern} in {path} after {seconds} s")
-
-
-def kill_group(process, how=signal.SIGKILL):
-    """End a command and all that it has started, Ray and services too, without a chance to tidy."""
-    os.killpg(process.pid, how)
-    process.wait()

@@ -1,0 +1,88 @@
+"""Services as real processes: started, ready, ended, whatever happens to the run."""
+
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+
+from pipelines.config import Config
+from pipelines.run import Run
+from pipelines.services import ServiceError, services_of
+
+RUN_A_SERVICE_AND_HANG = """
+import sys, time
+from pipelines.config import Config
+from pipelines.run import Run
+from pipelines.services import services_of
+run = Run(Config.model_validate_json(sys.argv[1]), None)
+with services_of(run, "pages"):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def config(port, command, timeout=20.0):
+    service = {
+        "command": command,
+        "ready": f"http://127.0.0.1:{port}/",
+        "stages": ["pages"],
+        "timeout": timeout,
+    }
+    return Config.model_validate({"name": "test", "queries": {}, "services": {"web": service}})
+
+
+def serving(port):
+    return ["python", "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+
+
+def answers(port):
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/", timeout=2).ok
+    except requests.ConnectionError:
+        return False
+
+
+def test_a_service_runs_for_its_stages_only(port, tmp_path):
+    run = Run(config(port, serving(port)), tmp_path)
+    with services_of(run, "pairs"):
+        assert not answers(port)
+    with services_of(run, "pages"):
+        assert answers(port)
+    assert not answers(port)
+
+
+def test_a_service_that_ends_early_says_why(port, tmp_path):
+    command = ["python", "-c", "import sys; sys.exit('no such table')"]
+    run = Run(config(port, command), tmp_path)
+    with pytest.raises(ServiceError, match="exit code 1 .*\n.*no such table"):
+        services_of(run, "pages").__enter__()
+
+
+def test_a_service_that_never_answers_is_given_up(port, tmp_path):
+    run = Run(config(port, ["python", "-c", "input()"], timeout=0.5), tmp_path)
+    with pytest.raises(ServiceError):
+        services_of(run, "pages").__enter__()
+
+
+def test_a_service_does_not_outlive_a_run_that_was_killed(port):
+    settings = config(port, serving(port)).model_dump_json()
+    command = [sys.executable, "-c", RUN_A_SERVICE_AND_HANG, settings]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert answers(port)
+        process.kill()
+    deadline = time.monotonic() + 10
+    while answers(port):
+        assert time.monotonic() < deadline, "the service is still there"
+        time.sleep(0.1)
