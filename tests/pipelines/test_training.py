@@ -1,0 +1,116 @@
+"""The training loop and the scores, without Ray."""
+
+import pytest
+import torch
+
+from pipelines.config import ScoreSettings, TrainSettings
+from pipelines.held_out import Example, is_held_out, read_examples
+from pipelines.scoring import ask, score_models
+from pipelines.training import DivergedError, train
+from tests.shards import jpeg, pictures, save_tiny_model, write_dataset
+from workers.tally import Tally
+
+
+@pytest.fixture
+def shards(tmp_path):
+    pairs = list(pictures(60))
+    write_dataset(pairs[:40], tmp_path / "00000.parquet")
+    write_dataset(pairs[40:], tmp_path / "00001.parquet")
+    return [tmp_path / "00000.parquet", tmp_path / "00001.parquet"]
+
+
+def settings(tmp_path, **more):
+    model = save_tiny_model(tmp_path / "start.safetensors")
+    values = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 2}
+    return TrainSettings(start_from=model, **(values | more))
+
+
+class Reports:
+    def __init__(self):
+        self.metrics, self.states = [], []
+
+    def __call__(self, metrics, state):
+        self.metrics.append(metrics)
+        self.states.append({**state, "model": {k: v.clone() for k, v in state["model"].items()}})
+
+
+def test_the_loss_goes_down_and_every_pair_is_accounted_for(shards, tmp_path):
+    reports = Reports()
+    trained = train(shards, settings(tmp_path, epochs=8), 0, reports)
+    losses = [metrics["loss"] for metrics in reports.metrics]
+    assert losses[-1] < 0.8 * losses[0]
+    trained.pairs.check()
+    assert trained.pairs.rows_in == 60
+    assert 0 < trained.pairs.rejected["held_out"] < 30
+
+
+def test_training_is_a_function_of_its_seed_and_goes_on_where_it_stopped(shards, tmp_path):
+    whole, again, other = Reports(), Reports(), Reports()
+    config = settings(tmp_path)
+    unbroken = train(shards, config, 0, whole).model.state_dict()
+    train(shards, config, 1, other)
+    assert whole.metrics[0]["loss"] != other.metrics[0]["loss"]
+
+    class KilledError(Exception):
+        pass
+
+    def die_after_the_first_epoch(metrics, state):
+        again(metrics, state)
+        torch.save(state, tmp_path / "state.pt")
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train(shards, config, 0, die_after_the_first_epoch)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed = train(shards, config, 0, again, state).model.state_dict()
+    assert [m["loss"] for m in again.metrics] == [m["loss"] for m in whole.metrics]
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(shards, tmp_path):
+    with pytest.raises(DivergedError, match="lower model.learning_rate"):
+        train(shards, settings(tmp_path, learning_rate=1e12, warmup_steps=0), 0, Reports())
+
+
+def test_too_few_pairs_are_refused_with_what_to_do(tmp_path):
+    write_dataset(list(pictures(1)), tmp_path / "00000.parquet")
+    with pytest.raises(ValueError, match="lower dataset.min_similarity"):
+        train([tmp_path / "00000.parquet"], settings(tmp_path), 0, Reports())
+
+
+def test_the_parts_are_disjoint_whole_and_split_by_picture(shards):
+    tallies = Tally(), Tally()
+    training = list(read_examples(shards, 0, 0.3, held_out=False, tally=tallies[0]))
+    held_out = list(read_examples(shards, 0, 0.3, held_out=True, tally=tallies[1]))
+    assert len(training) + len(held_out) == 60
+    assert not {e.jpg for e in training} & {e.jpg for e in held_out}
+    assert tallies[0].rejected["held_out"] == tallies[1].kept == len(held_out)
+    assert is_held_out(b"x", 0, 1.0)
+    assert not is_held_out(b"x", 0, 0.0)
+
+
+def test_one_picture_with_two_captions_is_one_question_with_two_answers():
+    examples = [
+        Example("1", b"cat", "a cat"),
+        Example("2", b"cat", "a kitten"),
+        Example("3", b"dog", "a dog"),
+    ]
+    questions = ask(examples)
+    assert questions.jpgs == [b"cat", b"dog"]
+    assert questions.matches.tolist() == [[True, True, False], [False, False, True]]
+
+
+def test_scores_are_shares_of_the_same_questions(tmp_path):
+    model = save_tiny_model(tmp_path / "m.safetensors")
+    examples = [Example(str(n), jpg, caption) for n, (caption, jpg) in enumerate(pictures(12))]
+    examples.append(Example("again", jpeg((0, 0, 0)), "black"))
+    scores = score_models({"a": model, "b": model}, examples, ScoreSettings(recall_at=(1, 13)))
+    assert (scores["pictures"], scores["captions"]) == (12, 13)
+    assert scores["models"]["a"] == scores["models"]["b"]
+    assert scores["models"]["a"]["image to text R@13"] == 1.0
+    assert 0 < scores["chance"] < 0.1
+
+
+def test_nothing_held_out_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match=r"raise model\.held_out"):
+        score_models({}, [], ScoreSettings())
