@@ -55,19 +55,22 @@ class Run:
         """A setting's text with ``{run_dir}`` filled in."""
         return text.replace("{run_dir}", str(self.directory))
 
-    def input_hash(self, path: Path) -> str:
-        """The sha256 of an input file; read again only when its size or time has changed.
+    def identify_input(self, stage: str, path: Path) -> dict[str, Any]:
+        """The sha256, size and time of an input file of a stage.
 
-        A finished run with a dump of 20 GB is looked over in seconds, not in a minute.
+        It is read again only when its size or time differ from those on record: a finished run
+        with a dump of 20 GB is looked over in seconds, not in a minute.
         """
         status = path.stat()
-        seen = self.record.setdefault("inputs", {}).get(str(path))
         stamp = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        if seen and all(seen[name] == value for name, value in stamp.items()):
-            return str(seen["sha256"])
-        sha256 = file_hash(path)
-        self.record["inputs"][str(path)] = {"sha256": sha256, **stamp}
-        return sha256
+        known = self.record.get("inputs", {}).get(stage, {}).get(str(path), {})
+        if stamp.items() <= known.items():
+            return dict(known)
+        return {"sha256": file_hash(path), **stamp}
+
+    def note_inputs(self, stage: str, inputs: dict[str, Any]) -> None:
+        """Record the input files that a stage's plan has read."""
+        self.record.setdefault("inputs", {})[stage] = inputs
 
     def save(self) -> None:
         """Write ``run.json``."""

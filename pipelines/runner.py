@@ -45,6 +45,7 @@ class Plan:
         todo: list[Shard] = []
         for shard in stage.plan():
             (done if ledger.is_done(shard) else todo).append(shard)
+        stage.run.note_inputs(stage.name, stage.inputs)
         return cls(done, todo)
 
 

@@ -28,6 +28,8 @@ class Stage(ABC):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.folder = run.directory / self.name
+        #: The files from outside the run that its plan covers, for the run's record.
+        self.inputs: dict[str, Any] = {}
 
     def check(self) -> None:  # noqa: B027 - most stages have nothing to check
         """Raise ConfigError for what can be seen to be wrong before any stage has started."""
@@ -71,7 +73,10 @@ class Stage(ABC):
 
     def _content(self, path: Path) -> str:
         """The sha256 of a file: of another stage's output, as its receipt says it."""
-        return self._known.get(path) or self.run.input_hash(path)
+        if sha256 := self._known.get(path):
+            return sha256
+        self.inputs[str(path)] = self.run.identify_input(self.name, path)
+        return str(self.inputs[str(path)]["sha256"])
 
     @cached_property
     def _known(self) -> dict[Path, str]:

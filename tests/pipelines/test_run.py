@@ -1,0 +1,72 @@
+import json
+import os
+
+import pytest
+
+from pipelines.config import Config
+from pipelines.run import LockedError, Run
+from pipelines.runner import Plan
+from pipelines.stages import STAGES
+
+
+@pytest.fixture
+def dump(tmp_path):
+    path = tmp_path / "dump.xml"
+    path.write_text("<mediawiki/>")
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, dump):
+    config = Config.model_validate({"name": "test", "queries": {"dumps": [str(dump)]}})
+    return Run.open(config, tmp_path / "run")
+
+
+def key(run):
+    (shard,) = Plan.of(STAGES["queries"](run)).todo
+    return shard.key
+
+
+def test_a_key_covers_the_input_and_its_own_settings_and_nothing_else(run, dump, tmp_path):
+    before = key(run)
+    dump.write_text("<mediawiki> </mediawiki>")
+    assert key(run) != before
+    dump.write_text("<mediawiki/>")
+    assert key(run) == before
+
+    def changed(**update):
+        return Run(run.config.model_copy(update=update), run.directory)
+
+    assert key(changed(queries=run.config.queries.model_copy(update={"min_count": 7}))) != before
+    assert key(changed(dataset=run.config.dataset.model_copy(update={"min_similarity": 1}))) == (
+        before
+    )
+
+
+def test_an_input_is_read_again_only_when_its_size_or_time_changed(run, dump):
+    first = key(run)
+    status = dump.stat()
+    dump.write_text("<mediawikI/>")
+    os.utime(dump, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert key(run) == first
+    os.utime(dump)
+    assert key(run) != first
+
+
+def test_the_record_says_what_the_run_depends_on(run, dump):
+    key(run)
+    run.directory.mkdir()
+    run.save()
+    record = json.loads((run.directory / "run.json").read_text())
+    assert set(record["inputs"]["queries"]) == {str(dump)}
+    assert record["configuration"]["queries"]["dumps"] == [str(dump)]
+    assert len(record["configuration_hash"]) == 64
+    assert {"name", "seed", "code", "stages"} <= set(record)
+
+
+def test_a_run_is_locked_for_one_process(run):
+    other = Run(run.config, run.directory)
+    with run.lock(), pytest.raises(LockedError, match="another process"), other.lock():
+        pass
+    with run.lock():
+        pass
