@@ -43,7 +43,7 @@ STARTER = ClipConfig(
 class TrainConfig:
     """What a run depends on besides its data."""
 
-    steps: int = 2000
+    steps: int = 1100
     batch_size: int = 192  # of each process, which is also how many texts an image must tell apart
     processes: int = 2  # one thread each: on small pictures faster than one process of two threads
     peak_lr: float = 1.5e-3

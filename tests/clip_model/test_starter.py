@@ -29,10 +29,10 @@ def test_file_is_small_enough_for_a_repository() -> None:
 
 
 def test_true_captions_score_higher(features: tuple[torch.Tensor, torch.Tensor]) -> None:
-    assert separation(*features) > 0.9
+    assert separation(*features) > 0.95
 
 
 def test_zero_shot_is_far_above_chance(features: tuple[torch.Tensor, torch.Tensor]) -> None:
     recall = clip_model.retrieval_recall(*features)
-    assert recall["image_to_text@1"] > 20 / DRAWN
-    assert recall["text_to_image@1"] > 20 / DRAWN
+    assert recall["image_to_text@1"] > 0.4
+    assert recall["text_to_image@1"] > 0.4
