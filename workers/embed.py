@@ -67,7 +67,7 @@ class Embedder:
     def __init__(self, settings: EmbedSettings) -> None:
         self.settings = settings
         self.model, self.preprocess = clip_model.load(settings.model)
-        self.model.eval()
+        self.device = self.model.logit_scale.device
         self.label_sets = [
             LabelClassifier(
                 name,
@@ -125,8 +125,9 @@ class Embedder:
         self, rows: list[tuple[str, str, Tensor]], schema: pa.Schema
     ) -> pa.RecordBatch:
         pair_ids, captions, pixels = zip(*rows, strict=True)
-        tokens = clip_model.tokenize(list(captions), truncate=True)
-        image = F.normalize(self.model.encode_image(torch.stack(pixels)).float(), dim=-1)  # [N, D]
+        images = torch.stack(pixels).to(self.device)  # [N, 3, R, R]
+        tokens = clip_model.tokenize(list(captions), truncate=True).to(self.device)  # [N, L]
+        image = F.normalize(self.model.encode_image(images).float(), dim=-1)  # [N, D]
         text = F.normalize(self.model.encode_text(tokens).float(), dim=-1)  # [N, D]
         labels = [classes.label(image, self.model.logit_scale) for classes in self.label_sets]
         return pa.RecordBatch.from_arrays(
@@ -134,7 +135,7 @@ class Embedder:
                 pa.array(pair_ids),
                 _float16_rows(image),
                 _float16_rows(text),
-                pa.array((image * text).sum(dim=-1).numpy()),
+                pa.array((image * text).sum(dim=-1).cpu().numpy()),
                 pa.array(
                     [
                         [row for picture in sets for row in picture]
@@ -154,6 +155,6 @@ def _by_row(labels: list[list[list[Label]]], rows: list[Any]) -> Iterator[tuple[
 
 def _float16_rows(features: Tensor) -> pa.FixedSizeListArray:
     """[N, D] float32 -> N lists of D float16."""
-    values = pa.array(features.numpy().astype(np.float16).ravel())
+    values = pa.array(features.cpu().numpy().astype(np.float16).ravel())
     field = pa.field("item", pa.float16(), nullable=False)
     return pa.FixedSizeListArray.from_arrays(values, type=pa.list_(field, features.shape[1]))
