@@ -13,7 +13,7 @@ from types import FrameType
 from pipelines import log as logs
 from pipelines.config import ConfigError, load_config
 from pipelines.engines import stop_ray
-from pipelines.report import write_report
+from pipelines.report import read_report, write_report
 from pipelines.run import LockedError, Run
 from pipelines.runner import ExitCode, check, run_stages
 from pipelines.services import ServiceError
@@ -112,14 +112,15 @@ def run_locked(run: Run, stages: Sequence[str]) -> ExitCode:
     check(run, stages)
     with run.lock():
         logs.configure(run.directory)
+        is_new = not run.is_recorded()
         run.save()
         try:
-            code = run_stages(run, stages)
+            result = run_stages(run, stages)
         finally:
             run.save()
-        if code is ExitCode.COMPLETE:
-            say(write_report(run))
-        return code
+        if result.code is ExitCode.COMPLETE:
+            say(write_report(run) if result.worked or is_new else read_report(run))
+        return result.code
 
 
 def run_one_stage(arguments: argparse.Namespace, stage: str) -> ExitCode:

@@ -52,6 +52,12 @@ def write_report(run: Run) -> str:
     return text
 
 
+def read_report(run: Run) -> str:
+    """The report as it was last written; written now if it is not there."""
+    path = run.directory / REPORT
+    return path.read_text(encoding="utf-8") if path.exists() else write_report(run)
+
+
 def _stage_table(run: Run) -> Iterator[str]:
     """Every stage's rows: in = kept + rejected by reason + failed by reason."""
     yield "| stage | rows | in | kept | rejected | failed |"

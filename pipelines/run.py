@@ -72,6 +72,10 @@ class Run:
         """Record the input files that a stage's plan has read."""
         self.record.setdefault("inputs", {})[stage] = inputs
 
+    def is_recorded(self) -> bool:
+        """Whether the record is of this very configuration."""
+        return self.record.get("configuration_hash") == digest(self.config.model_dump(mode="json"))
+
     def save(self) -> None:
         """Write ``run.json``."""
         configuration = self.config.model_dump(mode="json")

@@ -66,7 +66,15 @@ def _check_names(config: Config) -> None:
                 raise ConfigError(f"{key}: there is no stage {name!r}; stages: {', '.join(STAGES)}")
 
 
-def run_stages(run: Run, names: Sequence[str]) -> ExitCode:
+@dataclass(frozen=True)
+class Result:
+    """How a command's stages ended, and whether there was anything to do."""
+
+    code: ExitCode
+    worked: bool
+
+
+def run_stages(run: Run, names: Sequence[str]) -> Result:
     """Bring the named stages up to date, in order; stop at the first that does not end well."""
     worked = False
     for name in names:
@@ -81,14 +89,14 @@ def run_stages(run: Run, names: Sequence[str]) -> ExitCode:
         if plan.todo:
             worked = True
             if not _work(stage, plan):
-                return ExitCode.PARTIAL
+                return Result(ExitCode.PARTIAL, worked)
         else:
             log.info("%s: complete, nothing to do (%d shards)", name, len(plan.done))
         if not _passes_gate(run, name):
-            return ExitCode.QUALITY
+            return Result(ExitCode.QUALITY, worked)
     if not worked:
         log.info("nothing to do: %s is complete", run.directory)
-    return ExitCode.COMPLETE
+    return Result(ExitCode.COMPLETE, worked)
 
 
 def is_complete(run: Run, name: str) -> bool:
