@@ -2,22 +2,55 @@
 
 The order is part of the recipe. A palette picture is resized as palette indices would be if it
 were converted late: so conversion to RGB comes after the resize and the crop, as in openai/CLIP.
+
+`image_transform` is the reference. `image_bytes_transform` is the fast path, from a file's bytes
+to uint8, for a model whose first convolution normalises (`fold_normalisation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+import copy
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from clip_model.model import CLIP
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the images that OpenAI trained on, RGB
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 Preprocess = Callable[["Image.Image"], torch.Tensor]
+Reason = Literal["not an image", "truncated", "broken", "too large"]
+
+# What Pillow's decoders raise on bytes that are no whole picture, beside OSError.
+_DECODER_ERRORS = (
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+
+
+class ImageError(ValueError):
+    """Bytes that cannot become a model's input; `reason` says why, in a fixed set of words."""
+
+    def __init__(self, reason: Reason, detail: object) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
 
 
 def random_square_crop(resolution: int) -> Preprocess:
@@ -26,7 +59,7 @@ def random_square_crop(resolution: int) -> Preprocess:
     Like `image_transform`, but the crop is anywhere along the longer side. It draws from torch's
     global generator.
     """
-    return _pipeline(resolution, "RandomCrop")
+    return _compose(resolution, "RandomCrop", normalise=True)
 
 
 def image_transform(resolution: int) -> Preprocess:
@@ -38,24 +71,210 @@ def image_transform(resolution: int) -> Preprocess:
     Returns:
         A function from a PIL image to float32 [3, resolution, resolution].
     """
-    return _pipeline(resolution, "CenterCrop")
+    return _compose(resolution, "CenterCrop", normalise=True)
 
 
-def _pipeline(resolution: int, crop: Literal["CenterCrop", "RandomCrop"]) -> Preprocess:
+def image_bytes_transform(resolution: int) -> Callable[[bytes], Tensor]:
+    """The fast transform, from a file's bytes to the input of a folded model.
+
+    A JPEG is decoded by libjpeg-turbo and resized by torch: at most 2 levels of 255 away from the
+    reference. Everything else is the reference's: other formats, CMYK, and whatever the fast
+    decoder complains of. As there, palettes are resized as indices, the first frame of an
+    animation counts, 16 bits are Pillow's 16 bits, and EXIF orientation is ignored.
+
+    Returns:
+        A function from bytes to uint8 [3, resolution, resolution]. It raises ImageError.
+    """
+    reference = reference_bytes_transform(resolution)
+
+    def transform(data: bytes) -> Tensor:
+        pixels = _decode_jpeg(data)  # HWC
+        return reference(data) if pixels is None else _resize_and_crop(pixels, resolution)
+
+    return transform
+
+
+def reference_bytes_transform(resolution: int) -> Callable[[bytes], Tensor]:
+    """The reference up to the last rounding: as `image_transform`, neither scaled nor normalised.
+
+    Returns:
+        A function from bytes to uint8 [3, resolution, resolution]. It raises ImageError.
+    """
+    pipeline = _compose(resolution, "CenterCrop", normalise=False)
+
+    def transform(data: bytes) -> Tensor:
+        image = decode_image(data)
+        _resized(image.height, image.width, resolution)
+        with _as_image_error():
+            return pipeline(image).contiguous()
+
+    return transform
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """The picture in a file's bytes, decoded whole, its first frame if it moves.
+
+    Raises:
+        ImageError: Pillow does not know the format, or cannot decode all of it, or refuses its
+            size.
+    """
+    from PIL import Image
+
+    with _as_image_error():
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    return image
+
+
+@contextmanager
+def _as_image_error() -> Iterator[None]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("too large", error) from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image", error) from error
+    except OSError as error:
+        raise ImageError("truncated" if "truncated" in str(error) else "broken", error) from error
+    except _DECODER_ERRORS as error:
+        raise ImageError("broken", error) from error
+
+
+def _decode_jpeg(data: bytes) -> Tensor | None:
+    """uint8 [H, W, 3], or None where the reference must decide."""
+    import simplejpeg  # late: only this path needs it
+
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+        if colour not in ("YCbCr", "Gray") or height * width > _largest():
+            return None
+        return torch.from_numpy(simplejpeg.decode_jpeg(data))
+    except ValueError:  # even for what can be mended: Pillow mends some of it, and refuses some
+        return None
+
+
+def _largest() -> float:
+    """Pixels that a picture may have before Pillow warns of a decompression bomb."""
+    from PIL import Image
+
+    return Image.MAX_IMAGE_PIXELS or float("inf")
+
+
+def _resized(height: int, width: int, resolution: int) -> tuple[int, int]:
+    """Height and width when the shorter side is `resolution`, rounded as torchvision does.
+
+    Raises:
+        ImageError: a sliver of a picture would grow beyond what Pillow opens.
+    """
+    if height <= width:
+        size = resolution, int(resolution * width / height)
+    else:
+        size = int(resolution * height / width), resolution
+    if size[0] * size[1] > _largest():
+        raise ImageError("too large", f"{width} x {height} would become {size[1]} x {size[0]}")
+    return size
+
+
+def _resize_and_crop(pixels: Tensor, resolution: int) -> Tensor:
+    """The reference's resize and crop, in torch: uint8 [H, W, 3] -> [3, R, R]."""
+    height, width = _resized(pixels.shape[0], pixels.shape[1], resolution)
+    x = pixels.permute(2, 0, 1)[None]  # 1CHW, strided as HWC: the layout that is fast
+    x = F.interpolate(x, (height, width), mode="bicubic", antialias=True)[0]
+    top, left = round((height - resolution) / 2), round((width - resolution) / 2)
+    return x[:, top : top + resolution, left : left + resolution].contiguous()
+
+
+class NormalisingConv2d(nn.Conv2d):
+    """A convolution of normalised pictures, made one of levels from 0 to 255.
+
+    (u / 255 - mean) / std is u * scale + shift. The scale goes into the weight. Without padding
+    the shift becomes a bias. With padding it cannot, because the border must stay 0 after the
+    normalisation: there the mean is subtracted first.
+    """
+
+    mean: Tensor
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Fold the normalisation into a copy of `conv`, which must have no bias."""
+        weight = conv.weight.detach()
+        padded = any(bool(side) for side in conv.padding)
+        with torch.device("meta"):  # the weights are assigned below
+            super().__init__(
+                conv.in_channels,
+                conv.out_channels,
+                (conv.kernel_size[0], conv.kernel_size[1]),
+                (conv.stride[0], conv.stride[1]),
+                conv.padding,  # type: ignore[arg-type]  # a pair, as Conv2d keeps it
+                bias=not padded,
+            )
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64, device=weight.device).view(3, 1, 1)
+            for values in (MEAN, STD)
+        )
+        self.padded = padded
+        self.register_buffer("mean", (mean * 255).to(weight.dtype), persistent=False)
+        self.weight = _frozen(weight.double() / (std * 255), weight.dtype)
+        if not padded:
+            self.bias = _frozen(-(weight.double() * mean / std).sum(dim=(1, 2, 3)), weight.dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input - self.mean if self.padded else input)
+
+
+def fold_normalisation(model: CLIP) -> CLIP:
+    """A model for inference that takes levels, uint8 [N, 3, R, R], and normalises them itself.
+
+    The same features to float rounding, for a quarter of the bytes and no pass over the pixels.
+    It shares every other weight with `model`, which stays as it is. It is not for saving: its
+    first convolution is no longer CLIP's.
+
+    Raises:
+        ValueError: the model is folded already, or it is in float16, whose smallest numbers are
+            too large for the folded weights.
+    """
+    conv = model.visual.conv1
+    if isinstance(conv, NormalisingConv2d):
+        raise ValueError("the normalisation is folded into this model already")
+    if conv.weight.dtype == torch.float16:
+        raise ValueError("float16 cannot hold the folded weights; fold in bfloat16 or float32")
+    shared: dict[int, Any] = {
+        id(tensor): tensor
+        for tensors in (model.parameters(), model.buffers())
+        for tensor in tensors
+    }
+    folded = copy.deepcopy(model, shared)  # what is in `shared` is taken, not copied
+    folded.visual.conv1 = NormalisingConv2d(conv)
+    return folded.eval()
+
+
+def _frozen(values: Tensor, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(values.to(dtype), requires_grad=False)
+
+
+def _compose(
+    resolution: int, crop: Literal["CenterCrop", "RandomCrop"], *, normalise: bool
+) -> Preprocess:
     # Late, because it takes a second and tokenizing or loading features needs none of it; and
     # never before `_torchvision`.
     import clip_model._torchvision  # noqa: F401, I001
     from torchvision import transforms
 
-    pipeline: Preprocess = transforms.Compose(
-        [
-            transforms.Resize(resolution, interpolation=transforms.InterpolationMode.BICUBIC),
-            getattr(transforms, crop)(resolution),
-            _to_rgb,
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
+    steps = [
+        transforms.Resize(resolution, interpolation=transforms.InterpolationMode.BICUBIC),
+        getattr(transforms, crop)(resolution),
+        _to_rgb,
+    ]
+    if normalise:
+        steps += [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    else:
+        steps.append(transforms.PILToTensor())
+    pipeline: Preprocess = transforms.Compose(steps)
     return pipeline
 
 
