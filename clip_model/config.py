@@ -6,7 +6,7 @@ Figures from the paper's tables 19 and 20 (arXiv 2103.00020) and the released we
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 VOCAB_SIZE = 49408
 CONTEXT_LENGTH = 77
@@ -41,13 +41,20 @@ class ModifiedResNetConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The text transformer."""
+    """The text encoder: a transformer, or a bag of words, which ignores layers and heads."""
 
     width: int
     layers: int = 12
     heads: int = 8
     context_length: int = CONTEXT_LENGTH
     vocab_size: int = VOCAB_SIZE
+    kind: Literal["transformer", "cbow"] = "transformer"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("transformer", "cbow"):
+            raise ValueError(
+                f"Unknown text encoder {self.kind!r}; expected 'transformer' or 'cbow'"
+            )
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ class ClipConfig:
         """The configuration that `to_dict` wrote.
 
         Raises:
-            ValueError: the image tower's kind is neither "vit" nor "resnet".
+            ValueError: the image tower's kind is neither "vit" nor "resnet", or the text
+                encoder's neither "transformer" nor "cbow".
             TypeError: a field is missing, or is not known.
         """
         vision = dict(fields["vision"])

@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip_model.config import ClipConfig, VisionTransformerConfig
+from clip_model.cbow import continuous_bag_of_words
+from clip_model.config import ClipConfig, TextConfig, VisionTransformerConfig
 from clip_model.resnet import ModifiedResNet
-from clip_model.transformer import ResidualAttentionBlock, Transformer
+from clip_model.transformer import LayerNorm, ResidualAttentionBlock, Transformer
 from clip_model.vision_transformer import VisionTransformer
 
 MAX_LOGIT_SCALE = math.log(100.0)  # the paper clips the temperature here, after every step
+
+# Parameters that stay in full precision beside those of norms and embedding tables.
+UNCONVERTED = ("class_embedding", "positional_embedding", "logit_scale")
 
 
 class CLIP(nn.Module):
@@ -35,22 +39,23 @@ class CLIP(nn.Module):
         self.context_length = text.context_length
         self.vocab_size = text.vocab_size
         self.visual = _image_tower(config)
-        self.transformer = Transformer(
-            text.width, text.layers, text.heads, causal=True, quick_gelu=config.quick_gelu
-        )
         self.token_embedding = nn.Embedding(text.vocab_size, text.width)
-        self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
-        self.ln_final = nn.LayerNorm(text.width)
         self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self._initialise_text()
-
-    def _initialise_text(self) -> None:
-        width, layers = self.transformer.width, self.transformer.layers
-        residual_std = width**-0.5 * (2 * layers) ** -0.5  # shrinks with depth, as in GPT-2
         nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.text_projection, std=text.width**-0.5)
+        if text.kind == "transformer":
+            self._add_text_transformer(text, config.quick_gelu)
+
+    def _add_text_transformer(self, text: TextConfig, quick_gelu: bool) -> None:
+        width, layers = text.width, text.layers
+        self.transformer = Transformer(
+            width, layers, text.heads, causal=True, quick_gelu=quick_gelu
+        )
+        self.positional_embedding = nn.Parameter(torch.empty(text.context_length, width))
+        self.ln_final = LayerNorm(width)
+        residual_std = width**-0.5 * (2 * layers) ** -0.5  # shrinks with depth, as in GPT-2
         nn.init.normal_(self.positional_embedding, std=0.01)
-        nn.init.normal_(self.text_projection, std=width**-0.5)
         for block in self.transformer.resblocks:
             assert isinstance(block, ResidualAttentionBlock)
             nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
@@ -58,33 +63,60 @@ class CLIP(nn.Module):
             nn.init.normal_(block.mlp.get_parameter("c_fc.weight"), std=(2 * width) ** -0.5)
             nn.init.normal_(block.mlp.get_parameter("c_proj.weight"), std=residual_std)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute each block of both towers again in the backward pass: memory for time."""
+        self.visual.set_grad_checkpointing(enable)
+        if self.config.text.kind == "transformer":
+            self.transformer.grad_checkpointing = enable
+
     @property
     def dtype(self) -> torch.dtype:
         """The type that images are computed in."""
         return self.visual.conv1.weight.dtype
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """Features of preprocessed images, not normalised: [N, 3, R, R] -> [N, embed_dim]."""
+        """Features of preprocessed images, not normalised: [N, 3, R, R] -> [N, embed_dim].
+
+        Raises:
+            RuntimeError: the model is float16 and on a CPU.
+        """
+        self._refuse_half_on_cpu()
         return self.visual(image.to(self.dtype))
 
     def encode_text(self, text: Tensor) -> Tensor:
         """Features of token sequences, not normalised: [N, L] -> [N, embed_dim].
 
-        The end token has the largest id, so `argmax` finds it. No token sees what follows it, so
-        the padding behind the longest caption is cut off first: the same features for less work.
+        No token sees what follows it, so the padding behind the longest caption is cut off first:
+        the same features for less work. A compiled graph cannot depend on the tokens' values, so
+        inside `torch.compile` nothing is cut; give it `trim(text)`.
 
         Raises:
             ValueError: the sequences are longer than the context.
+            RuntimeError: the model is float16 and on a CPU.
         """
+        self._refuse_half_on_cpu()
         if text.shape[-1] > self.context_length:
             raise ValueError(f"{text.shape[-1]} tokens, but the context has {self.context_length}")
-        end = text.argmax(dim=-1)  # N
-        text = text[:, : int(end.max()) + 1]  # NL
+        if not torch.compiler.is_compiling():
+            text = trim(text)
+        end = text.argmax(dim=-1)  # N, for the end token has the largest id
         x = self.token_embedding(text).to(self.dtype)  # NLD
-        x = x + self.positional_embedding[: text.shape[1]].to(x.dtype)
-        x = self.ln_final(self.transformer(x))  # NLD
-        x = x[torch.arange(len(x), device=x.device), end]  # NLD -> ND, at the end token
+        if self.config.text.kind == "cbow":
+            x = continuous_bag_of_words(x, end)  # ND
+        else:
+            x = self._contextual(x)[torch.arange(len(x), device=x.device), end]  # NLD -> ND
         return x @ self.text_projection  # ND @ DE -> NE
+
+    def _contextual(self, x: Tensor) -> Tensor:
+        x = x + self.positional_embedding[: x.shape[1]].to(x.dtype)  # NLD
+        return self.ln_final(self.transformer(x))
+
+    def _refuse_half_on_cpu(self) -> None:
+        if self.dtype == torch.float16 and self.logit_scale.device.type == "cpu":
+            raise RuntimeError(
+                "a float16 model does not run on a CPU, which computes it a hundred times slower "
+                "than float32 where it can at all; call model.float() or model.bfloat16()"
+            )
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled cosine similarities: ([N, M] per image, [M, N] per text)."""
@@ -92,6 +124,28 @@ class CLIP(nn.Module):
         text_features = F.normalize(self.encode_text(text), dim=-1)  # ME
         logits_per_image = self.logit_scale.exp() * image_features @ text_features.t()  # NM
         return logits_per_image, logits_per_image.t()
+
+
+def trim(text: Tensor) -> Tensor:
+    """Token sequences without the padding behind the longest of them: [N, L] -> [N, L']."""
+    if not len(text):
+        return text
+    return text[:, : int(text.argmax(dim=-1).max()) + 1]
+
+
+def convert_weights(model: CLIP, dtype: torch.dtype = torch.float16) -> None:
+    """Half precision where openai/CLIP has it, in place.
+
+    Convolutions, linear layers, attention and the bare projections are converted; norms,
+    embeddings and the temperature stay as they are.
+    """
+    kept = (nn.LayerNorm, nn.BatchNorm2d, nn.Embedding)
+    for module in model.modules():
+        if isinstance(module, kept):
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if name not in UNCONVERTED:
+                parameter.data = parameter.data.to(dtype)
 
 
 def _image_tower(config: ClipConfig) -> VisionTransformer | ModifiedResNet:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clip_model.checkpointing import run_checkpointed
 from clip_model.config import ModifiedResNetConfig
 
 
@@ -98,6 +99,7 @@ class ModifiedResNet(nn.Module):
         width = config.width
         self.input_resolution = image_resolution
         self.output_dim = embed_dim
+        self.grad_checkpointing = False
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width // 2)
         self.relu1 = nn.ReLU(inplace=True)
@@ -122,11 +124,22 @@ class ModifiedResNet(nn.Module):
         x = self.relu2(self.bn2(self.conv2(x)))
         x = self.relu3(self.bn3(self.conv3(x)))  # N W R/2 R/2
         x = self.avgpool(x)  # N W R/4 R/4
-        x = self.layer1(x)  # N 4W R/4 R/4
-        x = self.layer2(x)  # N 8W R/8 R/8
-        x = self.layer3(x)  # N 16W R/16 R/16
-        x = self.layer4(x)  # N 32W R/32 R/32
+        x = self._stage(self.layer1, x)  # N 4W R/4 R/4
+        x = self._stage(self.layer2, x)  # N 8W R/8 R/8
+        x = self._stage(self.layer3, x)  # N 16W R/16 R/16
+        x = self._stage(self.layer4, x)  # N 32W R/32 R/32
         return self.attnpool(x)  # NE
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute each block again in the backward pass instead of keeping what it made."""
+        self.grad_checkpointing = enable
+
+    def _stage(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
+        if not self.grad_checkpointing:
+            return blocks(x)
+        for block in blocks:
+            x = run_checkpointed(block, x)
+        return x
 
 
 def _stage(inplanes: int, planes: int, blocks: int, stride: int) -> nn.Sequential:

@@ -12,6 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clip_model.checkpointing import run_checkpointed
+
+
+class LayerNorm(nn.LayerNorm):
+    """Computed in the type of its own weights, whatever the type of its input.
+
+    So a model whose matrices are half precision and whose norms are not (`convert_weights`) works.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
 
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the approximation that OpenAI's weights were trained with."""
@@ -49,7 +61,7 @@ class ResidualAttentionBlock(nn.Module):
     def __init__(self, width: int, heads: int, quick_gelu: bool = True) -> None:
         super().__init__()
         self.attn = Attention(width, heads)
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = LayerNorm(width)
         self.mlp = nn.Sequential(
             OrderedDict(
                 c_fc=nn.Linear(width, 4 * width),
@@ -57,7 +69,7 @@ class ResidualAttentionBlock(nn.Module):
                 c_proj=nn.Linear(4 * width, width),
             )
         )
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = LayerNorm(width)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         x = x + self.attn(self.ln_1(x), causal)
@@ -65,7 +77,10 @@ class ResidualAttentionBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks. `causal` lets a token see itself and what stands before it."""
+    """A stack of blocks. `causal` lets a token see itself and what stands before it.
+
+    With `grad_checkpointing`, each block is computed again in the backward pass.
+    """
 
     def __init__(
         self, width: int, layers: int, heads: int, *, causal: bool, quick_gelu: bool = True
@@ -74,10 +89,14 @@ class Transformer(nn.Module):
         self.width = width
         self.layers = layers
         self.causal = causal
+        self.grad_checkpointing = False
         blocks = (ResidualAttentionBlock(width, heads, quick_gelu) for _ in range(layers))
         self.resblocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.resblocks:
-            x = block(x, self.causal)
+            if self.grad_checkpointing:
+                x = run_checkpointed(block, x, self.causal)
+            else:
+                x = block(x, self.causal)
         return x

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_model.config import VisionTransformerConfig
-from clip_model.transformer import Transformer
+from clip_model.transformer import LayerNorm, Transformer
 
 
 class VisionTransformer(nn.Module):
@@ -31,12 +31,16 @@ class VisionTransformer(nn.Module):
         self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(tokens, width))
-        self.ln_pre = nn.LayerNorm(width)
+        self.ln_pre = LayerNorm(width)
         self.transformer = Transformer(
             width, config.layers, config.heads, causal=False, quick_gelu=quick_gelu
         )
-        self.ln_post = nn.LayerNorm(width)
+        self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute each block again in the backward pass instead of keeping what it made."""
+        self.transformer.grad_checkpointing = enable
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x).flatten(2).transpose(1, 2)  # NCHW -> N(HW)D
