@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import string
+import html
 from importlib import resources
 
+import ftfy
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_model import decode, encode, tokenize
-from clip_model.tokenizer import MERGES_FILE, WORDS_CACHED, Tokenizer, clean, default_tokenizer
+from clip_model.tokenizer import (
+    CHUNKS_CACHED,
+    LONGEST_CACHED,
+    MERGES_FILE,
+    SPACES,
+    Tokenizer,
+    clean,
+    default_tokenizer,
+)
 
 # Computed with openai/CLIP's own simple_tokenizer.py.
 GOLDEN = [
@@ -99,15 +108,26 @@ def test_truncation_keeps_the_end_token() -> None:
     assert tokens == [49406] + [2368] * 75 + [49407]
 
 
-def test_word_cache_is_bounded() -> None:
+def test_cache_is_bounded() -> None:
     tokenizer = Tokenizer([("a", "b</w>")])
-    for first in string.ascii_lowercase:
-        for second in string.ascii_lowercase:
-            tokenizer.encode(first + second)
-    information = tokenizer._word_ids.cache_info()
-    assert information.maxsize == WORDS_CACHED
-    assert information.currsize == 26 * 26
+    cache = tokenizer._chunk_ids
+    for number in range(CHUNKS_CACHED + 10):
+        tokenizer.encode(str(number))
+    assert len(cache) == 10
+    tokenizer.encode("a" * LONGEST_CACHED + " " + "b" * (LONGEST_CACHED + 1))
+    assert len(cache) == 11
     assert tokenizer.decode(tokenizer.encode("ab ba")) == "ab ba "
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_short_cut_of_cleaning_changes_nothing(text: str) -> None:
+    fixed = html.unescape(html.unescape(ftfy.fix_text(text)))
+    assert clean(text) == SPACES.sub(" ", fixed.strip()).strip().lower()
+
+
+def test_no_texts_give_no_rows() -> None:
+    assert tokenize([]).shape == (0, 77)
 
 
 def test_vocabulary_is_complete() -> None:
