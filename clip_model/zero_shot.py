@@ -9,16 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip_model.model import CLIP
+from clip_model.templates import SLOT, ClassName, class_set, fill, template_set
 from clip_model.tokenizer import tokenize
-
-BARE_NAME = ("{}",)
 
 
 @torch.inference_mode()
 def zero_shot_classifier(
     model: CLIP,
-    class_names: Sequence[str],
-    templates: Sequence[str] = BARE_NAME,
+    class_names: Sequence[ClassName] | str,
+    templates: Sequence[str] | str = "bare",
     batch_size: int = 256,
 ) -> Tensor:
     """One direction a class, the mean of its prompts' directions: [C, E], normalised.
@@ -26,26 +25,37 @@ def zero_shot_classifier(
     As in the paper: encode each prompt, normalise, average, normalise again.
 
     Args:
-        class_names: C names.
-        templates: sentences with a `{}` where the name goes.
+        class_names: C names, several names of one class as a tuple; or a data set's name, for
+            `clip_model.templates.class_set`.
+        templates: sentences with a `{}` where the name goes; or one such sentence; or a set's
+            name, for `clip_model.templates.template_set`.
         batch_size: prompts encoded at once.
 
     Raises:
-        ValueError: there is no class, no template, or a template without `{}`.
+        ValueError: there is no class, no template, a template without `{}`, or no set of the name
+            that was given.
         RuntimeError: a prompt is longer than the context.
     """
-    if not class_names or not templates:
+    names = class_set(class_names) if isinstance(class_names, str) else class_names
+    sentences = _sentences(templates)
+    if not names or not sentences:
         raise ValueError("zero-shot classification needs at least one class and one template")
-    if without_slot := [template for template in templates if "{}" not in template]:
-        raise ValueError(f"templates without {{}}: {without_slot}")
-    classes_at_once = max(1, batch_size // len(templates))
+    classes_at_once = max(1, batch_size // len(sentences))
     chunks = []
-    for start in range(0, len(class_names), classes_at_once):
-        names = class_names[start : start + classes_at_once]
-        prompts = [template.format(name) for name in names for template in templates]
-        features = encode_texts(model, prompts, batch_size)  # (CT)E
-        chunks.append(features.view(len(names), len(templates), -1).mean(dim=1))  # CE
+    for start in range(0, len(names), classes_at_once):
+        prompts = [fill(sentences, name) for name in names[start : start + classes_at_once]]
+        features = encode_texts(model, [text for texts in prompts for text in texts], batch_size)
+        by_class = features.split([len(texts) for texts in prompts])
+        chunks.append(torch.stack([of_one.mean(dim=0) for of_one in by_class]))  # CE
     return F.normalize(torch.cat(chunks), dim=-1)
+
+
+def _sentences(templates: Sequence[str] | str) -> tuple[str, ...]:
+    if isinstance(templates, str):
+        return (templates,) if SLOT in templates else template_set(templates)
+    if without_slot := [template for template in templates if SLOT not in template]:
+        raise ValueError(f"templates without {{}}: {without_slot}")
+    return tuple(templates)
 
 
 @torch.inference_mode()
