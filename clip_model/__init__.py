@@ -12,9 +12,11 @@ It stands alone: nothing of this repository is imported, and neither Ray nor Bea
 
 from clip_model.checkpoint import available_models, load, save
 from clip_model.config import ARCHITECTURES, ClipConfig
+from clip_model.inert_pickle import UnsafeCheckpointError
 from clip_model.loss import contrastive_loss
 from clip_model.metrics import roc_auc
 from clip_model.model import CLIP
+from clip_model.positions import resize_positions
 from clip_model.preprocess import Preprocess, image_transform
 from clip_model.retrieval import recall_at_k, retrieval_recall
 from clip_model.tokenizer import decode, encode, tokenize
@@ -25,6 +27,7 @@ __all__ = [
     "CLIP",
     "ClipConfig",
     "Preprocess",
+    "UnsafeCheckpointError",
     "available_models",
     "classify",
     "contrastive_loss",
@@ -34,6 +37,7 @@ __all__ = [
     "image_transform",
     "load",
     "recall_at_k",
+    "resize_positions",
     "retrieval_recall",
     "roc_auc",
     "save",

@@ -1,101 +1,237 @@
 """Models in files, and files by name.
 
-A file is safetensors: tensors under OpenAI's names and the architecture as JSON in the metadata.
-Reading one runs no code from it. Matrices are stored as float16 (half the bytes, and less error
-than training leaves), vectors and statistics as float32; in memory everything is float32.
+Four formats, told apart by what is in a file and never by executing it (`tensor_files.py`):
+this project's own, OpenAI's archives, open_clip's files and Hugging Face's folders. In memory
+everything has OpenAI's names and is float32.
+
+This project's own file is safetensors: tensors under OpenAI's names, and the architecture as JSON
+in the metadata. Matrices are stored as float16 (half the bytes, and less error than training
+leaves), vectors and statistics as float32, unless `save` is told otherwise.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from safetensors.torch import save as serialize
+from torch import Tensor
 
-from clip_model.config import ClipConfig
-from clip_model.model import CLIP
+from clip_model import hugging_face, open_clip
+from clip_model.architecture import infer_config, with_quick_gelu
+from clip_model.config import HEAD_WIDTH, ClipConfig
+from clip_model.hugging_face import from_hugging_face, has_hugging_face_names, read_shards
+from clip_model.inert_pickle import UnsafeCheckpointError
+from clip_model.model import CLIP, convert_weights
+from clip_model.open_clip import from_open_clip
 from clip_model.preprocess import Preprocess, image_transform
+from clip_model.registry import CACHE, PUBLISHED, SHIPPED, available_models
+from clip_model.tensor_files import TensorFile, read_tensor_file, write_safetensors
+from clip_model.torchscript_archive import write_torchscript
+
+__all__ = ["SHIPPED", "available_models", "checkpoint_path", "load", "read_weights", "save"]
 
 CONFIG_KEY = "clip_model.config"
-SHIPPED = {"starter": Path(__file__).parent / "starter" / "model.safetensors"}
+# Numbers that OpenAI keeps beside its weights, as tensors: by them a state dict is known as one.
+OPENAI_NUMBERS = frozenset({"input_resolution", "context_length", "vocab_size"})
+
+Format = Literal["clip_model", "openai", "open_clip", "hugging_face"]
 
 
-def available_models() -> list[str]:
-    """Names that `load` takes."""
-    return list(SHIPPED)
+def checkpoint_path(name_or_path: str | Path, download_root: str | Path | None = None) -> Path:
+    """The file of a known model, downloaded if need be, or of a path; a folder's weights.
 
-
-def checkpoint_path(name_or_path: str | Path) -> Path:
-    """The file of a known model, or the path itself.
+    Args:
+        name_or_path: one of `available_models()`, a file, or a folder of Hugging Face's or
+            open_clip's.
+        download_root: where downloaded files are kept; openai/CLIP's cache if None.
 
     Raises:
         RuntimeError: there is no such name or file.
+        DownloadError: a known model cannot be downloaded, or its file is not the published one.
     """
-    path = SHIPPED.get(str(name_or_path), Path(name_or_path))
+    name = str(name_or_path)
+    if name in PUBLISHED:
+        from clip_model.download import download  # here, for it needs tqdm, and nothing else does
+
+        published = PUBLISHED[name]
+        folder = Path(download_root or CACHE).expanduser()
+        return download(published.url, published.sha256, folder / published.filename)
+    path = SHIPPED.get(name, Path(name_or_path))
+    if path.is_dir():
+        return _weights_in_folder(path)
     if not path.is_file():
         raise RuntimeError(
-            f"Model {name_or_path} not found; available models = {available_models()}. "
-            "Give one of these names, or the path of a .safetensors file written by "
-            "clip_model.save."
+            f"Model {name_or_path} not found; available models = {available_models()}"
         )
     return path
 
 
 def load(
-    name_or_path: str | Path, device: str | torch.device | None = None
+    name_or_path: str | Path,
+    device: str | torch.device | None = None,
+    jit: bool = False,
+    download_root: str | Path | None = None,
+    *,
+    quick_gelu: bool | None = None,
+    half: bool | None = None,
 ) -> tuple[CLIP, Preprocess]:
     """A model in evaluation mode, and the transform that makes its input of a PIL image.
 
     Args:
-        name_or_path: one of `available_models()`, or a file that `save` wrote.
+        name_or_path: as in `checkpoint_path`.
         device: where the model goes; CUDA if there is any, else the CPU.
+        jit: not supported; it is here because openai/CLIP's `load` has it.
+        download_root: where downloaded files are kept; openai/CLIP's cache if None.
+        quick_gelu: whether the weights were trained with QuickGELU, instead of what the file
+            says. A file that says nothing, like open_clip's, is loaded with it only.
+        half: matrices in float16 (`convert_weights`). If None, on CUDA, as openai/CLIP does; say
+            False to train there.
 
     Raises:
-        RuntimeError: there is no such name or file, or the file is not one of `save`'s.
+        RuntimeError: there is no such name or file, the file is not a CLIP's, or nothing says
+            which activation it needs.
+        UnsafeCheckpointError: the file asks for more than tensors; none of it has been run.
+        ValueError: half precision on the CPU.
     """
-    path = checkpoint_path(name_or_path)
-    config = read_config(path)
+    if jit:
+        raise RuntimeError(
+            "jit=True would run the program inside of the file, which this project never does; "
+            "load with jit=False and use torch.compile for speed"
+        )
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if half and target.type == "cpu":
+        raise ValueError("half precision is for GPUs; on a CPU the model is float32")
+    path = checkpoint_path(name_or_path, download_root)
+    try:
+        model = _build(*read_weights(path, quick_gelu))
+    except UnsafeCheckpointError as error:
+        raise UnsafeCheckpointError(f"{path} was not loaded, nor run: {error}") from error
+    except RuntimeError as error:
+        raise RuntimeError(f"{path}: {error}") from error
+    if half or (half is None and target.type == "cuda"):
+        convert_weights(model)
+    return model.eval().to(target), image_transform(model.config.image_resolution)
+
+
+def save(
+    model: CLIP, path: str | Path, format: Format = "clip_model", *, half: bool | None = None
+) -> None:
+    """Write a model's weights and architecture, under temporary names first.
+
+    Args:
+        path: a file; for "hugging_face" a folder; for "open_clip" a `.safetensors` or `.pt` file,
+            or else a folder with open_clip's configuration.
+        format: whose programs shall read it.
+        half: matrices as float16. If None, in this project's own format only.
+
+    Raises:
+        ValueError: the format cannot hold this model; it says why.
+    """
+    path, config = Path(path), model.config
+    if format != "clip_model" and config.text.kind != "transformer":
+        raise ValueError(f"only this project's own format holds a {config.text.kind} text encoder")
+    half = format == "clip_model" if half is None else half
+    tensors = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
+    texts = {CONFIG_KEY: json.dumps(config.to_dict())}
+    if format == "clip_model":
+        write_safetensors(tensors, path, texts)
+    elif format == "openai":
+        _write_openai(tensors, config, path)
+    elif format == "open_clip":
+        open_clip.write_open_clip(tensors, config, path, texts)
+    elif format == "hugging_face":
+        hugging_face.write_hugging_face(tensors, config, path)
+    else:
+        raise ValueError(f"unknown format {format!r}")
+
+
+def read_weights(
+    path: Path, quick_gelu: bool | None = None
+) -> tuple[dict[str, Tensor], ClipConfig]:
+    """The tensors of a file under OpenAI's names, and their architecture.
+
+    Raises:
+        RuntimeError: as in `load`.
+    """
+    if path.name.endswith(".index.json"):
+        return from_hugging_face(read_shards(path), path.with_name(hugging_face.CONFIG), quick_gelu)
+    file = read_tensor_file(path)
+    if CONFIG_KEY in file.texts:
+        return file.tensors, with_quick_gelu(_own_config(file.texts[CONFIG_KEY]), quick_gelu)
+    if file.is_torchscript or file.tensors.keys() >= OPENAI_NUMBERS:
+        return _from_openai(file, quick_gelu)
+    if has_hugging_face_names(file.tensors):
+        config_path = path.with_name(hugging_face.CONFIG)
+        return from_hugging_face(file.tensors, config_path, quick_gelu)
+    try:
+        return from_open_clip(file.tensors, path.with_name(open_clip.CONFIG), quick_gelu)
+    except RuntimeError as error:
+        raise RuntimeError(f"the file says no architecture, and {error}") from error
+
+
+def _build(tensors: dict[str, Tensor], config: ClipConfig) -> CLIP:
     with torch.device("meta"):  # no memory and no random numbers for weights about to be replaced
         model = CLIP(config)
-    tensors = {
+    in_memory = {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in load_file(path).items()
+        for name, tensor in tensors.items()
     }
-    model.load_state_dict(tensors, assign=True)
-    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return model.eval().to(target), image_transform(config.image_resolution)
+    if (scale := in_memory.get("logit_scale")) is not None:
+        in_memory["logit_scale"] = scale.reshape(())  # some of open_clip's have one element in 1-D
+    model.load_state_dict(in_memory, assign=True)
+    return model
 
 
-def save(model: CLIP, path: str | Path) -> None:
-    """Write a model's weights and architecture, under a temporary name first."""
-    path = Path(path)
+def _own_config(text: str) -> ClipConfig:
+    try:
+        return ClipConfig.from_dict(json.loads(text))
+    except (ValueError, TypeError, KeyError) as error:
+        raise RuntimeError(
+            f"the architecture that the file says cannot be read: {error}"
+        ) from error
+
+
+def _from_openai(file: TensorFile, quick_gelu: bool | None) -> tuple[dict[str, Tensor], ClipConfig]:
+    """OpenAI's tensors without what only its own program needs: the numbers, the causal mask."""
+    tensors = {
+        name: tensor
+        for name, tensor in file.tensors.items()
+        if name not in OPENAI_NUMBERS and name.rpartition(".")[2] != "attn_mask"
+    }
+    return tensors, infer_config(tensors, quick_gelu=True if quick_gelu is None else quick_gelu)
+
+
+def _write_openai(tensors: dict[str, Tensor], config: ClipConfig, path: Path) -> None:
+    text = config.text
+    if not config.quick_gelu:
+        raise ValueError("OpenAI's format means QuickGELU, and this model has the exact GELU")
+    if text.heads != max(1, text.width // HEAD_WIDTH):
+        raise ValueError(
+            f"OpenAI's format means text heads {HEAD_WIDTH} wide, not {text.heads} heads"
+        )
+    numbers = {
+        "input_resolution": torch.tensor(config.image_resolution),
+        "context_length": torch.tensor(text.context_length),
+        "vocab_size": torch.tensor(text.vocab_size),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
     temporary = path.with_name(path.name + ".partial")
-    metadata = {CONFIG_KEY: json.dumps(model.config.to_dict())}
-    temporary.write_bytes(serialize(tensors, metadata))
+    write_torchscript(tensors | numbers, temporary)
     temporary.replace(path)
 
 
-def read_config(path: str | Path) -> ClipConfig:
-    """The architecture that a file says it holds.
-
-    Raises:
-        RuntimeError: the file is not safetensors, or holds no architecture.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise RuntimeError(f"{path} is not a safetensors file: {error}") from error
-    if CONFIG_KEY not in metadata:
-        raise RuntimeError(f"{path} says no architecture; write it with clip_model.save")
-    return ClipConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
+def _weights_in_folder(folder: Path) -> Path:
+    known = (*hugging_face.WEIGHTS_IN_FOLDER, *open_clip.WEIGHTS_IN_FOLDER)
+    for name in known:
+        if (folder / name).is_file():
+            return folder / name
+    raise RuntimeError(f"the folder {folder} holds none of {', '.join(known)}")
 
 
-def _stored(tensor: torch.Tensor) -> torch.Tensor:
+def _stored(tensor: Tensor, half: bool) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
-    return tensor.half() if tensor.is_floating_point() and tensor.ndim >= 2 else tensor
+    if tensor.is_floating_point():
+        return tensor.half() if half and tensor.ndim >= 2 else tensor.float()
+    return tensor

@@ -1,0 +1,93 @@
+"""Which CLIP a set of tensors is, by their shapes.
+
+The tensors have OpenAI's names. What shapes cannot say is the activation; and the number of heads,
+which is a 64th of the width in every model that OpenAI published.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from clip_model.config import (
+    HEAD_WIDTH,
+    ClipConfig,
+    ModifiedResNetConfig,
+    TextConfig,
+    VisionTransformerConfig,
+)
+
+
+def infer_config(
+    tensors: Mapping[str, Tensor], quick_gelu: bool, text_heads: int | None = None
+) -> ClipConfig:
+    """The architecture of tensors under OpenAI's names.
+
+    Args:
+        tensors: a whole CLIP, of either image tower.
+        quick_gelu: which activation they were trained with; no shape tells.
+        text_heads: if it is not a 64th of the text tower's width.
+
+    Raises:
+        RuntimeError: they are not the tensors of a CLIP.
+    """
+    try:
+        width = tensors["ln_final.weight"].shape[0]
+        vocab_size = tensors["token_embedding.weight"].shape[0]
+        text = TextConfig(
+            width,
+            layers=_count(tensors, "transformer.resblocks"),
+            heads=text_heads or max(1, width // HEAD_WIDTH),
+            context_length=tensors["positional_embedding"].shape[0],
+            vocab_size=vocab_size,
+        )
+        is_vit = "visual.proj" in tensors
+        vision, resolution = _vision_transformer(tensors) if is_vit else _resnet(tensors)
+        embed_dim = tensors["text_projection"].shape[1]
+    except KeyError as error:
+        raise RuntimeError(f"not the tensors of a CLIP: there is no {error}") from error
+    except IndexError as error:
+        raise RuntimeError(
+            f"not the tensors of a CLIP: a dimension is missing ({error})"
+        ) from error
+    return ClipConfig(embed_dim, resolution, vision, text, quick_gelu)
+
+
+def with_quick_gelu(config: ClipConfig, quick_gelu: bool | None) -> ClipConfig:
+    """The same architecture with the activation that the caller asks for, if any."""
+    return config if quick_gelu is None else replace(config, quick_gelu=quick_gelu)
+
+
+def grid_side(positions: Tensor) -> int:
+    """The side of the square of patches that has these positions, [1 + side**2, D].
+
+    Raises:
+        RuntimeError: they do not belong to a square.
+    """
+    side = round((positions.shape[0] - 1) ** 0.5)
+    if side < 1 or side**2 + 1 != positions.shape[0]:
+        raise RuntimeError(f"{positions.shape[0]} positions are not a class token's and a square's")
+    return side
+
+
+def _vision_transformer(tensors: Mapping[str, Tensor]) -> tuple[VisionTransformerConfig, int]:
+    width, _, _, patch_size = tensors["visual.conv1.weight"].shape
+    layers = _count(tensors, "visual.transformer.resblocks")
+    resolution = patch_size * grid_side(tensors["visual.positional_embedding"])
+    return VisionTransformerConfig(layers, width, patch_size), resolution
+
+
+def _resnet(tensors: Mapping[str, Tensor]) -> tuple[ModifiedResNetConfig, int]:
+    width = tensors["visual.layer1.0.conv1.weight"].shape[0]
+    one, two, three, four = (_count(tensors, f"visual.layer{stage}") for stage in range(1, 5))
+    resolution = 32 * grid_side(tensors["visual.attnpool.positional_embedding"])
+    return ModifiedResNetConfig((one, two, three, four), width), resolution
+
+
+def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered children stand below a prefix."""
+    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+    return len({match[1] for name in tensors if (match := pattern.match(name))})

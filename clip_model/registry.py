@@ -1,0 +1,61 @@
+"""Models by name: the one that this repository ships, and OpenAI's nine where they are published.
+
+Addresses and checksums are those of openai-clip 1.0.1 (`clip/clip.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SHIPPED = {"starter": Path(__file__).parent / "starter" / "model.safetensors"}
+CACHE = Path("~/.cache/clip")  # openai/CLIP's own, so what it has downloaded is found
+SERVER = "https://openaipublic.azureedge.net/clip/models"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file on OpenAI's server, whose address contains the checksum."""
+
+    filename: str
+    sha256: str
+
+    @property
+    def url(self) -> str:
+        return f"{SERVER}/{self.sha256}/{self.filename}"
+
+
+PUBLISHED = {
+    "RN50": Published(
+        "RN50.pt", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
+    ),
+    "RN101": Published(
+        "RN101.pt", "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599"
+    ),
+    "RN50x4": Published(
+        "RN50x4.pt", "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd"
+    ),
+    "RN50x16": Published(
+        "RN50x16.pt", "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa"
+    ),
+    "RN50x64": Published(
+        "RN50x64.pt", "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c"
+    ),
+    "ViT-B/32": Published(
+        "ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
+    ),
+    "ViT-B/16": Published(
+        "ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
+    ),
+    "ViT-L/14": Published(
+        "ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
+    ),
+    "ViT-L/14@336px": Published(
+        "ViT-L-14-336px.pt", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
+    ),
+}
+
+
+def available_models() -> list[str]:
+    """Names that `load` takes."""
+    return [*SHIPPED, *PUBLISHED]
