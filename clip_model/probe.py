@@ -1,0 +1,299 @@
+"""Linear probes: how good an image tower's features are, by logistic regression on them.
+
+The paper's protocol (section 3.2 and appendix A.3): full-batch L-BFGS, at most 1,000 iterations,
+the L2 strength chosen on a validation split; and from 1 to 16 labelled examples a class, to find
+how many of them a zero-shot classifier is worth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clip_model.model import CLIP
+from clip_model.vision_transformer import VisionTransformer
+
+SHOTS = (1, 2, 4, 8, 16)  # labelled examples a class
+SEEDS = (0, 1, 2)
+
+STEPS_A_DECADE = 8  # resolution of the sweep
+_LOWEST, _DECADES = -6, 12  # lambda from 1e-6 to 1e6
+_FIRST_STEP = 2 * STEPS_A_DECADE  # the sweep begins with every second decade
+
+Split = tuple[Tensor, Tensor]  # features [N, D], labels [N]
+
+
+@torch.inference_mode()
+def image_features(
+    model: CLIP, images: Tensor, *, projected: bool = True, batch_size: int = 256
+) -> Tensor:
+    """Features of preprocessed images, not normalised: [N, 3, R, R] -> [N, D].
+
+    Args:
+        projected: after the projection into the joint space (D = embed_dim), or before it: a ViT's
+            class token after `ln_post` (D = width), as the paper probes. A ResNet's attention
+            pool ends in its projection and has no output before it, so it gives the same for both.
+    """
+    device = model.logit_scale.device
+    encode = model.encode_image if projected else _before_projection(model)
+    return torch.cat([encode(some.to(device)) for some in images.split(batch_size)])
+
+
+def _before_projection(model: CLIP) -> Callable[[Tensor], Tensor]:
+    tower = model.visual
+    if not isinstance(tower, VisionTransformer):
+        return model.encode_image
+
+    def encode(images: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        hook = tower.ln_post.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+        try:
+            model.encode_image(images)
+        finally:
+            hook.remove()
+        return seen[0]  # ND
+
+    return encode
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted classifier. Two classes have one row of weights, as in scikit-learn."""
+
+    classes: Tensor  # [K] labels, ascending
+    weight: Tensor  # [K, D], or [1, D] for two classes
+    bias: Tensor  # [K], or [1]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Scores of every class: [N, D] -> [N, K]."""
+        return _class_logits(features.to(self.weight), self.weight, self.bias)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """The likeliest label of each row: [N, D] -> [N]."""
+        return self.classes[self.logits(features).argmax(dim=-1)]
+
+    def accuracy(self, features: Tensor, labels: Tensor) -> float:
+        """Share of rows whose label is predicted."""
+        right = self.predict(features) == labels.to(self.classes)
+        return right.double().mean().item()
+
+
+def _class_logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    logits = F.linear(features, weight, bias)
+    if len(weight) == 1:  # the other class's logit is 0
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
+    return logits
+
+
+def fit_probe(
+    features: Tensor,
+    labels: Tensor,
+    l2: float = 1 / 0.316,
+    *,
+    max_iterations: int = 1000,
+    tolerance: float = 1e-4,
+) -> LinearProbe:
+    """Logistic regression as scikit-learn's `LogisticRegression(C=1 / l2, max_iter=1000)`.
+
+    It minimises the sum of the cross-entropies plus l2 / 2 times the squared weights; the
+    intercept is free. It runs where the features are, in their precision (float32 at least).
+
+    Args:
+        features: [N, D].
+        labels: integers [N], any two or more different ones.
+        l2: the paper's lambda, scikit-learn's 1 / C. The default is that of OpenAI's README.
+        tolerance: the largest slope of the mean loss at which it stops, scikit-learn's `tol`.
+
+    Raises:
+        ValueError: rows and labels differ in number, there is but one class, l2 is not a positive
+            number, or a feature is not finite.
+    """
+    _check(features, labels, l2)
+    classes, targets = labels.to(features.device).unique(return_inverse=True)
+    x = features.detach().to(torch.promote_types(features.dtype, torch.float32))
+    rows = 1 if len(classes) == 2 else len(classes)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        x, targets = x.clone(), targets.clone()  # what inference mode made cannot be trained on
+        weight = x.new_zeros(rows, x.shape[1]).requires_grad_()
+        bias = x.new_zeros(rows).requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [weight, bias],
+            max_iter=max_iterations,
+            max_eval=2 * max_iterations,
+            history_size=10,
+            tolerance_grad=tolerance,
+            tolerance_change=64 * torch.finfo(x.dtype).eps,
+            line_search_fn="strong_wolfe",
+        )
+
+        def mean_loss() -> Tensor:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(_class_logits(x, weight, bias), targets)
+            loss = loss + weight.square().sum() * (l2 / 2 / len(x))
+            loss.backward()
+            return loss
+
+        optimizer.step(mean_loss)
+    return LinearProbe(classes, weight.detach(), bias.detach())
+
+
+def _check(features: Tensor, labels: Tensor, l2: float) -> None:
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"features [N, D] and labels [N] are needed, not {shapes}")
+    if len(labels.unique()) < 2:
+        raise ValueError("a probe needs examples of at least two classes")
+    if not (l2 > 0 and math.isfinite(l2)):
+        raise ValueError(f"the L2 strength must be a positive number, not {l2}")
+    if not features.isfinite().all():
+        raise ValueError("features must be finite")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a search over the L2 strength saw."""
+
+    l2: float
+    accuracies: dict[float, float]  # on the validation split, by L2 strength, ascending
+
+
+def sweep_l2(train: Split, validation: Split, max_iterations: int = 1000) -> Sweep:
+    """The L2 strength that does best on the validation split, by the paper's search."""
+
+    def accuracy(l2: float) -> float:
+        return fit_probe(*train, l2, max_iterations=max_iterations).accuracy(*validation)
+
+    return binary_sweep(accuracy)
+
+
+def binary_sweep(score: Callable[[float], float]) -> Sweep:
+    """The paper's parametric binary search over lambda, 8 steps a decade from 1e-6 to 1e6.
+
+    It begins with every second decade, then halves the interval around the peak until neighbours
+    are one step apart: 15 scores at most, where the whole grid needs 97. Of equals the stronger
+    regularisation wins.
+    """
+    step = _FIRST_STEP
+    last = _DECADES * STEPS_A_DECADE
+    scores = {index: score(_strength(index)) for index in range(0, last + 1, step)}
+    while step > 1:
+        step //= 2
+        peak = _peak(scores)
+        for index in (peak - step, peak + step):
+            if 0 <= index <= last and index not in scores:
+                scores[index] = score(_strength(index))
+    return Sweep(_strength(_peak(scores)), {_strength(i): scores[i] for i in sorted(scores)})
+
+
+def _strength(index: int) -> float:
+    return float(10 ** (_LOWEST + index / STEPS_A_DECADE))
+
+
+def _peak(scores: Mapping[int, float]) -> int:
+    return max(scores, key=lambda index: (scores[index], index))
+
+
+def fit_swept_probe(train: Split, validation: Split) -> tuple[LinearProbe, Sweep]:
+    """Sweep on the validation split, then fit on both splits with the strength it chose."""
+    sweep = sweep_l2(train, validation)
+    features, labels = (torch.cat(pair) for pair in zip(train, validation, strict=True))
+    return fit_probe(features, labels, sweep.l2), sweep
+
+
+def hash_order(keys: Sequence[object], seed: int) -> list[int]:
+    """Row numbers in an order that is a function of the seed and the rows' own keys alone."""
+
+    def digest(row: int) -> bytes:
+        text = f"{seed}\x1f{keys[row]}"
+        return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+    return sorted(range(len(keys)), key=digest)
+
+
+def few_shot_rows(
+    labels: Tensor, shots: int, seed: int = 0, keys: Sequence[object] | None = None
+) -> Tensor:
+    """Rows of `shots` examples of every class, drawn by hash: int64 [shots * K], ascending.
+
+    More shots with the same seed keep the examples of fewer. A row's key is its number unless
+    `keys` names the rows, file names say; then the draw does not depend on their order.
+
+    Raises:
+        ValueError: a class has fewer examples than `shots`, or shots is not positive.
+    """
+    if shots < 1:
+        raise ValueError(f"at least one example a class is needed, not {shots}")
+    by_class: dict[int, list[int]] = {label: [] for label in labels.unique().tolist()}
+    values = labels.tolist()
+    for row in hash_order(range(len(values)) if keys is None else keys, seed):
+        if len(by_class[values[row]]) < shots:
+            by_class[values[row]].append(row)
+    if too_few := [label for label, rows in by_class.items() if len(rows) < shots]:
+        raise ValueError(f"classes with fewer than {shots} examples: {too_few[:10]}")
+    return torch.tensor(sorted(row for rows in by_class.values() for row in rows))
+
+
+def few_shot_curve(
+    train: Split,
+    test: Split,
+    *,
+    shots: Sequence[int] = SHOTS,
+    seeds: Sequence[int] = SEEDS,
+    validation: Split | None = None,
+    l2: float = 1 / 0.316,
+) -> dict[int, list[float]]:
+    """Test accuracies of probes on few labelled examples: by examples a class, one for each seed.
+
+    Args:
+        validation: if given, each probe's strength is swept on it; else it is `l2`.
+
+    Raises:
+        ValueError: a class has fewer examples than the largest of `shots`.
+    """
+    features, labels = train
+
+    def accuracy(count: int, seed: int) -> float:
+        rows = few_shot_rows(labels, count, seed).to(features.device)
+        some = features[rows], labels.to(rows.device)[rows]
+        strength = l2 if validation is None else sweep_l2(some, validation).l2
+        return fit_probe(*some, strength).accuracy(*test)
+
+    return {count: [accuracy(count, seed) for seed in seeds] for count in shots}
+
+
+def shots_to_equal(zero_shot_accuracy: float, curve: Mapping[int, float]) -> float:
+    """Labelled examples a class at which a probe equals zero-shot, by log-linear interpolation.
+
+    As in the paper's figure 7: accuracy is taken as linear in the logarithm of the examples a
+    class between measured points. The first crossing counts. Below the first point the first
+    segment is extended, so the answer may be less than its count; a curve that never reaches the
+    accuracy gives infinity.
+
+    Args:
+        curve: accuracy by examples a class, means over seeds; the full training set may be one of
+            the points.
+
+    Raises:
+        ValueError: there are fewer than two points, or a count is not positive.
+    """
+    points = sorted(curve.items())
+    if len(points) < 2 or points[0][0] <= 0:
+        raise ValueError("interpolation needs two points or more, at positive counts")
+    for first, second in itertools.pairwise(points):
+        if max(first[1], second[1]) >= zero_shot_accuracy:
+            return _crossing(first, second, zero_shot_accuracy)
+    return math.inf
+
+
+def _crossing(first: tuple[float, float], second: tuple[float, float], level: float) -> float:
+    (x0, y0), (x1, y1) = first, second
+    if y1 <= y0:  # no slope to follow: the first point is at the level or above it
+        return x0
+    return math.exp(math.log(x0) + (level - y0) / (y1 - y0) * math.log(x1 / x0))

@@ -1,0 +1,204 @@
+"""Probes against scikit-learn, the sweep against the whole grid, and the few-shot arithmetic."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from clip_model import CLIP
+from clip_model.probe import (
+    Split,
+    binary_sweep,
+    few_shot_curve,
+    few_shot_rows,
+    fit_probe,
+    fit_swept_probe,
+    image_features,
+    shots_to_equal,
+    sweep_l2,
+)
+from tests.clip_model.test_model import SMALL_RESNET, SMALL_VIT
+
+COEFFICIENTS = 1e-4  # largest difference from scikit-learn's, both run to a slope of 1e-8
+
+
+def digits(dtype: torch.dtype = torch.float64) -> Split:
+    """scikit-learn's 1,797 handwritten digits: [N, 64] and [N]."""
+    data = load_digits()
+    return torch.from_numpy(data.data).to(dtype) / 16, torch.from_numpy(data.target)
+
+
+def halves(split: Split) -> tuple[Split, Split]:
+    features, labels = split
+    return (features[::2], labels[::2]), (features[1::2], labels[1::2])
+
+
+def sklearn_fit(features: torch.Tensor, labels: torch.Tensor, l2: float, tol: float) -> Any:
+    model = LogisticRegression(C=1 / l2, max_iter=1000, tol=tol)
+    return model.fit(features.numpy(), labels.numpy())
+
+
+@pytest.mark.parametrize("l2", [1.0, 1 / 0.316, 100.0])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_coefficients_are_scikit_learns(classes: int, l2: float) -> None:
+    features, labels = digits()
+    rows = labels < classes
+    train = features[rows][:300], labels[rows][:300] * 3 - 1  # labels that are no row numbers
+    theirs = sklearn_fit(*train, l2, tol=1e-8)
+    ours = fit_probe(*train, l2, tolerance=1e-8)
+    assert ours.classes.tolist() == theirs.classes_.tolist()
+    assert ours.weight.shape == theirs.coef_.shape
+    np.testing.assert_allclose(ours.weight.numpy(), theirs.coef_, rtol=0, atol=COEFFICIENTS)
+    np.testing.assert_allclose(ours.bias.numpy(), theirs.intercept_, rtol=0, atol=COEFFICIENTS)
+    probabilities = ours.logits(train[0]).softmax(dim=-1).numpy()
+    np.testing.assert_allclose(probabilities, theirs.predict_proba(train[0]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("l2", [1e-2, 1 / 0.316, 100.0])
+def test_predictions_are_scikit_learns_with_its_defaults(l2: float, dtype: torch.dtype) -> None:
+    train, test = halves(digits(dtype))
+    theirs = sklearn_fit(*train, l2, tol=1e-4).predict(test[0].numpy())
+    ours = fit_probe(*train, l2).predict(test[0])
+    assert (ours.numpy() != theirs).mean() <= 0.005
+    assert (ours == test[1]).double().mean() > 0.89
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_gives_the_cpus_coefficients() -> None:
+    features, labels = digits()
+    cpu = fit_probe(features, labels, tolerance=1e-8)
+    gpu = fit_probe(features.cuda(), labels, tolerance=1e-8)
+    assert gpu.weight.is_cuda
+    torch.testing.assert_close(gpu.weight.cpu(), cpu.weight, rtol=0, atol=COEFFICIENTS)
+
+
+def test_half_precision_and_inference_tensors_are_taken() -> None:
+    features, labels = digits()
+    with torch.inference_mode():
+        probe = fit_probe(features.bfloat16(), labels)
+        assert probe.accuracy(features.bfloat16(), labels) > 0.95
+    assert probe.weight.dtype == torch.float32
+
+
+def test_what_cannot_be_fitted_is_refused() -> None:
+    features, labels = digits()
+    with pytest.raises(ValueError, match="two classes"):
+        fit_probe(features, torch.zeros_like(labels))
+    with pytest.raises(ValueError, match=r"\[N, D\]"):
+        fit_probe(features, labels[:5])
+    with pytest.raises(ValueError, match="positive"):
+        fit_probe(features, labels, 0.0)
+    with pytest.raises(ValueError, match="finite"):
+        fit_probe(features * torch.nan, labels)
+
+
+@pytest.mark.parametrize("peak", [-6.0, -5.9, -3.3, 0.0, 1.125, 4.6, 6.0])
+def test_sweep_finds_the_peak_of_the_whole_grid(peak: float) -> None:
+    grid = [10 ** (-6 + index / 8) for index in range(97)]
+
+    def score(l2: float) -> float:
+        return -((math.log10(l2) - peak) ** 2)
+
+    sweep = binary_sweep(score)
+    assert sweep.l2 == pytest.approx(max(grid, key=score))
+    assert len(sweep.accuracies) <= 15
+    for l2 in (1e-6, 1e-4, 1e-2, 1, 1e2, 1e4, 1e6):
+        assert any(seen == pytest.approx(l2) for seen in sweep.accuracies)
+    assert all(any(seen == pytest.approx(point) for point in grid) for seen in sweep.accuracies)
+
+
+def test_of_equals_the_stronger_regularisation_wins() -> None:
+    assert binary_sweep(lambda l2: 1.0).l2 == pytest.approx(1e6)
+    assert binary_sweep(lambda l2: float(l2 < 2)).l2 == pytest.approx(10**0.25)
+
+
+def test_sweep_on_a_validation_split() -> None:
+    train, rest = halves(digits(torch.float32))
+    small = train[0][:150], train[1][:150]
+    validation, test = halves(rest)
+    probe, sweep = fit_swept_probe(small, validation)
+    assert sweep.accuracies[sweep.l2] == max(sweep.accuracies.values())
+    assert sweep.l2 == sweep_l2(small, validation).l2
+    assert probe.accuracy(*test) > 0.9
+
+
+def test_few_shot_rows_are_a_nested_draw_by_key() -> None:
+    labels = torch.arange(200) % 7
+    rows = {shots: few_shot_rows(labels, shots, seed=1) for shots in (1, 4, 16)}
+    for shots, drawn in rows.items():
+        assert labels[drawn].bincount().tolist() == [shots] * 7
+    assert set(rows[1].tolist()) < set(rows[4].tolist()) < set(rows[16].tolist())
+    assert not torch.equal(rows[4], few_shot_rows(labels, 4, seed=2))
+    assert torch.equal(rows[4], few_shot_rows(labels, 4, seed=1))
+
+
+def test_few_shot_draw_with_keys_does_not_depend_on_the_order() -> None:
+    labels = torch.arange(60) % 3
+    keys = [f"picture-{row}.png" for row in range(60)]
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0)).tolist()
+    drawn = {keys[row] for row in few_shot_rows(labels, 4, 0, keys).tolist()}
+    shuffled_keys = [keys[row] for row in order]
+    shuffled = few_shot_rows(labels[order], 4, 0, shuffled_keys).tolist()
+    assert {shuffled_keys[row] for row in shuffled} == drawn
+
+
+def test_few_shot_needs_enough_examples() -> None:
+    with pytest.raises(ValueError, match=r"fewer than 4 examples: \[1\]"):
+        few_shot_rows(torch.tensor([0, 0, 0, 0, 1]), 4)
+    with pytest.raises(ValueError, match="at least one"):
+        few_shot_rows(torch.tensor([0, 1]), 0)
+
+
+def test_more_labels_do_better() -> None:
+    train, test = halves(digits(torch.float32))
+    curve = few_shot_curve(train, test)
+    means = {shots: sum(scores) / len(scores) for shots, scores in curve.items()}
+    assert list(means) == [1, 2, 4, 8, 16]
+    assert all(len(scores) == 3 for scores in curve.values())
+    assert sorted(means.values()) == list(means.values())
+    assert means[16] > 0.85
+    equal = shots_to_equal((means[4] + means[8]) / 2, means)
+    assert equal == pytest.approx(math.sqrt(32))
+    swept = few_shot_curve(train, test, shots=(2,), seeds=(0,), validation=test)
+    assert swept[2][0] >= curve[2][0] - 0.05
+
+
+def test_shots_to_equal() -> None:
+    curve = {1: 0.2, 2: 0.3, 4: 0.4, 8: 0.5, 16: 0.6}
+    assert shots_to_equal(0.4, curve) == pytest.approx(4)
+    assert shots_to_equal(0.55, curve) == pytest.approx(8 * math.sqrt(2))
+    assert shots_to_equal(0.1, curve) == pytest.approx(0.5)  # the first segment, extended
+    assert shots_to_equal(0.7, curve) == math.inf
+    assert shots_to_equal(0.7, {**curve, 64: 0.8}) == pytest.approx(32)
+    assert shots_to_equal(0.3, {1: 0.5, 2: 0.4}) == 1
+    with pytest.raises(ValueError, match="two points"):
+        shots_to_equal(0.3, {1: 0.5})
+
+
+def test_features_before_and_after_a_vits_projection() -> None:
+    torch.manual_seed(0)
+    model = CLIP(SMALL_VIT).eval()
+    images = torch.randn(5, 3, 32, 32)
+    before = image_features(model, images, projected=False, batch_size=2)
+    after = image_features(model, images, batch_size=2)
+    assert before.shape == (5, 64)
+    assert after.shape == (5, 32)
+    with torch.inference_mode():
+        projection = model.visual.get_parameter("proj")
+        torch.testing.assert_close(before @ projection, after, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(after, model.encode_image(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_resnet_has_its_attention_pools_output_only() -> None:
+    torch.manual_seed(0)
+    model = CLIP(SMALL_RESNET).eval()
+    images = torch.randn(2, 3, 64, 64)
+    before, after = (image_features(model, images, projected=flag) for flag in (False, True))
+    assert torch.equal(before, after)
