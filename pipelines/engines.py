@@ -60,7 +60,7 @@ def in_ray_tasks(
 
     start_ray(settings)
     task = ray.remote(attempt).options(num_cpus=1, max_retries=MAX_RETRIES)
-    window = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    window = 2 * cluster_cpus()
     work_reference = ray.put(work)
     waiting = list(reversed(shards))
     running: dict[ray.ObjectRef, Shard] = {}
@@ -96,7 +96,7 @@ def in_ray_actors(
 
     start_ray(settings)
     quiet_ray_data()
-    actors = settings.actors or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    actors = settings.actors or cluster_cpus()
     by_name = {shard.name: shard for shard in shards}
     outcomes = ray.data.from_items(
         [{"shard": shard} for shard in by_name], override_num_blocks=len(shards)
@@ -144,6 +144,13 @@ def start_ray(settings: RaySettings) -> None:
         log_to_driver=False,
         logging_level="ERROR",
     )
+
+
+def cluster_cpus() -> int:
+    """The CPUs of the Ray cluster that this process is connected to, at least one."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def quiet_ray_data() -> None:

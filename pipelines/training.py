@@ -76,6 +76,8 @@ def train(
     total_steps = steps_per_epoch * settings.epochs
 
     model, _ = clip_model.load(settings.start_from, device=device)
+    # Convolutions of a ResNet are a quarter faster with the channels innermost; a ViT is the same.
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     optimizer = _optimizer(model, settings)
     crop = random_square_crop(model.config.image_resolution)
@@ -95,6 +97,7 @@ def train(
                 group["lr"] = learning_rate
 
             images = torch.stack([crop(_decode(example.jpg)) for example in batch]).to(device)
+            images = images.contiguous(memory_format=torch.channels_last)  # [N, 3, R, R]
             texts = clip_model.tokenize([example.caption for example in batch], truncate=True)
             image_features = model.encode_image(images)  # [N, D]
             text_features = model.encode_text(texts.to(device))  # [N, D]

@@ -68,6 +68,8 @@ class Embedder:
         self.settings = settings
         self.model, self.preprocess = clip_model.load(settings.model)
         self.device = self.model.logit_scale.device
+        # Convolutions of a ResNet are a quarter faster with the channels innermost.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.label_sets = [
             LabelClassifier(
                 name,
@@ -126,6 +128,7 @@ class Embedder:
     ) -> pa.RecordBatch:
         pair_ids, captions, pixels = zip(*rows, strict=True)
         images = torch.stack(pixels).to(self.device)  # [N, 3, R, R]
+        images = images.contiguous(memory_format=torch.channels_last)
         tokens = clip_model.tokenize(list(captions), truncate=True).to(self.device)  # [N, L]
         image = F.normalize(self.model.encode_image(images).float(), dim=-1)  # [N, D]
         text = F.normalize(self.model.encode_text(tokens).float(), dim=-1)  # [N, D]

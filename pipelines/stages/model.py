@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import RaySettings, TrainSettings
-from pipelines.engines import in_process, start_ray
+from pipelines.engines import cluster_cpus, in_process, start_ray
 from pipelines.receipts import SCRATCH, Outcome, Shard
 from pipelines.stages.base import Stage
 from pipelines.stages.embeddings import checkpoint_file
@@ -83,7 +83,9 @@ class TrainOnRay:
             scaling_config=ray.train.ScalingConfig(
                 num_workers=1,
                 use_gpu=self.settings.use_gpu,
-                resources_per_worker={"CPU": 1},
+                # Ray gives the worker as many OpenMP threads as CPUs; more CPUs than the cluster
+                # has would be waited for without end.
+                resources_per_worker={"CPU": min(self.settings.cpus, cluster_cpus())},
             ),
             run_config=ray.train.RunConfig(
                 # A known name goes on from its last checkpoint: the key in it ties the name to
