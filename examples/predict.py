@@ -1,0 +1,38 @@
+"""Which of some captions fits a picture: OpenAI's first example.
+
+python -m examples.predict picture.png "a diagram" "a dog" "a cat"
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+import clip_model as clip
+from examples.labelled import argument_parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the probability of each caption."""
+    parser = argument_parser("predict", "Say which of some captions fits a picture.")
+    parser.add_argument("picture", type=Path, help="an image file")
+    parser.add_argument("captions", nargs="+", help="what it may show")
+    options = parser.parse_args(arguments)
+
+    model, preprocess = clip.load(options.model, device=options.device)
+    image = preprocess(Image.open(options.picture)).unsqueeze(0).to(options.device)
+    text = clip.tokenize(options.captions).to(options.device)
+
+    with torch.no_grad():
+        logits_per_image, _logits_per_text = model(image, text)
+        probabilities = logits_per_image.softmax(dim=-1).cpu().numpy()
+
+    for caption, probability in zip(options.captions, probabilities[0], strict=True):
+        sys.stdout.write(f"{probability:8.2%}  {caption}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The likeliest classes of a picture, from nothing but the classes' names: OpenAI's second example.
+
+python -m examples.zero_shot                        # a picture of CIFAR-100, downloaded
+python -m examples.zero_shot --folder pictures      # pictures/CLASS/*.png
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+import clip_model as clip
+from examples.labelled import add_folder, argument_parser, get_features, open_data
+
+TEMPLATE = "a photo of a {}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print a picture's five likeliest classes; with --all, the accuracy on every picture."""
+    parser = argument_parser("zero_shot", "Classify pictures by nothing but the classes' names.")
+    add_folder(parser)
+    parser.add_argument("--index", type=int, default=0, help="which picture of the test part")
+    parser.add_argument(
+        "--template",
+        default=TEMPLATE,
+        help="a sentence with {} for the class, or the name of a set of them: bare, ImageNet7",
+    )
+    parser.add_argument("--all", action="store_true", help="score the whole test part too")
+    options = parser.parse_args(arguments)
+
+    model, preprocess = clip.load(options.model, device=options.device)
+    data = open_data(options.folder, train=False)
+    picture, label = data[options.index]
+    image_input = preprocess(picture).unsqueeze(0).to(options.device)
+    classifier = clip.zero_shot_classifier(model, data.classes, options.template)
+
+    with torch.no_grad():
+        image_features = model.encode_image(image_input)
+    values, indices = clip.classify(image_features, classifier, model.logit_scale)
+
+    sys.stdout.write(f"A picture of the class {data.classes[label]}. Top predictions:\n")
+    for value, index in zip(values[0].tolist(), indices[0].tolist(), strict=True):
+        sys.stdout.write(f"{data.classes[index]:>16s}: {value:.2%}\n")
+    if options.all:
+        features, labels = get_features(model, preprocess, data)
+        similarity = features @ classifier.float().cpu().t()
+        accuracy = (similarity.argmax(dim=-1) == labels).double().mean().item()
+        sys.stdout.write(f"Accuracy = {accuracy:.2%} of {len(labels)} pictures\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""OpenAI's three example programs, run as a user runs them, on a small folder of drawings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from sklearn.linear_model import LogisticRegression
+
+import clip_model
+from clip_model.probe import fit_probe
+from examples import linear_probe, predict, zero_shot
+from examples.labelled import Folder, get_features
+
+COLOURS = {"blue circle": "blue", "red circle": "red", "yellow circle": "yellow"}
+A_CLASS = 8
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pictures")
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for number in range(A_CLASS):
+            image = Image.new("RGB", (96, 80), "white")
+            box = (8 + number, 6 + number, 72 + number, 70 + number)
+            ImageDraw.Draw(image).ellipse(box, fill=colour)
+            image.save(root / name / f"{number}.png")
+    return root
+
+
+def test_predict(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = pictures / "red circle" / "0.png"
+    captions = ["red circle", "dog", "fire truck"]
+    predict.main([str(path), *captions, "--model", "starter", "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1] for line in lines] == captions
+    shares = [float(line.split("%")[0]) for line in lines]
+    assert sum(shares) == pytest.approx(100, abs=0.05)
+    assert max(shares) == shares[0]
+
+
+def test_zero_shot(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--folder", str(pictures), "--model", "starter", "--device", "cpu"]
+    zero_shot.main([*options, "--template", "bare", "--all"])
+    out = capsys.readouterr().out
+    assert out.startswith("A picture of the class blue circle. Top predictions:\n")
+    assert re.search(r"\n +blue circle: +\d+\.\d\d%\n", out)
+    accuracy = re.search(r"Accuracy = (\S+)% of 6 pictures", out)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 60
+
+
+@pytest.mark.parametrize("more", [[], ["--unprojected", "--C", "1"]])
+def test_linear_probe(pictures: Path, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+    linear_probe.main(["--folder", str(pictures), "--model", "starter", "--device", "cpu", *more])
+    assert capsys.readouterr().out == "Accuracy = 100.000\n"
+
+
+def test_probe_predicts_what_scikit_learn_does(pictures: Path) -> None:
+    model, preprocess = clip_model.load("starter", device="cpu")
+    parts = (Folder(pictures, train=part) for part in (True, False))
+    train, test = (get_features(model, preprocess, part) for part in parts)
+    theirs = LogisticRegression(random_state=0, C=0.316, max_iter=1000)
+    theirs.fit(train[0].numpy(), train[1].numpy())
+    ours = fit_probe(*train).predict(test[0])
+    assert np.array_equal(ours.numpy(), theirs.predict(test[0].numpy()))
+
+
+def test_parts_of_a_folder_share_nothing(pictures: Path) -> None:
+    train, test = (Folder(pictures, train=part) for part in (True, False))
+    assert train.classes == test.classes == sorted(COLOURS)
+    assert (len(train), len(test)) == (18, 6)
+    everything = {(image.tobytes(), label) for part in (train, test) for image, label in rows(part)}
+    assert len(everything) == 24
+
+
+def rows(folder: Folder) -> list[tuple[Image.Image, int]]:
+    return [folder[index] for index in range(len(folder))]
+
+
+def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no pictures"):
+        Folder(tmp_path, train=True)
+
+
+@pytest.mark.parametrize("program", [predict, zero_shot, linear_probe])
+def test_help(program: object, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        program.main(["--help"])  # type: ignore[attr-defined]
+    assert left.value.code == 0
+    assert "--model" in capsys.readouterr().out
