@@ -97,7 +97,7 @@ class Tokenizer:
         vocabulary = symbols + [symbol + END_OF_WORD for symbol in symbols]
         vocabulary += [first + second for first, second in ranked]
         vocabulary += [START_TOKEN, END_TOKEN]
-        self._symbols = vocabulary
+        self.symbols = vocabulary
         self._ids = {symbol: position for position, symbol in enumerate(vocabulary)}
         self._ranks = {pair: rank for rank, pair in enumerate(ranked)}
         self._chunk_ids = _ChunkCache(self._encode_chunk)
@@ -116,7 +116,7 @@ class Tokenizer:
             KeyError: a character of a symbol stands for no byte.
             IndexError: an id outside the vocabulary.
         """
-        text = "".join(self._symbols[int(i)] for i in ids)
+        text = "".join(self.symbols[int(i)] for i in ids)
         raw = bytes(self._symbol_bytes[character] for character in text)
         return raw.decode("utf-8", errors="replace").replace(END_OF_WORD, " ")
 

@@ -133,4 +133,4 @@ def test_no_texts_give_no_rows() -> None:
 def test_vocabulary_is_complete() -> None:
     tokenizer = default_tokenizer()
     assert (tokenizer.start_id, tokenizer.end_id) == (49406, 49407)
-    assert len(tokenizer._symbols) == len(set(tokenizer._symbols)) == 49408
+    assert len(tokenizer.symbols) == len(set(tokenizer.symbols)) == 49408
