@@ -49,10 +49,8 @@ def infer_config(
         embed_dim = tensors["text_projection"].shape[1]
     except KeyError as error:
         raise RuntimeError(f"not the tensors of a CLIP: there is no {error}") from error
-    except IndexError as error:
-        raise RuntimeError(
-            f"not the tensors of a CLIP: a dimension is missing ({error})"
-        ) from error
+    except (IndexError, ValueError) as error:
+        raise RuntimeError(f"not the tensors of a CLIP: a shape is wrong ({error})") from error
     return ClipConfig(embed_dim, resolution, vision, text, quick_gelu)
 
 

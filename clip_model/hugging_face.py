@@ -7,7 +7,6 @@ transformers 5.23.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from clip_model.architecture import infer_config
 from clip_model.config import ClipConfig, VisionTransformerConfig
+from clip_model.json_file import read_json, read_section, write_json
 from clip_model.preprocess import MEAN, STD
 from clip_model.tensor_files import read_tensor_file, write_safetensors
 
@@ -79,7 +79,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     Raises:
         RuntimeError: it is no index, names a file elsewhere, or a shard is missing.
     """
-    names = _read_json(index).get("weight_map")
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
         raise RuntimeError(f"{index} names no files: it has no 'weight_map'")
     tensors: dict[str, Tensor] = {}
@@ -104,7 +104,7 @@ def from_hugging_face(
     """
     if not config_path.is_file():
         raise RuntimeError(f"{config_path} is missing: the tensors do not say which activation")
-    fields = _read_json(config_path)
+    fields = read_json(config_path)
     text, vision = _section(fields, "text_config"), _section(fields, "vision_config")
     for section in (text, vision):
         if section.get("layer_norm_eps", LAYER_NORM_EPS) != LAYER_NORM_EPS:
@@ -135,29 +135,9 @@ def write_hugging_face(tensors: Mapping[str, Tensor], config: ClipConfig, folder
     write_json(_preprocessing(config.image_resolution), folder / "preprocessor_config.json")
 
 
-def write_json(fields: Mapping[str, Any], path: Path) -> None:
-    """Write JSON, under a temporary name first."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RuntimeError(f"{path} is not JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise RuntimeError(f"{path} is not a table")
-    return fields
-
-
 def _section(fields: dict[str, Any], name: str) -> dict[str, Any]:
     # Files of early versions have both, and transformers lets the one with `_dict` win.
-    section = fields.get(f"{name}_dict") or fields.get(name) or {}
-    if not isinstance(section, dict):
-        raise RuntimeError(f"the configuration's {name} is not a table")
-    return section
+    return read_section(fields, f"{name}_dict") or read_section(fields, name)
 
 
 def _activation(text: dict[str, Any], vision: dict[str, Any], config_path: Path) -> bool:

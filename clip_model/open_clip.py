@@ -7,7 +7,6 @@ and defaults: `factory.py`, `model.py` of open_clip 3.3.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from clip_model.architecture import infer_config
 from clip_model.config import HEAD_WIDTH, ClipConfig, ModifiedResNetConfig
-from clip_model.hugging_face import write_json
+from clip_model.json_file import read_json, read_section, write_json
 from clip_model.preprocess import MEAN, STD
 from clip_model.tensor_files import write_safetensors
 
@@ -54,7 +53,7 @@ def from_open_clip(
     fields = fields or {}
     if quick_gelu is None:
         quick_gelu = bool(fields.get("quick_gelu", False))  # open_clip's default
-    heads = fields.get("text_cfg", {}).get("heads")
+    heads = read_section(fields, "text_cfg").get("heads")
     return tensors, infer_config(tensors, quick_gelu, heads)
 
 
@@ -80,15 +79,15 @@ def write_open_clip(
 
 def _read_config(path: Path) -> dict[str, Any]:
     """The `model_cfg`, which must be of a model that this CLIP can compute."""
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    model = fields.get("model_cfg", fields)
-    preprocess = fields.get("preprocess_cfg", {})
+    fields = read_json(path)
+    model = read_section(fields, "model_cfg") or fields
+    preprocess = read_section(fields, "preprocess_cfg")
     normalisation = preprocess.get("mean", MEAN), preprocess.get("std", STD)
     if tuple(map(tuple, normalisation)) != (MEAN, STD):
         raise RuntimeError(f"{path}: pictures are normalised in another way than OpenAI's models'")
-    if model.get("vision_cfg", {}).get("head_width", HEAD_WIDTH) != HEAD_WIDTH:
+    if read_section(model, "vision_cfg").get("head_width", HEAD_WIDTH) != HEAD_WIDTH:
         raise RuntimeError(f"{path}: the image tower's heads are not {HEAD_WIDTH} wide")
-    return dict(model)
+    return model
 
 
 def _their_config(config: ClipConfig) -> dict[str, Any]:

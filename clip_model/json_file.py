@@ -1,0 +1,42 @@
+"""Configurations in JSON files, as Hugging Face and open_clip keep them beside the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The table in a file.
+
+    Raises:
+        RuntimeError: it is not JSON, or not a table.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RuntimeError(f"{path} is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise RuntimeError(f"{path} is not a table")
+    return fields
+
+
+def read_section(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A table inside of the table; empty if there is none.
+
+    Raises:
+        RuntimeError: something else stands there.
+    """
+    section = fields.get(name) or {}
+    if not isinstance(section, dict):
+        raise RuntimeError(f"the configuration's {name!r} is not a table")
+    return section
+
+
+def write_json(fields: Mapping[str, Any], path: Path) -> None:
+    """Write a table, under a temporary name first."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
