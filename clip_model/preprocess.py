@@ -193,9 +193,9 @@ def _resize_and_crop(pixels: Tensor, resolution: int) -> Tensor:
 class NormalisingConv2d(nn.Conv2d):
     """A convolution of normalised pictures, made one of levels from 0 to 255.
 
-    (u / 255 - mean) / std is u * scale + shift. The scale goes into the weight. Without padding
-    the shift becomes a bias. With padding it cannot, because the border must stay 0 after the
-    normalisation: there the mean is subtracted first.
+    (u / 255 - mean) / std is u * scale + shift: the scale goes into the weight, the shift becomes
+    a bias. Where the convolution pads with 0 after the normalisation, this one frames the picture
+    with the mean before it. Levels are exact in bfloat16 and float16, normalised pixels are not.
     """
 
     mean: Tensor
@@ -203,28 +203,34 @@ class NormalisingConv2d(nn.Conv2d):
     def __init__(self, conv: nn.Conv2d) -> None:
         """Fold the normalisation into a copy of `conv`, which must have no bias."""
         weight = conv.weight.detach()
-        padded = any(bool(side) for side in conv.padding)
         with torch.device("meta"):  # the weights are assigned below
             super().__init__(
                 conv.in_channels,
                 conv.out_channels,
                 (conv.kernel_size[0], conv.kernel_size[1]),
                 (conv.stride[0], conv.stride[1]),
-                conv.padding,  # type: ignore[arg-type]  # a pair, as Conv2d keeps it
-                bias=not padded,
             )
         mean, std = (
             torch.tensor(values, dtype=torch.float64, device=weight.device).view(3, 1, 1)
             for values in (MEAN, STD)
         )
-        self.padded = padded
+        self.frame = int(conv.padding[0])
+        # In float16 weights for levels would be too small to be precise; levels / 256 are exact.
+        self.divisor = 256.0 if weight.dtype == torch.float16 else 1.0
         self.register_buffer("mean", (mean * 255).to(weight.dtype), persistent=False)
-        self.weight = _frozen(weight.double() / (std * 255), weight.dtype)
-        if not padded:
-            self.bias = _frozen(-(weight.double() * mean / std).sum(dim=(1, 2, 3)), weight.dtype)
+        self.weight = _frozen(weight.double() / (std * 255 / self.divisor), weight.dtype)
+        self.bias = _frozen(-(weight.double() * mean / std).sum(dim=(1, 2, 3)), weight.dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input - self.mean if self.padded else input)
+        levels = self._framed(input) if self.frame else input
+        return super().forward(levels if self.divisor == 1 else levels / self.divisor)
+
+    def _framed(self, levels: Tensor) -> Tensor:
+        n, channels, height, width = levels.shape
+        frame = self.frame
+        framed = self.mean.expand(n, channels, height + 2 * frame, width + 2 * frame).clone()
+        framed[..., frame:-frame, frame:-frame] = levels
+        return framed
 
 
 def fold_normalisation(model: CLIP) -> CLIP:
@@ -234,15 +240,14 @@ def fold_normalisation(model: CLIP) -> CLIP:
     It shares every other weight with `model`, which stays as it is. It is not for saving: its
     first convolution is no longer CLIP's.
 
+    Fold last, when the model is in the precision that it will run in.
+
     Raises:
-        ValueError: the model is folded already, or it is in float16, whose smallest numbers are
-            too large for the folded weights.
+        ValueError: the model is folded already.
     """
     conv = model.visual.conv1
     if isinstance(conv, NormalisingConv2d):
         raise ValueError("the normalisation is folded into this model already")
-    if conv.weight.dtype == torch.float16:
-        raise ValueError("float16 cannot hold the folded weights; fold in bfloat16 or float32")
     shared: dict[int, Any] = {
         id(tensor): tensor
         for tensors in (model.parameters(), model.buffers())
