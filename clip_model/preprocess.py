@@ -40,6 +40,7 @@ _DECODER_ERRORS = (
     LookupError,
     EOFError,
     OverflowError,
+    NotImplementedError,
     struct.error,
     zlib.error,
 )
