@@ -75,7 +75,7 @@ def train(
     steps_per_epoch = len(examples) // batch_size  # the last, smaller batch is left out
     total_steps = steps_per_epoch * settings.epochs
 
-    model, _ = clip_model.load(settings.start_from, device=device)
+    model, _ = clip_model.load(settings.start_from, device=device, half=False)
     # Convolutions of a ResNet are a quarter faster with the channels innermost; a ViT is the same.
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
