@@ -20,9 +20,10 @@ REPORT = "report.md"
 def plan_text(run: Run, names: Sequence[str]) -> str:
     """For each stage: how many shards are done and how many are to do."""
     lines = [f"plan of {run.directory}"]
+    complete: dict[str, bool] = {}
     for name in names:
         stage = STAGES[name](run)
-        missing = [other for other in stage.reads if not is_complete(run, other)]
+        missing = [other for other in stage.reads if not is_complete(run, other, complete)]
         if missing:
             lines.append(f"  {name:<11} to be planned once {', '.join(missing)} is complete")
         else:

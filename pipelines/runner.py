@@ -77,9 +77,10 @@ class Result:
 def run_stages(run: Run, names: Sequence[str]) -> Result:
     """Bring the named stages up to date, in order; stop at the first that does not end well."""
     worked = False
+    complete: dict[str, bool] = {}
     for name in names:
         stage = STAGES[name](run)
-        if missing := [other for other in stage.reads if not is_complete(run, other)]:
+        if missing := [other for other in stage.reads if not is_complete(run, other, complete)]:
             raise ConfigError(
                 f"stage {name} reads {', '.join(missing)}, not complete with this configuration: "
                 "run the stages before it first (pipelines.build_dataset, then pipelines.train)"
@@ -94,15 +95,23 @@ def run_stages(run: Run, names: Sequence[str]) -> Result:
             log.info("%s: complete, nothing to do (%d shards)", name, len(plan.done))
         if not _passes_gate(run, name):
             return Result(ExitCode.QUALITY, worked)
+        complete[name] = True
     if not worked:
         log.info("nothing to do: %s is complete", run.directory)
     return Result(ExitCode.COMPLETE, worked)
 
 
-def is_complete(run: Run, name: str) -> bool:
-    """Whether every shard of a stage, and of those that it reads, has a valid receipt."""
-    stage = STAGES[name](run)
-    return all(is_complete(run, other) for other in stage.reads) and not Plan.of(stage).todo
+def is_complete(run: Run, name: str, known: dict[str, bool]) -> bool:
+    """Whether every shard of a stage, and of those that it reads, has a valid receipt.
+
+    ``known`` holds the answers so far: planning reads every receipt of a stage, and most stages
+    are read by several others.
+    """
+    if name not in known:
+        stage = STAGES[name](run)
+        above = all(is_complete(run, other, known) for other in stage.reads)
+        known[name] = above and not Plan.of(stage).todo
+    return known[name]
 
 
 def _work(stage: Stage, plan: Plan) -> bool:
