@@ -15,9 +15,24 @@ from clip_model.config import ARCHITECTURES, ClipConfig
 from clip_model.inert_pickle import UnsafeCheckpointError
 from clip_model.loss import contrastive_loss
 from clip_model.metrics import roc_auc
-from clip_model.model import CLIP
+from clip_model.model import CLIP, convert_weights, trim
 from clip_model.positions import resize_positions
-from clip_model.preprocess import Preprocess, image_transform
+from clip_model.preprocess import (
+    ImageError,
+    Preprocess,
+    fold_normalisation,
+    image_bytes_transform,
+    image_transform,
+)
+from clip_model.probe import (
+    LinearProbe,
+    few_shot_curve,
+    fit_probe,
+    fit_swept_probe,
+    image_features,
+    shots_to_equal,
+    sweep_l2,
+)
 from clip_model.retrieval import recall_at_k, retrieval_recall
 from clip_model.tokenizer import decode, encode, tokenize
 from clip_model.zero_shot import classify, encode_texts, zero_shot_classifier
@@ -26,14 +41,23 @@ __all__ = [
     "ARCHITECTURES",
     "CLIP",
     "ClipConfig",
+    "ImageError",
+    "LinearProbe",
     "Preprocess",
     "UnsafeCheckpointError",
     "available_models",
     "classify",
     "contrastive_loss",
+    "convert_weights",
     "decode",
     "encode",
     "encode_texts",
+    "few_shot_curve",
+    "fit_probe",
+    "fit_swept_probe",
+    "fold_normalisation",
+    "image_bytes_transform",
+    "image_features",
     "image_transform",
     "load",
     "recall_at_k",
@@ -41,6 +65,9 @@ __all__ = [
     "retrieval_recall",
     "roc_auc",
     "save",
+    "shots_to_equal",
+    "sweep_l2",
     "tokenize",
+    "trim",
     "zero_shot_classifier",
 ]

@@ -30,7 +30,16 @@ from clip_model.registry import CACHE, PUBLISHED, SHIPPED, available_models
 from clip_model.tensor_files import TensorFile, read_tensor_file, write_safetensors
 from clip_model.torchscript_archive import write_torchscript
 
-__all__ = ["SHIPPED", "available_models", "checkpoint_path", "load", "read_weights", "save"]
+__all__ = [
+    "PUBLISHED",
+    "SHIPPED",
+    "available_models",
+    "checkpoint_files",
+    "checkpoint_path",
+    "load",
+    "read_weights",
+    "save",
+]
 
 CONFIG_KEY = "clip_model.config"
 # Numbers that OpenAI keeps beside its weights, as tensors: by them a state dict is known as one.
@@ -66,6 +75,18 @@ def checkpoint_path(name_or_path: str | Path, download_root: str | Path | None =
             f"Model {name_or_path} not found; available models = {available_models()}"
         )
     return path
+
+
+def checkpoint_files(name_or_path: str | Path) -> list[Path]:
+    """Every file that a checkpoint's meaning depends on: weights, shards, configurations beside.
+
+    Raises:
+        RuntimeError, DownloadError: as in `checkpoint_path`; or an index of shards is broken.
+    """
+    path = checkpoint_path(name_or_path)
+    shards = hugging_face.shard_paths(path) if path.name.endswith(".index.json") else []
+    configs = [path.with_name(name) for name in (hugging_face.CONFIG, open_clip.CONFIG)]
+    return [path, *shards, *(config for config in configs if config.is_file())]
 
 
 def load(
@@ -159,7 +180,8 @@ def read_weights(
         return from_hugging_face(read_shards(path), path.with_name(hugging_face.CONFIG), quick_gelu)
     file = read_tensor_file(path)
     if CONFIG_KEY in file.texts:
-        return file.tensors, with_quick_gelu(_own_config(file.texts[CONFIG_KEY]), quick_gelu)
+        config = _own_config(file.texts[CONFIG_KEY], len(file.tensors))
+        return file.tensors, with_quick_gelu(config, quick_gelu)
     if file.is_torchscript or file.tensors.keys() >= OPENAI_NUMBERS:
         return _from_openai(file, quick_gelu)
     if has_hugging_face_names(file.tensors):
@@ -184,13 +206,17 @@ def _build(tensors: dict[str, Tensor], config: ClipConfig) -> CLIP:
     return model
 
 
-def _own_config(text: str) -> ClipConfig:
+def _own_config(text: str, tensors: int) -> ClipConfig:
     try:
-        return ClipConfig.from_dict(json.loads(text))
+        config = ClipConfig.from_dict(json.loads(text))
+        blocks = config.blocks
     except (ValueError, TypeError, KeyError) as error:
         raise RuntimeError(
             f"the architecture that the file says cannot be read: {error}"
         ) from error
+    if blocks > tensors:  # a few bytes of text must not build a model of a billion layers
+        raise RuntimeError(f"the file says {blocks} blocks of layers and holds {tensors} tensors")
+    return config
 
 
 def _from_openai(file: TensorFile, quick_gelu: bool | None) -> tuple[dict[str, Tensor], ClipConfig]:

@@ -71,6 +71,13 @@ class ClipConfig:
     text: TextConfig
     quick_gelu: bool = True
 
+    @property
+    def blocks(self) -> int:
+        """Residual blocks of both towers together; each has several tensors."""
+        layers = self.vision.layers
+        of_text = self.text.layers if self.text.kind == "transformer" else 0
+        return of_text + (layers if isinstance(layers, int) else sum(layers))
+
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that JSON can hold; `from_dict` reads it back."""
         fields = asdict(self)

@@ -73,8 +73,8 @@ def has_hugging_face_names(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("text_model.") for name in tensors)
 
 
-def read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of all files that an index names.
+def shard_paths(index: Path) -> list[Path]:
+    """The files that an index names, sorted.
 
     Raises:
         RuntimeError: it is no index, names a file elsewhere, or a shard is missing.
@@ -82,11 +82,17 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
         raise RuntimeError(f"{index} names no files: it has no 'weight_map'")
-    tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(names.values())):
-        path = index.parent / shard
-        if Path(shard).name != shard or not path.is_file():
+    shards = sorted(set(names.values()))
+    for shard in shards:
+        if Path(shard).name != shard or not (index.parent / shard).is_file():
             raise RuntimeError(f"{index} names {shard!r}, which is no file beside it")
+    return [index.parent / shard for shard in shards]
+
+
+def read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all files that an index names. Raises RuntimeError as `shard_paths`."""
+    tensors: dict[str, Tensor] = {}
+    for path in shard_paths(index):
         tensors |= read_tensor_file(path).tensors
     return tensors
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 import clip_model
 from clip_model.model import CLIP
 from clip_model.preprocess import Preprocess
-from clip_model.retrieval import recall_at_k
+from clip_model.retrieval import first_rank
 from pipelines.config import ScoreSettings
 from pipelines.held_out import Example
 
@@ -31,9 +30,9 @@ class Questions:
 
 
 def score_models(
-    models: Mapping[str, Path], examples: Sequence[Example], settings: ScoreSettings
+    models: Mapping[str, str], examples: Sequence[Example], settings: ScoreSettings
 ) -> dict[str, Any]:
-    """Ask every model the same questions.
+    """Ask every model the same questions; ``models`` are names or files of checkpoints.
 
     Returns:
         The numbers of pictures and captions, the chance of a right guess, and for each model
@@ -64,17 +63,23 @@ def ask(examples: Sequence[Example]) -> Questions:
 
 
 @torch.inference_mode()
-def _score(checkpoint: Path, questions: Questions, settings: ScoreSettings) -> dict[str, float]:
+def _score(checkpoint: str, questions: Questions, settings: ScoreSettings) -> dict[str, float]:
     model, preprocess = clip_model.load(checkpoint)
     images = _image_features(model, preprocess, questions.jpgs, settings.batch_size)  # [P, D]
     classes = clip_model.zero_shot_classifier(model, questions.captions, settings.templates).cpu()
     texts = clip_model.encode_texts(model, questions.captions).cpu()  # [C, D]
-    matches, to_classes, to_texts = questions.matches, images @ classes.T, images @ texts.T
-    scores = {f"zero-shot top-{k}": recall_at_k(to_classes, matches, k) for k in (1, 5)}
+    matches, to_texts = questions.matches, images @ texts.T
+    class_rank = first_rank(images @ classes.T, matches)  # P
+    text_rank, image_rank = first_rank(to_texts, matches), first_rank(to_texts.T, matches.T)
+    scores = {f"zero-shot top-{k}": _share_within(class_rank, k) for k in (1, 5)}
     for k in settings.recall_at:
-        scores[f"image to text R@{k}"] = recall_at_k(to_texts, matches, k)
-        scores[f"text to image R@{k}"] = recall_at_k(to_texts.T, matches.T, k)
+        scores[f"image to text R@{k}"] = _share_within(text_rank, k)
+        scores[f"text to image R@{k}"] = _share_within(image_rank, k)
     return scores
+
+
+def _share_within(ranks: Tensor, k: int) -> float:
+    return (ranks < k).float().mean().item()
 
 
 def _image_features(

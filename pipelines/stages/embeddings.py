@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.config import ConfigError
+from pipelines.checkpoints import checkpoint_inputs
 from pipelines.engines import in_ray_actors
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
@@ -26,15 +26,16 @@ class Embeddings(Stage):
     reads = ("images",)
 
     def check(self) -> None:
-        checkpoint_file(self.run.config.embeddings.model, "embeddings.model")
+        checkpoint_inputs(self.run.config.embeddings.model, "embeddings.model")
 
     def plan(self) -> list[Shard]:
         settings = self.run.config.embeddings
-        model = checkpoint_file(settings.model, "embeddings.model")
+        model, published = checkpoint_inputs(settings.model, "embeddings.model")
         identity = settings.identity()
         del identity["model"]  # its content counts, not its name
         return [
-            self.shard(path.stem, identity, [path, model]) for path in self.run.outputs("images")
+            self.shard(path.stem, identity, [path, *model], published)
+            for path in self.run.outputs("images")
         ]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
@@ -59,18 +60,5 @@ class Embed:
         return Embedder(self.settings)
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        images, _model = map(Path, shard.inputs)
-        return self.embedder.embed_shard(images, out / f"{shard.name}.parquet")
-
-
-def checkpoint_file(name: str, key: str) -> Path:
-    """The file of a known model or of a checkpoint's path.
-
-    Raises ConfigError, naming the configuration's key, when there is none.
-    """
-    from clip_model.checkpoint import checkpoint_path
-
-    try:
-        return checkpoint_path(name)
-    except RuntimeError as error:
-        raise ConfigError(f"{key}: {error}") from error
+        images, *_model = shard.inputs
+        return self.embedder.embed_shard(Path(images), out / f"{shard.name}.parquet")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.checkpoints import checkpoint_inputs
 from pipelines.config import RaySettings, TrainSettings
 from pipelines.engines import cluster_cpus, in_process, start_ray
 from pipelines.receipts import SCRATCH, Outcome, Shard
 from pipelines.stages.base import Stage
-from pipelines.stages.embeddings import checkpoint_file
 from workers.tally import Tally
 
 #: The stage's output files: the weights, and a line of JSON for each epoch.
@@ -32,13 +32,15 @@ class Model(Stage):
     reads = ("dataset",)
 
     def check(self) -> None:
-        checkpoint_file(self.run.config.model.start_from, "model.start_from")
+        checkpoint_inputs(self.run.config.model.start_from, "model.start_from")
 
     def plan(self) -> list[Shard]:
         settings = self.run.config.model
         identity = settings.identity() | {"seed": self.run.config.seed}
-        start = checkpoint_file(settings.start_from, "model.start_from")
-        return [self.shard("all", identity, [*self.run.outputs("dataset"), start])]
+        start, published = checkpoint_inputs(settings.start_from, "model.start_from")
+        dataset = self.run.outputs("dataset")
+        values = [str(len(dataset)), *published]
+        return [self.shard("all", identity, [*dataset, *start], values)]
 
     def note(self) -> str:
         lines = [
@@ -71,7 +73,7 @@ class TrainOnRay:
         from ray.train.torch import TorchTrainer
 
         start_ray(self.ray)
-        *dataset, _start = shard.inputs
+        dataset = shard.inputs[: int(shard.values[0])]
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={

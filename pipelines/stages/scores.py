@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.checkpoints import checkpoint_inputs
 from pipelines.config import Config
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from pipelines.stages.embeddings import checkpoint_file
 from pipelines.stages.model import CHECKPOINT
 from workers.storage import write_json
 from workers.tally import Tally
@@ -28,9 +28,11 @@ class Scores(Stage):
             "seed": config.seed,
             "held_out": config.model.held_out,
         }
-        start = checkpoint_file(config.model.start_from, "model.start_from")
+        start, published = checkpoint_inputs(config.model.start_from, "model.start_from")
         trained = self.folder.parent / "model" / CHECKPOINT
-        return [self.shard("all", identity, [*self.run.outputs("dataset"), start, trained])]
+        dataset = self.run.outputs("dataset")
+        values = [str(len(dataset)), *published]
+        return [self.shard("all", identity, [trained, *dataset, *start], values)]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         return in_process(ScoreModels(self.run.config), shards, self.folder)
@@ -44,12 +46,14 @@ class ScoreModels:
         from pipelines.held_out import read_examples
         from pipelines.scoring import score_models
 
-        *dataset, start, trained = map(Path, shard.inputs)
+        trained, *files = map(Path, shard.inputs)
+        dataset = files[: int(shard.values[0])]
         tally = Tally()
         held_out = self.config.model.held_out
         examples = list(
             read_examples(dataset, self.config.seed, held_out, held_out=True, tally=tally)
         )
-        models = {f"start: {self.config.model.start_from}": start, "trained": trained}
+        start = self.config.model.start_from
+        models = {f"start: {start}": start, "trained": str(trained)}
         write_json(score_models(models, examples, self.config.scores), out / "scores.json")
         return {"pairs": tally}

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import clip_model
 from clip_model import CLIP, ClipConfig
 from clip_model.architecture import infer_config
-from clip_model.checkpoint import Format, checkpoint_path, read_weights
+from clip_model.checkpoint import Format, checkpoint_files, checkpoint_path, read_weights
 from clip_model.config import (
     ARCHITECTURES,
     ModifiedResNetConfig,
@@ -350,6 +350,17 @@ def test_wrong_shapes_and_configurations_are_errors(tmp_path) -> None:
             reload(tmp_path)
 
 
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_an_absurd_number_of_layers_is_refused_before_it_is_built(tower, tmp_path) -> None:
+    fields = VIT.to_dict()
+    fields[tower]["layers"] = 10**12
+    path = tmp_path / "model.safetensors"
+    texts = {"clip_model.config": json.dumps(fields)}
+    save_file(random_model(VIT).state_dict(), path, metadata=texts)
+    with pytest.raises(RuntimeError, match=r"1000000000002 blocks of layers and holds \d+ tensors"):
+        reload(path)
+
+
 def test_missing_and_additional_tensors_are_named(tmp_path) -> None:
     state = random_model(VIT).state_dict()
     save_file(state | {"logit_bias": torch.zeros(1)}, tmp_path / "more.safetensors")
@@ -402,6 +413,16 @@ def test_names_and_shapes_are_those_of_hugging_face(folder) -> None:
     assert tensors["vision_model.encoder.layers.1.self_attn.k_proj.weight"].shape == (64, 64)
     assert not any("in_proj" in name or "resblocks" in name for name in tensors)
     assert len(tensors) == len(random_model(VIT).state_dict()) + 2 * 2 * 2 * 2  # q, k, v apart
+
+
+def test_files_that_a_checkpoint_depends_on(folder) -> None:
+    names = [path.name for path in checkpoint_files(folder)]
+    assert names == ["model.safetensors", "config.json"]
+    shard(folder)
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    names = [path.name for path in checkpoint_files(folder)]
+    shards = ["a.safetensors", "b.safetensors"]
+    assert names == ["model.safetensors.index.json", *shards, "config.json"]
 
 
 def test_sharded_folder(folder) -> None:

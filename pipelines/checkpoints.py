@@ -1,0 +1,24 @@
+"""What a stage's output depends on when its settings name a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.config import ConfigError
+
+
+def checkpoint_inputs(name: str, key: str) -> tuple[list[Path], list[str]]:
+    """The files of a checkpoint, or the checksum of a published model.
+
+    A published model is known by its checksum and is not downloaded here: a plan costs nothing,
+    and each machine downloads for itself. Raises ConfigError, naming the configuration's key,
+    when there is no such model.
+    """
+    from clip_model.checkpoint import PUBLISHED, checkpoint_files
+
+    if name in PUBLISHED:
+        return [], [PUBLISHED[name].sha256]
+    try:
+        return checkpoint_files(name), []
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: {error}") from error
