@@ -10,10 +10,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import pyarrow as pa
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+from workers.candidates import Candidate, candidate_tables
+from workers.inputs import LISTS, Input
 from workers.page import (
     OPT_OUTS,
     PageError,
@@ -23,6 +26,7 @@ from workers.page import (
     robots_directives,
     robots_of,
 )
+from workers.pair_lists import read_pair_list
 from workers.tally import Tally
 from workers.urls import UrlError, absolute_url
 
@@ -37,15 +41,6 @@ READABLE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif")
 _CANDIDATE = re.compile(r"[\s,]*(\S*[^\s,])(?:,|\s+([^,]*)(?:,|$)|\s*$)")
 
 
-class Candidate(NamedTuple):
-    """A picture and a text that may describe it, as a page has them."""
-
-    url: str
-    caption: str
-    page_url: str | None
-    source: str  # "FILE@OFFSET" of the page
-
-
 @dataclass(frozen=True)
 class Page:
     """An HTML page and where it was read from."""
@@ -57,14 +52,19 @@ class Page:
     source: str
 
 
-def extract_pairs(warc: Path, pages: Tally, images: Tally) -> Iterator[Candidate]:
-    """The candidate pairs of a WARC file, in the file's order.
+def extract_pairs(source: Input, pages: Tally, images: Tally) -> Iterator[pa.Table]:
+    """The candidate pairs of an input as tables in CANDIDATES, in the input's order.
 
-    Counts into ``pages`` every response of the file, and into ``images`` every (picture, text)
-    and every picture without a text; ``images.kept`` is the number of candidates given.
+    Counts into ``pages`` every page, and into ``images`` every (picture, text), every picture
+    without a text and every row of a list; ``images.kept`` is the number of candidates given.
     """
-    for page in read_warc(warc, pages):
-        yield from page_pairs(page, pages, images)
+    if source.kind in LISTS:
+        return read_pair_list(source, images)
+    return candidate_tables(
+        pair
+        for page in read_warc(Path(source.url), pages)
+        for pair in page_pairs(page, pages, images)
+    )
 
 
 def read_warc(warc: Path, pages: Tally) -> Iterator[Page]:

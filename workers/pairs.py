@@ -26,9 +26,11 @@ from pydantic import TypeAdapter
 
 from workers.balance import Cap, Floats, Ints, QueryDraws, SmallestDraws, bucket_matches
 from workers.beam_pipeline import open_pipeline
+from workers.candidates import Candidate
 from workers.captions import caption_rules, clean_caption, first_reason
 from workers.contracts import PAIRS, make_pair_id
-from workers.extract import Candidate, extract_pairs
+from workers.extract import extract_pairs
+from workers.inputs import Input, InputKind
 from workers.match import Matcher
 from workers.sampling import draw
 from workers.settings import PairSettings
@@ -148,7 +150,12 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
 
     def process(self, warc: Path) -> Iterator[Any]:
         tallies = {name: Tally() for name in TALLY_NAMES}
-        candidates = extract_pairs(warc, tallies["pages"], tallies["images"])
+        found = Input(str(warc), InputKind.WARC)
+        candidates = (
+            Candidate(**row)
+            for table in extract_pairs(found, tallies["pages"], tallies["images"])
+            for row in table.to_pylist()
+        )
         rows = self._matched(candidates, tallies["pairs"])
         yield from sharded_tables(rows, self._settings.shards)
         for name, tally in tallies.items():

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from w3lib.url import safe_url_string
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 #: URLs made of these characters alone need no percent-encoding.
 _PLAIN = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]*")
+
+#: A URL that matches (Python's syntax and RE2's) is one that ``absolute_url`` leaves as it is.
+NORMAL_URL = r"^https?://[a-z0-9.\-]+/[A-Za-z0-9\-._~:/?@!$&'()*+,;=]*$"
+
+#: Query parameters that tell where a visitor came from and never which picture it is: names in
+#: lower case, and the beginnings of names. From what advertisers and mailers document.
+TRACKING_PARAMETERS = frozenset(
+    {
+        "_ga", "_gl", "_hsenc", "_hsmi", "_openstat", "dclid", "fbclid", "gad_source", "gbraid",
+        "gclid", "gclsrc", "hsctatracking", "igshid", "mc_cid", "mc_eid", "mkt_tok", "msclkid",
+        "oly_anon_id", "oly_enc_id", "srsltid", "ttclid", "twclid", "vero_id", "wbraid", "wickedid",
+        "yclid",
+    }
+)  # fmt: skip
+TRACKING_PREFIXES = ("utm_", "pk_", "mtm_", "piwik_", "matomo_")
+
+#: What a URL with a tracking parameter matches, and few others do (Python's syntax and RE2's).
+MAYBE_TRACKING = "(?i)[?&](" + "|".join([*sorted(TRACKING_PARAMETERS), *TRACKING_PREFIXES]) + ")"
 
 
 class UrlError(ValueError):
@@ -57,3 +78,30 @@ def _authority(parts: SplitResult) -> str:
 def authority(url: str) -> str:
     """The HOST or HOST:PORT of a normal URL."""
     return urlsplit(url).netloc
+
+
+def without_tracking(url: str) -> str:
+    """A normal URL without its tracking parameters: what it is recognised by.
+
+    The other parameters stay as they are and in their order. The URL itself is the one to
+    download from: some servers insist on the whole.
+    """
+    address, mark, query = url.partition("?")
+    if not mark:
+        return url
+    kept = [part for part in query.split("&") if not _is_tracking(part)]
+    if len(kept) == query.count("&") + 1:
+        return url
+    return f"{address}?{'&'.join(kept)}" if kept else address
+
+
+def _is_tracking(parameter: str) -> bool:
+    name = parameter.partition("=")[0].lower()
+    return name in TRACKING_PARAMETERS or name.startswith(TRACKING_PREFIXES)
+
+
+def url_keys(urls: Any) -> Any:
+    """``without_tracking`` of an Arrow array of normal URLs; few of them have to be looked at."""
+    maybe = pc.match_substring_regex(urls, MAYBE_TRACKING)
+    keys = [without_tracking(url) for url in urls.filter(maybe).to_pylist()]
+    return pc.replace_with_mask(urls, maybe, pa.array(keys, pa.string()))

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from workers.extract import Candidate, extract_pairs, largest_candidate
+from workers.candidates import Candidate
+from workers.extract import extract_pairs, largest_candidate
+from workers.inputs import Input, InputKind
 from workers.tally import Tally
 from workers.warc_writer import info_record, response_record
 
@@ -31,7 +33,8 @@ def extract_file(folder: Path, content: bytes) -> tuple[list[Candidate], Tally, 
     path = folder / "some.warc"
     path.write_bytes(content)
     pages, images = Tally(), Tally()
-    candidates = list(extract_pairs(path, pages, images))
+    tables = extract_pairs(Input(str(path), InputKind.WARC), pages, images)
+    candidates = [Candidate(**row) for table in tables for row in table.to_pylist()]
     pages.check()
     images.check()
     assert images.kept == len(candidates)
