@@ -27,7 +27,7 @@ def zstd(content: bytes) -> bytes:
     packed = BytesIO()
     writer = ZstdWriter(packed)
     writer.write(content)
-    writer.finish()
+    writer.close()
     return packed.getvalue()
 
 
