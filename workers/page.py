@@ -1,13 +1,13 @@
-"""HTML pages: decoding, parsing, and what a page says about links and robots."""
+"""HTML pages: decoding, their tags, and what a page says about links and robots."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 from urllib.parse import urljoin
 
-from lxml import etree
 from w3lib.encoding import html_to_unicode
+
+from workers.tags import Document
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 
@@ -24,26 +24,16 @@ def is_html(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() in HTML_TYPES
 
 
-def parse_page(body: bytes, content_type: str) -> Any:
-    """The root element of a page, decoded as a browser would; raises PageError if empty.
+def parse_page(body: bytes, content_type: str) -> Document:
+    """The tags of a page, decoded as a browser would; raises PageError if it is empty.
 
     The encoding is the byte order mark's, the header's, the page's own, or else UTF-8 if the
     body is valid UTF-8, or else Windows-1252.
     """
     _, text = html_to_unicode(content_type or None, body, auto_detect_fun=_guess_encoding)
-    # libxml2 ends a document at a NUL, which a browser replaces.
-    clean = text.replace("\0", "\ufffd").encode("utf-8", "replace")
-    # One parser a page: a shared one would serialise the threads that use it.
-    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_pis=True)
-    try:
-        root = etree.fromstring(clean, parser)
-    except etree.ParserError as error:
-        raise PageError(str(error)) from error
-    except etree.XMLSyntaxError as error:
-        raise PageError(str(error)) from error
-    if root is None:
+    if not text or text.isspace():
         raise PageError("empty document")
-    return root
+    return Document(text.encode("utf-8", "replace"))
 
 
 def _guess_encoding(body: bytes) -> str:
@@ -54,13 +44,26 @@ def _guess_encoding(body: bytes) -> str:
     return "utf-8"
 
 
-def base_of(root: Any, page_url: str) -> str:
+def base_of(document: Document, page_url: str) -> str:
     """The URL that the references of a page are relative to."""
-    for element in root.iter("base"):
-        href = element.get("href")
+    for tag in document.start_tags("base"):
+        href = document.attributes(tag).get("href")
         if href:
             return _join(page_url, href)
     return page_url
+
+
+def address_of(document: Document) -> str:
+    """The URL that a page gives itself, as a canonical link or to social networks; or ""."""
+    for tag in document.start_tags("link"):
+        link = document.attributes(tag)
+        if "canonical" in link.get("rel", "").lower().split() and link.get("href"):
+            return link["href"].strip()
+    for tag in document.start_tags("meta"):
+        meta = document.attributes(tag)
+        if meta.get("property", "").strip().lower() == "og:url" and meta.get("content"):
+            return meta["content"].strip()
+    return ""
 
 
 def _join(base: str, reference: str) -> str:
@@ -70,22 +73,23 @@ def _join(base: str, reference: str) -> str:
         return base
 
 
-def links_of(root: Any) -> Iterator[str]:
+def links_of(document: Document) -> Iterator[str]:
     """The references that a crawler may follow from a page, as they are written there."""
-    if "nofollow" in robots_of(root):
+    if "nofollow" in robots_of(document):
         return
-    for element in root.iter("a", "area"):
-        href = element.get("href")
-        if href and "nofollow" not in (element.get("rel") or "").lower().split():
-            yield href
+    for tag in document.start_tags("a", "area"):
+        link = document.attributes(tag)
+        if link.get("href") and "nofollow" not in link.get("rel", "").lower().split():
+            yield link["href"]
 
 
-def robots_of(root: Any) -> set[str]:
+def robots_of(document: Document) -> set[str]:
     """What the robots meta tags of a page say, in lower case."""
     said: set[str] = set()
-    for element in root.iter("meta"):
-        if (element.get("name") or "").strip().lower() == "robots":
-            said |= robots_directives(element.get("content") or "")
+    for tag in document.start_tags("meta"):
+        meta = document.attributes(tag)
+        if meta.get("name", "").strip().lower() == "robots":
+            said |= robots_directives(meta.get("content", ""))
     return said
 
 

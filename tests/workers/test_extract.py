@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from workers.candidates import Candidate
-from workers.extract import extract_pairs, largest_candidate
+from workers.extract import extract_pairs
 from workers.inputs import Input, InputKind
+from workers.page_images import largest_candidate
 from workers.tally import Tally
 from workers.warc_writer import info_record, response_record
 
