@@ -1,28 +1,47 @@
-"""The command line: ``python -m query_builder DUMP... --out DIR``."""
+"""The command line: ``python -m query_builder DUMP... [--views ...] [--wordnet ...] --out DIR``."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from query_builder.settings import BigramSettings, QuerySettings
-from workers.settings import find_files
+from query_builder.inputs import Inputs, find_inputs
+from query_builder.settings import KINDS, QuerySettings
 from workers.tally import Tally
 
 COMPLETE, CONFIGURATION, PARTIAL, INTERRUPTED = 0, 2, 3, 130
 
 EPILOG = """\
-DIR/00000.parquet has the columns query_id, query, kind (word, bigram or title), count, pmi and
-views. The same dumps and options always give the same bytes.
+DIR/00000.parquet has the columns query_id, query, kind (word, bigram, title or synset), count,
+pmi, npmi and views. The same files and options always give the same bytes. docs/queries.md says
+which terms become queries.
 
-exit codes: 0 complete; 2 wrong options, missing dump or DIR not empty; 3 a dump is damaged and
+exit codes: 0 complete; 2 wrong options, missing file or DIR not empty; 3 a file is damaged and
 what could be read of it was used; 130 interrupted
 """
+
+
+#: The options and the settings that they are.
+LISTS = {"--views": "views", "--view-projects": "view_projects"}
+VALUES = {
+    "--wordnet": "wordnet",
+    "--min-count": "min_count",
+    "--bigram-min-count": "bigrams.min_count",
+    "--bigram-measure": "bigrams.measure",
+    "--bigram-min-pmi": "bigrams.min_pmi",
+    "--bigram-min-npmi": "bigrams.min_npmi",
+    "--titles": "titles",
+    "--min-views": "min_views",
+    "--max-queries": "max_queries",
+    **{f"--share-{kind}": f"shares.{kind}" for kind in KINDS},
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,23 +51,22 @@ def parser() -> argparse.ArgumentParser:
         description="Make the list of queries that captions are matched against from Wikipedia.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # so that the settings give the defaults
     )
-    result.add_argument("dumps", nargs="+", metavar="DUMP", help=_describe(QuerySettings, "dumps"))
+    result.add_argument("dumps", nargs="+", metavar="DUMP", help=_describe("dumps"))
     result.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="new or empty directory to write to"
     )
-    for option, kind, settings, name in (
-        ("--min-count", int, QuerySettings, "min_count"),
-        ("--bigram-min-count", int, BigramSettings, "min_count"),
-        ("--bigram-min-pmi", float, BigramSettings, "min_pmi"),
-        ("--titles", str, QuerySettings, "titles"),
-        ("--max-queries", int, QuerySettings, "max_queries"),
-    ):
-        default = settings.model_fields[name].default
-        metavar = "{all,none}" if kind is str else "N"
-        help_text = f"{_describe(settings, name)} (default: {default})"
-        result.add_argument(option, type=kind, default=default, metavar=metavar, help=help_text)
-    result.add_argument("--keep-case", action="store_true", help="do not change to lower case")
+    for option, key in {**LISTS, **VALUES}.items():
+        nargs = "+" if option in LISTS else None
+        help_text = _describe(key) + _default(key)
+        result.add_argument(option, nargs=nargs, dest=key, metavar=_metavar(key), help=help_text)
+    result.add_argument(
+        "--keep-case",
+        action="store_false",
+        dest="lower_case",
+        help=f"do not {_describe('lower_case')}",
+    )
     result.add_argument(
         "--beam",
         action="append",
@@ -57,12 +75,37 @@ def parser() -> argparse.ArgumentParser:
         help="an option of Apache Beam, as --beam=--runner=FlinkRunner; may be repeated "
         "(default: run in this process)",
     )
-    result.add_argument("--verbose", action="store_true", help="show Beam's own log too")
+    result.add_argument(
+        "--verbose", action="store_true", default=False, help="show Beam's own log too"
+    )
     return result
 
 
-def _describe(settings: type[QuerySettings | BigramSettings], name: str) -> str:
-    return str(settings.model_fields[name].description).replace("%", "%%")
+def _field(key: str) -> FieldInfo:
+    """The field of ``QuerySettings`` that a key such as ``bigrams.min_pmi`` names."""
+    section, _, name = key.rpartition(".")
+    settings = QuerySettings.model_fields[section].annotation if section else QuerySettings
+    field: FieldInfo = settings.model_fields[name]  # type: ignore[union-attr]
+    return field
+
+
+def _describe(key: str) -> str:
+    return str(_field(key).description).replace("%", "%%")
+
+
+def _default(key: str) -> str:
+    value = _field(key).default
+    if value is None or value == ():
+        return ""
+    return f" (default: {' '.join(value) if isinstance(value, tuple) else value})"
+
+
+def _metavar(key: str) -> str:
+    field = _field(key)
+    if get_origin(field.annotation) is Literal:
+        return "{" + ",".join(get_args(field.annotation)) + "}"
+    names = {"views": "FILE", "view_projects": "PROJECT", "wordnet": "DIR"}
+    return names.get(key, "N")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,27 +115,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.CRITICAL)
     try:
         settings = _settings(options)
-        dumps = find_files(settings.dumps)
+        files = find_inputs(settings)
         _check_empty(options.out)
     except (OSError, ValidationError) as error:
         sys.stderr.write(f"query_builder: {error}\n")
         return CONFIGURATION
     try:
-        return _build(dumps, options.out, settings, options.beam)
+        return _build(files, options.out, settings, options.beam)
     except KeyboardInterrupt:
         sys.stderr.write("query_builder: interrupted, no list was written\n")
         return INTERRUPTED
 
 
 def _settings(options: argparse.Namespace) -> QuerySettings:
-    return QuerySettings(
-        dumps=tuple(options.dumps),
-        min_count=options.min_count,
-        bigrams=BigramSettings(min_count=options.bigram_min_count, min_pmi=options.bigram_min_pmi),
-        titles=options.titles,
-        lower_case=not options.keep_case,
-        max_queries=options.max_queries,
-    )
+    """The settings of the options that were given."""
+    tree: dict[str, Any] = {}
+    for key, value in vars(options).items():
+        section, _, name = key.rpartition(".")
+        if section:
+            tree.setdefault(section, {})[name] = value
+        elif key in QuerySettings.model_fields:
+            tree[key] = value
+    return QuerySettings.model_validate(tree)
 
 
 def _check_empty(out: Path) -> None:
@@ -100,20 +144,35 @@ def _check_empty(out: Path) -> None:
         raise FileExistsError(f"{out} exists and is not an empty directory")
 
 
-def _build(dumps: Sequence[Path], out: Path, settings: QuerySettings, beam: Sequence[str]) -> int:
+def _build(files: Inputs, out: Path, settings: QuerySettings, beam: Sequence[str]) -> int:
     # Beam takes seconds to import: not for --help, nor to say that a dump is missing.
     from query_builder import progress
     from query_builder.build import build_queries
 
-    with progress.shown(sum(dump.stat().st_size for dump in dumps), sys.stderr):
-        tallies = build_queries(dumps, out, settings, beam)
+    with progress.shown(sum(path.stat().st_size for path in files.all()), sys.stderr):
+        tallies = build_queries(
+            files.dumps, out, settings, beam, views=files.views, synsets=files.synsets
+        )
     sys.stdout.write(summary(tallies))
     sys.stdout.write(f"wrote {tallies['terms'].kept:,} queries to {out}\n")
-    if not tallies["pages"].failed:
-        return COMPLETE
-    for damage in tallies["pages"].samples["damaged_dump"].values():
-        sys.stderr.write(f"query_builder: {damage['file']}: {damage['error']}\n")
-    return PARTIAL
+    found = list(problems(tallies, settings))
+    sys.stderr.writelines(f"query_builder: {problem}\n" for problem in found)
+    return PARTIAL if found else COMPLETE
+
+
+def problems(tallies: Mapping[str, Tally], settings: QuerySettings) -> Iterator[str]:
+    """What of the input could not be used. A malformed line of views is only counted."""
+    for name, reason in (("pages", "damaged_dump"), ("views", "damaged_views")):
+        for damage in tallies.get(name, Tally()).samples.get(reason, {}).values():
+            yield f"{damage['file']}: {damage['error']}"
+    for line in tallies.get("synsets", Tally()).samples.get("malformed_synset", {}).values():
+        yield f"{line['file']}, line {line['line']}: {line['error']}"
+    if "views" in tallies and not tallies["views"].kept:
+        projects = " or ".join(settings.view_projects)
+        yield (
+            f"no line of the view files is about an article of the dumps in {projects}: "
+            "is --view-projects right, and are the dumps of the same wiki?"
+        )
 
 
 def summary(tallies: Mapping[str, Tally]) -> str:

@@ -3,7 +3,9 @@
 ::
 
     dump ─▶ shards of pages ─▶ counts of a shard ─▶ 16 partitions by word ─▶ summed, pruned ─┐
-       └──▶ titles ──────────────────────────────────────────────────────────────────────────┤
+       └──▶ titles ─┬────────────────────────────────────────────────────────────────────────┤
+    page views ─────┴──▶ summed by title ────────────────────────────────────────────────────┤
+    WordNet ──▶ names of synsets ────────────────────────────────────────────────────────────┤
        └──▶ tally of pages ───────────────────────────────────────────────────────▶ select, write
 
 An element is a shard of pages or the counts of one, never a word: Beam's cost for an element
@@ -26,9 +28,12 @@ import apache_beam as beam
 
 from query_builder.counts import Counts, count, merge, partition
 from query_builder.dump import read_pages
+from query_builder.inputs import Inputs
 from query_builder.markup import plain_text
 from query_builder.settings import QuerySettings
+from query_builder.synsets import read_synsets
 from query_builder.terms import Frequent, prune, select
+from query_builder.titles import Titles, add_titles
 from workers.beam_pipeline import open_pipeline
 from workers.storage import TEMPORARY_PREFIX, write_json, write_table
 from workers.tally import Tally
@@ -45,22 +50,35 @@ PENDING_ENTRIES = 1 << 16
 
 
 def build_queries(
-    dumps: Sequence[Path], out_dir: Path, settings: QuerySettings, beam_options: Sequence[str]
+    dumps: Sequence[Path],
+    out_dir: Path,
+    settings: QuerySettings,
+    beam_options: Sequence[str],
+    *,
+    views: Sequence[Path] = (),
+    synsets: Sequence[Path] = (),
 ) -> dict[str, Tally]:
     """Write ``out_dir/00000.parquet`` (schema ``QUERIES``); return the account of the work.
 
-    The tallies are ``pages`` (kept: articles; failed: damage to a dump, once a file) and
-    ``terms`` (every distinct word, bigram and title; kept: queries). The file depends on the
-    dumps and the settings alone, not on their order nor on how Beam divides the work.
+    The tallies are ``pages`` (kept: articles; failed: damage to a dump, once a file), ``views``
+    (lines of the page view files, if there are any; kept: those of a title), ``synsets`` (of
+    WordNet's files, if there are any) and ``terms`` (every distinct word and bigram, every title,
+    every distinct name of a synset; kept: queries). The file depends on the input and the
+    settings alone, not on the order of files nor on how Beam divides the work.
+
+    Args:
+        views: page view files; without them ``settings.titles`` alone decides on titles.
+        synsets: WordNet's data files.
 
     ``out_dir`` must be reachable by Beam's workers. ``beam_options`` are Beam's own command
     line options; without a ``--runner`` the pipeline runs in this process. Raises OSError for
-    dumps that cannot be opened, and LostRowsError if a tally does not balance.
+    files that cannot be opened, and LostRowsError if a tally does not balance.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     report = out_dir / f"{TEMPORARY_PREFIX}tallies.json"
+    inputs = Inputs(dumps, views, synsets)
     with open_pipeline(beam_options) as pipeline:
-        _add_stages(pipeline, dumps, out_dir / "00000.parquet", report, settings)
+        _add_stages(pipeline, inputs, out_dir / "00000.parquet", report, settings)
     tallies = _read_tallies(report)
     report.unlink()
     for tally in tallies.values():
@@ -69,11 +87,11 @@ def build_queries(
 
 
 def _add_stages(
-    pipeline: Any, dumps: Sequence[Path], queries: Path, report: Path, settings: QuerySettings
+    pipeline: Any, inputs: Inputs, queries: Path, report: Path, settings: QuerySettings
 ) -> None:
     read = (
         pipeline
-        | "dumps" >> beam.Create([str(path) for path in dumps])
+        | "dumps" >> beam.Create([str(path) for path in inputs.dumps])
         | "read" >> beam.FlatMap(read_shards).with_outputs("titles", "tally", main="texts")
     )
     frequent = (
@@ -81,6 +99,12 @@ def _add_stages(
         | "count" >> beam.FlatMap(count_shard, lower_case=settings.lower_case)
         | "sum" >> beam.CombinePerKey(SumCounts())
         | "prune" >> beam.MapTuple(lambda _, counts: prune(counts, settings))
+    )
+    titles = add_titles(pipeline, read.titles, inputs.views, settings)
+    synsets = (
+        pipeline
+        | "wordnet" >> beam.Create([str(path) for path in inputs.synsets])
+        | "synsets" >> beam.Map(read_synsets)
     )
     _ = (
         pipeline
@@ -91,7 +115,8 @@ def _add_stages(
             str(report),
             settings,
             beam.pvalue.AsList(frequent),
-            beam.pvalue.AsList(read.titles),
+            beam.pvalue.AsSingleton(titles),
+            beam.pvalue.AsList(synsets),
             beam.pvalue.AsList(read.tally),
         )
     )
@@ -152,14 +177,20 @@ def write_queries(
     report: str,
     settings: QuerySettings,
     parts: Sequence[Frequent],
-    titles: Sequence[list[str]],
+    titles: Titles,
+    synsets: Sequence[tuple[list[str], Tally]],
     pages: Sequence[Tally],
 ) -> None:
     """Write the query list, and beside it the tallies for ``build_queries`` to read."""
-    chosen = (title for shard in titles for title in shard if settings.titles == "all")
-    table, terms = select(parts, chosen, settings)
+    lemmas = (lemma for names, _ in synsets for lemma in names)
+    table, terms = select(parts, titles.table, lemmas, settings)
     write_table(table, Path(queries))
-    tallies = {"pages": Tally.total(pages), "terms": terms}
+    tallies = {"pages": Tally.total(pages)}
+    if titles.lines is not None:
+        tallies["views"] = titles.lines
+    if synsets:
+        tallies["synsets"] = Tally.total(tally for _, tally in synsets)
+    tallies["terms"] = terms
     write_json({name: vars(tally) for name, tally in tallies.items()}, Path(report))
 
 

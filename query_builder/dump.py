@@ -84,7 +84,7 @@ def _page_elements(path: Path) -> Iterator[Any]:
         events=("end",), tag="{*}page", huge_tree=True, resolve_entities=False
     )
     offset = 0
-    for chunk in _read_ahead(_decompressed(path)):
+    for chunk in _read_ahead(decompressed(path)):
         error = _feed(parser, chunk)
         yield from _drain(parser)
         if error:
@@ -125,8 +125,8 @@ def _read_ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
             yield chunk
 
 
-def _decompressed(path: Path) -> Iterator[bytes]:
-    """The XML of a dump, piece by piece. The format is told by the first bytes."""
+def decompressed(path: Path) -> Iterator[bytes]:
+    """The content of a file, piece by piece. The format is told by the first bytes."""
     with path.open("rb") as file:
         magic = file.read(3)
         file.seek(0)

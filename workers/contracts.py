@@ -18,6 +18,7 @@ QUERIES = pa.schema(
         pa.field("kind", pa.string(), nullable=False),  # word, bigram, title or synset
         pa.field("count", pa.int64()),  # occurrences in the dump; null where not counted
         pa.field("pmi", pa.float32()),  # bigrams only: pointwise mutual information, bits
+        pa.field("npmi", pa.float32()),  # bigrams only: the same, normalised to at most 1
         pa.field("views", pa.int64()),  # titles only: page views, where they are known
     ]
 )

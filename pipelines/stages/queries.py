@@ -1,4 +1,4 @@
-"""Stage ``queries``: the Wikipedia dump to the query list, on Beam."""
+"""Stage ``queries``: the Wikipedia dump, page views and WordNet to the query list, on Beam."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pipelines.config import ConfigError
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
+from query_builder.inputs import Inputs, find_inputs
 from query_builder.settings import QuerySettings
 from workers.settings import find_files
 from workers.tally import Tally
@@ -19,16 +20,25 @@ class Queries(Stage):
     """One shard: every term's count needs all pages."""
 
     name = "queries"
+    version = 2
 
     def check(self) -> None:
-        self.dumps()
+        self.files()
 
-    def dumps(self) -> list[Path]:
-        """The dump files, sorted. Raises ConfigError for a pattern that matches none."""
-        return named_files(self.run.config.queries.dumps, "queries.dumps")
+    def files(self) -> Inputs:
+        """The dumps, view files and synsets. Raises ConfigError for one that is not there."""
+        try:
+            return find_inputs(self.run.config.queries)
+        except FileNotFoundError as error:
+            raise ConfigError(f"queries.{error}") from error
 
     def plan(self) -> list[Shard]:
-        return [self.shard("all", self.run.config.queries.identity(), self.dumps())]
+        files = self.files()
+        counts = [str(len(files.dumps)), str(len(files.views))]  # which file is what
+        identity = self.run.config.queries.identity()
+        for named in ("dumps", "views", "wordnet"):
+            del identity[named]  # their content counts, and stands in the key already
+        return [self.shard("all", identity, files.all(), values=counts)]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
@@ -43,8 +53,17 @@ class BuildQueries:
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from query_builder.build import build_queries
 
-        dumps = [Path(path) for path in shard.inputs]
-        return build_queries(dumps, out, self.settings, self.beam_options)
+        paths = [Path(path) for path in shard.inputs]
+        dumps, views = map(int, shard.values)
+        files = Inputs(paths[:dumps], paths[dumps : dumps + views], paths[dumps + views :])
+        return build_queries(
+            files.dumps,
+            out,
+            self.settings,
+            self.beam_options,
+            views=files.views,
+            synsets=files.synsets,
+        )
 
 
 def named_files(patterns: Sequence[str], key: str) -> list[Path]:

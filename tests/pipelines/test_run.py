@@ -7,6 +7,8 @@ from pipelines.config import Config
 from pipelines.run import LockedError, Run
 from pipelines.runner import Plan
 from pipelines.stages import STAGES
+from query_builder.inputs import SYNSET_FILES
+from query_builder.settings import QuerySettings
 
 
 @pytest.fixture
@@ -41,6 +43,36 @@ def test_a_key_covers_the_input_and_its_own_settings_and_nothing_else(run, dump,
     assert key(changed(dataset=run.config.dataset.model_copy(update={"min_similarity": 1}))) == (
         before
     )
+
+
+def test_a_key_of_queries_covers_views_and_wordnet_by_content_and_kind(run, dump, tmp_path):
+    wordnet = tmp_path / "dict"
+    wordnet.mkdir()
+    for name in SYNSET_FILES:
+        (wordnet / name).touch()
+    views = tmp_path / "views"
+    views.write_text("en Cat 1 0\n")
+
+    def changed(**update):
+        return Run(
+            run.config.model_copy(update={"queries": QuerySettings(**update)}), run.directory
+        )
+
+    both = changed(dumps=(str(dump),), views=(str(views),), wordnet=str(wordnet))
+    keys = [
+        key(run),
+        key(changed(dumps=(str(dump), str(views)))),
+        key(changed(dumps=(str(dump),), views=(str(views),))),
+        key(both),
+    ]
+    views.write_text("en Cat 2 0\n")
+    keys.append(key(both))
+    (wordnet / "data.adv").write_text("  1 licence\n")
+    keys.append(key(both))
+    assert len(set(keys)) == len(keys)
+    views.rename(tmp_path / "moved")
+    moved = changed(dumps=(str(dump),), views=(str(tmp_path / "moved"),), wordnet=str(wordnet))
+    assert key(moved) == keys[-1]
 
 
 def test_an_input_is_read_again_only_when_its_size_or_time_changed(run, dump):

@@ -1,5 +1,6 @@
 """``python -m query_builder`` as a user starts it: output, refusals and exit codes."""
 
+import gzip
 import io
 import signal
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 from query_builder import progress
 from query_builder.__main__ import main
 from query_builder.dump import read_pages
-from query_builder.settings import BigramSettings, QuerySettings
+from query_builder.inputs import SYNSET_FILES
+from query_builder.settings import BigramSettings, QuerySettings, ShareSettings
 from workers.tally import Tally
 
 COMMAND = [sys.executable, "-m", "query_builder"]
@@ -44,6 +46,11 @@ def test_truncated_dump_exits_3_and_names_the_file(enwiki, tmp_path, capsys):
         (["--min-count", "0"], "greater than or equal to 1"),
         (["--titles", "some"], "'all' or 'none'"),
         (["missing.bz2"], "there is no file missing.bz2"),
+        (["--views", "no.gz"], "views: there is no file no.gz"),
+        (["--view-projects", "english"], "write 'english' as en.wikipedia"),
+        (["--wordnet", "."], "has no data.noun"),
+        (["--share-word", "0.6"], "add up to 1.1, and 1 is all of the list"),
+        (["--bigram-measure", "chi2"], "'pmi' or 'npmi'"),
     ],
 )
 def test_wrong_options_exit_2_and_write_nothing(write_dump, tmp_path, capsys, extra, message):
@@ -60,14 +67,61 @@ def test_directory_with_files_is_refused(write_dump, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [dump]
 
 
-def test_help_explains_every_setting(capsys):
+def test_views_and_wordnet_give_titles_and_synsets(write_dump, tmp_path, capsys):
+    dump = write_dump([("Fern", "one fern"), ("Moss (plant)", "one moss"), ("Unseen", "none")])
+    month, hour = tmp_path / "pageviews-202610-user", tmp_path / "pageviews-20261001-000000"
+    month.write_text("en.wikipedia Moss_(plant) 2 desktop 60 A60\nen.wikipedia Fern x\n")
+    hour.write_text("en.m Moss_(plant) 10 0\nen Fern 70 0\n")
+    wordnet = tmp_path / "dict"
+    wordnet.mkdir()
+    for name in SYNSET_FILES:
+        (wordnet / name).write_text("00001740 03 n 02 one 0 tree_fern 0 000 | not a tree  \n")
+    lists = []
+    for out in ("a", "b"):
+        sources = ["--views", str(month), str(hour), "--wordnet", str(wordnet)]
+        options = ["--min-count", "2", "--out", str(tmp_path / out)]
+        assert main([str(dump), *sources, *options]) == 0
+        lists.append((tmp_path / out / "00000.parquet").read_bytes())
+    assert lists[0] == lists[1]
+    rows = pq.read_table(tmp_path / "a" / "00000.parquet").to_pylist()
+    assert [(row["query"], row["kind"], row["count"], row["views"]) for row in rows] == [
+        ("fern", "title", None, 70),
+        ("moss", "title", None, 70),
+        ("one", "word", 2, None),
+        ("tree fern", "synset", None, None),
+    ]
+    output = capsys.readouterr()
+    assert "views: 4 in, 3 kept\n             1 failed: malformed_line" in output.out
+    assert "synsets: 4 in, 4 kept" in output.out
+    assert "1 rejected: synset_already_word" in output.out
+    assert "1 rejected: title_below_min_views" in output.out
+    assert not output.err
+
+
+def test_input_that_cannot_be_used_exits_3_and_is_told(write_dump, tmp_path, capsys):
+    wordnet = tmp_path / "dict"
+    wordnet.mkdir()
+    for name in SYNSET_FILES:
+        (wordnet / name).write_text("  1 licence\nno synset\n")
+    views = tmp_path / "views.gz"
+    views.write_bytes(gzip.compress(b"de Fern 70 0\n" * 50)[:-12])
+    sources = ["--views", str(views), "--wordnet", str(wordnet)]
+    assert main([str(write_dump([("Fern", "x")])), *sources, "--out", str(tmp_path / "out")]) == 3
+    errors = capsys.readouterr().err
+    assert f"{views}: truncated" in errors
+    assert f"{wordnet / 'data.adj'}, line 2: no offset" in errors
+    assert "is --view-projects right" in errors
+
+
+def test_help_explains_every_setting(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # no line breaks at hyphens
     with pytest.raises(SystemExit) as exit_code:
         main(["--help"])
     assert exit_code.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for settings in (QuerySettings, BigramSettings):
+    for settings in (QuerySettings, BigramSettings, ShareSettings):
         for name, field in settings.model_fields.items():
-            assert name in ("bigrams", "lower_case") or str(field.description) in shown
+            assert name in ("bigrams", "shares") or str(field.description) in shown
 
 
 def test_settings_import_neither_beam_nor_lxml():
