@@ -23,6 +23,22 @@ TITLES = pa.schema([("query", pa.string()), ("views", pa.int64())])
 _QUALIFIER = re.compile(r"(?<=\S)\s+\([^()]*\)\s*$")
 
 
+def normal_titles(titles: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Titles as MediaWiki writes them: single spaces, the first letter a capital."""
+    spaced = pc.replace_substring(titles, "_", " ")
+    if pc.any(pc.match_substring(spaced, "  ")).as_py():
+        spaced = pc.replace_substring_regex(spaced, " {2,}", " ")
+    spaced = pc.utf8_trim(spaced, " ")
+    first = pc.utf8_upper(pc.utf8_slice_codeunits(spaced, 0, 1))
+    normal = pc.binary_join_element_wise(first, pc.utf8_slice_codeunits(spaced, 1), "")
+    return normal.combine_chunks() if isinstance(normal, pa.ChunkedArray) else normal
+
+
+def index_titles(titles: Iterable[str]) -> pa.Array:
+    """The distinct titles as ``normal_titles`` writes them."""
+    return normal_titles(pa.array(titles, pa.string())).unique()
+
+
 def title_names(titles: pa.Table, settings: QuerySettings, tally: Tally) -> pa.Table:
     """The names of the articles (schema ``TITLES``), the most viewed first.
 

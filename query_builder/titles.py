@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from query_builder.counts import Ints
-from query_builder.names import TITLES
+from query_builder.names import TITLES, index_titles, normal_titles
 from query_builder.settings import QuerySettings
-from query_builder.views import index_titles, normal_titles, read_views
+from query_builder.views import read_views
 from workers.tally import Tally
 
 Viewed = tuple[Ints, Tally]

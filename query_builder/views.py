@@ -20,7 +20,7 @@ dump does not have are dropped at once, so memory is that of the dump's titles.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 from query_builder.account import most_frequent, reject
 from query_builder.counts import Ints
 from query_builder.dump import DamagedDumpError, decompressed
-from query_builder.names import TITLES
+from query_builder.names import TITLES, normal_titles
 from query_builder.settings import PROJECT_SUFFIXES
 from workers.tally import Tally
 
@@ -164,22 +164,6 @@ def parse_lines(lines: bytes, codes: Codes, tally: Tally) -> pa.Table:
         tally.fail("malformed_line", text, {"line": text.rstrip("\r\n")})
     chosen = pa.array(valid)
     return pa.table([titles.filter(chosen), views.filter(chosen)], schema=TITLES)
-
-
-def normal_titles(titles: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Titles as MediaWiki writes them: single spaces, the first letter a capital."""
-    spaced = pc.replace_substring(titles, "_", " ")
-    if pc.any(pc.match_substring(spaced, "  ")).as_py():
-        spaced = pc.replace_substring_regex(spaced, " {2,}", " ")
-    spaced = pc.utf8_trim(spaced, " ")
-    first = pc.utf8_upper(pc.utf8_slice_codeunits(spaced, 0, 1))
-    normal = pc.binary_join_element_wise(first, pc.utf8_slice_codeunits(spaced, 1), "")
-    return normal.combine_chunks() if isinstance(normal, pa.ChunkedArray) else normal
-
-
-def index_titles(titles: Iterable[str]) -> pa.Array:
-    """The distinct titles as ``normal_titles`` writes them."""
-    return normal_titles(pa.array(titles, pa.string())).unique()
 
 
 def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -12,9 +12,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from query_builder import views
+from query_builder.names import index_titles, normal_titles
 from query_builder.settings import QuerySettings
 from query_builder.titles import add_views
-from query_builder.views import Codes, index_titles, normal_titles, parse_lines, read_views
+from query_builder.views import Codes, parse_lines, read_views
 from workers.tally import Tally
 
 MONTHLY = (
