@@ -165,7 +165,7 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
         """The rows of PAIRS; candidates that do not become one are counted."""
         while batch := list(itertools.islice(candidates, _BATCH_ROWS)):
             captions = [clean_caption(candidate.caption) for candidate in batch]
-            matches = self._matcher.match(captions)
+            matches = self._matcher.match(captions).to_lists()
             for candidate, caption, query_ids in zip(batch, captions, matches, strict=True):
                 reason = first_reason(caption, self._rules) or (None if query_ids else "no_query")
                 pair_id = make_pair_id(candidate.url, caption)
