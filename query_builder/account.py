@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from query_builder.counts import Ints
+from query_builder.kernels import Ints
 from workers.tally import SAMPLES_PER_REASON, Tally
 
 #: Greater than any count.

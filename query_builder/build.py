@@ -2,55 +2,66 @@
 
 ::
 
-    dump ─▶ shards of pages ─▶ counts of a shard ─▶ 16 partitions by word ─▶ summed, pruned ─┐
-       └──▶ titles ─┬────────────────────────────────────────────────────────────────────────┤
-    page views ─────┴──▶ summed by title ────────────────────────────────────────────────────┤
-    WordNet ──▶ names of synsets ────────────────────────────────────────────────────────────┤
-       └──▶ tally of pages ───────────────────────────────────────────────────────▶ select, write
+    dumps ─▶ parts ─▶ pages ─▶ counts, spilled by partition ─▶ summed, pruned ─┐
+                        ├──▶ titles ─┬─────────────────────────────────────────┤
+                        │            │  page views ─▶ summed by title ─────────┤
+                        │            │      WordNet ─▶ names of synsets ───────┤
+                        └──▶ tally of pages ─────────────────────▶ select, write
 
-An element is a shard of pages or the counts of one, never a word: Beam's cost for an element
-is then small against the work on it. Pages are counted where they are read and are never
-shuffled. A worker holds the sums of what it has counted, 16 bytes for each distinct bigram; the
-whole English Wikipedia has some hundred million of them. The partitions are independent from
-the shuffle on and only their frequent terms come together, so what remains for bounded memory
-on one machine is to spill the sums by partition before the shuffle.
+An element is a part of a dump, a shard of pages or a piece of a file, never a word: Beam's cost
+for an element is then small against the work on it. Pages are counted where they are read and
+are never shuffled.
+
+Memory does not grow with the dumps. A worker adds up what it counts in one table; when that is
+full it goes into a file, cut into partitions by a hash of the word, and the worker starts anew.
+What is shuffled is where the pieces are. Then one partition at a time is summed, and only its
+frequent terms remain. There are as many partitions as keep each one small, whatever the dumps.
 """
 
 from __future__ import annotations
 
+import collections
 import json
-from collections import Counter
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import GoogleCloudOptions
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
 
-from query_builder.counts import Counts, count, merge, partition
+from query_builder import spill
+from query_builder.counts import Counter
 from query_builder.dump import read_pages
 from query_builder.inputs import Inputs
 from query_builder.markup import plain_text
 from query_builder.settings import QuerySettings
+from query_builder.sources import Part, parts, stored_bytes
 from query_builder.synsets import read_synsets
 from query_builder.terms import Frequent, prune, select
 from query_builder.titles import Titles, add_titles
-from workers.beam_pipeline import open_pipeline
+from workers.beam_pipeline import open_pipeline, pipeline_options
 from workers.storage import TEMPORARY_PREFIX, write_json, write_table
 from workers.tally import Tally
 
-#: Characters of wikitext in a shard: enough to make NumPy's calls cheap, few enough for its
-#: arrays (some 30 bytes a character) to stay in the caches.
-SHARD_CHARACTERS = 1 << 21
+#: Characters of wikitext in a shard: enough to make calls cheap, few enough for the caches.
+SHARD_CHARACTERS = 1 << 20
 
-PARTITIONS = 16
+#: Distinct words and bigrams that a worker holds; their tables then take some 100 MB.
+MAX_ENTRIES = 2_500_000
 
-#: A partition's partial counts wait to be summed until together they are this long, in words
-#: and bigrams, or as long as the sum so far: summing for every shard would be quadratic.
-PENDING_ENTRIES = 1 << 16
+#: Bytes of dump a partition, so that its sum is no larger than a worker's table. A compressed
+#: byte is some five of XML.
+PARTITION_BYTES = 64_000_000
+COMPRESSION = 5
+MIN_PARTITIONS, MAX_PARTITIONS = 4, 2048
 
 
 def build_queries(
-    dumps: Sequence[Path],
+    dumps: Sequence[str | Path],
     out_dir: Path,
     settings: QuerySettings,
     beam_options: Sequence[str],
@@ -60,25 +71,33 @@ def build_queries(
 ) -> dict[str, Tally]:
     """Write ``out_dir/00000.parquet`` (schema ``QUERIES``); return the account of the work.
 
-    The tallies are ``pages`` (kept: articles; failed: damage to a dump, once a file), ``views``
+    The tallies are ``pages`` (kept: articles; failed: damaged places of dumps), ``views``
     (lines of the page view files, if there are any; kept: those of a title), ``synsets`` (of
     WordNet's files, if there are any) and ``terms`` (every distinct word and bigram, every title,
     every distinct name of a synset; kept: queries). The file depends on the input and the
     settings alone, not on the order of files nor on how Beam divides the work.
 
     Args:
+        dumps: paths and URLs.
         views: page view files; without them ``settings.titles`` alone decides on titles.
         synsets: WordNet's data files.
 
     ``out_dir`` must be reachable by Beam's workers. ``beam_options`` are Beam's own command
-    line options; without a ``--runner`` the pipeline runs in this process. Raises OSError for
-    files that cannot be opened, and LostRowsError if a tally does not balance.
+    line options; without a ``--runner`` the pipeline runs in this process. Partial counts are
+    written below its ``--temp_location``, which may be a URL, else below ``out_dir``, and removed
+    in the end. Raises OSError for files that cannot be opened, and LostRowsError if a tally does
+    not balance.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     report = out_dir / f"{TEMPORARY_PREFIX}tallies.json"
-    inputs = Inputs(dumps, views, synsets)
-    with open_pipeline(beam_options) as pipeline:
-        _add_stages(pipeline, inputs, out_dir / "00000.parquet", report, settings)
+    inputs = Inputs(list(map(str, dumps)), views, synsets)
+    folder = _spill_folder(out_dir, beam_options)
+    try:
+        with open_pipeline(beam_options) as pipeline:
+            counting = Counting(settings.lower_case, _partitions(inputs.dumps), folder)
+            _add_stages(pipeline, inputs, counting, out_dir / "00000.parquet", report, settings)
+    finally:
+        spill.remove(folder)
     tallies = _read_tallies(report)
     report.unlink()
     for tally in tallies.values():
@@ -86,19 +105,38 @@ def build_queries(
     return tallies
 
 
+def _spill_folder(out_dir: Path, beam_options: Sequence[str]) -> str:
+    options = pipeline_options(beam_options).view_as(GoogleCloudOptions)
+    if options.temp_location:
+        return f"{options.temp_location.rstrip('/')}/query_builder-{uuid.uuid4().hex}"
+    return str(out_dir.absolute() / f"{TEMPORARY_PREFIX}counts")
+
+
+def _partitions(dumps: Iterable[str]) -> int:
+    size = sum(stored_bytes(dump) * (1 if dump.endswith(".xml") else COMPRESSION) for dump in dumps)
+    return min(max(MIN_PARTITIONS, size // PARTITION_BYTES), MAX_PARTITIONS)
+
+
 def _add_stages(
-    pipeline: Any, inputs: Inputs, queries: Path, report: Path, settings: QuerySettings
+    pipeline: Any,
+    inputs: Inputs,
+    counting: Counting,
+    queries: Path,
+    report: Path,
+    settings: QuerySettings,
 ) -> None:
     read = (
         pipeline
-        | "dumps" >> beam.Create([str(path) for path in inputs.dumps])
+        | "dumps" >> beam.Create(list(inputs.dumps))
+        | "parts" >> beam.FlatMap(parts)
+        | "spread" >> beam.Reshuffle()
         | "read" >> beam.FlatMap(read_shards).with_outputs("titles", "tally", main="texts")
     )
     frequent = (
         read.texts
-        | "count" >> beam.FlatMap(count_shard, lower_case=settings.lower_case)
-        | "sum" >> beam.CombinePerKey(SumCounts())
-        | "prune" >> beam.MapTuple(lambda _, counts: prune(counts, settings))
+        | "count" >> beam.ParDo(CountShards(counting))
+        | "partition" >> beam.GroupByKey()
+        | "sum" >> beam.MapTuple(lambda _, pieces: prune(spill.total(pieces), settings))
     )
     titles = add_titles(pipeline, read.titles, inputs.views, settings)
     synsets = (
@@ -122,13 +160,13 @@ def _add_stages(
     )
 
 
-def read_shards(dump: str) -> Iterator[Any]:
-    """The articles of a dump as lists of wikitext; beside them their titles and the tally."""
+def read_shards(part: Part) -> Iterator[Any]:
+    """The articles of a part as lists of wikitext; beside them their titles and the tally."""
     tally = Tally()
     texts: list[str] = []
     titles: list[str] = []
     characters = 0
-    for page in read_pages(Path(dump), tally):
+    for page in read_pages(part, tally):
         texts.append(page.text)
         titles.append(page.title)
         characters += len(page.text)
@@ -141,35 +179,40 @@ def read_shards(dump: str) -> Iterator[Any]:
     yield beam.pvalue.TaggedOutput("tally", tally)
 
 
-def count_shard(texts: Sequence[str], lower_case: bool) -> Iterator[tuple[int, Counts]]:
-    """The words and bigrams of a shard of pages, counted, by partition."""
-    # A line end between pages keeps the last word of one from meeting the first of the next.
-    text = "\n".join(map(plain_text, texts))
-    yield from enumerate(partition(count(text, lower_case=lower_case), PARTITIONS))
+@dataclass(frozen=True)
+class Counting:
+    """How shards are counted and where the counts go."""
+
+    lower_case: bool
+    partitions: int
+    folder: str
 
 
-class SumCounts(beam.CombineFn):  # type: ignore[misc]
-    """The sum of partial counts. The accumulator is a list of partial counts still to add."""
+class CountShards(beam.DoFn):  # type: ignore[misc]
+    """Shards of pages to pieces of counts by partition: the sums of a bundle, or of as much of
+    it as fits in the table."""
 
-    def create_accumulator(self) -> list[Counts]:
-        return []
+    def __init__(self, counting: Counting) -> None:
+        self._counting = counting
 
-    def add_input(self, pending: list[Counts], counts: Counts) -> list[Counts]:
-        pending.append(counts)
-        # The first one is the sum so far: wait until the others are as long as it is.
-        waiting = sum(len(part) for part in pending[1:])
-        if waiting > max(PENDING_ENTRIES, len(pending[0])):
-            pending[:] = [merge(pending)]
-        return pending
+    def start_bundle(self) -> None:
+        self._counter = Counter(lower_case=self._counting.lower_case)
 
-    def merge_accumulators(self, accumulators: Iterable[list[Counts]]) -> list[Counts]:
-        return self.compact([part for pending in accumulators for part in pending])
+    def process(self, texts: Sequence[str]) -> Iterator[tuple[int, spill.Piece]]:
+        # A line end between pages keeps the last word of one from meeting the first of the next.
+        self._counter.add_text("\n".join(map(plain_text, texts)))
+        if self._counter.words + self._counter.bigrams >= MAX_ENTRIES:
+            yield from self._spill()
 
-    def compact(self, pending: list[Counts]) -> list[Counts]:
-        return [merge(pending)] if pending else pending
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for piece in self._spill():
+            yield WindowedValue(piece, GlobalWindow().max_timestamp(), [GlobalWindow()])
+        del self._counter
 
-    def extract_output(self, pending: list[Counts]) -> Counts:
-        return merge(pending) if pending else Counts()
+    def _spill(self) -> Iterator[tuple[int, spill.Piece]]:
+        counts = self._counter.take()
+        if len(counts):
+            yield from spill.spill(counts, self._counting.partitions, self._counting.folder)
 
 
 def write_queries(
@@ -197,5 +240,5 @@ def write_queries(
 def _read_tallies(report: Path) -> dict[str, Tally]:
     tallies = json.loads(report.read_text(encoding="utf-8"))
     for tally in tallies.values():
-        tally.update({name: Counter(tally[name]) for name in ("rejected", "failed")})
+        tally.update({name: collections.Counter(tally[name]) for name in ("rejected", "failed")})
     return {name: Tally(**tally) for name, tally in tallies.items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from query_builder.settings import QuerySettings
+from query_builder.sources import find_dumps
 from workers.settings import find_files, resolve_path
 
 #: WordNet's files of synsets, in its ``dict`` folder.
@@ -17,21 +18,21 @@ SYNSET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 class Inputs:
     """Files by what they hold."""
 
-    dumps: Sequence[Path]
+    dumps: Sequence[str]  # paths and URLs
     views: Sequence[Path] = ()
     synsets: Sequence[Path] = ()
 
-    def all(self) -> list[Path]:
-        return [*self.dumps, *self.views, *self.synsets]
+    def all(self) -> list[str]:
+        return [*self.dumps, *map(str, self.views), *map(str, self.synsets)]
 
 
 def find_inputs(settings: QuerySettings) -> Inputs:
     """The files that the settings name.
 
-    Raises FileNotFoundError, saying which setting names a file that is not there.
+    Raises OSError, saying which setting names a file that is not there or cannot be reached.
     """
     return Inputs(
-        _find("dumps", settings.dumps),
+        _find_dumps(settings.dumps),
         _find("views", settings.views),
         find_synsets(settings.wordnet) if settings.wordnet else (),
     )
@@ -50,6 +51,13 @@ def find_synsets(folder: str) -> list[Path]:
     if all((path / "dict" / name).is_file() for name in SYNSET_FILES):
         hint = f"it must be {path / 'dict'}"
     raise FileNotFoundError(f"wordnet: {folder} has no {', '.join(missing)}; {hint}")
+
+
+def _find_dumps(patterns: Sequence[str]) -> list[str]:
+    try:
+        return find_dumps(patterns)
+    except OSError as error:
+        raise type(error)(f"dumps: {error}") from error
 
 
 def _find(key: str, patterns: Sequence[str]) -> list[Path]:

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from query_builder.account import most_frequent, reject
-from query_builder.counts import Counts, Ints
+from query_builder.counts import Counts
+from query_builder.kernels import Ints
 from query_builder.names import synset_names, title_names
 from query_builder.settings import QuerySettings
 from query_builder.shares import fill

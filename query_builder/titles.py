@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from query_builder.counts import Ints
+from query_builder.kernels import Ints
 from query_builder.names import TITLES, index_titles, normal_titles
 from query_builder.settings import QuerySettings
 from query_builder.views import read_views

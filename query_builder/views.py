@@ -31,8 +31,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from query_builder.account import most_frequent, reject
-from query_builder.counts import Ints
-from query_builder.dump import DamagedDumpError, decompressed
+from query_builder.compressed import DamagedFileError, decompressed
+from query_builder.kernels import Ints
 from query_builder.names import TITLES, normal_titles
 from query_builder.settings import PROJECT_SUFFIXES
 from workers.tally import Tally
@@ -135,7 +135,7 @@ def read_views(path: Path, titles: pa.Array, projects: Sequence[str], tally: Tal
             _reject_others(tally, others)
             if lines:
                 counter.add(parse_lines(lines, codes, tally))
-    except DamagedDumpError as error:
+    except DamagedFileError as error:
         row = {"file": str(path), "offset": error.offset, "error": str(error)}
         tally.fail("damaged_views", f"{path}@{error.offset}", row)
     return counter.sums()
@@ -181,7 +181,7 @@ def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
                     rest, end = rest + b"\n", len(rest) + 1
                 yield bytes(rest[:end])
                 del rest[:end]
-    except DamagedDumpError:
+    except DamagedFileError:
         if end := rest.rfind(b"\n") + 1:
             yield bytes(rest[:end])
         raise

@@ -12,6 +12,7 @@ from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
 from query_builder.inputs import Inputs, find_inputs
 from query_builder.settings import QuerySettings
+from query_builder.sources import fingerprint, is_remote
 from workers.settings import find_files
 from workers.tally import Tally
 
@@ -20,7 +21,7 @@ class Queries(Stage):
     """One shard: every term's count needs all pages."""
 
     name = "queries"
-    version = 2
+    version = 3
 
     def check(self) -> None:
         self.files()
@@ -29,16 +30,21 @@ class Queries(Stage):
         """The dumps, view files and synsets. Raises ConfigError for one that is not there."""
         try:
             return find_inputs(self.run.config.queries)
-        except FileNotFoundError as error:
+        except OSError as error:
             raise ConfigError(f"queries.{error}") from error
 
     def plan(self) -> list[Shard]:
         files = self.files()
-        counts = [str(len(files.dumps)), str(len(files.views))]  # which file is what
+        local = [Path(dump) for dump in files.dumps if not is_remote(dump)]
+        remote = [dump for dump in files.dumps if is_remote(dump)]
+        counts = [str(len(local)), str(len(files.views))]  # which file is what
         identity = self.run.config.queries.identity()
         for named in ("dumps", "views", "wordnet"):
             del identity[named]  # their content counts, and stands in the key already
-        return [self.shard("all", identity, files.all(), values=counts)]
+        if remote:  # it is not read twice: the version that its store tells stands for it
+            identity["remote"] = [fingerprint(dump) for dump in remote]
+        inputs = [*local, *files.views, *files.synsets]
+        return [self.shard("all", identity, inputs, values=[*counts, *remote])]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
@@ -54,15 +60,14 @@ class BuildQueries:
         from query_builder.build import build_queries
 
         paths = [Path(path) for path in shard.inputs]
-        dumps, views = map(int, shard.values)
-        files = Inputs(paths[:dumps], paths[dumps : dumps + views], paths[dumps + views :])
+        dumps, views = map(int, shard.values[:2])
         return build_queries(
-            files.dumps,
+            [*paths[:dumps], *shard.values[2:]],
             out,
             self.settings,
             self.beam_options,
-            views=files.views,
-            synsets=files.synsets,
+            views=paths[dumps : dumps + views],
+            synsets=paths[dumps + views :],
         )
 
 

@@ -2,6 +2,7 @@
 
 import bz2
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise, permutations
@@ -12,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import regex
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from query_builder import build
 from query_builder.build import build_queries
 from query_builder.markup import plain_text
 from query_builder.settings import BigramSettings, QuerySettings
 from workers.contracts import QUERIES
-from workers.settings import find_files
 from workers.tally import Tally
 
 EVERYTHING = QuerySettings(
@@ -28,9 +30,9 @@ SMALL = QuerySettings(min_count=2, bigrams=BigramSettings(min_count=2, min_pmi=0
 
 
 def run(
-    dumps: Sequence[Path], out: Path, settings: QuerySettings
+    dumps: Sequence[Path], out: Path, settings: QuerySettings, beam: Sequence[str] = ()
 ) -> tuple[pa.Table, dict[str, Tally]]:
-    tallies = build_queries(dumps, out, settings, [])
+    tallies = build_queries(dumps, out, settings, beam)
     assert [file.name for file in out.iterdir()] == ["00000.parquet"]
     for tally in tallies.values():
         tally.check()
@@ -73,8 +75,8 @@ def test_counts_are_exact(dump, request, tmp_path):
 
 
 def test_real_dump_gives_sensible_queries(enwiki, tmp_path):
-    settings = QuerySettings(min_count=20, bigrams=BigramSettings(min_count=10))
-    table, tallies = run([enwiki], tmp_path / "out", settings)
+    chosen = QuerySettings(min_count=20, bigrams=BigramSettings(min_count=10))
+    table, tallies = run([enwiki], tmp_path / "out", chosen)
     rows = {row["query"]: row for row in table.to_pylist()}
     assert rows["the"]["kind"] == "word"
     assert rows["new york"]["kind"] == "bigram"
@@ -89,19 +91,39 @@ def test_real_dump_gives_sensible_queries(enwiki, tmp_path):
     }
 
 
-def test_same_bytes_whatever_the_shards_partitions_and_order(bgwiki, tables, tmp_path, monkeypatch):
-    seen = set()
-    dumps = [bgwiki, tables]
-    for shard, partitions, pending in [(1 << 20, 16, 1 << 20), (10_000, 1, 1_000), (1, 3, 10_000)]:
-        monkeypatch.setattr(build, "SHARD_CHARACTERS", shard)
-        monkeypatch.setattr(build, "PARTITIONS", partitions)
-        monkeypatch.setattr(build, "PENDING_ENTRIES", pending)
-        out = tmp_path / str(shard)
-        _, tallies = run(dumps, out, SMALL)
+@settings(
+    deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    reverse=st.booleans(),
+    shard=st.sampled_from([1, 10_000, 1 << 20]),
+    entries=st.sampled_from([1, 5_000, 1 << 20]),
+    partitions=st.integers(1, 20),
+    workers=st.integers(1, 3),
+)
+@example(False, 1 << 20, 1 << 20, 4, 1)
+@example(True, 10_000, 5_000, 3, 2)
+def test_same_bytes_whatever_the_order_shards_partitions_and_workers(
+    bgwiki, tables, seen, monkeypatch, reverse, shard, entries, partitions, workers
+):
+    monkeypatch.setattr(build, "SHARD_CHARACTERS", shard)
+    monkeypatch.setattr(build, "MAX_ENTRIES", entries)
+    monkeypatch.setattr(build, "MIN_PARTITIONS", partitions)
+    monkeypatch.setattr(build, "MAX_PARTITIONS", partitions)
+    dumps = [tables, bgwiki] if reverse else [bgwiki, tables]
+    beam = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_threading"]
+    with tempfile.TemporaryDirectory() as folder:
+        _, tallies = run(dumps, Path(folder), SMALL, beam if workers > 1 else [])
         account = [(tally.counts(), tally.samples) for tally in tallies.values()]
-        seen.add(((out / "00000.parquet").read_bytes(), json.dumps(account, sort_keys=True)))
-        dumps.reverse()
+        stored = (Path(folder) / "00000.parquet").read_bytes()
+    seen.add((stored, json.dumps(account, sort_keys=True)))
     assert len(seen) == 1
+
+
+@pytest.fixture(scope="module")
+def seen() -> set[tuple[bytes, str]]:
+    """The results of every way to run it."""
+    return set()
 
 
 def test_same_bytes_whatever_file_a_page_is_in(write_dump, tmp_path):
@@ -134,11 +156,3 @@ def test_truncated_dump_is_counted_up_to_the_damage(enwiki, tmp_path):
 def test_no_article_gives_an_empty_list(write_dump, tmp_path):
     table, tallies = run([write_dump([])], tmp_path / "out", SMALL)
     assert len(table) == tallies["pages"].rows_in == tallies["terms"].rows_in == 0
-
-
-def test_globs_and_packages_are_found(write_dump, tmp_path):
-    first, second = write_dump([], name="1.xml"), write_dump([], name="2.xml")
-    assert find_files([str(tmp_path / "*.xml"), str(second)]) == [first, second]
-    assert find_files(["package:gensim/test/test_data/bgwiki*"])[0].suffix == ".bz2"
-    with pytest.raises(FileNotFoundError, match="there is no file"):
-        find_files([str(tmp_path / "*.bz2")])

@@ -15,6 +15,7 @@ from query_builder.__main__ import main
 from query_builder.dump import read_pages
 from query_builder.inputs import SYNSET_FILES
 from query_builder.settings import BigramSettings, QuerySettings, ShareSettings
+from query_builder.sources import Part
 from workers.tally import Tally
 
 COMMAND = [sys.executable, "-m", "query_builder"]
@@ -136,7 +137,7 @@ def test_progress_off_a_terminal_is_whole_lines(enwiki, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     stream = io.StringIO()
     with progress.shown(enwiki.stat().st_size, stream):
-        for _ in read_pages(enwiki, Tally()):
+        for _ in read_pages(Part(str(enwiki)), Tally()):
             pass
     lines = stream.getvalue().splitlines()
     assert lines[-1].startswith("reading: 100% of 2 MB after")
@@ -147,7 +148,7 @@ def test_progress_on_a_terminal_is_a_bar(enwiki, monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: True)
     with progress.shown(enwiki.stat().st_size, stream):
-        for _ in read_pages(enwiki, Tally()):
+        for _ in read_pages(Part(str(enwiki)), Tally()):
             pass
     assert "reading: 100%|" in stream.getvalue()
 

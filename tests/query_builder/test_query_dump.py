@@ -2,17 +2,25 @@
 
 import bz2
 import gzip
+import random
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import fsspec
 import pytest
+import zstandard
 
+from query_builder import sources
 from query_builder.dump import Page, read_pages
+from query_builder.sources import Part, find_dumps, parts
+from tests.query_builder.conftest import dump_xml
 from workers.tally import Tally
 
 
-def read(path: Path) -> tuple[list[Page], Tally]:
+def read(dump: Path | str, chosen: Sequence[Part] = ()) -> tuple[list[Page], Tally]:
     tally = Tally()
-    pages = list(read_pages(path, tally))
+    pages = [page for part in chosen or [Part(str(dump))] for page in read_pages(part, tally)]
     tally.check()
     assert tally.kept == len(pages)
     return pages, tally
@@ -43,7 +51,7 @@ def test_plain_dump_of_each_schema(write_dump, version):
 def test_multistream_bz2_and_gzip_members(write_dump, tmp_path):
     xml = write_dump([("A", "one"), ("B", "two")]).read_bytes()
     middle = xml.index(b"<page><title>B")
-    for compress in (bz2.compress, gzip.compress):
+    for compress in (bz2.compress, gzip.compress, zstandard.ZstdCompressor().compress):
         path = tmp_path / "dump"
         path.write_bytes(compress(xml[:middle]) + compress(xml[middle:]))
         assert [page.title for page in read(path)[0]] == ["A", "B"]
@@ -66,7 +74,19 @@ def test_pages_that_are_no_articles_are_counted(tmp_path):
     assert list(tally.samples["redirect"]) == ["B"]
 
 
-@pytest.mark.parametrize("compress", [bytes, bz2.compress, gzip.compress])
+def titles_of(numbers: Sequence[int]) -> list[str]:
+    return [f"Page {i}" for i in numbers]
+
+
+def many_pages(n: int = 300) -> str:
+    """Pages of random letters, some MB: several bz2 blocks."""
+    source = random.Random(1)
+    return dump_xml((f"Page {i}", f"{i} {source.randbytes(6_000).hex()}") for i in range(n))
+
+
+@pytest.mark.parametrize(
+    "compress", [bytes, bz2.compress, gzip.compress, zstandard.ZstdCompressor().compress]
+)
 def test_truncated_dump_keeps_what_can_be_read(enwiki, tmp_path, compress):
     stored = compress(bz2.decompress(enwiki.read_bytes()))
     path = tmp_path / "cut"
@@ -78,34 +98,192 @@ def test_truncated_dump_keeps_what_can_be_read(enwiki, tmp_path, compress):
     assert tally.failed == {"damaged_dump": 1}
     (sample,) = tally.samples["damaged_dump"].values()
     assert sample["file"] == str(path)
-    # Half of the file is about half of the XML, to a bz2 block of 0.9 MB.
-    assert 2_000_000 < sample["offset"] < 4_000_000
+    assert len(stored) / 2 - (1 << 17) < sample["offset"] <= len(stored) / 2
+    assert "truncated" in sample["error"]
 
 
-def test_invalid_xml_keeps_the_pages_before(write_dump):
-    path = write_dump([("A", "one"), ("B", "two")])
+def test_only_the_damaged_page_of_an_invalid_document_is_lost(write_dump):
+    path = write_dump([("A", "one"), ("B", "two"), ("C", "three")])
     path.write_text(path.read_text().replace("<title>B</title>", "<title>B</titel>"))
     pages, tally = read(path)
-    assert [page.title for page in pages] == ["A"]
+    assert [page.title for page in pages] == ["A", "C"]
     assert tally.failed == {"damaged_dump": 1}
 
 
-def test_corrupt_bz2_block_is_reported(enwiki, tmp_path):
-    stored = bytearray(enwiki.read_bytes())
-    stored[len(stored) // 2] ^= 0xFF
-    path = tmp_path / "flipped.bz2"
-    path.write_bytes(stored)
+def test_a_page_without_an_end_takes_no_other_with_it(write_dump):
+    path = write_dump([("A", "one"), ("B", "two"), ("C", "three")])
+    path.write_text(path.read_text().replace("two</text></revision></page>", "tw"))
     pages, tally = read(path)
-    assert len(pages) > 20
+    assert [page.title for page in pages] == ["A", "C"]
     assert tally.failed == {"damaged_dump": 1}
 
 
-def test_a_file_that_is_no_dump_is_reported(tmp_path):
+def test_what_is_between_and_behind_pages_is_reported(write_dump):
+    path = write_dump([("A", "one"), ("B", "two")])
+    path.write_text(path.read_text().replace("</page>", "</page>junk"))
+    pages, tally = read(path)
+    assert [page.title for page in pages] == ["A", "B"]
+    assert tally.failed == {"damaged_dump": 1 + 1}
+
+
+@pytest.mark.parametrize("magic_too", [False, True])
+def test_only_the_damaged_bz2_block_is_lost(tmp_path, magic_too):
+    """A stream of several blocks, damaged in the middle of one, or where one begins too."""
+    xml = many_pages().encode()
+    stored = bytearray(bz2.compress(xml, 1))  # blocks of 100 kB
+    at = len(stored) // 2
+    stored[at] ^= 0xFF
+    if magic_too:  # all that the middle of the file holds, several beginnings of blocks
+        stored[at : at + 200_000] = bytes(200_000)
+    path = tmp_path / "damaged.bz2"
+    path.write_bytes(stored)
+    whole = bz2.decompress(bz2.compress(xml))
+    assert whole == xml
+    pages, tally = read(path)
+    kept = [int(page.title.split()[1]) for page in pages]
+    assert kept == sorted(set(kept))
+    lost = sorted(set(range(300)) - set(kept))
+    assert lost == list(range(lost[0], lost[-1] + 1))
+    # A block is a dozen pages of 12 kB; the page on each side of it is cut.
+    assert len(lost) <= (50 if magic_too else 12)
+    samples = tally.samples["damaged_dump"].values()
+    assert len(samples) == tally.failed["damaged_dump"] <= 2
+    assert all(abs(row["offset"] - at) < 150_000 for row in samples)
+
+
+def test_every_damaged_byte_of_a_bz2_file_costs_its_block_alone(tmp_path):
+    xml = many_pages(60).encode()
+    whole = bz2.compress(xml, 1)
+    path = tmp_path / "damaged.bz2"
+    for at in random.Random(2).sample(range(len(whole)), 12):
+        stored = bytearray(whole)
+        stored[at] ^= 0x10
+        path.write_bytes(stored)
+        pages, tally = read(path)
+        kept = [int(page.title.split()[1]) for page in pages]
+        assert kept == sorted(set(kept))
+        assert len(kept) >= 60 - 22, at  # a flipped magic costs two blocks at the most
+        assert tally.failed
+
+
+@pytest.mark.parametrize(
+    "compress", [gzip.compress, zstandard.ZstdCompressor().compress, bz2.compress]
+)
+def test_streams_behind_a_damaged_one_are_read(tmp_path, compress):
+    pages = [dump_xml([(f"Page {i}", random.Random(i).randbytes(9_000).hex())]) for i in range(30)]
+    body = [page[page.index("<page>") : page.index("</mediawiki>")] for page in pages]
+    streams = [compress(text.encode()) for text in ["<mediawiki>", *body, "</mediawiki>"]]
+    streams[11] = streams[11][:4_000] + bytes(100) + streams[11][4_100:]
+    path = tmp_path / "damaged"
+    path.write_bytes(b"".join(streams))
+    found, tally = read(path)
+    assert [page.title for page in found] == titles_of([i for i in range(30) if i != 10])
+    assert tally.failed == {"damaged_dump": 1}
+
+
+def test_damage_in_utf16_costs_its_page(tmp_path):
+    xml = dump_xml([("A", "one"), ("B", "two"), ("C", "three")])
+    stored = f'<?xml version="1.0" encoding="utf-16"?>{xml}'.encode("utf-16")
+    at = stored.index("two".encode("utf-16-le"))
+    path = tmp_path / "dump.xml"
+    path.write_bytes(stored[:at] + b"\x00\xd8" + stored[at + 2 :])  # half of a surrogate pair
+    pages, tally = read(path)
+    assert [page.title for page in pages] == ["A", "C"]
+    assert tally.failed == {"damaged_dump": 1}
+
+
+@pytest.mark.parametrize("stored", [b"this is not XML", b"", bytes(3_000_000), b"BZh9 noise"])
+def test_a_file_that_is_no_dump_is_reported(tmp_path, stored):
     path = tmp_path / "noise.bz2"
-    path.write_bytes(b"this is not XML")
+    path.write_bytes(stored)
     pages, tally = read(path)
     assert not pages
     assert tally.failed == {"damaged_dump": 1}
+
+
+def multistream(folder: Path, indexed: bool = True) -> Path:
+    """A dump as Wikimedia cuts them, two pages a stream, with its index."""
+    dump = folder / "xx-pages-articles-multistream.xml.bz2"
+    xml = dump_xml((f"Page {i}", f"text {i}") for i in range(40))
+    head, *pages = xml.replace("</mediawiki>\n", "").split("<page>")
+    bodies = [f"<page>{page}" for page in pages]
+    stored, index = bz2.compress(head.encode()), ""
+    for i in range(0, 40, 2):
+        index += f"{len(stored)}:{i}:Page {i}\n{len(stored)}:{i + 1}:Page: {i + 1}\n"
+        stored += bz2.compress("".join(bodies[i : i + 2]).encode())
+    dump.write_bytes(stored + bz2.compress(b"</mediawiki>\n"))
+    if indexed:
+        name = "xx-pages-articles-multistream-index.txt.bz2"
+        (folder / name).write_bytes(bz2.compress(index.encode()))
+    return dump
+
+
+def test_an_indexed_dump_is_read_in_parts(tmp_path, monkeypatch):
+    dump = multistream(tmp_path)
+    assert parts(str(dump)) == [Part(str(dump))]  # too small to be cut
+    monkeypatch.setattr(sources, "PART_BYTES", 300)
+    cut = parts(str(dump))
+    assert len(cut) > 4
+    assert cut[0].start == 0
+    assert cut[-1].end is None
+    whole, _ = read(dump)
+    pages, tally = read(dump, cut)
+    assert pages == whole
+    assert len(pages) == 40
+    assert not tally.failed
+    # Every part by itself has its pages.
+    assert [len(read(dump, [part])[0]) > 0 for part in cut] == [True] * len(cut)
+
+
+def test_without_an_index_or_with_another_dumps_it_is_read_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PART_BYTES", 300)
+    dump = multistream(tmp_path, indexed=False)
+    assert parts(str(dump)) == [Part(str(dump))]
+    lines = b"".join(b"%d:1:A\n" % offset for offset in range(0, 5000, 301))
+    (tmp_path / "xx-pages-articles-multistream-index.txt").write_bytes(lines)
+    assert parts(str(dump)) == [Part(str(dump))]
+
+
+def test_index_names_follow_wikimedias(tmp_path):
+    for dump, index in [
+        (
+            "enwiki-20260101-pages-articles-multistream.xml.bz2",
+            "enwiki-20260101-pages-articles-multistream-index.txt.bz2",
+        ),
+        (
+            "enwiki-20260101-pages-articles-multistream1.xml-p1p41242.bz2",
+            "enwiki-20260101-pages-articles-multistream-index1.txt-p1p41242.bz2",
+        ),
+    ]:
+        (tmp_path / index).touch()
+        assert sources.index_of(str(tmp_path / dump)) == str(tmp_path / index)
+
+
+def test_globs_packages_and_urls_are_found(write_dump, tmp_path):
+    first, second = write_dump([], name="1.xml"), write_dump([], name="2.xml")
+    assert find_dumps([str(tmp_path / "*.xml"), str(second)]) == [str(first), str(second)]
+    assert find_dumps(["package:gensim/test/test_data/bgwiki*"])[0].endswith(".bz2")
+    for pattern in (str(tmp_path / "*.bz2"), "memory://none.xml", "memory://none*"):
+        with pytest.raises(FileNotFoundError, match="there is no"):
+            find_dumps([pattern])
+    with pytest.raises(OSError, match="nosuch"):
+        find_dumps(["nosuch://bucket/dump.xml"])
+
+
+def test_a_dump_in_an_object_store(monkeypatch):
+    monkeypatch.setattr(sources, "PART_BYTES", 300)
+    store = fsspec.filesystem("memory")
+    dump = "memory://dumps/xx-pages-articles-multistream.xml.bz2"
+    with tempfile.TemporaryDirectory() as folder:
+        multistream(Path(folder))
+        for file in Path(folder).iterdir():
+            store.pipe(f"/dumps/{file.name}", file.read_bytes())
+    (found,) = find_dumps(["memory://dumps/*"])  # the index is none
+    assert found in (dump, dump.replace("://", ":///"))
+    cut = parts(found)
+    assert len(cut) > 4
+    assert len(read(found, cut)[0]) == 40
+    store.rm("/dumps", recursive=True)
 
 
 def test_page_larger_than_libxml2s_default_limit(write_dump):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from query_builder.dump import read_pages
 from query_builder.markup import GAP, plain_text
+from query_builder.sources import Part
 from workers.tally import Tally
 
 
@@ -85,7 +86,7 @@ def test_time_is_linear_on_brackets_that_never_close(piece):
 
 
 def test_heavy_tables_leave_prose(tables):
-    texts = [plain_text(page.text) for page in read_pages(tables, Tally())]
+    texts = [plain_text(page.text) for page in read_pages(Part(str(tables)), Tally())]
     assert len(texts) == 5
     for text in texts:
         assert "{|" not in text
@@ -97,7 +98,7 @@ def test_heavy_tables_leave_prose(tables):
 def test_keeps_the_words_that_gensim_keeps(enwiki):
     ours: Counter[str] = Counter()
     theirs: Counter[str] = Counter()
-    for page in list(read_pages(enwiki, Tally()))[:30]:
+    for page in list(read_pages(Part(str(enwiki)), Tally()))[:30]:
         ours.update(re.findall(r"[a-z]{3,}", plain_text(page.text).lower()))
         theirs.update(re.findall(r"[a-z]{3,}", filter_wiki(page.text).lower()))
     # gensim also keeps the cells of tables and the options of pictures.

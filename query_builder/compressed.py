@@ -1,0 +1,225 @@
+"""The XML of a dump, piece by piece: decompressed, as UTF-8, with its damaged places marked.
+
+bz2 (also multistream), gzip (also several members), zstd (also several frames) and plain files
+are told apart by their first bytes. After a damaged place reading goes on at the next bz2 block,
+gzip member or zstd frame that is whole.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import re
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import zstandard
+
+from query_builder import bz2_blocks, progress
+from query_builder.sources import BZ2_MAGIC, Part, open_dump
+
+#: Bytes read from the file at a time.
+CHUNK_BYTES = 1 << 16
+
+GZIP_MAGIC = b"\x1f\x8b\x08"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+#: zstd's --long=31, the longest there is.
+_ZSTD_WINDOW = 1 << 31
+
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*?encoding=["']([\w.:-]+)["']""")
+_SNIFFED = (
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+    ("<?".encode("utf-16-le"), "utf-16-le"),
+    ("<?".encode("utf-16-be"), "utf-16-be"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of XML, or a damaged place, and where it begins in the file as it is stored."""
+
+    offset: int
+    xml: bytes = b""
+    damage: str | None = None
+
+
+class Decompressor(Protocol):
+    """What bz2, zlib and zstandard have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def read_xml(part: Part) -> Generator[Chunk, None, None]:
+    """The XML of a part of a dump. Raises OSError if the file cannot be opened or read."""
+    with open_dump(part.file) as file:
+        # The declaration stands at the start of the file, wherever the part is.
+        head = _head(file) if part.start else b""
+        found = (chunk for chunk in _decompressed(file, part) if chunk.xml or chunk.damage)
+        first = next(found, Chunk(part.start))
+        chunks = chain([first], found)
+        encoding = _encoding(head or first.xml)
+        yield from chunks if encoding == "utf-8" else _as_utf8(chunks, encoding)
+
+
+class DamagedFileError(Exception):
+    """A file cannot be read beyond ``offset``, in bytes as it is stored."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(f"{reason} (at byte {offset} of the file)")
+        self.offset = offset
+
+
+def decompressed(file: Path) -> Iterator[bytes]:
+    """The content of a file that is no XML. Raises DamagedFileError where it is damaged."""
+    with file.open("rb") as stored:
+        for chunk in _decompressed(stored, Part(str(file))):
+            if chunk.damage:
+                raise DamagedFileError(chunk.offset, chunk.damage)
+            yield chunk.xml
+
+
+def _head(file: BinaryIO) -> bytes:
+    """The start of a bz2 file's XML; nothing if it is damaged."""
+    try:
+        return bz2.BZ2Decompressor().decompress(file.read(CHUNK_BYTES), max_length=CHUNK_BYTES)
+    except OSError:
+        return b""
+
+
+def _encoding(head: bytes) -> str:
+    """The encoding that a document declares or begins with; UTF-8 is XML's default."""
+    for mark, encoding in _SNIFFED:
+        if head.startswith(mark):
+            return encoding
+    declared = _DECLARED.match(head.removeprefix(codecs.BOM_UTF8))
+    try:
+        return codecs.lookup(declared[1].decode() if declared else "utf-8").name
+    except LookupError:
+        return "utf-8"  # the pages that are not will be reported
+
+
+def _decompressed(file: BinaryIO, part: Part) -> Iterator[Chunk]:
+    file.seek(part.start)
+    magic = file.read(len(ZSTD_MAGIC))
+    file.seek(part.start)
+    stored = _stored(file, part)
+    if magic.startswith(BZ2_MAGIC):
+        return _bz2_streams(stored)
+    if magic.startswith(GZIP_MAGIC):
+        return _frames(stored, lambda: zlib.decompressobj(wbits=31), GZIP_MAGIC)
+    if magic.startswith(ZSTD_MAGIC):
+        zstd = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        return _frames(stored, zstd.decompressobj, ZSTD_MAGIC)
+    return stored
+
+
+def _stored(file: BinaryIO, part: Part) -> Iterator[Chunk]:
+    """The part as it is stored."""
+    offset = part.start
+    while part.end is None or offset < part.end:
+        data = file.read(CHUNK_BYTES if part.end is None else min(CHUNK_BYTES, part.end - offset))
+        if not data:
+            break
+        progress.advance(len(data))
+        yield Chunk(offset, data)
+        offset += len(data)
+
+
+def _frames(
+    stored: Iterable[Chunk], new: Callable[[], Decompressor], magic: bytes
+) -> Iterator[Chunk]:
+    """Decompress one gzip member or zstd frame after the other."""
+    decompressor, lost, carried, offset = new(), False, b"", 0
+    for chunk in stored:
+        data, offset = carried + chunk.xml, chunk.offset - len(carried)
+        carried = b""
+        while data:
+            if lost:
+                at = data.find(magic)
+                if at < 0:
+                    carried = data[1 - len(magic) :]
+                    break
+                data, offset, decompressor = data[at:], offset + at, new()
+            elif decompressor.eof:
+                data = data.lstrip(b"\0")  # padding
+                decompressor = new()
+            try:
+                xml = decompressor.decompress(data)
+            except (zlib.error, zstandard.ZstdError) as error:
+                if not lost:
+                    yield Chunk(offset, damage=f"damaged compression: {error}")
+                data, offset, lost = data[1:], offset + 1, True
+                continue
+            lost = False
+            yield Chunk(offset, xml)
+            offset += len(data) - len(decompressor.unused_data)
+            data = decompressor.unused_data
+    if not lost and not decompressor.eof:
+        yield Chunk(offset, damage="truncated: the compressed stream has no end")
+
+
+def _bz2_streams(stored: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Decompress one bz2 stream after the other; from a damaged place on, block by block."""
+    decompressor = bz2.BZ2Decompressor()
+    recent = bz2_blocks.Recent()
+    offset = 0
+    for chunk in stored:
+        recent.add_stored(chunk.offset, chunk.xml)
+        data, offset = chunk.xml, chunk.offset + len(chunk.xml)
+        while data:
+            if decompressor.eof:
+                decompressor = bz2.BZ2Decompressor()
+            try:
+                xml = decompressor.decompress(data)
+            except OSError:
+                blocks = bz2_blocks.recover(recent, offset - len(data), (c.xml for c in stored))
+                yield from (Chunk(*block) for block in blocks)
+                return
+            recent.add_xml(xml)
+            yield Chunk(chunk.offset, xml)
+            data = decompressor.unused_data if decompressor.eof else b""
+    if not decompressor.eof:
+        yield Chunk(offset, damage="truncated: the compressed stream has no end")
+
+
+def _as_utf8(chunks: Iterable[Chunk], encoding: str) -> Iterator[Chunk]:
+    """The same XML in UTF-8.
+
+    After damage it starts with a page: only there the start of a character is certain.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)()
+    page = "<page".encode(encoding)
+    lost, carried = False, b""
+    for chunk in chunks:
+        data, carried = carried + chunk.xml, b""
+        if chunk.damage:
+            decoder.reset()
+            lost = True
+            yield chunk
+            continue
+        while data:
+            if lost:
+                at = data.find(page)
+                if at < 0:
+                    carried = data[1 - len(page) :]
+                    break
+                data, lost = data[at:], False
+            try:
+                yield Chunk(chunk.offset, decoder.decode(data).encode())
+                break
+            except UnicodeDecodeError as error:
+                whole, data = error.object[: error.start], error.object[error.end :]
+                yield Chunk(chunk.offset, whole.decode(encoding).encode())
+                yield Chunk(chunk.offset, damage=f"not {encoding}: {error.reason}")
+                decoder.reset()
+                lost = True
