@@ -92,9 +92,9 @@ class QuerySettings(Settings):
 
     dumps: tuple[str, ...] = Field(
         default=(),
-        description="MediaWiki XML dumps (bz2, gz, zst or plain): paths, globs, package:NAME/FILE or "
-        "fsspec's URLs (s3://, gs://, https://); a multistream dump with its index beside it is "
-        "read in parallel",
+        description="MediaWiki XML dumps (bz2, gz, zst or plain): paths, globs, "
+        "package:NAME/FILE or fsspec's URLs (s3://, gs://, https://); a multistream dump with its "
+        "index beside it is read in parallel",
     )
     views: tuple[str, ...] = Field(
         default=(),

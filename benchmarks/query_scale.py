@@ -1,0 +1,150 @@
+"""A list of 500,000 queries from dumps of two sizes, the second four times the first.
+
+``python -m benchmarks.query_scale`` writes seeded dumps of pages whose words follow Zipf's law and
+runs ``build_queries`` on each in a fresh process. It prints the time, the peak of resident memory
+and how both grow: goals under 1.3 times the memory and at most 4.2 times the time. The thresholds
+grow with the dump, so that both give a list of the same size and what grows is the counting. The
+last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+SEED = 20260101
+#: Different words that the text is drawn from, and words of a page.
+VOCABULARY = 2_000_000
+PAGE_WORDS = 1_000
+#: Zipf's law with an exponent of 1 gives half of a text to some 1,000 words, as English has it.
+_LETTERS = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One build."""
+
+    megabytes: float  # of XML, 10^6 bytes
+    bigrams: int  # distinct words and bigrams counted, in all
+    queries: int
+    seconds: float
+    peak_megabytes: float  # resident memory, after and including imports
+    base_megabytes: float  # the same before the build
+
+
+def vocabulary() -> np.ndarray:
+    """Distinct words, the frequent ones short: the rank written in letters."""
+    ranks = np.arange(VOCABULARY)
+    words = np.full(VOCABULARY, "", dtype="U6")
+    while ranks.any():
+        words = np.char.add(words, _LETTERS[ranks % 26])
+        ranks //= 26
+    return words
+
+
+def write_dump(path: Path, megabytes: float) -> None:
+    """A plain dump of about this size."""
+    source = np.random.default_rng(SEED)
+    words = vocabulary()
+    # The place of a word is e to a uniform power: its probability is one in its rank.
+    limit = np.log(VOCABULARY)
+    with path.open("w", encoding="utf-8") as file:
+        file.write("<mediawiki>\n")
+        page = 0
+        while file.tell() < megabytes * 1e6:
+            ranks = np.exp(source.uniform(0, limit, (100, PAGE_WORDS))).astype(np.int64) - 1
+            for row in words[ranks]:
+                text = " ".join(row)
+                file.write(
+                    f"<page><title>Page {page}</title><ns>0</ns>"
+                    f"<revision><text>{text}</text></revision></page>\n"
+                )
+                page += 1
+        file.write("</mediawiki>\n")
+
+
+def build(dump: Path, min_count: int) -> Run:
+    """Build the list in this process and measure it."""
+    from query_builder.build import build_queries
+    from query_builder.counts import count, merge, partition
+    from query_builder.settings import BigramSettings, QuerySettings
+
+    merge(partition(count("compile the kernels", lower_case=True), 2))
+    settings = QuerySettings(
+        min_count=min_count,
+        bigrams=BigramSettings(min_count=min_count, min_pmi=-99),
+        titles="none",
+    )
+    base = peak_megabytes()
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=dump.parent) as out:
+        terms = build_queries([dump], Path(out) / "queries", settings, [])["terms"]
+    seconds = time.perf_counter() - start
+    megabytes = dump.stat().st_size / 1e6
+    return Run(megabytes, terms.rows_in, terms.kept, seconds, peak_megabytes(), base)
+
+
+def peak_megabytes() -> float:
+    """The most resident memory that this process has had, in MB (10^6 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def in_fresh_process(dump: Path, min_count: int) -> Run:
+    command = [sys.executable, "-m", "benchmarks.query_scale", "--dump", str(dump)]
+    command += ["--min-count", str(min_count)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return Run(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.query_scale", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--megabytes", type=float, default=250, help="of the smaller dump (250)")
+    parser.add_argument("--min-count", type=int, default=4, help="with the smaller dump (4)")
+    parser.add_argument("--dump", type=Path, help="build from this one alone, print JSON")
+    options = parser.parse_args()
+    if options.dump:
+        sys.stdout.write(json.dumps(asdict(build(options.dump, options.min_count))) + "\n")
+        return 0
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for times in (1, 4):
+            dump = Path(folder) / f"{times}.xml"
+            write_dump(dump, times * options.megabytes)
+            runs.append(in_fresh_process(dump, times * options.min_count))
+    show(runs)
+    return 0
+
+
+def show(runs: list[Run]) -> None:
+    """The table, and the same as JSON."""
+    write = sys.stdout.write
+    write(f"{'MB of XML':>10}{'terms':>14}{'queries':>10}{'s':>8}{'MB/s':>7}{'peak MB':>9}\n")
+    for run in runs:
+        speed = run.megabytes / run.seconds
+        write(
+            f"{run.megabytes:10,.0f}{run.bigrams:14,}{run.queries:10,}{run.seconds:8.1f}"
+            f"{speed:7.1f}{run.peak_megabytes:9,.0f}\n"
+        )
+    small, large = runs
+    growth = {
+        "size": large.megabytes / small.megabytes,
+        "seconds": large.seconds / small.seconds,
+        "peak": large.peak_megabytes / small.peak_megabytes,
+    }
+    write("growth: " + ", ".join(f"{name} {value:.2f}" for name, value in growth.items()) + "\n")
+    write(json.dumps({"seed": SEED, "runs": [asdict(run) for run in runs], **growth}) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
