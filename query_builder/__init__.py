@@ -5,17 +5,18 @@ times in the English Wikipedia, bigrams with high pointwise mutual information, 
 articles above a search volume, and WordNet's synsets that are not in the list yet.
 ``build.build_queries`` makes that list on Apache Beam; one file holds each part::
 
-    inputs.py    the files that a list is made of
-    dump.py      pages out of a MediaWiki XML dump
-    markup.py    wikitext to plain text
-    words.py     what a word is
-    counts.py    exact counts of words and bigrams, in columns
-    views.py     page views of the titles, from Wikimedia's files
-    titles.py    titles with their views, on Beam
-    synsets.py   the names of WordNet's synsets
-    names.py     titles and synsets as queries
-    terms.py     which candidates become queries
-    shares.py    how many of each kind
-    account.py   what was rejected, and why
-    build.py     the Beam pipeline
+    inputs.py     the files that a list is made of
+    dump.py       pages out of a MediaWiki XML dump
+    markup.py     wikitext to plain text
+    words.py      what a word is
+    counts.py     exact counts of words and bigrams, in columns
+    view_lines.py lines of Wikimedia's page view files, in columns
+    views.py      page views of the titles
+    titles.py     titles with their views, on Beam
+    synsets.py    the names of WordNet's synsets
+    names.py      titles and synsets as queries
+    terms.py      which candidates become queries
+    shares.py     how many of each kind
+    account.py    what was rejected, and why
+    build.py      the Beam pipeline
 """

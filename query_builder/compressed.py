@@ -71,21 +71,10 @@ def read_xml(part: Part) -> Generator[Chunk, None, None]:
         yield from chunks if encoding == "utf-8" else _as_utf8(chunks, encoding)
 
 
-class DamagedFileError(Exception):
-    """A file cannot be read beyond ``offset``, in bytes as it is stored."""
-
-    def __init__(self, offset: int, reason: str) -> None:
-        super().__init__(f"{reason} (at byte {offset} of the file)")
-        self.offset = offset
-
-
-def decompressed(file: Path) -> Iterator[bytes]:
-    """The content of a file that is no XML. Raises DamagedFileError where it is damaged."""
+def decompressed(file: Path) -> Iterator[Chunk]:
+    """The content of a file that is no XML, with its damaged places marked."""
     with file.open("rb") as stored:
-        for chunk in _decompressed(stored, Part(str(file))):
-            if chunk.damage:
-                raise DamagedFileError(chunk.offset, chunk.damage)
-            yield chunk.xml
+        yield from _decompressed(stored, Part(str(file)))
 
 
 def _head(file: BinaryIO) -> bytes:

@@ -1,40 +1,24 @@
 """Page views of a dump's articles, summed from Wikimedia's files.
 
-Two formats, told apart line by line, so that files of both may be mixed:
-
-- monthly and daily (``pageviews-YYYYMM-user``): project, title, page id, access, views, views by
-  day or hour; ``en.wikipedia Cat 6678 desktop 93 A3B90``. Lines from before page ids have one
-  field less. Access is desktop, mobile-web or mobile-app.
-- hourly (``pageviews-YYYYMMDD-HHMMSS``): project, title, views, bytes; ``en.m Cat 12 0``, with
-  ``.m`` (and once ``.zero``) for the mobile site.
-
-Fields are separated by single spaces, nothing is quoted. A title has underscores for spaces. It
-may be percent-encoded: that is undone, and safely, for MediaWiki allows no title that has a
-percent sign before two hexadecimal digits. Redirects have views of their own, not those of the
-article they lead to.
-
-A file is read in blocks of lines, in columns; lines of other projects and of titles that the
-dump does not have are dropped at once, so memory is that of the dump's titles.
+Redirects have views of their own, not those of the article they lead to. A file is read in
+blocks of lines; lines of other projects and of titles that the dump does not have are dropped at
+once, so memory is that of the dump's titles.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from query_builder.account import most_frequent, reject
-from query_builder.compressed import DamagedFileError, decompressed
+from query_builder.compressed import Chunk, decompressed
 from query_builder.kernels import Ints
 from query_builder.names import TITLES, normal_titles
-from query_builder.settings import PROJECT_SUFFIXES
+from query_builder.view_lines import Codes, parse_lines, reject_others
 from workers.tally import Tally
 
 #: Bytes of lines worked on at a time.
@@ -43,46 +27,6 @@ BLOCK_BYTES = 1 << 23
 #: Rows wait until they are this many, or as many as the titles, to be looked up: every look-up
 #: makes a hash table of the titles.
 PENDING_ROWS = 1 << 20
-
-_ACCESS = pa.array([b"desktop ", b"mobile-web ", b"mobile-app "])
-_PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
-_SPACE, _LINE_END = b" \n"
-
-Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Codes:
-    """How the files write the projects that are counted: with the space that follows."""
-
-    daily: pa.Array  # and monthly
-    hourly: pa.Array
-
-    @classmethod
-    def of(cls, projects: Sequence[str]) -> Codes:
-        """The codes of projects such as ``en.wikipedia``."""
-        hourly = []
-        for project in projects:
-            language, _, family = project.partition(".")
-            for site in ("", ".m", ".zero"):
-                hourly.append(f"{language}{site}{PROJECT_SUFFIXES[family]} ".encode())
-        daily = [f"{project} ".encode() for project in projects]
-        return cls(pa.array(daily, pa.binary()), pa.array(hourly, pa.binary()))
-
-    def lines_of(self, block: bytes) -> tuple[bytes, int]:
-        """The part of a block that has all lines of these projects; lines in the rest of it."""
-        codes = pa.concat_arrays([self.daily, self.hourly]).to_pylist()
-        data = np.frombuffer(block, np.uint8)
-        starts = np.concatenate(([0], np.flatnonzero(data == _LINE_END) + 1))
-        likely = starts[:-1]
-        for place, letters in enumerate(zip(*codes, strict=False)):
-            if len(set(letters)) == 1:
-                likely = likely[data[np.minimum(likely + place, len(data) - 1)] == letters[0]]
-        if not len(likely):
-            return b"", len(starts) - 1
-        first, last = np.searchsorted(starts, [likely[0], likely[-1]])
-        rest = len(starts) - 1 - (last + 1 - first)
-        return block[starts[first] : starts[last + 1]], int(rest)
 
 
 class ViewCounter:
@@ -113,7 +57,7 @@ class ViewCounter:
         self._pending, self._rows = [], 0
         places = pc.index_in(normal_titles(rows["query"]), value_set=self._titles)
         views: Ints = rows["views"].to_numpy()
-        found = _bools(places.is_valid())
+        found = places.is_valid().to_numpy(zero_copy_only=False)
         np.add.at(self._sums, places.drop_null().to_numpy(), views[found])
         self._tally.keep(int(found.sum()))
         missing = np.flatnonzero(~found)
@@ -129,122 +73,43 @@ def read_views(path: Path, titles: pa.Array, projects: Sequence[str], tally: Tal
     have failed, and so has the damage to a file that cannot be read to its end.
     """
     counter, codes = ViewCounter(titles, tally), Codes.of(projects)
-    try:
-        for block in _blocks(decompressed(path)):
-            lines, others = codes.lines_of(block)
-            _reject_others(tally, others)
-            if lines:
-                counter.add(parse_lines(lines, codes, tally))
-    except DamagedFileError as error:
-        row = {"file": str(path), "offset": error.offset, "error": str(error)}
-        tally.fail("damaged_views", f"{path}@{error.offset}", row)
+    for block in _blocks(decompressed(path), path, tally):
+        lines, others = codes.lines_of(block)
+        reject_others(tally, others)
+        if lines:
+            counter.add(parse_lines(lines, codes, tally))
     return counter.sums()
 
 
-def parse_lines(lines: bytes, codes: Codes, tally: Tally) -> pa.Table:
-    """The titles and views of whole lines, each with its line end, of the schema ``TITLES``."""
-    fields, first, width = _split(lines)
-    project = fields.take(pa.array(first))
-    hourly = _is_in(project, codes.hourly)
-    daily = _is_in(project, codes.daily)
-    _reject_others(tally, int((~hourly & ~daily).sum()))
-
-    def field(place: Ints) -> pa.Array:
-        return fields.take(pa.array(np.clip(place, 0, len(fields) - 1)))
-
-    # From the end of the line: a daily line may lack the page id, third from the start.
-    last = first + width - 1
-    access = _is_in(field(last - 2), _ACCESS)
-    valid = (hourly & (width == 4)) | (daily & access & ((width == 5) | (width == 6)))
-    titles = _decode(field(first + 1))
-    views, numeric = _numbers(field(last - 1))
-    valid &= numeric & _bools(titles.is_valid())
-    for line in np.flatnonzero((hourly | daily) & ~valid):
-        text = b"".join(fields[first[line] : last[line] + 1].to_pylist()).decode(errors="replace")
-        tally.fail("malformed_line", text, {"line": text.rstrip("\r\n")})
-    chosen = pa.array(valid)
-    return pa.table([titles.filter(chosen), views.filter(chosen)], schema=TITLES)
-
-
-def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _blocks(chunks: Iterable[Chunk], path: Path, tally: Tally) -> Iterator[bytes]:
     """Whole lines, about ``BLOCK_BYTES`` at a time; a last line without an end gets one.
 
-    A file that turns out to be damaged loses the line that the damage cuts off.
+    Damage has failed in ``tally`` and costs the lines that it touches.
     """
-    rest = bytearray()
-    try:
-        for chunk in chunks:
-            rest += chunk
-            if len(rest) >= BLOCK_BYTES:
-                end = rest.rfind(b"\n") + 1
-                if not end:  # no line is that long
-                    rest, end = rest + b"\n", len(rest) + 1
+    rest, lost = bytearray(), False  # lost: after damage, in the midst of a line
+    for chunk in chunks:
+        if chunk.damage:
+            _fail(path, chunk, tally)
+            if end := rest.rfind(b"\n") + 1:
                 yield bytes(rest[:end])
-                del rest[:end]
-    except DamagedFileError:
-        if end := rest.rfind(b"\n") + 1:
+            rest, lost = bytearray(), True
+        elif lost:
+            _, found, after = chunk.xml.partition(b"\n")
+            rest, lost = bytearray(after), not found
+        else:
+            rest += chunk.xml
+        if len(rest) >= BLOCK_BYTES:
+            end = rest.rfind(b"\n") + 1
+            if not end:  # no line is that long
+                rest += b"\n"
+                end = len(rest)
             yield bytes(rest[:end])
-        raise
+            del rest[:end]
     if rest:
         yield bytes(rest) + (b"" if rest.endswith(b"\n") else b"\n")
 
 
-def _split(lines: bytes) -> tuple[pa.Array, Ints, Ints]:
-    """All fields, each with what ends it; the first one of each line, and how many it has."""
-    data = np.frombuffer(lines, np.uint8)
-    ends = np.flatnonzero((data == _SPACE) | (data == _LINE_END))
-    offsets = np.concatenate(([0], ends + 1)).astype(np.int32)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(lines)]
-    fields = pa.Array.from_buffers(pa.binary(), len(ends), buffers)
-    last = np.flatnonzero(data[ends] == _LINE_END)
-    first = np.concatenate(([0], last[:-1] + 1))
-    return fields, first, last - first + 1
-
-
-def _is_in(fields: pa.Array, values: pa.Array) -> Bools:
-    return _bools(pc.is_in(fields, value_set=values))
-
-
-def _bools(values: pa.Array) -> Bools:
-    result: Bools = values.to_numpy(zero_copy_only=False)
-    return result
-
-
-def _decode(fields: pa.Array) -> pa.Array:
-    """Titles without the space that ends them or percent-encoding; null where not UTF-8."""
-    titles = pc.binary_slice(fields, 0, -1)
-    if pc.any(pc.match_substring(titles, b"%")).as_py():
-        titles = _replace(titles, pc.match_substring(titles, b"%"), _unquoted)
-    try:
-        return titles.cast(pa.string())
-    except pa.ArrowInvalid:
-        return pa.array(map(_utf8, titles.to_pylist()), pa.string())
-
-
-def _replace(values: pa.Array, chosen: pa.Array, change: Callable[[bytes], bytes]) -> pa.Array:
-    changed = pa.array([change(value) for value in values.filter(chosen).to_pylist()], values.type)
-    return pc.replace_with_mask(values, chosen, changed)
-
-
-def _unquoted(title: bytes) -> bytes:
-    return unquote_to_bytes(title) if _PERCENT.search(title) else title
-
-
-def _utf8(text: bytes) -> str | None:
-    try:
-        return text.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-
-
-def _numbers(fields: pa.Array) -> tuple[pa.Array, Bools]:
-    """Whole numbers, each with the space that ends it, and which of the fields are one."""
-    numeric = pc.match_substring_regex(fields, "^[0-9]{1,15} $")
-    digits = pc.if_else(numeric, pc.binary_slice(fields, 0, -1), b"0")
-    return digits.cast(pa.string()).cast(pa.int64()), _bools(numeric)
-
-
-def _reject_others(tally: Tally, lines: int) -> None:
-    if lines:
-        tally.rows_in += lines
-        tally.rejected["other_project"] += lines
+def _fail(path: Path, chunk: Chunk, tally: Tally) -> None:
+    error = f"{chunk.damage} (at byte {chunk.offset} of the file)"
+    row = {"file": str(path), "offset": chunk.offset, "error": error}
+    tally.fail("damaged_views", f"{path}@{chunk.offset:015d}", row)

@@ -12,10 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from query_builder import views
+from query_builder.compressed import Chunk
 from query_builder.names import index_titles, normal_titles
 from query_builder.settings import QuerySettings
 from query_builder.titles import add_views
-from query_builder.views import Codes, parse_lines, read_views
+from query_builder.view_lines import Codes, parse_lines
+from query_builder.views import read_views
 from workers.tally import Tally
 
 MONTHLY = (
@@ -54,6 +56,15 @@ def test_monthly_views_are_summed_over_access_types(tmp_path, compress):
         "failed": {},
     }
     assert tally.samples["not_in_dump"].popitem()[1] == {"query": "Nowhere", "views": 8}
+
+
+def test_the_sample_of_other_titles_is_the_most_viewed_whatever_the_look_ups(tmp_path, monkeypatch):
+    path = tmp_path / "views"
+    path.write_text("".join(f"en Other_{i} {i} 0\n" for i in (*range(40, 80), *range(40))))
+    monkeypatch.setattr(views, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(views, "PENDING_ROWS", 10)
+    sample = read(path)[1].samples["not_in_dump"]
+    assert [row["views"] for _, row in sorted(sample.items())] == list(range(79, 59, -1))
 
 
 def test_hourly_views_are_summed_over_sites(tmp_path):
@@ -120,6 +131,20 @@ def test_damaged_file_gives_what_can_be_read_of_it(tmp_path):
     whole = sum(range(tally.kept))
     assert tally.kept > 50_000
     assert seen == {"Cat": whole}  # no part of a line was taken for a line
+
+
+def test_damage_costs_the_lines_that_it_touches_and_no_other():
+    tally = Tally()
+    chunks = [
+        Chunk(0, b"en Cat 1 0\nen C"),
+        Chunk(5, damage="a"),
+        Chunk(6, b"at 2 0\nen Cat 4 0"),
+        Chunk(8, b"\nen Cat 8"),
+        Chunk(9, damage="b"),
+    ]
+    blocks = b"".join(views._blocks(chunks, Path("views"), tally))
+    assert blocks == b"en Cat 1 0\nen Cat 4 0\n"
+    assert tally.failed == {"damaged_views": 2}
 
 
 def test_unknown_project_is_refused_and_told():
