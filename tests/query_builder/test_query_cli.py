@@ -78,8 +78,8 @@ def test_views_and_wordnet_give_titles_and_synsets(write_dump, tmp_path, capsys)
     for name in SYNSET_FILES:
         (wordnet / name).write_text("00001740 03 n 02 one 0 tree_fern 0 000 | not a tree  \n")
     lists = []
-    for out in ("a", "b"):
-        sources = ["--views", str(month), str(hour), "--wordnet", str(wordnet)]
+    for out, views in (("a", [month, hour]), ("b", [hour, month])):
+        sources = ["--views", *map(str, views), "--wordnet", str(wordnet)]
         options = ["--min-count", "2", "--out", str(tmp_path / out)]
         assert main([str(dump), *sources, *options]) == 0
         lists.append((tmp_path / out / "00000.parquet").read_bytes())
