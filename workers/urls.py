@@ -22,7 +22,7 @@ _NORMAL = re.compile(NORMAL_URL.removesuffix("$") + r"\Z")
 
 #: References that only have to be put behind a base: no dots or nothing between slashes.
 _PART = r"[A-Za-z0-9\-_~!$&'()*+,=][A-Za-z0-9\-._~!$&'()*+,=]*+"
-_SIMPLE_PATH = re.compile(rf"/?{_PART}(?:/{_PART})*+")
+_SIMPLE_PATH = re.compile(rf"/?{_PART}(?:/{_PART})*+(?:\?[A-Za-z0-9\-._~:/?@!$&'()*+,;=]+)?")
 
 #: Query parameters that tell where a visitor came from and never which picture it is: names in
 #: lower case, and the beginnings of names. From what advertisers and mailers document.
