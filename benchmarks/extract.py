@@ -132,7 +132,8 @@ def main() -> int:
     parser.add_argument("--baseline-pages", type=int, default=60, help="for soup (default: 60)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved; the median counts")
     parser.add_argument("--seed", type=int, default=0, help="of the pages (default: 0)")
-    parser.add_argument("--crawl-pages", type=float, default=3e9, help="pages in 100 TB of WARC")
+    parser.add_argument("--warc", type=float, default=100, help="TB of WARC to cost (default: 100)")
+    parser.add_argument("--wat", type=float, default=20, help="TB of WAT to cost (default: 20)")
     parser.add_argument("--price", type=float, default=0.04, help="of a core hour, any currency")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -154,14 +155,15 @@ def main() -> int:
                 [wat, wat], [options.pages] * 2, options.rounds,
             ),
         }  # fmt: skip
-    show(results, size / options.pages, options.crawl_pages, options.price)
+    crawl = {"WARC": options.warc, "WAT": options.wat}
+    show(results, size / options.pages, crawl, options.price)
     return 0
 
 
 def show(
     results: dict[str, tuple[list[Speed], dict[str, int]]],
     page_bytes: float,
-    crawl_pages: float,
+    crawl: dict[str, float],
     price: float,
 ) -> None:
     """The tables, and the same as JSON."""
@@ -176,7 +178,7 @@ def show(
             write(f"{kind:6}{speed.name:26}{speed.pages:7}{speed.pages_per_second:10.1f}")
             write(f"{speed.megabytes_per_second:8.2f}{ratio:8.1f}\n")
         write(f"{kind:6}pairs: {json.dumps(agreement)}\n")
-        hours = crawl_pages / speeds[0].pages_per_second / 3600
+        hours = crawl[kind] * 1e6 / speeds[0].megabytes_per_second / 3600
         output[kind] = {
             "speeds": [asdict(speed) for speed in speeds],
             "ratio": speeds[0].pages_per_second / speeds[1].pages_per_second,
@@ -185,7 +187,7 @@ def show(
             "core_hours": hours,
             "cost": hours * price,
         }
-        write(f"{kind:6}{crawl_pages:.2g} pages: {hours:,.0f} core hours, {hours * price:,.0f} at ")
+        write(f"{kind:6}{crawl[kind]:g} TB: {hours:,.0f} core hours, {hours * price:,.0f} at ")
         write(f"{price} a core hour\n")
     write(f"WAT is {output['WAT']['ratio_to_soup']:.0f} times WARC with warcio + BeautifulSoup\n")
     write(json.dumps(output) + "\n")

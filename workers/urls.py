@@ -24,6 +24,11 @@ _NORMAL = re.compile(NORMAL_URL.removesuffix("$") + r"\Z")
 _PART = r"[A-Za-z0-9\-_~!$&'()*+,=][A-Za-z0-9\-._~!$&'()*+,=]*+"
 _SIMPLE_PATH = re.compile(rf"/?{_PART}(?:/{_PART})*+(?:\?[A-Za-z0-9\-._~:/?@!$&'()*+,;=]+)?")
 
+#: Bases that such references can be put behind: the host and the folder are groups.
+_SIMPLE_BASE = re.compile(
+    rf"(https?://[a-z0-9.\-]+/)((?:{_PART}/)*+)(?:{_PART})?(?:\?[A-Za-z0-9\-._~:/?@!$&'()*+,;=]*)?"
+)
+
 #: Query parameters that tell where a visitor came from and never which picture it is: names in
 #: lower case, and the beginnings of names. From what advertisers and mailers document.
 TRACKING_PARAMETERS = frozenset(
@@ -77,10 +82,8 @@ class Base:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        try:
-            self._root, self._folder = absolute_url("/", url), absolute_url(".", url)
-        except UrlError:
-            self._root = self._folder = ""
+        simple = _SIMPLE_BASE.fullmatch(url)
+        self._root, self._folder = (simple[1], simple[1] + simple[2]) if simple else ("", "")
 
     def absolute_url(self, reference: str) -> str:
         """``absolute_url`` of a reference of the page."""
