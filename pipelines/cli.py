@@ -28,7 +28,8 @@ EXIT_CODES = """\
 exit codes:
   0    complete, or nothing to do
   2    the configuration cannot be used
-  3    partial: some shards failed; a rerun tries those again and keeps the rest
+  3    partial: some shards failed, a rerun tries those again and keeps the rest; or an input is
+       damaged, and what could be read of it was used
   4    a quality gate of the configuration is not met
   75   another process is working on the same run directory
   130  interrupted; a rerun goes on where it stopped
@@ -118,7 +119,7 @@ def run_locked(run: Run, stages: Sequence[str]) -> ExitCode:
             result = run_stages(run, stages)
         finally:
             run.save()
-        if result.code is ExitCode.COMPLETE:
+        if result.ended:
             say(write_report(run) if result.worked or is_new else read_report(run))
         return result.code
 

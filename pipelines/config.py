@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from query_builder.settings import QuerySettings
 from workers.settings import (
@@ -174,10 +175,29 @@ def _explain(error: ValidationError, path: Path) -> str:
     for problem in error.errors():
         key = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: there is no such key; see docs/configuration.md")
+            known = ", ".join(_known_keys(problem["loc"][:-1]))
+            lines.append(f"  {key}: there is no such key; there are {known}")
         else:
             lines.append(f"  {key}: {problem['msg']} (got {problem['input']!r})")
     return "\n".join(lines)
+
+
+def _known_keys(section: Sequence[int | str]) -> Sequence[str]:
+    """The keys of a section of the configuration."""
+    model: type[Settings] = Config
+    for key in section:
+        # The key of a mapping, a gate's stage say, is no field: its settings were met before it.
+        if field := model.model_fields.get(str(key)):
+            model = settings_in(field) or model
+    return sorted(model.model_fields)
+
+
+def settings_in(field: FieldInfo) -> type[Settings] | None:
+    """The settings that a field holds, itself or by name."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            return kind
+    return None
 
 
 def digest(value: Any) -> str:

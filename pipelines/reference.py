@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from pipelines.config import Config
+from pipelines.config import Config, settings_in
 from workers.settings import Settings
 
 HEAD = """\
@@ -37,21 +37,13 @@ def _section(prefix: str, model: type[Settings]) -> Iterator[str]:
     nested = []
     for name, field in model.model_fields.items():
         path = f"{prefix}.{name}" if prefix else name
-        if section := _settings_in(field):
+        if section := settings_in(field):
             nested.append((f"{path}.NAME" if _is_mapping(field) else path, section))
         else:
             yield f"| `{name}` | {_default(field)} | {field.description or ''} |"
     yield ""
     for path, section in nested:
         yield from _section(path, section)
-
-
-def _settings_in(field: FieldInfo) -> type[Settings] | None:
-    """The settings that a field holds, itself or by name."""
-    for kind in (field.annotation, *get_args(field.annotation)):
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            return kind
-    return None
 
 
 def _is_mapping(field: FieldInfo) -> bool:

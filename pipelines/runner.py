@@ -11,7 +11,7 @@ from enum import IntEnum
 from pipelines.config import Config, ConfigError, Gate
 from pipelines.memory import peak_memory
 from pipelines.progress import Progress
-from pipelines.receipts import Outcome, Shard, StageTotals
+from pipelines.receipts import REJECTED, Outcome, Shard, StageTotals
 from pipelines.run import Run
 from pipelines.services import services_of
 from pipelines.stages import STAGES
@@ -19,13 +19,16 @@ from pipelines.stages.base import Stage
 
 log = logging.getLogger(__name__)
 
+#: How the reasons begin for which a part of an input is not in a stage's output.
+DAMAGED = "damaged_"
+
 
 class ExitCode(IntEnum):
     """What the command line says to a scheduler."""
 
     COMPLETE = 0  # or nothing to do
     CONFIGURATION = 2
-    PARTIAL = 3  # some shards failed; a rerun tries those again
+    PARTIAL = 3  # some shards failed, or some input is damaged
     QUALITY = 4  # a gate was not met
     LOCKED = 75  # another process works on the run
     INTERRUPTED = 130
@@ -68,10 +71,15 @@ def _check_names(config: Config) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """How a command's stages ended, and whether there was anything to do."""
+    """How a command's stages ended, and whether there was anything to do.
+
+    ``ended`` says that every stage ran to its end: one can with a damaged input, but its
+    coverage, and so the code, is partial.
+    """
 
     code: ExitCode
     worked: bool
+    ended: bool = False
 
 
 def run_stages(run: Run, names: Sequence[str]) -> Result:
@@ -98,7 +106,9 @@ def run_stages(run: Run, names: Sequence[str]) -> Result:
         complete[name] = True
     if not worked:
         log.info("nothing to do: %s is complete", run.directory)
-    return Result(ExitCode.COMPLETE, worked)
+    damaged = [name for name in names if _reads_damaged_inputs(run, name)]
+    code = ExitCode.PARTIAL if damaged else ExitCode.COMPLETE
+    return Result(code, worked, ended=True)
 
 
 def is_complete(run: Run, name: str, known: dict[str, bool]) -> bool:
@@ -166,6 +176,27 @@ def _log_totals(name: str, totals: StageTotals, wall: float) -> None:
             wall,
             extra={"fields": {"stage": name, "kind": kind, "rows": counts}},
         )
+
+
+def _reads_damaged_inputs(run: Run, name: str) -> bool:
+    """Whether a part of an input could not be read; says of which, and where its samples are."""
+    totals = StageTotals.of(run.ledger(name).receipts())
+    reasons = {
+        reason: number
+        for counts in totals.rows.values()
+        for reason, number in counts["failed"].items()
+        if reason.startswith(DAMAGED)
+    }
+    for reason, number in reasons.items():
+        log.error(
+            "%s: coverage is partial: %s (%d); what could be read was used. %s says which files; "
+            "replace them and run again",
+            name,
+            reason,
+            number,
+            run.directory / name / REJECTED,
+        )
+    return bool(reasons)
 
 
 def _passes_gate(run: Run, name: str) -> bool:

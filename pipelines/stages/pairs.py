@@ -1,15 +1,19 @@
-"""Stage ``pairs``: pages to captioned URLs, matched with the queries and balanced, on Beam."""
+"""Stage ``pairs``: pages and lists to captioned URLs, matched and balanced, on Beam."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from pipelines.config import ConfigError, digest
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from pipelines.stages.queries import named_files
+from workers.captions import CaptionCleaner
+from workers.file_systems import version_of
+from workers.inputs import Input, find_inputs
 from workers.settings import PairSettings
 from workers.tally import Tally
 
@@ -19,40 +23,88 @@ class Pairs(Stage):
 
     name = "pairs"
     reads = ("queries", "pages")
+    version = 2
 
     def check(self) -> None:
-        self.warcs()
+        _ = self.given
+        try:
+            CaptionCleaner(self.run.config.pairs.captions)
+        except ValueError as error:
+            raise ConfigError(f"pairs.captions.{error}") from error
 
-    def warcs(self) -> list[Path]:
-        """The WARC files given beside the crawl's own."""
-        return named_files(self.run.config.pairs.warcs, "pairs.warcs")
+    @cached_property
+    def given(self) -> list[Input]:
+        """The inputs that the configuration names. Raises ConfigError."""
+        settings = self.run.config.pairs
+        try:
+            return find_inputs(settings.inputs, settings.list_columns, settings.root_url or "")
+        except (FileNotFoundError, ValueError) as error:
+            raise ConfigError(f"pairs.inputs: {error}") from error
+
+    def inputs_to_read(self) -> list[Input]:
+        """The crawl's pages and what the configuration names beside them."""
+        return [*find_inputs(map(str, self.run.outputs("pages"))), *self.given]
 
     def plan(self) -> list[Shard]:
-        settings = self.run.config.pairs
-        warcs = [*self.run.outputs("pages"), *self.warcs()]
-        identity = settings.identity() | {"seed": self.run.config.seed}
-        del identity["warcs"]  # their content counts, and stands in the key already
-        shard = self.shard(
-            "all", identity, [*self.run.outputs("queries"), *warcs], values=[str(len(warcs))]
-        )
-        return [shard] if warcs else []
+        config = self.run.config
+        identity = config.pairs.identity() | {
+            "seed": config.seed,
+            "lower_case": config.queries.lower_case,
+        }
+        del identity["inputs"]  # their content counts, and stands in the key already
+        inputs = self.inputs_to_read()
+        files = [Path(source.url) for source in inputs if is_local_file(source)]
+        versions = [version for source in inputs for version in _versions(source)]
+        shard = self.shard("all", identity, [*self.run.outputs("queries"), *files], versions)
+        return [shard] if inputs else []
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
-        work = BuildPairs(config.pairs, config.seed, config.beam.options)
+        work = BuildPairs(
+            tuple(self.inputs_to_read()),
+            tuple(self.run.outputs("queries")),
+            config.pairs,
+            config.seed,
+            config.beam.options,
+            config.queries.lower_case,
+        )
         return in_process(work, shards, self.folder)
+
+
+def is_local_file(source: Input) -> bool:
+    """Whether an input is one file of this machine, whose content can be hashed."""
+    return not source.files and "://" not in source.url
+
+
+def _versions(source: Input) -> list[str]:
+    """What tells that an input has changed which is not one file of this machine.
+
+    A folder of pages and what lies on other machines is not read for it: size and time count.
+    """
+    what = f"{source.kind} {source.name} {source.columns} {source.root_url}"
+    if is_local_file(source):
+        return [what]
+    return [what, digest([[path, version_of(path)] for path in source.paths()])]
 
 
 @dataclass(frozen=True)
 class BuildPairs:
+    inputs: tuple[Input, ...]
+    queries: tuple[Path, ...]
     settings: PairSettings
     seed: int
     beam_options: tuple[str, ...]
+    lower_case: bool
 
-    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:  # noqa: ARG002
         from workers.pairs import build_pairs
 
-        (warc_count,) = map(int, shard.values)
-        paths = [Path(path) for path in shard.inputs]
-        queries, warcs = paths[:-warc_count], paths[-warc_count:]
-        return build_pairs(warcs, queries, out, self.settings, self.seed, self.beam_options)
+        return build_pairs(
+            self.inputs,
+            self.queries,
+            out,
+            self.settings,
+            self.seed,
+            self.beam_options,
+            lower_case=self.lower_case,
+        )

@@ -35,7 +35,11 @@ def test_overrides_are_yaml_at_a_dotted_key(write):
     ("text", "overrides", "message"),
     [
         (MINIMAL + "pears: {}\n", [], "pears: there is no such key"),
-        (MINIMAL, ["pairs.shard=7"], "pairs.shard: there is no such key"),
+        (
+            MINIMAL,
+            ["pairs.shard=7"],
+            "pairs.shard: there is no such key; there are captions, inputs, list_",
+        ),
         (MINIMAL, ["pairs.shards=0"], "pairs.shards: Input should be greater than or equal to 1"),
         (MINIMAL, ["pairs.shards"], "write it as key.sub=value"),
         (MINIMAL, ["name.sub=1"], "'name' holds a value"),

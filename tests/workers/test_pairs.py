@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,12 @@ from hypothesis import strategies as st
 
 from workers.beam_pipeline import pipeline_options
 from workers.contracts import PAIRS, QUERIES, make_pair_id
+from workers.inputs import Input, InputKind, find_inputs
 from workers.match import naive_match
-from workers.pairs import QUERY_COUNTS_FILE, ReadPairs, build_pairs, shard_of
+from workers.pair_reader import ReadPairs
+from workers.pair_tables import split_by_pair, split_by_url
+from workers.pair_writer import QUERY_COUNTS_FILE, even_parts
+from workers.pairs import build_pairs
 from workers.settings import PairSettings
 from workers.storage import write_table
 from workers.tally import Tally
@@ -73,8 +79,18 @@ def write_queries(path: Path, words: Sequence[str], first_id: int = 0) -> Path:
     return path
 
 
+def inputs_of(paths: Sequence[Path]) -> list[Input]:
+    return find_inputs(map(str, paths))
+
+
 def build(
-    folder: Path, sites: Sequence[Site], out: str = "pairs", seed: int = 0, **changes: Any
+    folder: Path,
+    sites: Sequence[Site],
+    out: str = "pairs",
+    seed: int = 0,
+    lower_case: bool = True,
+    workers: int = 1,
+    **changes: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Tally], Path]:
     """Run the pipeline, a WARC file a site; returns the rows, the tallies and the folder."""
     warcs = [write_warc(folder / f"{n}.warc", site) for n, site in enumerate(sites)]
@@ -82,7 +98,10 @@ def build(
         write_queries(folder / "q0.parquet", WORDS[:3]),
         write_queries(folder / "q1.parquet", WORDS[3:], first_id=3),
     ]
-    tallies = build_pairs(warcs, queries, folder / out, PairSettings(**changes), seed, [])
+    changed = PairSettings.model_validate(changes)
+    inputs = inputs_of(warcs)
+    beam = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_threading"]
+    tallies = build_pairs(inputs, queries, folder / out, changed, seed, beam, lower_case=lower_case)
     rows = ds.dataset(str(folder / out), format="parquet").to_table().to_pylist()
     return rows, tallies, folder / out
 
@@ -117,7 +136,7 @@ def test_tallies(built):
         "kept": 43,
         "rejected": {
             "boilerplate": 1,
-            "duplicate": 3,
+            "duplicate_pair": 3,
             "file_name": 1,
             "no_query": 1,
             "too_long": 1,
@@ -166,6 +185,7 @@ def test_nothing_in_gives_empty_shards(tmp_path):
     assert {name: tally.rows_in for name, tally in tallies.items()} == {
         "pages": 0,
         "images": 0,
+        "redacted": 0,
         "pairs": 0,
     }
     assert sorted(file_hashes(folder)) == ["00000.parquet", "00001.parquet", QUERY_COUNTS_FILE]
@@ -174,9 +194,9 @@ def test_nothing_in_gives_empty_shards(tmp_path):
 def test_bytes_do_not_depend_on_threads_or_on_how_rows_are_batched(tmp_path, monkeypatch):
     site = {**SITE, **{f"http://c.example/{n}": SITE["http://b.example/"] for n in range(4)}}
     _, _, once = build(tmp_path, [SITE, site], "once", max_pairs_per_query=7)
-    monkeypatch.setattr("workers.pairs._BATCH_ROWS", 7)
-    monkeypatch.setattr("workers.pairs._TABLE_ROWS", 12)
-    warcs = [tmp_path / "1.warc", tmp_path / "0.warc"]
+    monkeypatch.setattr("workers.candidates.TABLE_ROWS", 7)
+    monkeypatch.setattr("workers.pair_reader._HELD_ROWS", 12)
+    warcs = inputs_of([tmp_path / "1.warc", tmp_path / "0.warc"])[::-1]
     queries = [tmp_path / "q1.parquet", tmp_path / "q0.parquet"]
     options = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
     build_pairs(warcs, queries, tmp_path / "again", PairSettings(max_pairs_per_query=7), 0, options)
@@ -202,13 +222,23 @@ SITES = st.lists(
 @settings(
     max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(SITES, st.integers(1, 3), st.integers(1, 5), st.permutations(range(3)))
-def test_order_and_shards_never_change_the_pairs(tmp_path_factory, sites, cap, shards, order):
+@given(
+    SITES,
+    st.integers(1, 3),
+    st.sampled_from([None, 1]),
+    st.tuples(st.integers(1, 5), st.integers(1, 2)),
+    st.permutations(range(3)),
+)
+def test_order_shards_and_workers_never_change_the_pairs(
+    tmp_path_factory, sites, cap, limit, shards_and_workers, order
+):
     folder = tmp_path_factory.mktemp("any")
-    one, tallies, _ = build(folder, sites, "one", shards=1, max_pairs_per_query=cap)
+    settings = {"max_pairs_per_query": cap, "max_captions_per_url": limit}
+    shards, workers = shards_and_workers
+    one, tallies, _ = build(folder, sites, "one", shards=1, **settings)
     # The same pages in files of other names: only the provenance may differ.
     moved = [sites[n] for n in order if n < len(sites)]
-    two, again, _ = build(folder, moved, "two", shards=shards, max_pairs_per_query=cap)
+    two, again, _ = build(folder, moved, "two", shards=shards, workers=workers, **settings)
     assert without_source(one) == without_source(two)
     assert [t.counts() for t in tallies.values()] == [t.counts() for t in again.values()]
     after = Counter(query_id for row in one for query_id in row["query_ids"])
@@ -226,24 +256,112 @@ def test_every_match_is_the_naive_one(built):
 
 
 def test_case_is_kept_where_the_setting_says_so(tmp_path):
-    rows, _, _ = build(tmp_path, [SITE], lowercase=False)
+    rows, _, _ = build(tmp_path, [SITE], lower_case=False)
     found = {row["caption"]: row["query_ids"] for row in rows}
     assert found["A Cat, and a dog"] == [1]
 
 
 def test_a_missing_input_is_an_error(tmp_path):
     queries = write_queries(tmp_path / "q.parquet", WORDS)
+    gone = Input(str(tmp_path / "none.warc"), InputKind.WARC)
     with pytest.raises(RuntimeError, match=r"FileNotFoundError.*none\.warc"):
-        build_pairs([tmp_path / "none.warc"], [queries], tmp_path / "out", PairSettings(), 0, [])
+        build_pairs([gone], [queries], tmp_path / "out", PairSettings(), 0, [])
+
+
+def pair_table(rows: Sequence[tuple[str, str]]) -> pa.Table:
+    """Pairs of (URL, caption) that match nothing."""
+    pairs = [
+        {
+            "pair_id": make_pair_id(url, caption),
+            "url": url,
+            "caption": caption,
+            "source": f"list@{number}",
+            "query_ids": [],
+        }
+        for number, (url, caption) in enumerate(rows)
+    ]
+    return pa.Table.from_pylist(pairs, schema=PAIRS)
 
 
 def test_shards_are_even_ranges():
-    ids = [make_pair_id("http://a.example/", str(n)) for n in range(4_000)]
-    sizes = Counter(shard_of(pair_id, 7) for pair_id in ids)
-    assert set(sizes) == set(range(7))
-    assert max(sizes.values()) < 1.3 * min(sizes.values())
-    assert [shard_of(x, 7) for x in sorted(ids)] == sorted(shard_of(x, 7) for x in ids)
-    assert shard_of("f" * 32, 7) == 6
+    table = pair_table([("http://a.example/", str(n)) for n in range(4_000)])
+    shards = list(split_by_pair(table, 7))
+    assert [number for number, _ in shards] == list(range(7))
+    sizes = [len(part) for _, part in shards]
+    assert sum(sizes) == 4_000
+    assert max(sizes) < 1.3 * min(sizes)
+    firsts = [(min(ids), max(ids)) for _, part in shards for ids in [part["pair_id"].to_pylist()]]
+    assert firsts == sorted(firsts)
+    assert all(last[1] < first[0] for last, first in pairwise(firsts))
+
+
+def test_a_url_stays_together():
+    rows = [(f"http://a.example/{n % 50}", str(n)) for n in range(1_000)]
+    parts = [set(part["url"].to_pylist()) for _, part in split_by_url(pair_table(rows), 5)]
+    assert sum(map(len, parts)) == 50
+
+
+def test_what_is_sent_on_is_no_larger_than_its_rows():
+    table = pair_table([("http://a.example/", str(n)) for n in range(4_000)])
+    sent = sum(len(pickle.dumps(part)) for _, part in split_by_pair(table, 100))
+    assert sent < 3 * table.nbytes
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(0, [0]), (5, [5]), (6, [3, 3]), (11, [3, 4, 4])])
+def test_files_of_even_size(rows, sizes):
+    table = pair_table([("http://a.example/", str(n)) for n in range(rows)])
+    parts = dict(even_parts("00007", table, 5))
+    assert [len(part) for part in parts.values()] == sizes
+    assert pa.concat_tables(parts.values()).equals(table)
+    assert list(parts) == (
+        ["00007"] if len(sizes) == 1 else [f"00007-00{n}" for n in range(len(sizes))]
+    )
+
+
+def test_a_large_shard_is_several_files(tmp_path):
+    rows, _, folder = build(tmp_path, [SITE], shards=2, max_rows_per_file=15)
+    sizes = {path.stem: pq.read_metadata(path).num_rows for path in folder.glob("0*")}
+    assert sum(sizes.values()) == len(rows) == 43
+    assert all(7 < size <= 15 for size in sizes.values())
+    assert {name[:5] for name in sizes} == {"00000", "00001"}
+    assert any("-001" in name for name in sizes)
+
+
+def test_captions_of_a_url_can_be_limited(tmp_path):
+    every, _, _ = build(tmp_path, [SITE, SITE], "every")
+    one, tallies, _ = build(tmp_path, [SITE, SITE], "one", max_captions_per_url=1)
+    best: dict[str, str] = {}
+    for row in every:
+        best[row["url"]] = min(row["pair_id"], best.get(row["url"], "g"))
+    assert {row["url"]: row["pair_id"] for row in one} == best
+    assert len(one) == len(best) < len(every)
+    rejected = tallies["pairs"].rejected
+    assert rejected["duplicate_url"] == len(every) - len(one)
+    assert rejected["duplicate_pair"] == 3 + 46
+    two, _, _ = build(tmp_path, [SITE, SITE], "two", max_captions_per_url=2)
+    assert two == every, "no URL has more than two captions"
+
+
+def test_inputs_of_several_kinds_are_one_set(tmp_path):
+    list_of_pairs = tmp_path / "list.csv"
+    list_of_pairs.write_text(
+        "url,caption\n"
+        "http://a.example:80/1.png#x,a red cat\n"
+        "http://c.example/1.png,a cat of jane@example.org\n"
+        ",no picture of a cat\n"
+    )
+    warc = write_warc(tmp_path / "0.warc", SITE)
+    queries = write_queries(tmp_path / "q.parquet", WORDS)
+    inputs = inputs_of([warc, list_of_pairs])
+    tallies = build_pairs(inputs, [queries], tmp_path / "out", PairSettings(), 0, [])
+    rows = ds.dataset(str(tmp_path / "out"), format="parquet").to_table().to_pylist()
+    found = {(row["url"], row["caption"]): row["source"] for row in rows}
+    assert len(found) == 43 + 1
+    assert found["http://c.example/1.png", "a cat of [email]"] == "list.csv@1"
+    assert found["http://a.example/1.png", "a red cat"] == "0.warc@0"
+    assert tallies["images"].rejected["no_url"] == 1
+    assert tallies["pairs"].rejected["duplicate_pair"] == 3 + 1
+    assert tallies["redacted"].kept == 1
 
 
 def test_a_runner_is_named_only_where_none_is_given():
@@ -255,4 +373,6 @@ def test_a_runner_is_named_only_where_none_is_given():
 def test_the_work_can_be_sent_to_another_machine(tmp_path):
     from apache_beam.internal import pickler
 
-    pickler.loads(pickler.dumps(ReadPairs([tmp_path / "q.parquet"], PairSettings())))
+    pickler.loads(
+        pickler.dumps(ReadPairs([tmp_path / "q.parquet"], PairSettings(), lower_case=True))
+    )
