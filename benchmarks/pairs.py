@@ -72,7 +72,7 @@ def make_list(rows: int, queries: int, words: int, seed: int, folder: Path) -> t
 
 
 def ours(pairs: Path, queries: Path, out: Path) -> None:
-    settings = PairSettings(max_pairs_per_query=_CAP)
+    settings = PairSettings(pairs_per_query=_CAP)
     build_pairs(find_inputs([str(pairs)]), [queries], out, settings, 0, [])
 
 

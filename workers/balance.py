@@ -1,137 +1,129 @@
-"""Balancing: at most t pairs for each query, chosen by hash.
+"""Balancing: which of the pairs that match frequent queries stay. Two policies, by name.
 
-Every pair has one draw in [0, 1), a hash of the seed and its pair_id. A query keeps the t
-pairs with the smallest draws among those that match it. A pair stays if any of its queries
-keeps it, and then lists only the queries that keep it, so no query is ever listed by more
-than t pairs. Nothing depends on order, on sharding or on which machine does it.
+``cap``, CLIP's rule: at most t pairs a query. A query keeps the t pairs with the smallest draws
+among those that match it. A pair stays if any of its queries keeps it, and its ``query_ids`` are
+then only the queries that keep it, so no query is ever listed by more than t pairs.
 
-Because the draw of a pair is the same for all its queries, "the t smallest" is a threshold:
-the (t+1)-th smallest draw of the query. Pairs below it are kept. So balancing needs one
-number a query, which is small enough to send to every worker, and no join. If two pairs of a
-query have equal draws on both sides of the threshold (once in 2^53), both go: the cap holds.
+``metaclip``, MetaCLIP's rule: each query flips a coin for each pair that matches it, heads with
+p = min(1, t / count of the query), and a pair stays if any coin shows heads: with probability
+1 - prod(1 - p). Its ``query_ids`` are all queries that it matches, so t is no cap: a frequent
+query is also listed by pairs that its neighbours kept. Only whether a pair stays can be seen, not
+the coins, so one draw, kept if it is below that probability, is the same distribution.
+
+A pair has one draw, a hash of the seed and its pair_id. So nothing depends on order, on sharding
+or on which machine does it, and the pairs of a smaller t are among those of a larger one.
+
+Either way a query comes down to one number, small enough to send to every worker: no join. The
+t smallest draws are those below the (t+1)-th. If two pairs of a query have equal draws on both
+sides of it (once in 2^53), both go: the cap holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from workers.query_draws import Floats, Ints, QueryDraws, join
 
-#: Partial results that an accumulator gathers before it merges them.
-_MERGE_EVERY = 16
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class QueryDraws:
-    """Of some queries: how many pairs match each, and the smallest draws among them."""
-
-    queries: Ints  # distinct, sorted
-    counts: Ints  # pairs that match queries[i]
-    draw_queries: Ints  # the query of draws[i]; sorted by query, then by draw
-    draws: Floats
-
-    @classmethod
-    def of_matches(cls, queries: Ints, draws: Floats, limit: int) -> QueryDraws:
-        """From one row for each (query, pair) that match, in any order."""
-        distinct, counts = np.unique(queries, return_counts=True)
-        return cls(distinct, counts, *_smallest(queries, draws, limit))
-
-    @classmethod
-    def merge(cls, parts: Sequence[QueryDraws], limit: int) -> QueryDraws:
-        """The same of all parts together: associative, and indifferent to order."""
-        queries, position = np.unique(_join(part.queries for part in parts), return_inverse=True)
-        counts = np.zeros(len(queries), np.int64)
-        np.add.at(counts, position, _join(part.counts for part in parts))
-        draw_queries = _join(part.draw_queries for part in parts)
-        draws = np.concatenate([np.empty(0), *(part.draws for part in parts)])
-        return cls(queries, counts, *_smallest(draw_queries, draws, limit))
-
-    def capped(self, pairs: int) -> Cap:
-        """The cap of ``pairs`` a query; needs the ``pairs + 1`` smallest draws of each."""
-        thresholds = np.full(len(self.queries), np.inf)
-        first = np.searchsorted(self.draw_queries, self.queries)
-        over = self.counts > pairs
-        thresholds[over] = self.draws[first[over] + pairs]
-        return Cap(self.queries, self.counts, thresholds)
-
-
-def _join(arrays: Iterable[Ints]) -> Ints:
-    return np.concatenate([np.empty(0, np.int64), *arrays])
-
-
-def _smallest(queries: Ints, draws: Floats, limit: int) -> tuple[Ints, Floats]:
-    """The ``limit`` smallest draws of each query, sorted by query and draw."""
-    order = np.lexsort((draws, queries))
-    queries, draws = queries[order], draws[order]
-    rank = np.arange(len(queries)) - np.searchsorted(queries, queries)
-    return queries[rank < limit], draws[rank < limit]
-
-
-class SmallestDraws(beam.CombineFn):  # type: ignore[misc]
-    """Merges QueryDraws. An accumulator holds at most ``limit`` draws a query, merged."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-
-    def create_accumulator(self) -> list[QueryDraws]:
-        return []
-
-    def add_input(self, parts: list[QueryDraws], part: QueryDraws) -> list[QueryDraws]:
-        return self._bounded([*parts, part])
-
-    def merge_accumulators(self, accumulators: Iterable[list[QueryDraws]]) -> list[QueryDraws]:
-        merged: list[QueryDraws] = []
-        for parts in accumulators:
-            merged = self._bounded([*merged, *parts])
-        return merged
-
-    def extract_output(self, parts: list[QueryDraws]) -> QueryDraws:
-        return QueryDraws.merge(parts, self._limit)
-
-    def compact(self, parts: list[QueryDraws]) -> list[QueryDraws]:
-        return [QueryDraws.merge(parts, self._limit)]
-
-    def _bounded(self, parts: list[QueryDraws]) -> list[QueryDraws]:
-        return self.compact(parts) if len(parts) >= _MERGE_EVERY else parts
-
-
-@dataclass(frozen=True)
-class Cap:
-    """The rule "at most so many pairs a query", for some queries."""
+class QueryLimits:
+    """What a policy decided for some queries."""
 
     queries: Ints  # distinct, sorted
     counts: Ints  # pairs that match queries[i], before balancing
-    thresholds: Floats  # the draw that a pair must stay below; infinite within the cap
+    limits: Floats  # cap: draws must be below it, infinite within the cap; metaclip: p
 
     @classmethod
-    def join(cls, parts: Sequence[Cap]) -> Cap:
-        """The caps of queries that no two parts share."""
-        queries = _join(part.queries for part in parts)
+    def join(cls, parts: Sequence[QueryLimits]) -> QueryLimits:
+        """Those of queries that no two parts share."""
+        queries = join(part.queries for part in parts)
         order = np.argsort(queries)
-        counts = _join(part.counts for part in parts)
-        thresholds = np.concatenate([np.empty(0), *(part.thresholds for part in parts)])
-        return cls(queries[order], counts[order], thresholds[order])
+        counts = join(part.counts for part in parts)
+        limits = np.concatenate([np.empty(0), *(part.limits for part in parts)])
+        return cls(queries[order], counts[order], limits[order])
 
-    def keeps(self, queries: Ints, draws: Floats) -> npt.NDArray[np.bool_]:
-        """For each (query, draw of a matching pair): whether the query keeps the pair."""
-        below: npt.NDArray[np.bool_] = (
-            draws < self.thresholds[np.searchsorted(self.queries, queries)]
-        )
+    def of(self, queries: Ints) -> Floats:
+        return self.limits[np.searchsorted(self.queries, queries)]
+
+
+@dataclass(frozen=True)
+class Policy(ABC):
+    """A rule of balancing with its t."""
+
+    pairs_per_query: int
+
+    #: Why a pair goes, as the tally names it.
+    reason: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def draws_needed(self) -> int:
+        """How many of the smallest draws of each query ``limits`` must be given."""
+
+    @abstractmethod
+    def limits(self, known: QueryDraws) -> QueryLimits:
+        """The limits of queries, from all pairs that match them."""
+
+    @abstractmethod
+    def keeps(self, limits: QueryLimits, rows: Ints, queries: Ints, draws: Floats) -> Bools:
+        """For each (row of a pair, query that it matches, the pair's draw): whether it stays.
+
+        ``rows`` is sorted. A pair whose matches all go is dropped.
+        """
+
+
+class Cap(Policy):
+    reason = "over_cap"
+
+    @property
+    def draws_needed(self) -> int:
+        return self.pairs_per_query + 1
+
+    def limits(self, known: QueryDraws) -> QueryLimits:
+        limits = np.full(len(known.queries), np.inf)
+        first = np.searchsorted(known.draw_queries, known.queries)
+        over = known.counts > self.pairs_per_query
+        limits[over] = known.draws[first[over] + self.pairs_per_query]
+        return QueryLimits(known.queries, known.counts, limits)
+
+    def keeps(
+        self,
+        limits: QueryLimits,
+        rows: Ints,  # noqa: ARG002
+        queries: Ints,
+        draws: Floats,
+    ) -> Bools:
+        below: Bools = draws < limits.of(queries)
         return below
 
 
-def bucket_matches(queries: Ints, draws: Floats, buckets: int, limit: int) -> list[tuple[int, Any]]:
-    """Matches as (bucket, QueryDraws), the queries spread over ``buckets`` by their id."""
-    bucket = queries % buckets
-    return [
-        (int(number), QueryDraws.of_matches(queries[mine], draws[mine], limit))
-        for number in np.unique(bucket)
-        for mine in (bucket == number,)
-    ]
+class MetaClip(Policy):
+    reason = "not_drawn"
+
+    @property
+    def draws_needed(self) -> int:
+        return 0
+
+    def limits(self, known: QueryDraws) -> QueryLimits:
+        p = np.minimum(1.0, self.pairs_per_query / known.counts)
+        return QueryLimits(known.queries, known.counts, p)
+
+    def keeps(self, limits: QueryLimits, rows: Ints, queries: Ints, draws: Floats) -> Bools:
+        if not len(rows):
+            return np.zeros(0, bool)
+        changes = np.diff(rows, prepend=rows[0] - 1) != 0
+        # A product, query by query: exact to the bit on every machine, which logarithms are not.
+        tails = np.multiply.reduceat(1.0 - limits.of(queries), np.flatnonzero(changes))
+        below: Bools = draws < (1.0 - tails)[np.cumsum(changes) - 1]
+        return below
+
+
+POLICIES: dict[str, type[Policy]] = {"cap": Cap, "metaclip": MetaClip}

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.balance import Floats, Ints
 from workers.candidates import CANDIDATES
+from workers.query_draws import Floats, Ints
 from workers.sampling import draws
 from workers.tally import SAMPLES_PER_REASON, Tally
 

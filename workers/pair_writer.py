@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.balance import Cap, Ints
+from workers.balance import Policy, QueryLimits
 from workers.contracts import PAIRS
 from workers.pair_reader import read_queries
 from workers.pair_tables import ShardTable, matches_of, reject_rows
+from workers.query_draws import Ints
 from workers.storage import write_table
 from workers.tally import Tally
 
@@ -32,28 +33,32 @@ QUERY_COUNTS = pa.schema(
 class BalanceAndWrite(beam.DoFn):  # type: ignore[misc]
     """A shard to its Parquet files, balanced; gives the ids of the queries kept, with counts."""
 
-    def __init__(self, out_dir: Path, seed: int, max_rows: int) -> None:
+    def __init__(self, out_dir: Path, policy: Policy, seed: int, max_rows: int) -> None:
         self._out_dir = out_dir
+        self._policy = policy
         self._seed = seed
         self._max_rows = max_rows
 
-    def process(self, shard: ShardTable, caps: list[Cap]) -> Iterator[Any]:
-        table, pairs = balance(shard.table, Cap.join(caps), self._seed)
+    def process(self, shard: ShardTable, limits: list[QueryLimits]) -> Iterator[Any]:
+        joined = QueryLimits.join(limits)
+        table, pairs = balance(shard.table, self._policy, joined, self._seed)
         for name, part in even_parts(f"{shard.shard:05d}", table, self._max_rows):
             write_table(part, self._out_dir / f"{name}.parquet")
         yield np.unique(pc.list_flatten(table["query_ids"]).to_numpy(), return_counts=True)
         yield beam.pvalue.TaggedOutput("tallies", ("pairs", pairs))
 
 
-def balance(table: pa.Table, cap: Cap, seed: int) -> tuple[pa.Table, Tally]:
-    """The pairs of a shard that some query keeps, each with the queries that keep it."""
+def balance(
+    table: pa.Table, policy: Policy, limits: QueryLimits, seed: int
+) -> tuple[pa.Table, Tally]:
+    """The pairs of a shard that stay, each with the queries that the policy leaves it."""
     rows, queries, draws = matches_of(table, seed)
-    kept = cap.keeps(queries, draws)
+    kept = policy.keeps(limits, rows, queries, draws)
     sizes = np.bincount(rows[kept], minlength=len(table))
     ends = np.concatenate([[0], np.cumsum(sizes[sizes > 0])]).astype(np.int32)
     query_ids = pa.ListArray.from_arrays(pa.array(ends), pa.array(queries[kept], pa.int32()))
     tally = Tally()
-    reject_rows(tally, "over_cap", table.filter(pa.array(sizes == 0)))
+    reject_rows(tally, policy.reason, table.filter(pa.array(sizes == 0)))
     balanced = table.filter(pa.array(sizes > 0)).combine_chunks()
     tally.keep(len(balanced))
     columns = [*balanced.columns[:-1], query_ids]
@@ -75,13 +80,13 @@ def even_parts(name: str, table: pa.Table, max_rows: int) -> Iterator[tuple[str,
 def write_query_counts(
     path: Path,
     queries: Sequence[Path],
-    caps: list[Cap],
+    limits: list[QueryLimits],
     kept: Iterable[tuple[Ints, Ints]],
 ) -> None:
     """Write how many pairs each query has before and after balancing, none included."""
     ids = np.unique(np.array([query_id for query_id, _ in read_queries(queries)], np.int64))
     before, after = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
-    for part in caps:
+    for part in limits:
         before[np.searchsorted(ids, part.queries)] += part.counts
     for some, counts in kept:
         after[np.searchsorted(ids, some)] += counts

@@ -21,7 +21,7 @@ import apache_beam as beam
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from workers.balance import QueryDraws, SmallestDraws, bucket_matches
+from workers.balance import POLICIES
 from workers.beam_pipeline import open_pipeline
 from workers.contracts import PAIRS
 from workers.inputs import Input
@@ -34,6 +34,7 @@ from workers.pair_tables import (
     split_by_pair,
 )
 from workers.pair_writer import QUERY_COUNTS_FILE, BalanceAndWrite, write_query_counts
+from workers.query_draws import QueryDraws, SmallestDraws, bucket_matches
 from workers.settings import PairSettings
 from workers.storage import write_text
 from workers.tally import LostRowsError, Tally
@@ -117,17 +118,18 @@ def _assemble(
         | "ByShard" >> beam.GroupByKey()
         | "Distinct" >> beam.ParDo(Deduplicate()).with_outputs("tallies", main="main")
     )
-    limit = settings.max_pairs_per_query + 1
-    caps = (
+    policy = POLICIES[settings.balance](settings.pairs_per_query)
+    limits = (
         distinct["main"]
-        | "Draw" >> beam.FlatMap(matches_of_shard, seed, limit)
-        | "Smallest" >> beam.CombinePerKey(SmallestDraws(limit))
-        | "Cap" >> beam.MapTuple(lambda _, draws: draws.capped(settings.max_pairs_per_query))
+        | "Draw" >> beam.FlatMap(matches_of_shard, seed, policy.draws_needed)
+        | "Smallest" >> beam.CombinePerKey(SmallestDraws(policy.draws_needed))
+        | "Limits" >> beam.MapTuple(lambda _, draws: policy.limits(draws))
     )
     written = distinct["main"] | "Write" >> beam.ParDo(
-        BalanceAndWrite(out_dir, seed, settings.max_rows_per_file), beam.pvalue.AsList(caps)
+        BalanceAndWrite(out_dir, policy, seed, settings.max_rows_per_file),
+        beam.pvalue.AsList(limits),
     ).with_outputs("tallies", main="main")
-    _write_counts(pipeline, queries, caps, written["main"], out_dir)
+    _write_counts(pipeline, queries, limits, written["main"], out_dir)
     _write_tallies([*tallies, distinct["tallies"], written["tallies"]], out_dir)
 
 
@@ -166,7 +168,7 @@ def matches_of_shard(shard: ShardTable, seed: int, limit: int) -> list[tuple[int
 def _write_counts(
     pipeline: beam.Pipeline,
     queries: list[Path],
-    caps: beam.PCollection,
+    limits: beam.PCollection,
     kept: beam.PCollection,
     out_dir: Path,
 ) -> None:
@@ -174,7 +176,9 @@ def _write_counts(
         pipeline
         | "Once" >> beam.Create([out_dir / QUERY_COUNTS_FILE])
         | "WriteCounts"
-        >> beam.Map(write_query_counts, queries, beam.pvalue.AsList(caps), beam.pvalue.AsIter(kept))
+        >> beam.Map(
+            write_query_counts, queries, beam.pvalue.AsList(limits), beam.pvalue.AsIter(kept)
+        )
     )
 
 

@@ -134,8 +134,13 @@ class PairSettings(Settings):
         description="at most this many captions of one picture's URL, those with the smallest "
         "pair_id; none: all of them",
     )
-    max_pairs_per_query: int = Field(
-        default=20_000, ge=1, description="balance: at most this many pairs a query (CLIP: 20,000)"
+    balance: Literal["cap", "metaclip"] = Field(
+        default="cap",
+        description="which pairs of frequent queries stay. cap: at most t a query, as CLIP; "
+        "metaclip: by a coin for each query, heads with min(1, t / its pairs)",
+    )
+    pairs_per_query: int = Field(
+        default=20_000, ge=1, description="t of the balancing (CLIP and MetaCLIP-400M: 20,000)"
     )
     shards: int = Field(
         default=4,

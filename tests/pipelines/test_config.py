@@ -23,7 +23,7 @@ def test_defaults_are_those_of_the_paper(write):
     config = load_config(write(MINIMAL))
     assert config.queries.min_count == 100
     assert config.queries.max_queries == 500_000
-    assert config.pairs.max_pairs_per_query == 20_000
+    assert config.pairs.pairs_per_query == 20_000
 
 
 def test_overrides_are_yaml_at_a_dotted_key(write):
@@ -38,7 +38,7 @@ def test_overrides_are_yaml_at_a_dotted_key(write):
         (
             MINIMAL,
             ["pairs.shard=7"],
-            "pairs.shard: there is no such key; there are captions, inputs, list_",
+            "pairs.shard: there is no such key; there are balance, captions, inputs",
         ),
         (MINIMAL, ["pairs.shards=0"], "pairs.shards: Input should be greater than or equal to 1"),
         (MINIMAL, ["pairs.shards"], "write it as key.sub=value"),

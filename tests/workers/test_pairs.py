@@ -169,7 +169,7 @@ def test_query_counts(built):
 
 
 def test_cap(tmp_path):
-    rows, tallies, folder = build(tmp_path, [SITE], max_pairs_per_query=2, seed=5)
+    rows, tallies, folder = build(tmp_path, [SITE], pairs_per_query=2, seed=5)
     after = Counter(query_id for row in rows for query_id in row["query_ids"])
     assert after == {0: 2, 1: 1, 2: 1, 3: 2}
     assert all(row["query_ids"] for row in rows)
@@ -177,6 +177,21 @@ def test_cap(tmp_path):
     assert counts["before"] == [3, 1, 1, 40, 0, 0]
     assert counts["after"] == [2, 1, 1, 2, 0, 0]
     assert tallies["pairs"].rejected["over_cap"] == 43 - len(rows)
+
+
+def test_metaclip_keeps_all_queries_of_a_pair(tmp_path):
+    """Every pair matches "tree" or a query that only few match, whose coins all show heads."""
+    rows, tallies, folder = build(tmp_path, [SITE], balance="metaclip", pairs_per_query=3, seed=5)
+    after = Counter(query_id for row in rows for query_id in row["query_ids"])
+    assert all(
+        row["query_ids"] == naive_match(row["caption"].lower(), list(enumerate(WORDS)))
+        for row in rows
+    )
+    counts = pq.read_table(folder / QUERY_COUNTS_FILE).to_pydict()
+    assert counts["before"] == [3, 1, 1, 40, 0, 0]
+    assert counts["after"] == [3, 1, 1, after[3], 0, 0]
+    assert 0 < after[3] < 12
+    assert tallies["pairs"].rejected["not_drawn"] == 43 - len(rows)
 
 
 def test_nothing_in_gives_empty_shards(tmp_path):
@@ -193,13 +208,13 @@ def test_nothing_in_gives_empty_shards(tmp_path):
 
 def test_bytes_do_not_depend_on_threads_or_on_how_rows_are_batched(tmp_path, monkeypatch):
     site = {**SITE, **{f"http://c.example/{n}": SITE["http://b.example/"] for n in range(4)}}
-    _, _, once = build(tmp_path, [SITE, site], "once", max_pairs_per_query=7)
+    _, _, once = build(tmp_path, [SITE, site], "once", pairs_per_query=7)
     monkeypatch.setattr("workers.candidates.TABLE_ROWS", 7)
     monkeypatch.setattr("workers.pair_reader._HELD_ROWS", 12)
     warcs = inputs_of([tmp_path / "1.warc", tmp_path / "0.warc"])[::-1]
     queries = [tmp_path / "q1.parquet", tmp_path / "q0.parquet"]
     options = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
-    build_pairs(warcs, queries, tmp_path / "again", PairSettings(max_pairs_per_query=7), 0, options)
+    build_pairs(warcs, queries, tmp_path / "again", PairSettings(pairs_per_query=7), 0, options)
     assert file_hashes(once) == file_hashes(tmp_path / "again")
 
 
@@ -224,16 +239,17 @@ SITES = st.lists(
 )
 @given(
     SITES,
+    st.sampled_from(["cap", "metaclip"]),
     st.integers(1, 3),
     st.sampled_from([None, 1]),
     st.tuples(st.integers(1, 5), st.integers(1, 2)),
     st.permutations(range(3)),
 )
 def test_order_shards_and_workers_never_change_the_pairs(
-    tmp_path_factory, sites, cap, limit, shards_and_workers, order
+    tmp_path_factory, sites, balance, t, limit, shards_and_workers, order
 ):
     folder = tmp_path_factory.mktemp("any")
-    settings = {"max_pairs_per_query": cap, "max_captions_per_url": limit}
+    settings = {"balance": balance, "pairs_per_query": t, "max_captions_per_url": limit}
     shards, workers = shards_and_workers
     one, tallies, _ = build(folder, sites, "one", shards=1, **settings)
     # The same pages in files of other names: only the provenance may differ.
@@ -242,7 +258,7 @@ def test_order_shards_and_workers_never_change_the_pairs(
     assert without_source(one) == without_source(two)
     assert [t.counts() for t in tallies.values()] == [t.counts() for t in again.values()]
     after = Counter(query_id for row in one for query_id in row["query_ids"])
-    assert all(count <= cap for count in after.values())
+    assert balance == "metaclip" or all(count <= t for count in after.values())
 
 
 def without_source(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,102 @@
+"""What balancing must know of each query: how many pairs match it, and their smallest draws.
+
+Every pair has one draw in [0, 1), a hash of the seed and its pair_id, whatever its queries are.
+A policy says how many of the smallest draws of a query it needs; none leaves the counts alone.
+Partial results are merged in any order, by bucket of queries, in memory that they bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+#: Partial results that an accumulator gathers before it merges them.
+_MERGE_EVERY = 16
+
+
+@dataclass(frozen=True)
+class QueryDraws:
+    """Of some queries: how many pairs match each, and the smallest draws among them."""
+
+    queries: Ints  # distinct, sorted
+    counts: Ints  # pairs that match queries[i]
+    draw_queries: Ints  # the query of draws[i]; sorted by query, then by draw
+    draws: Floats
+
+    @classmethod
+    def of_matches(cls, queries: Ints, draws: Floats, limit: int) -> QueryDraws:
+        """From one row for each (query, pair) that match, in any order."""
+        distinct, counts = np.unique(queries, return_counts=True)
+        return cls(distinct, counts, *_smallest(queries, draws, limit))
+
+    @classmethod
+    def merge(cls, parts: Sequence[QueryDraws], limit: int) -> QueryDraws:
+        """The same of all parts together: associative, and indifferent to order."""
+        queries, position = np.unique(join(part.queries for part in parts), return_inverse=True)
+        counts = np.zeros(len(queries), np.int64)
+        np.add.at(counts, position, join(part.counts for part in parts))
+        draw_queries = join(part.draw_queries for part in parts)
+        draws = np.concatenate([np.empty(0), *(part.draws for part in parts)])
+        return cls(queries, counts, *_smallest(draw_queries, draws, limit))
+
+
+def join(arrays: Iterable[Ints]) -> Ints:
+    return np.concatenate([np.empty(0, np.int64), *arrays])
+
+
+def _smallest(queries: Ints, draws: Floats, limit: int) -> tuple[Ints, Floats]:
+    """The ``limit`` smallest draws of each query, sorted by query and draw."""
+    if not limit:
+        return queries[:0], draws[:0]
+    order = np.lexsort((draws, queries))
+    queries, draws = queries[order], draws[order]
+    rank = np.arange(len(queries)) - np.searchsorted(queries, queries)
+    return queries[rank < limit], draws[rank < limit]
+
+
+def bucket_matches(
+    queries: Ints, draws: Floats, buckets: int, limit: int
+) -> list[tuple[int, QueryDraws]]:
+    """Matches as (bucket, QueryDraws), the queries spread over ``buckets`` by their id."""
+    bucket = queries % buckets
+    order = np.argsort(bucket, kind="stable")
+    numbers, starts = np.unique(bucket[order], return_index=True)
+    return [
+        (int(number), QueryDraws.of_matches(queries[mine], draws[mine], limit))
+        for number, mine in zip(numbers, np.split(order, starts[1:]), strict=False)
+    ]
+
+
+class SmallestDraws(beam.CombineFn):  # type: ignore[misc]
+    """Merges QueryDraws. An accumulator holds at most ``limit`` draws a query, merged."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def create_accumulator(self) -> list[QueryDraws]:
+        return []
+
+    def add_input(self, parts: list[QueryDraws], part: QueryDraws) -> list[QueryDraws]:
+        return self._bounded([*parts, part])
+
+    def merge_accumulators(self, accumulators: Iterable[list[QueryDraws]]) -> list[QueryDraws]:
+        merged: list[QueryDraws] = []
+        for parts in accumulators:
+            merged = self._bounded([*merged, *parts])
+        return merged
+
+    def extract_output(self, parts: list[QueryDraws]) -> QueryDraws:
+        return QueryDraws.merge(parts, self._limit)
+
+    def compact(self, parts: list[QueryDraws]) -> list[QueryDraws]:
+        return [QueryDraws.merge(parts, self._limit)]
+
+    def _bounded(self, parts: list[QueryDraws]) -> list[QueryDraws]:
+        return self.compact(parts) if len(parts) >= _MERGE_EVERY else parts
