@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError
@@ -81,7 +81,14 @@ class RaySettings(Settings):
         default=None, ge=1, description="CPUs of a Ray started here; none: as many as there are"
     )
     actors: int | None = Field(
-        default=None, ge=1, description="embedding actors; none: one for each CPU"
+        default=None,
+        ge=1,
+        description="embedding actors; none: one for each GPU or, without any, for each machine",
+    )
+    gpus_per_actor: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="GPUs an embedding actor holds, a share of one too; none: 1 if there are any",
     )
 
 
@@ -146,12 +153,25 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values, such as `name: ...`")
+    return build_settings(Config, tree, overrides, str(path))
+
+
+Kind = TypeVar("Kind", bound=Settings)
+
+
+def build_settings(
+    kind: type[Kind], tree: dict[str, Any], overrides: Sequence[str], source: str
+) -> Kind:
+    """Settings of plain data with ``key.sub=value`` overrides, which change ``tree``.
+
+    Raises ConfigError, which names ``source``, when a key is unknown or out of range.
+    """
     for override in overrides:
         _apply_override(tree, override)
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from error
+        raise ConfigError(_explain(error, source)) from error
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -170,8 +190,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
 
 
-def _explain(error: ValidationError, path: Path) -> str:
-    lines = [f"{path} cannot be used:"]
+def _explain(error: ValidationError, source: str) -> str:
+    lines = [f"{source} cannot be used:"]
     for problem in error.errors():
         key = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":

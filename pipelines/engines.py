@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 #: A dead worker or node must not end a stage that has hours behind it.
 MAX_RETRIES = 3
-#: Half a CPU an actor: actors that hold every CPU leave none for Ray Data's own tasks, which
-#: then never start.
-CPUS_PER_ACTOR = 0.5
+#: CPUs of a node that no actor asks for: actors that hold every CPU leave none for Ray Data's own
+#: tasks, which then never start.
+CPUS_LEFT_FREE = 1
 
 
 def in_process(work: Work, shards: Sequence[Shard], folder: Path) -> Iterator[Outcome]:
@@ -83,20 +84,49 @@ def _outcome_of_task(reference: ray.ObjectRef, shard: Shard, folder: Path) -> Ou
     return outcome_of(shard, folder)
 
 
+@dataclass(frozen=True)
+class Actors:
+    """How many actors share a Ray cluster, and what each of them has."""
+
+    number: int
+    cpus: float  # of the cluster's book, each
+    gpus: float
+    threads: int  # that each of them may use
+
+    @classmethod
+    def of(cls, settings: RaySettings, shards: int) -> Actors:
+        """One for each GPU (or share of one), else one for each machine; no more than shards.
+
+        An actor uses all of its machine's cores by itself and holds the model once, so more of
+        them on a machine only cost memory. Starts Ray.
+        """
+        import ray
+
+        start_ray(settings)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node for node in nodes if node.get("CPU")]
+        gpus = settings.gpus_per_actor
+        if gpus is None:
+            gpus = 1.0 if any(node.get("GPU") for node in nodes) else 0.0
+        places = sum(int(node.get("GPU", 0) / gpus) for node in nodes) if gpus else len(nodes)
+        number = max(1, min(settings.actors or places, shards))
+        a_node = -(-number // max(1, len(nodes)))
+        cores = int(min((node["CPU"] for node in nodes), default=1))
+        cpus = max(0.5, (cores - CPUS_LEFT_FREE) / a_node)
+        return cls(number, cpus, gpus, max(1, cores // a_node))
+
+
 def in_ray_actors(
-    work: Work, shards: Sequence[Shard], folder: Path, settings: RaySettings
+    work: Work, shards: Sequence[Shard], folder: Path, actors: Actors
 ) -> Iterator[Outcome]:
     """Ray Data actors that keep what ``work`` has loaded, a model say, from shard to shard.
 
     A row is a shard, not a picture: pixels never enter the object store, so the driver's memory
-    does not grow with the data.
+    does not grow with the data. Ray has been started, by ``Actors.of``.
     """
-    import ray
     import ray.data
 
-    start_ray(settings)
     quiet_ray_data()
-    actors = settings.actors or cluster_cpus()
     by_name = {shard.name: shard for shard in shards}
     outcomes = ray.data.from_items(
         [{"shard": shard} for shard in by_name], override_num_blocks=len(shards)
@@ -104,8 +134,9 @@ def in_ray_actors(
         ShardActor,
         fn_constructor_kwargs={"work": work, "shards": by_name, "folder": folder},
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(actors, len(shards))),
-        num_cpus=CPUS_PER_ACTOR,
+        compute=ray.data.ActorPoolStrategy(size=actors.number),
+        num_cpus=actors.cpus,
+        num_gpus=actors.gpus or None,
     )
     for row in outcomes.iter_rows():
         yield outcome_of(by_name[row["shard"]], folder)

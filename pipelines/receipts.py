@@ -127,11 +127,15 @@ class Ledger:
             if receipt.shard not in valid:
                 (self.folder / RECEIPTS / f"{receipt.shard}.json").unlink()
                 (self.folder / REJECTED / f"{receipt.shard}.json").unlink(missing_ok=True)
-        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+        self.clear_scratch()
         named = {path.name for path in self.outputs()}
         for path in self.folder.glob("*"):
             if path.is_file() and path.name not in named:
                 path.unlink()
+
+    def clear_scratch(self) -> None:
+        """Remove what killed workers left; called before work starts."""
+        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
 
 
 def perform(work: Work, shard: Shard, folder: Path) -> Receipt:

@@ -101,20 +101,26 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process; the kernel lets go of it whatever ends the process.
-
-        Raises LockedError when another process holds it.
-        """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / "run.lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise LockedError(
-                    f"{self.directory} is being worked on by another process; wait for it or "
-                    "choose another --run-dir"
-                ) from error
+        """Hold the run for this process. Raises LockedError when another one holds it."""
+        with lock_folder(self.directory, "choose another --run-dir"):
             yield
+
+
+@contextmanager
+def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
+    """Hold a folder for this process; the kernel lets go of it whatever ends the process.
+
+    Raises LockedError, which says what to do ``otherwise``, when another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "run.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError(
+                f"{folder} is being worked on by another process; wait for it or {otherwise}"
+            ) from error
+        yield
 
 
 def code_commit() -> str | None:

@@ -1,5 +1,6 @@
 """Small shards and models for tests."""
 
+import tarfile
 from io import BytesIO
 
 import pyarrow as pa
@@ -57,6 +58,16 @@ def write_images(pairs, path):
     rows.sort(key=lambda row: row["pair_id"])
     write_table(pa.Table.from_pylist(rows, schema=IMAGES), path)
     return rows
+
+
+def write_tar(members, path, mode="w"):
+    """A tar of (name, bytes)."""
+    with tarfile.open(path, mode) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, BytesIO(content))
+    return path
 
 
 def write_dataset(pairs, path):

@@ -7,7 +7,7 @@ with every other one on ``pair_id`` and opened by any tool that reads Parquet.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
@@ -64,22 +64,30 @@ LABEL = pa.struct(
 )
 
 
-def embeddings_schema(dim: int) -> pa.Schema:
+def embeddings_schema(
+    dim: int, *, images: bool = True, texts: bool = True, scores: Sequence[str] = ()
+) -> pa.Schema:
     """``embeddings/``: the CLIP features of each pair, for a model of ``dim`` dimensions.
 
     Both embeddings have unit length before they are rounded to float16; ``similarity`` is
     their cosine, computed before the rounding.
+
+    Args:
+        images, texts: which towers worked; ``similarity`` needs both, labels and scores images.
+        scores: names of attributes and heads, each a column ``score_NAME``.
     """
     embedding = pa.list_(pa.field("item", pa.float16(), nullable=False), dim)
-    return pa.schema(
-        [
-            pa.field("pair_id", pa.string(), nullable=False),
-            pa.field("image_embedding", embedding, nullable=False),
-            pa.field("text_embedding", embedding, nullable=False),
-            pa.field("similarity", pa.float32(), nullable=False),
-            pa.field("labels", pa.list_(LABEL), nullable=False),
-        ]
-    )
+    fields = [pa.field("pair_id", pa.string(), nullable=False)]
+    if images:
+        fields.append(pa.field("image_embedding", embedding, nullable=False))
+    if texts:
+        fields.append(pa.field("text_embedding", embedding, nullable=False))
+    if images and texts:
+        fields.append(pa.field("similarity", pa.float32(), nullable=False))
+    if images:
+        fields.append(pa.field("labels", pa.list_(LABEL), nullable=False))
+        fields += [pa.field(f"score_{name}", pa.float32(), nullable=False) for name in scores]
+    return pa.schema(fields)
 
 
 #: ``dataset/``: the curated pairs, everything that training needs in one row.

@@ -1,163 +1,275 @@
 """Embed: CLIP over a shard of pictures and captions.
 
-One pass gives the embeddings of both, the similarity of each pair and the zero-shot labels of
+One pass gives the embeddings of both, the similarity of each pair, and the labels and scores of
 each picture. A plain class: no Ray in here, and none is needed to use it.
+
+    rows ─▶ decoded ─▶ batches ─▶ image tower ─▶ windows ─▶ text tower ─▶ labels ─▶ file
+
+Every arrow is a generator with a little work under way ahead of it (`overlap`), so all go on at
+once and none holds more than a few batches: memory does not depend on the shard's size.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.nn import functional as F
 
-import clip_model
+from clip_model import tokenize
+from clip_model.preprocess import ImageError, image_bytes_transform
 from workers.contracts import embeddings_schema
-from workers.settings import EmbedSettings
-from workers.storage import write_table
+from workers.encoders import Encoder, load_encoder, one_threaded
+from workers.hardware import usable_cores
+from workers.labels import Labels
+from workers.overlap import Handle, in_chunks, overlap
+from workers.settings import EmbedSettings, InputSettings
+from workers.shard_reader import Sample, read_shard
+from workers.storage import ROW_GROUP_ROWS, table_writer
 from workers.tally import Tally
 
-#: What Pillow raises for bytes that are not a whole, sane picture.
-UNDECODABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
+#: Pictures that a thread decodes at a time: enough to make handing them over cost nothing.
+DECODED_AT_ONCE = 8
 
+#: Rows, at least, whose captions are sorted by length before they are encoded, so that a batch
+#: is no longer than its captions; and that are labelled and written at once.
+WINDOW_ROWS = 4 * ROW_GROUP_ROWS
 
-#: A row of ``contracts.LABEL``.
-Label = dict[str, str | float]
+BOTH_PARTS = InputSettings()
 
 
 @dataclass(frozen=True)
-class LabelClassifier:
-    """A label set, ready to be applied: one text feature a class."""
+class Row:
+    """A row on its way through the towers."""
 
-    name: str
-    classes: tuple[str, ...]
-    features: Tensor  # [C, D], unit length
-    top_k: int
+    id: str
+    text: str | None
 
-    def label(self, image_features: Tensor, logit_scale: Tensor) -> list[list[Label]]:
-        """The most probable classes of each picture: [N, D] -> N lists."""
-        probabilities, indices = clip_model.classify(
-            image_features, self.features, logit_scale, self.top_k
-        )  # [N, K]
-        return [
-            [
-                {"set": self.name, "label": self.classes[index], "probability": probability}
-                for probability, index in zip(*picture, strict=True)
-            ]
-            for picture in zip(probabilities.tolist(), indices.tolist(), strict=True)
-        ]
+
+@dataclass(frozen=True)
+class Window:
+    """Rows whose pictures have been encoded, where pictures are."""
+
+    rows: list[Row]
+    images: Tensor | None  # [N, D], unit length
 
 
 class Embedder:
-    """A CLIP model that turns shards of pictures into shards of embeddings.
+    """A CLIP model that turns shards of pictures and captions into shards of embeddings.
 
-    Raises RuntimeError when the settings name an unknown model.
+    Use it from one thread.
+
+    Raises:
+        RuntimeError: the settings name an unknown model.
+        LabelError: labels, attributes or heads that the model cannot give.
     """
 
     def __init__(self, settings: EmbedSettings) -> None:
-        self.settings = settings
-        self.model, self.preprocess = clip_model.load(settings.model)
-        self.device = self.model.logit_scale.device
-        # Convolutions of a ResNet are a quarter faster with the channels innermost.
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.label_sets = [
-            LabelClassifier(
-                name,
-                labels.classes,
-                clip_model.zero_shot_classifier(self.model, labels.classes, labels.templates),
-                labels.top_k,
-            )
-            for name, labels in sorted(settings.label_sets.items())
-        ]
+        self.threads = settings.threads or usable_cores()
+        self._pool = ThreadPoolExecutor(self.threads, "embed", initializer=one_threaded)
+        self._encoder: Encoder = load_encoder(settings, self._pool, self.threads)
+        self.model = self._encoder.model
+        self._decode = image_bytes_transform(self.model.config.image_resolution)
+        self._labels = Labels.of(settings, self.model)
+        #: Rows written so far, of all shards: another thread may look at it for a sign of life.
+        self.rows_done = 0
 
-    @torch.inference_mode()
-    def embed_shard(self, images: Path, out: Path) -> dict[str, Tally]:
+    def embed_shard(
+        self, shard: Path, out: Path, source: InputSettings = BOTH_PARTS
+    ) -> dict[str, Tally]:
         """Embed a shard; rows keep their order.
 
         Args:
-            images: Parquet file with the columns of ``contracts.IMAGES``.
+            shard: Parquet or webdataset tar with pictures, captions or both.
             out: file to write, with the columns of ``contracts.embeddings_schema``.
+            source: which columns are read, and which towers work.
 
         Returns:
-            The account of the pictures; one that does not decode is failed.
+            The account of the rows; one that lacks a part or does not decode is failed.
+
+        Raises:
+            ShardError: the shard cannot be read.
         """
         tally = Tally()
-        schema = embeddings_schema(self.model.config.embed_dim)
-        batches = [self._embed_batch(rows, schema) for rows in self._decoded(images, tally)]
-        write_table(pa.Table.from_batches(batches, schema), out)
-        return {"images": tally}
+        schema = self._schema(source)
+        windows = self._windows(read_shard(shard, source), source, tally)
+        with (
+            table_writer(schema, out) as file,
+            ThreadPoolExecutor(1, "write") as writer,
+            closing(self._tables(windows, schema)) as tables,
+        ):
+            write = partial(file.write_table, row_group_size=ROW_GROUP_ROWS)
+            for rows, _ in overlap(((len(t), writer.submit(write, t)) for t in tables), 1):
+                self.rows_done += rows
+        return {"images" if source.images else "texts": tally}
 
-    def _decoded(self, images: Path, tally: Tally) -> Iterator[list[tuple[str, str, Tensor]]]:
-        """Batches of (pair_id, caption, pixels [3, R, R]) of the pictures that decode."""
-        columns = ["pair_id", "caption", "jpg"]
-        with ThreadPoolExecutor(self.settings.decode_threads) as threads:
-            file = pq.ParquetFile(images)
-            for batch in file.iter_batches(batch_size=self.settings.batch_size, columns=columns):
-                pair_ids, captions, jpgs = (batch[name].to_pylist() for name in columns)
-                rows = []
-                for pair_id, caption, pixels in zip(
-                    pair_ids, captions, threads.map(self._decode, jpgs), strict=True
-                ):
-                    if pixels is None:
-                        tally.fail("undecodable", pair_id, {"pair_id": pair_id, "caption": caption})
-                    else:
-                        tally.keep()
-                        rows.append((pair_id, caption, pixels))
-                if rows:
-                    yield rows
-
-    def _decode(self, jpg: bytes) -> Tensor | None:
-        try:
-            with Image.open(io.BytesIO(jpg)) as image:
-                return self.preprocess(image)
-        except UNDECODABLE:
-            return None
-
-    def _embed_batch(
-        self, rows: list[tuple[str, str, Tensor]], schema: pa.Schema
-    ) -> pa.RecordBatch:
-        pair_ids, captions, pixels = zip(*rows, strict=True)
-        images = torch.stack(pixels).to(self.device)  # [N, 3, R, R]
-        images = images.contiguous(memory_format=torch.channels_last)
-        tokens = clip_model.tokenize(list(captions), truncate=True).to(self.device)  # [N, L]
-        image = F.normalize(self.model.encode_image(images).float(), dim=-1)  # [N, D]
-        text = F.normalize(self.model.encode_text(tokens).float(), dim=-1)  # [N, D]
-        labels = [classes.label(image, self.model.logit_scale) for classes in self.label_sets]
-        return pa.RecordBatch.from_arrays(
-            [
-                pa.array(pair_ids),
-                _float16_rows(image),
-                _float16_rows(text),
-                pa.array((image * text).sum(dim=-1).cpu().numpy()),
-                pa.array(
-                    [
-                        [row for picture in sets for row in picture]
-                        for sets in _by_row(labels, rows)
-                    ],
-                    type=schema.field("labels").type,
-                ),
-            ],
-            schema=schema,
+    def _schema(self, source: InputSettings) -> pa.Schema:
+        scores = [name for name, _ in self._labels.scores]
+        return embeddings_schema(
+            self.model.config.embed_dim, images=source.images, texts=source.texts, scores=scores
         )
 
+    def _windows(
+        self, samples: Iterable[Sample], source: InputSettings, tally: Tally
+    ) -> Iterator[Window]:
+        whole = _without_gaps(samples, source, tally)
+        if source.images:
+            batches = self._batches(self._decoded(whole, tally))
+            return _gathered(overlap(self._start_images(batches), self._encoder.depth))
+        rows = (Row(sample.id, sample.text) for sample in whole)
+        return (Window(chunk, None) for chunk in _counted(in_chunks(rows, WINDOW_ROWS), tally))
 
-def _by_row(labels: list[list[list[Label]]], rows: list[Any]) -> Iterator[tuple[list[Label], ...]]:
-    """Labels by label set, then by picture, turned round: by picture, then by label set."""
-    return zip(*labels, strict=True) if labels else iter([()] * len(rows))
+    def _decoded(self, samples: Iterable[Sample], tally: Tally) -> Iterator[tuple[Row, Tensor]]:
+        """The rows whose pictures decode, with levels [3, R, R]."""
+        started = (
+            (None, self._pool.submit(self._decode_all, chunk))
+            for chunk in in_chunks(samples, DECODED_AT_ONCE)
+        )
+        depth = max(2 * self.threads, 2 * self._encoder.batch_size // DECODED_AT_ONCE)
+        for _, pictures in overlap(started, depth):
+            for row, levels in pictures:
+                if isinstance(levels, ImageError):
+                    _fail(tally, levels.reason.replace(" ", "_"), row, str(levels))
+                else:
+                    tally.keep()
+                    yield row, levels
+
+    def _decode_all(self, samples: Sequence[Sample]) -> list[tuple[Row, Tensor | ImageError]]:
+        return [(Row(sample.id, sample.text), self._decoded_or_not(sample)) for sample in samples]
+
+    def _decoded_or_not(self, sample: Sample) -> Tensor | ImageError:
+        assert sample.image is not None
+        try:
+            return self._decode(sample.image)
+        except ImageError as error:
+            return error
+
+    def _batches(self, decoded: Iterable[tuple[Row, Tensor]]) -> Iterator[tuple[list[Row], Tensor]]:
+        """Rows and their levels in a batch's room, full but for the last: [B, 3, R, R]."""
+        for chunk in in_chunks(decoded, self._encoder.batch_size):
+            levels = self._encoder.new_batch()
+            for slot, (_, picture) in zip(levels, chunk, strict=False):
+                slot.copy_(picture)
+            yield [row for row, _ in chunk], levels
+
+    def _start_images(
+        self, batches: Iterable[tuple[list[Row], Tensor]]
+    ) -> Iterator[tuple[list[Row], Handle[Tensor]]]:
+        for rows, levels in batches:
+            yield rows, self._encoder.encode_images(levels, len(rows))
+
+    def _tables(self, windows: Iterable[Window], schema: pa.Schema) -> Generator[pa.Table]:
+        """Captions encoded, labels given: a table a window, in order."""
+        started = (
+            (None, self._pool.submit(self._table, window, texts, schema))
+            for window, texts in self._with_texts(windows, "text_embedding" in schema.names)
+        )
+        for _, table in overlap(started, 1):
+            yield table
+
+    def _with_texts(
+        self, windows: Iterable[Window], wanted: bool
+    ) -> Iterator[tuple[Window, Tensor | None]]:
+        if not wanted:
+            return ((window, None) for window in windows)
+        return overlap(((window, self._start_texts(window)) for window in windows), 1)
+
+    def _start_texts(self, window: Window) -> Handle[Tensor]:
+        captions = [row.text or "" for row in window.rows]
+        tokens = tokenize(captions, self.model.context_length, truncate=True)  # [N, L]
+        lengths = tokens.argmax(dim=-1) + 1  # the end token has the largest id
+        order = lengths.argsort(stable=True)
+        batches = order.split(self._encoder.batch_size)
+        return TextsUnderWay(
+            order,
+            [
+                self._encoder.encode_texts(tokens[some, : int(lengths[some[-1]])])
+                for some in batches
+            ],
+        )
+
+    @torch.inference_mode()
+    def _table(self, window: Window, texts: Tensor | None, schema: pa.Schema) -> pa.Table:
+        """In a thread of the pool, whose one thread makes the last bit the same everywhere."""
+        columns: list[pa.Array] = [pa.array([row.id for row in window.rows])]
+        if window.images is not None:
+            columns.append(_float16_rows(window.images))
+        if texts is not None:
+            columns.append(_float16_rows(texts))
+        if window.images is not None and texts is not None:
+            columns.append(pa.array((window.images * texts).sum(dim=-1).numpy()))
+        if window.images is not None:
+            labels = self._labels.of_pictures(window.images)
+            columns.append(pa.array(labels, type=schema.field("labels").type))
+            for _, score in self._labels.scores:
+                columns.append(pa.array(score.score(window.images).numpy()))
+        return pa.Table.from_arrays(columns, schema=schema)
+
+
+@dataclass(frozen=True)
+class TextsUnderWay:
+    """A window's captions in batches of like length: a handle of [N, D] in the rows' order."""
+
+    order: Tensor  # [N], the row of each encoded caption
+    batches: list[Handle[Tensor]]
+
+    def result(self) -> Tensor:
+        encoded = torch.cat([batch.result() for batch in self.batches])
+        features = torch.empty_like(encoded)
+        features[self.order] = encoded
+        return features
+
+    def cancel(self) -> None:
+        for batch in self.batches:
+            batch.cancel()
+
+
+def _without_gaps(
+    samples: Iterable[Sample], source: InputSettings, tally: Tally
+) -> Iterator[Sample]:
+    """The rows that have what is asked for."""
+    for sample in samples:
+        if source.images and sample.image is None:
+            _fail(tally, "no_image", Row(sample.id, sample.text), "the row has no picture")
+        elif source.texts and sample.text is None:
+            _fail(tally, "no_caption", Row(sample.id, None), "the row has no caption")
+        else:
+            yield sample
+
+
+def _fail(tally: Tally, reason: str, row: Row, error: str) -> None:
+    tally.fail(reason, row.id, {"pair_id": row.id, "caption": row.text, "error": error})
+
+
+def _counted(chunks: Iterable[list[Row]], tally: Tally) -> Iterator[list[Row]]:
+    for chunk in chunks:
+        tally.keep(len(chunk))
+        yield chunk
+
+
+def _gathered(encoded: Iterable[tuple[list[Row], Tensor]]) -> Iterator[Window]:
+    """Whole batches, until they make a window."""
+    rows: list[Row] = []
+    features: list[Tensor] = []
+    for some, image_features in encoded:
+        rows += some
+        features.append(image_features)
+        if len(rows) >= WINDOW_ROWS:
+            yield Window(rows, torch.cat(features))
+            rows, features = [], []
+    if rows:
+        yield Window(rows, torch.cat(features))
 
 
 def _float16_rows(features: Tensor) -> pa.FixedSizeListArray:
     """[N, D] float32 -> N lists of D float16."""
-    values = pa.array(features.cpu().numpy().astype(np.float16).ravel())
+    values = pa.array(features.numpy().astype(np.float16).ravel())
     field = pa.field("item", pa.float16(), nullable=False)
     return pa.FixedSizeListArray.from_arrays(values, type=pa.list_(field, features.shape[1]))

@@ -50,13 +50,22 @@ def sync(path: Path) -> None:
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a table as one Parquet shard. The same table always gives the same bytes."""
-    with replacing(path) as temporary:
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=ROW_GROUP_ROWS,
-            compression=dict(_leaf_compression(table.schema)),
-        )
+    with table_writer(table.schema, path) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+
+
+@contextmanager
+def table_writer(schema: pa.Schema, path: Path) -> Iterator[pq.ParquetWriter]:
+    """Write a Parquet shard table by table, in memory that does not grow with it.
+
+    Give ``row_group_size=ROW_GROUP_ROWS`` with each; tables of a multiple of it leave no small
+    row groups.
+    """
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression=dict(_leaf_compression(schema))) as writer,
+    ):
+        yield writer
 
 
 def _leaf_compression(fields: Iterable[pa.Field], parent: str = "") -> Iterator[tuple[str, str]]:

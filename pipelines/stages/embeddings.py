@@ -6,17 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.checkpoints import checkpoint_inputs
-from pipelines.engines import in_ray_actors
+from pipelines.config import ConfigError, RaySettings
+from pipelines.engines import Actors, in_ray_actors
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from workers.settings import EmbedSettings
+from workers.settings import EmbedSettings, InputSettings
 from workers.tally import Tally
 
 if TYPE_CHECKING:
     from workers.embed import Embedder
+
+BOTH_PARTS = InputSettings()
 
 
 class Embeddings(Stage):
@@ -24,41 +27,93 @@ class Embeddings(Stage):
 
     name = "embeddings"
     reads = ("images",)
+    version = 2
 
     def check(self) -> None:
-        checkpoint_inputs(self.run.config.embeddings.model, "embeddings.model")
+        content_of(self.run.config.embeddings)
 
     def plan(self) -> list[Shard]:
         settings = self.run.config.embeddings
-        model, published = checkpoint_inputs(settings.model, "embeddings.model")
-        identity = settings.identity()
-        del identity["model"]  # its content counts, not its name
+        content = content_of(settings)
         return [
-            self.shard(path.stem, identity, [path, *model], published)
+            self.shard(path.stem, content.identity, [path, *content.files], content.published)
             for path in self.run.outputs("images")
         ]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
-        return in_ray_actors(Embed(config.embeddings), shards, self.folder, config.ray)
+        return embed_in_actors(config.embeddings, shards, self.folder, config.ray)
+
+
+def embed_in_actors(
+    settings: EmbedSettings,
+    shards: Sequence[Shard],
+    folder: Path,
+    ray: RaySettings,
+    source: InputSettings = BOTH_PARTS,
+) -> Iterator[Outcome]:
+    """Embed shards in Ray actors that share the cluster's machines and GPUs."""
+    actors = Actors.of(ray, len(shards))
+    threads = settings.threads or actors.threads
+    work = Embed(settings.model_copy(update={"threads": threads}), source)
+    return in_ray_actors(work, shards, folder, actors)
 
 
 @dataclass(frozen=True)
 class Embed:
+    """The work on a shard, whose first input is the file."""
+
     settings: EmbedSettings
+    source: InputSettings = BOTH_PARTS
 
     @cached_property
     def embedder(self) -> Embedder:
         """Loaded by the first shard and kept, as long as its actor lives, for the others."""
-        import torch
-
         from workers.embed import Embedder
 
-        # Actors share a machine by having a thread each; and a sum's order, so its last bit,
-        # does not depend on how many cores there are.
-        torch.set_num_threads(1)
         return Embedder(self.settings)
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        images, *_model = shard.inputs
-        return self.embedder.embed_shard(Path(images), out / f"{shard.name}.parquet")
+        path = Path(shard.inputs[0])
+        return self.embedder.embed_shard(path, out / f"{shard.name}.parquet", self.source)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What embeddings depend on beside the pictures."""
+
+    identity: dict[str, Any]  # plain settings
+    files: list[Path]  # their content counts, not their names
+    published: list[str]  # what stands for a published model's content
+
+
+def content_of(settings: EmbedSettings) -> Content:
+    """Raises ConfigError for a model, a file or a data set's name that is not there."""
+    model, published = checkpoint_inputs(settings.model, "embeddings.model")
+    identity = settings.identity()
+    del identity["model"]
+    for head in identity["heads"].values():
+        del head["path"]
+    _check_label_sets(settings)
+    return Content(identity, [*model, *_head_files(settings)], list(published))
+
+
+def _check_label_sets(settings: EmbedSettings) -> None:
+    from clip_model.templates import class_set
+
+    for name, labels in settings.label_sets.items():
+        if isinstance(labels.classes, str):
+            try:
+                class_set(labels.classes)
+            except ValueError as error:
+                raise ConfigError(f"embeddings.label_sets.{name}.classes: {error}") from error
+
+
+def _head_files(settings: EmbedSettings) -> list[Path]:
+    files = []
+    for name, head in sorted(settings.heads.items()):
+        path = Path(head.path)
+        if not path.is_file():
+            raise ConfigError(f"embeddings.heads.{name}.path: there is no file {head.path}")
+        files.append(path)
+    return files

@@ -1,0 +1,145 @@
+"""``python -m pipelines.embed``: CLIP over anybody's shards of pictures and captions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.cli import EXIT_CODES, run_command
+from pipelines.config import ConfigError, RaySettings, build_settings
+from pipelines.embed_job import Job
+from pipelines.runner import ExitCode
+from workers.settings import ATTRIBUTES, EmbedSettings, InputSettings
+
+DESCRIPTION = """\
+Embed shards of pictures and captions with any CLIP that clip_model loads: webdataset tars and
+Parquet, img2dataset's own or anybody's. One Parquet file a shard, with embeddings, similarity,
+labels and scores; docs/embedding.md says how to open them. The same command resumes, and what is
+done already is not done again.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    result = argparse.ArgumentParser(
+        prog="python -m pipelines.embed",
+        description=DESCRIPTION,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("shards", nargs="+", metavar="SHARDS", help="files, folders of them, or globs in quotes")
+    add("--out", required=True, type=Path, metavar="DIR", help="where the embeddings go")
+    add("--model", metavar="NAME_OR_PATH", help="a known model or a checkpoint (default: starter)")
+    add("--parts", choices=("both", "images", "texts"), default="both", help="towers that work")
+    for part in ("id", "image", "text"):
+        help_text = f"column (in a tar: ending) of the {part}, where its name is not a known one"
+        add(f"--{part}-column", metavar="NAME", help=help_text)
+    add(
+        "--labels",
+        action="append",
+        nargs="?",
+        const="ImageNet",
+        default=[],
+        metavar="NAME_OR_FILE",
+        help="label the pictures with the classes of a data set of the paper's (ImageNet if "
+        "nothing follows) or of a text file, one a line; may be given many times",
+    )
+    add("--top-k", type=int, default=5, metavar="K", help="labels of each picture (default: 5)")
+    add(
+        "--attributes",
+        nargs="+",
+        default=[],
+        choices=ATTRIBUTES,
+        help="score the pictures for these by prompts",
+    )
+    add("--config", type=Path, metavar="FILE.yaml", help="more of the section `embeddings`")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY.SUB=VALUE",
+        dest="overrides",
+        help="a key of the section `embeddings` of docs/configuration.md, VALUE in YAML",
+    )
+    add("--actors", type=int, metavar="N", help="Ray actors (default: none, or one for each GPU)")
+    add("--gpus-per-actor", type=float, metavar="SHARE", help="of Ray actors; may be a fraction")
+    add("--ray-address", metavar="ADDRESS", help="a running Ray cluster to work on")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> ExitCode:
+    """Parse the arguments and run the command; returns its exit code."""
+    arguments = parser().parse_args(argv)
+    return run_command(lambda: embed(arguments))
+
+
+def embed(arguments: argparse.Namespace) -> ExitCode:
+    """Do the shards without a valid receipt."""
+    settings = embed_settings(arguments)
+    job = Job(settings, input_settings(arguments), arguments.out.absolute(), arguments.shards)
+    return job.run(ray_settings(arguments))
+
+
+def embed_settings(arguments: argparse.Namespace) -> EmbedSettings:
+    """The section ``embeddings`` of the file, the options and the overrides. Raises ConfigError."""
+    tree: dict[str, Any] = {}
+    if arguments.config:
+        try:
+            tree = yaml.safe_load(arguments.config.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read {arguments.config}: {error}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{arguments.config} must hold a mapping of keys to values")
+    if arguments.model:
+        tree["model"] = arguments.model
+    for labels in arguments.labels:
+        name, label_set = _label_set(labels, arguments.top_k)
+        tree.setdefault("label_sets", {})[name] = label_set
+    for name in arguments.attributes:
+        tree.setdefault("attributes", {})[name] = {}
+    return build_settings(EmbedSettings, tree, arguments.overrides, "the settings of the model")
+
+
+def _label_set(name_or_file: str, top_k: int) -> tuple[str, dict[str, Any]]:
+    """A label set's name, and it: of a data set's name or of a file with a class a line."""
+    path = Path(name_or_file)
+    if not path.is_file():
+        return name_or_file, {"classes": name_or_file, "top_k": top_k}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    classes = [line.strip() for line in lines if line.strip()]
+    return path.stem, {"classes": classes, "top_k": top_k}
+
+
+def input_settings(arguments: argparse.Namespace) -> InputSettings:
+    """Which columns are read, and which towers work."""
+    return InputSettings(
+        parts=arguments.parts,
+        id_column=arguments.id_column,
+        image_column=arguments.image_column,
+        text_column=arguments.text_column,
+    )
+
+
+def ray_settings(arguments: argparse.Namespace) -> RaySettings | None:
+    """Where Ray runs; None where one process can use the whole machine by itself."""
+    import torch
+
+    asked = arguments.actors or arguments.ray_address or arguments.gpus_per_actor
+    if not asked and torch.cuda.device_count() < 2:
+        return None
+    tree = {
+        "actors": arguments.actors,
+        "address": arguments.ray_address,
+        "gpus_per_actor": arguments.gpus_per_actor,
+    }
+    return build_settings(RaySettings, tree, (), "the options for Ray")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""A job of `pipelines.embed`: which files, with which settings, into which folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipelines import log as logs
+from pipelines.cli import say
+from pipelines.config import ConfigError, RaySettings, digest
+from pipelines.engines import in_process
+from pipelines.progress import Progress
+from pipelines.receipts import Ledger, Outcome, Shard, StageTotals
+from pipelines.run import lock_folder
+from pipelines.runner import ExitCode
+from pipelines.stages.embeddings import Embed, content_of, embed_in_actors
+from workers.settings import EmbedSettings, InputSettings, find_files
+from workers.shard_reader import TAR_ENDINGS
+from workers.storage import file_hash, write_json
+
+log = logging.getLogger(__name__)
+
+#: Folder beside the shards for the lock, the logs and what the embeddings were made with.
+RECORD = "_run"
+ENDINGS = (".parquet", *TAR_ENDINGS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Shards to embed into a folder, with a receipt for each."""
+
+    settings: EmbedSettings
+    source: InputSettings
+    folder: Path
+    patterns: Sequence[str]
+
+    def run(self, ray: RaySettings | None) -> ExitCode:
+        """Do the shards without a valid receipt, in Ray actors, or in this process without Ray.
+
+        Raises:
+            ConfigError: a file is missing, or the folder holds something else.
+            LockedError: another process works on the folder.
+        """
+        shards = plan(shard_files(self.patterns), digest(self.identity))
+        self._refuse_other_content()
+        with lock_folder(self.folder / RECORD, "choose another --out"):
+            write_json(self.identity, self._identity_file)
+            logs.configure(self.folder / RECORD)
+            ledger = Ledger(self.folder)
+            ledger.clear_scratch()
+            todo = [shard for shard in shards if not ledger.is_done(shard)]
+            if todo:
+                log.info("%d of %d shards to do", len(todo), len(shards))
+            else:
+                log.info("nothing to do")
+            failures = self._work(todo, len(shards), ray) if todo else 0
+            say(self._summary(shards))
+        return ExitCode.PARTIAL if failures else ExitCode.COMPLETE
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the embeddings depend on beside the shards."""
+        identity, files = content_of(self.settings)
+        return {
+            "settings": identity,
+            "files": [file_hash(path) for path in files],
+            "input": self.source.model_dump(),
+        }
+
+    @property
+    def _identity_file(self) -> Path:
+        return self.folder / RECORD / "settings.json"
+
+    def _refuse_other_content(self) -> None:
+        """Raise ConfigError where the folder holds files of another kind, model or settings.
+
+        Nothing is ever removed: the shards may be given a part at a time.
+        """
+        if not self.folder.is_dir() or not any(self.folder.iterdir()):
+            return
+        if not self._identity_file.exists():
+            raise ConfigError(f"--out {self.folder}: it holds other files; choose an empty folder")
+        if json.loads(self._identity_file.read_text(encoding="utf-8")) != self.identity:
+            raise ConfigError(
+                f"--out {self.folder}: its embeddings were made by another model or with other "
+                f"settings ({self._identity_file}); choose another folder"
+            )
+
+    def _work(self, todo: list[Shard], total: int, ray: RaySettings | None) -> int:
+        """The number of shards that failed."""
+        work = Embed(self.settings, self.source)
+        started, failures = time.monotonic(), 0
+
+        def pace() -> str:
+            rows = progress.kept if ray else work.embedder.rows_done
+            return f"{rows / (time.monotonic() - started):,.1f} rows/s"
+
+        outcomes = self._outcomes(work, todo, ray)
+        with Progress("embed", total, total - len(todo), pace) as progress:
+            for outcome in outcomes:
+                progress.advance(outcome)
+                if outcome.error:
+                    failures += 1
+                    log.error("shard %s failed; a rerun tries it again", outcome.shard)
+                    log.error("%s", outcome.error)
+        log.info(progress.line())
+        return failures
+
+    def _outcomes(
+        self, work: Embed, todo: list[Shard], ray: RaySettings | None
+    ) -> Iterator[Outcome]:
+        if ray is not None:
+            return embed_in_actors(self.settings, todo, self.folder, ray, self.source)
+        load(work)  # before the first shard, so that what is wrong with it is said once
+        return in_process(work, todo, self.folder)
+
+    def _summary(self, shards: Sequence[Shard]) -> str:
+        """The account of all that has a receipt."""
+        receipts = [Ledger(self.folder).receipt(shard.name) for shard in shards]
+        totals = StageTotals.of([receipt for receipt in receipts if receipt])
+        lines = [f"{totals.shards} of {len(shards)} shards are in {self.folder}"]
+        for kind, counts in totals.rows.items():
+            failed = ", ".join(f"{reason} {n:,}" for reason, n in counts["failed"].items())
+            lines.append(
+                f"{counts['in']:,} {kind} in, {counts['kept']:,} kept, "
+                f"{sum(counts['failed'].values()):,} failed{': ' if failed else ''}{failed}"
+            )
+        return "\n".join(lines)
+
+
+def load(work: Embed) -> None:
+    """Load a work's model, labels and heads. Raises ConfigError."""
+    from workers.labels import LabelError
+
+    try:
+        _ = work.embedder
+    except (LabelError, RuntimeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def shard_files(patterns: Sequence[str]) -> list[Path]:
+    """The files that paths, folders and globs name. Raises ConfigError for one that names none."""
+    expanded: list[str] = []
+    for pattern in patterns:
+        if Path(pattern).is_dir():
+            expanded += [f"{pattern}/*{ending}" for ending in ENDINGS if _has(pattern, ending)]
+        else:
+            expanded.append(pattern)
+    try:
+        files = find_files(expanded)
+    except FileNotFoundError as error:
+        raise ConfigError(f"SHARDS: {error}") from error
+    files = [path for path in files if not path.name.startswith(("_", "."))]
+    if not files:
+        raise ConfigError(f"SHARDS: no {', '.join(ENDINGS)} in {', '.join(patterns)}")
+    for path in files:
+        if not path.name.endswith(ENDINGS):
+            raise ConfigError(f"SHARDS: {path} is none of {', '.join(ENDINGS)}")
+    return files
+
+
+def _has(folder: str, ending: str) -> bool:
+    return any(Path(folder).glob(f"*{ending}"))
+
+
+def plan(files: Sequence[Path], settings_digest: str) -> list[Shard]:
+    """A shard for each file, of its name if no other has it, else of its folder's and its own.
+
+    A file's name, size and time stand for its content, as in `make`: reading terabytes to hash
+    them would take longer than many a GPU needs to embed them.
+    """
+    stems = Counter(_stem(path) for path in files)
+    names = [
+        _stem(path) if stems[_stem(path)] == 1 else f"{path.parent.name}-{_stem(path)}"
+        for path in files
+    ]
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ConfigError(f"SHARDS: two files would be called {twice[0]}; embed them apart")
+    return [_shard(name, path, settings_digest) for name, path in zip(names, files, strict=True)]
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(next(e for e in ENDINGS if path.name.endswith(e)))]
+
+
+def _shard(name: str, path: Path, settings_digest: str) -> Shard:
+    status = path.stat()
+    stamp = [path.name, status.st_size, status.st_mtime_ns]
+    return Shard(name, digest([settings_digest, stamp]), (str(path),))

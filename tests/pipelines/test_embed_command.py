@@ -1,0 +1,169 @@
+"""`python -m pipelines.embed` on shards of other people's layouts."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.embed import main
+from pipelines.receipts import Ledger
+from tests.shards import pictures, save_tiny_model, write_tar
+
+
+@pytest.fixture(autouse=True)
+def _own_logs():
+    """The command sends this process's logs to its own folder: undo it."""
+    root = logging.getLogger()
+    handlers, level, filters = root.handlers, root.level, root.filters
+    root.handlers, root.filters = [], []
+    yield
+    for handler in root.handlers:
+        handler.close()
+    root.handlers, root.level, root.filters = handlers, level, filters
+
+
+@pytest.fixture
+def errors(caplog, capsys):
+    """What the command has said on stderr: to pytest, until its own logs are set up."""
+    return lambda: caplog.text + capsys.readouterr().err
+
+
+@pytest.fixture
+def model(tmp_path):
+    return save_tiny_model(tmp_path / "tiny.safetensors")
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """A tar and a Parquet file in img2dataset's layouts, 30 and 20 rows, one of them damaged."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    rows = [(f"{n:09d}", jpg, caption) for n, (caption, jpg) in enumerate(pictures(50))]
+    rows[3] = (rows[3][0], b"damage", rows[3][2])
+    members = []
+    for key, jpg, caption in rows[:30]:
+        members += [(f"{key}.jpg", jpg), (f"{key}.txt", caption.encode())]
+    write_tar(members, folder / "00000.tar")
+    keys, jpgs, captions = zip(*rows[30:], strict=True)
+    table = pa.table({"key": keys, "jpg": jpgs, "caption": captions, "status": ["success"] * 20})
+    pq.write_table(table, folder / "00001.parquet")
+    return folder
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_the_output_opens_in_other_tools(shards, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(shards, "--model", model, "--out", out, "--attributes", "photo") == 0
+    assert "50 images in, 49 kept, 1 failed: not_an_image 1" in capsys.readouterr().out
+
+    frame = pd.read_parquet(out)
+    assert list(frame) == [
+        *("pair_id", "image_embedding", "text_embedding", "similarity", "labels", "score_photo")
+    ]
+    image, text = (np.stack(frame[f"{part}_embedding"]) for part in ("image", "text"))
+    assert image.shape == text.shape == (49, 32)
+    assert image.dtype == np.float16
+    np.testing.assert_allclose(np.linalg.norm(image.astype("f4"), axis=1), 1, atol=2e-3)
+    cosine = (image.astype("f4") * text.astype("f4")).sum(axis=1)
+    np.testing.assert_allclose(frame["similarity"], cosine, atol=2e-3)
+    assert frame["score_photo"].between(0, 1).all()
+
+    column = pa.dataset.dataset(out, format="parquet").to_table()["image_embedding"]
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    np.testing.assert_array_equal(flat.reshape(-1, 32), image)
+
+
+def test_what_is_done_is_not_done_again_and_new_shards_are_added(shards, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ("--model", model, "--out", out)
+    assert run(shards / "00000.tar", *command) == 0
+    (first,) = Ledger(out).receipts()
+    assert run(shards / "*.parquet", *command) == 0
+    assert [receipt.shard for receipt in Ledger(out).receipts()] == ["00000", "00001"]
+    capsys.readouterr()
+    assert run(shards, *command) == 0
+    assert "2 of 2 shards are in" in capsys.readouterr().out
+    assert Ledger(out).receipt("00000") == first
+
+    (shards / "00000.tar").touch()  # another time may be another content
+    assert run(shards, *command) == 0
+    assert Ledger(out).receipt("00000").key != first.key
+
+
+def test_the_labels_of_a_file_and_of_a_data_set(shards, model, tmp_path):
+    names = tmp_path / "colours.txt"
+    names.write_text("red\ngreen\n\nblue\n")
+    labels = ("--labels", names, "--labels", "CIFAR10", "--top-k", "2")
+    out = tmp_path / "out"
+    command = ("--model", model, "--out", out, "--parts", "images")
+    assert run(shards / "00001.parquet", *command, *labels) == 0
+    for row in pq.read_table(out / "00001.parquet")["labels"].to_pylist():
+        assert [label["set"] for label in row] == ["CIFAR10", "CIFAR10", "colours", "colours"]
+        assert {label["label"] for label in row[2:]} < {"red", "green", "blue"}
+
+
+def test_a_broken_shard_is_partial_and_the_others_are_kept(shards, model, tmp_path, capsys):
+    (shards / "00002.tar").write_bytes((shards / "00000.tar").read_bytes()[:5000])
+    out = tmp_path / "out"
+    assert run(shards, "--model", model, "--out", out) == 3
+    assert "2 of 3 shards are in" in capsys.readouterr().out
+    assert "is not a whole tar file" in (out / "_errors" / "00002.txt").read_text()
+    assert not (out / "00002.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.tar"], "there is no file absent.tar"),
+        (["SHARDS", "--model", "absent"], "Model absent not found"),
+        (["SHARDS", "--labels", "Imagnet"], "no classes are called 'Imagnet'"),
+        (["SHARDS", "--set", "batchsize=1"], "batchsize: there is no such key"),
+        (["SHARDS", "--set", "attributes={cat: {}}"], "attribute cat needs prompts"),
+        (["SHARDS", "--set", "heads={a: {path: absent}}"], "there is no file absent"),
+        (["MODEL"], "is none of .parquet"),
+        (["SHARDS", "TWIN"], "two files would be called"),
+    ],
+)
+def test_what_cannot_work_is_refused(shards, model, tmp_path, errors, arguments, message):
+    twin = tmp_path / "twin" / "shards"
+    twin.mkdir(parents=True)
+    (twin / "00000.tar").write_bytes(b"")
+    for name, path in {"SHARDS": shards, "TWIN": twin, "MODEL": model}.items():
+        arguments = [text.replace(name, str(path)) for text in arguments]
+    out = tmp_path / "out"
+    assert run("--model", model, "--out", out, *arguments) == 2
+    assert message in errors()
+    assert not out.exists()
+
+
+def test_a_folder_of_something_else_or_of_another_model_is_left_alone(shards, tmp_path, errors):
+    models = [save_tiny_model(tmp_path / f"{seed}.safetensors", seed) for seed in (0, 1)]
+    assert run(shards, "--model", models[0], "--out", shards) == 2
+    assert "it holds other files" in errors()
+    out = tmp_path / "out"
+    assert run(shards, "--model", models[0], "--out", out) == 0
+    assert run(shards, "--model", models[1], "--out", out) == 2
+    assert "made by another model" in errors()
+
+
+def test_ray_actors_give_what_one_process_gives_and_the_command_says_so(shards, model, tmp_path):
+    assert run(shards, "--model", model, "--out", tmp_path / "one") == 0
+    command = [sys.executable, "-m", "pipelines.embed", str(shards), "--model", model]
+    command += ["--out", str(tmp_path / "two"), "--actors", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "50 images in, 49 kept" in result.stdout
+    for name in ("00000.parquet", "00001.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    lines = (tmp_path / "two" / "_run" / "logs" / "run.jsonl").read_text().splitlines()
+    assert "rows/s" in json.loads(lines[-1])["message"]
