@@ -97,7 +97,9 @@ def test_what_is_done_is_not_done_again_and_new_shards_are_added(shards, model, 
 
     (shards / "00000.tar").touch()  # another time may be another content
     assert run(shards, *command) == 0
-    assert Ledger(out).receipt("00000").key != first.key
+    second = Ledger(out).receipt("00000")
+    assert second is not None
+    assert second.key != first.key
 
 
 def test_the_labels_of_a_file_and_of_a_data_set(shards, model, tmp_path):
