@@ -74,8 +74,8 @@ class Embedder:
     def __init__(self, settings: EmbedSettings) -> None:
         self.threads = settings.threads or usable_cores()
         self._pool = ThreadPoolExecutor(self.threads, "embed", initializer=one_threaded)
-        self._encoder: Encoder = load_encoder(settings, self._pool, self.threads)
-        self.model = self._encoder.model
+        self.encoder: Encoder = load_encoder(settings, self._pool, self.threads)
+        self.model = self.encoder.model
         self._decode = image_bytes_transform(self.model.config.image_resolution)
         self._labels = Labels.of(settings, self.model)
         #: Rows written so far, of all shards: another thread may look at it for a sign of life.
@@ -98,19 +98,20 @@ class Embedder:
             ShardError: the shard cannot be read.
         """
         tally = Tally()
-        schema = self._schema(source)
+        schema = self.schema(source)
         windows = self._windows(read_shard(shard, source), source, tally)
         with (
             table_writer(schema, out) as file,
             ThreadPoolExecutor(1, "write") as writer,
-            closing(self._tables(windows, schema)) as tables,
+            closing(self.tables(windows, schema)) as tables,
         ):
             write = partial(file.write_table, row_group_size=ROW_GROUP_ROWS)
             for rows, _ in overlap(((len(t), writer.submit(write, t)) for t in tables), 1):
                 self.rows_done += rows
         return {"images" if source.images else "texts": tally}
 
-    def _schema(self, source: InputSettings) -> pa.Schema:
+    def schema(self, source: InputSettings = BOTH_PARTS) -> pa.Schema:
+        """The columns of the embeddings."""
         scores = [name for name, _ in self._labels.scores]
         return embeddings_schema(
             self.model.config.embed_dim, images=source.images, texts=source.texts, scores=scores
@@ -121,18 +122,17 @@ class Embedder:
     ) -> Iterator[Window]:
         whole = _without_gaps(samples, source, tally)
         if source.images:
-            batches = self._batches(self._decoded(whole, tally))
-            return _gathered(overlap(self._start_images(batches), self._encoder.depth))
+            return self.encoded(self.decoded(whole, tally))
         rows = (Row(sample.id, sample.text) for sample in whole)
         return (Window(chunk, None) for chunk in _counted(in_chunks(rows, WINDOW_ROWS), tally))
 
-    def _decoded(self, samples: Iterable[Sample], tally: Tally) -> Iterator[tuple[Row, Tensor]]:
-        """The rows whose pictures decode, with levels [3, R, R]."""
+    def decoded(self, samples: Iterable[Sample], tally: Tally) -> Iterator[tuple[Row, Tensor]]:
+        """The rows whose pictures decode, with levels: uint8 [3, R, R]."""
         started = (
             (None, self._pool.submit(self._decode_all, chunk))
             for chunk in in_chunks(samples, DECODED_AT_ONCE)
         )
-        depth = max(2 * self.threads, 2 * self._encoder.batch_size // DECODED_AT_ONCE)
+        depth = max(2 * self.threads, 2 * self.encoder.batch_size // DECODED_AT_ONCE)
         for _, pictures in overlap(started, depth):
             for row, levels in pictures:
                 if isinstance(levels, ImageError):
@@ -151,10 +151,15 @@ class Embedder:
         except ImageError as error:
             return error
 
+    def encoded(self, decoded: Iterable[tuple[Row, Tensor]]) -> Iterator[Window]:
+        """Pictures' levels through the image tower."""
+        batches = self._batches(decoded)
+        return _gathered(overlap(self._start_images(batches), self.encoder.depth))
+
     def _batches(self, decoded: Iterable[tuple[Row, Tensor]]) -> Iterator[tuple[list[Row], Tensor]]:
         """Rows and their levels in a batch's room, full but for the last: [B, 3, R, R]."""
-        for chunk in in_chunks(decoded, self._encoder.batch_size):
-            levels = self._encoder.new_batch()
+        for chunk in in_chunks(decoded, self.encoder.batch_size):
+            levels = self.encoder.new_batch()
             for slot, (_, picture) in zip(levels, chunk, strict=False):
                 slot.copy_(picture)
             yield [row for row, _ in chunk], levels
@@ -163,9 +168,9 @@ class Embedder:
         self, batches: Iterable[tuple[list[Row], Tensor]]
     ) -> Iterator[tuple[list[Row], Handle[Tensor]]]:
         for rows, levels in batches:
-            yield rows, self._encoder.encode_images(levels, len(rows))
+            yield rows, self.encoder.encode_images(levels, len(rows))
 
-    def _tables(self, windows: Iterable[Window], schema: pa.Schema) -> Generator[pa.Table]:
+    def tables(self, windows: Iterable[Window], schema: pa.Schema) -> Generator[pa.Table]:
         """Captions encoded, labels given: a table a window, in order."""
         started = (
             (None, self._pool.submit(self._table, window, texts, schema))
@@ -186,13 +191,10 @@ class Embedder:
         tokens = tokenize(captions, self.model.context_length, truncate=True)  # [N, L]
         lengths = tokens.argmax(dim=-1) + 1  # the end token has the largest id
         order = lengths.argsort(stable=True)
-        batches = order.split(self._encoder.batch_size)
+        batches = order.split(self.encoder.batch_size)
         return TextsUnderWay(
             order,
-            [
-                self._encoder.encode_texts(tokens[some, : int(lengths[some[-1]])])
-                for some in batches
-            ],
+            [self.encoder.encode_texts(tokens[some, : int(lengths[some[-1]])]) for some in batches],
         )
 
     @torch.inference_mode()

@@ -10,8 +10,9 @@ import torch
 #: Where a container's share of the machine's cores stands: "QUOTA PERIOD", or "max PERIOD".
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
-#: x86 instructions that compute in bfloat16.
-BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "amx_tile")
+#: What Linux says of a CPU, and its flags for instructions that compute in bfloat16 (x86, Arm).
+CPU_INFORMATION = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def usable_cores() -> int:
@@ -39,5 +40,7 @@ def computes_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is faster there than float32, and not emulated."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in BFLOAT16_INSTRUCTIONS)
+    try:
+        return not BFLOAT16_FLAGS.isdisjoint(CPU_INFORMATION.read_text().split())
+    except OSError:  # not Linux
+        return False
