@@ -67,10 +67,10 @@ class Job:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the embeddings depend on beside the shards."""
-        identity, files = content_of(self.settings)
+        content = content_of(self.settings)
         return {
-            "settings": identity,
-            "files": [file_hash(path) for path in files],
+            "settings": content.identity,
+            "files": [*content.published, *(file_hash(path) for path in content.files)],
             "input": self.source.model_dump(),
         }
 
