@@ -57,7 +57,8 @@ class Progress:
             # A stage's last kind of row is the one that goes on to the next stage.
             *_, rows = outcome.receipt.rows.values()
             self.kept += rows["kept"]
-        self._bar.set_postfix(kept=self.kept, refresh=False)
+        parts = (f"{self.kept:,} rows kept", self.note())
+        self._bar.set_postfix_str(", ".join(filter(None, parts)), refresh=False)
         self._bar.update()
 
     def line(self) -> str:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -34,6 +33,7 @@ from workers.settings import EmbedSettings, InputSettings
 from workers.shard_reader import Sample, read_shard
 from workers.storage import ROW_GROUP_ROWS, table_writer
 from workers.tally import Tally
+from workers.windows import Row, Window, window_table
 
 #: Pictures that a thread decodes at a time: enough to make handing them over cost nothing.
 DECODED_AT_ONCE = 8
@@ -43,22 +43,6 @@ DECODED_AT_ONCE = 8
 WINDOW_ROWS = 4 * ROW_GROUP_ROWS
 
 BOTH_PARTS = InputSettings()
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row on its way through the towers."""
-
-    id: str
-    text: str | None
-
-
-@dataclass(frozen=True)
-class Window:
-    """Rows whose pictures have been encoded, where pictures are."""
-
-    rows: list[Row]
-    images: Tensor | None  # [N, D], unit length
 
 
 class Embedder:
@@ -173,7 +157,7 @@ class Embedder:
     def tables(self, windows: Iterable[Window], schema: pa.Schema) -> Generator[pa.Table]:
         """Captions encoded, labels given: a table a window, in order."""
         started = (
-            (None, self._pool.submit(self._table, window, texts, schema))
+            (None, self._pool.submit(window_table, window, texts, self._labels, schema))
             for window, texts in self._with_texts(windows, "text_embedding" in schema.names)
         )
         for _, table in overlap(started, 1):
@@ -196,23 +180,6 @@ class Embedder:
             order,
             [self.encoder.encode_texts(tokens[some, : int(lengths[some[-1]])]) for some in batches],
         )
-
-    @torch.inference_mode()
-    def _table(self, window: Window, texts: Tensor | None, schema: pa.Schema) -> pa.Table:
-        """In a thread of the pool, whose one thread makes the last bit the same everywhere."""
-        columns: list[pa.Array] = [pa.array([row.id for row in window.rows])]
-        if window.images is not None:
-            columns.append(_float16_rows(window.images))
-        if texts is not None:
-            columns.append(_float16_rows(texts))
-        if window.images is not None and texts is not None:
-            columns.append(pa.array((window.images * texts).sum(dim=-1).numpy()))
-        if window.images is not None:
-            labels = self._labels.of_pictures(window.images)
-            columns.append(pa.array(labels, type=schema.field("labels").type))
-            for _, score in self._labels.scores:
-                columns.append(pa.array(score.score(window.images).numpy()))
-        return pa.Table.from_arrays(columns, schema=schema)
 
 
 @dataclass(frozen=True)
@@ -268,10 +235,3 @@ def _gathered(encoded: Iterable[tuple[list[Row], Tensor]]) -> Iterator[Window]:
             rows, features = [], []
     if rows:
         yield Window(rows, torch.cat(features))
-
-
-def _float16_rows(features: Tensor) -> pa.FixedSizeListArray:
-    """[N, D] float32 -> N lists of D float16."""
-    values = pa.array(features.numpy().astype(np.float16).ravel())
-    field = pa.field("item", pa.float16(), nullable=False)
-    return pa.FixedSizeListArray.from_arrays(values, type=pa.list_(field, features.shape[1]))
