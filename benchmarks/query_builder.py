@@ -5,7 +5,8 @@ prints MB of XML a second. Ours is ``build_queries`` as a user calls it: Beam, s
 writing of Parquet included, imports and the compilation of kernels not. Beam takes half a second
 to start, whatever the dump; a hundred MB are small for one, but enough for that not to count. The
 dump is the embedded sample with its pages repeated, so both sides see a vocabulary that stops
-growing. It is plain XML unless ``--bz2`` is given: decompressing costs both sides the same. The last line is JSON.
+growing. It is plain XML unless ``--bz2`` is given: decompressing costs both sides the same.
+The last line is JSON.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def test_real_dump_gives_sensible_queries(enwiki, tmp_path):
 
 
 @settings(
-    deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     reverse=st.booleans(),
