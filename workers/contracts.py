@@ -110,7 +110,8 @@ DATASET = pa.schema(
 def make_pair_id(url: str, caption: str) -> str:
     """The identity of a pair: 32 hexadecimal digits, a hash of its content alone.
 
-    It is the same in every stage and every run, however the pairs were sharded. URLs hold
+    It is the same in every stage and every run, however the pairs were sharded. Pairs are given
+    one for their URL without tracking parameters (``urls.without_tracking``). URLs hold
     no line feed, so (url, caption) cannot collide by shifting text between the two.
     """
     return hashlib.blake2b(f"{url}\n{caption}".encode(), digest_size=16).hexdigest()

@@ -23,7 +23,7 @@ def read_html(source: Input, pages: Tally) -> Iterator[Page]:
             with open_file(path) as file:
                 body = file.read(MAX_PAGE_BYTES + 1)
         except OSError as error:
-            pages.fail("unreadable", place, {"source": path, "error": str(error)})
+            pages.fail("damaged_file", place, {"source": path, "error": str(error)})
             continue
         url = f"{source.root_url.rstrip('/')}/{quote(name)}" if source.root_url else ""
         yield Page(url, body, "", "", place, local=True)

@@ -21,6 +21,8 @@ TEXTS = ("alt", "title", "aria-label")
 #: Picture types of a <source> that the download can read.
 READABLE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif")
 
+_ELEMENTS = ("img", "source", "picture", "noscript", "figcaption", "figure")
+
 #: Figures in figures; deeper ones are not told apart.
 _MAX_FIGURES = 8
 
@@ -55,8 +57,11 @@ class PageImage:
             best = largest_candidate(source_set)
             if best:
                 return best
-        values = (self.attributes.get(name, "").strip() for name in (*LAZY_SOURCES, "src"))
-        return next(filter(None, values), "")
+        for name in (*LAZY_SOURCES, "src"):
+            value = self.attributes.get(name)
+            if value and not value.isspace():
+                return value.strip()
+        return ""
 
     def texts(self) -> list[str]:
         """The different texts that the page gives it: alt, figure caption, title, label.
@@ -92,7 +97,7 @@ class _Place:
 def images_of(document: Document) -> Iterator[PageImage]:
     """The pictures of a page in its order."""
     place = _Place()
-    for tag in document:
+    for tag in document.tags(*_ELEMENTS):
         if tag.name == "img" and not tag.closing:
             place.waiting.append(_image(document.attributes(tag), place))
         elif tag.name == "source" and place.sources is not None:

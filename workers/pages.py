@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,10 +18,12 @@ from workers.page import (
 )
 from workers.page_images import images_of
 from workers.tally import Tally
-from workers.urls import UrlError, absolute_url
+from workers.urls import Base, UrlError, absolute_url
 
 #: A longer page is refused. Time and memory are linear up to here; crawls cut pages far earlier.
 MAX_PAGE_BYTES = 64 << 20
+
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.\-]*:")
 
 #: Characters of a text that a sample of rejected rows shows.
 SHOWN = 1_000
@@ -103,12 +106,12 @@ def image_pairs(
     found: Iterable[FoundImage], page_url: str, base: str, source: str, images: Tally
 ) -> Iterator[Candidate]:
     """The candidates of the pictures of one page; all (picture, text) are counted."""
-    seen: set[tuple[str, str]] = set()
+    links, seen = Base(base), set[tuple[str, str]]()
     for number, image in enumerate(found):
         for rank, text in enumerate(image.texts or [""]):
             reason, url = "no_alt", ""
             if text:
-                reason, url = _picture_url(image.reference, base)
+                reason, url = _picture_url(image.reference, links)
             if image.again and (url, text) in seen:
                 reason = "noscript_copy"
             if reason:
@@ -124,12 +127,12 @@ def image_pairs(
                 yield Candidate(url, text, page_url or None, source)
 
 
-def _picture_url(reference: str, base: str) -> tuple[str, str]:
+def _picture_url(reference: str, base: Base) -> tuple[str, str]:
     """(reason, "") where ``reference`` is no picture's address, or ("", URL)."""
     if not reference:
         return "no_src", ""
     try:
-        return "", absolute_url(reference, base)
+        return "", base.absolute_url(reference)
     except UrlError as error:
-        unknown = error.reason == "not_http" and not base and ":" not in reference.partition("/")[0]
-        return "no_page_url" if unknown else error.reason, ""
+        relative = error.reason == "not_http" and not _SCHEME.match(reference)
+        return "no_page_url" if relative else error.reason, ""

@@ -20,6 +20,7 @@ from workers.match import Matcher
 from workers.pair_tables import reject_rows, split_by_pair, split_by_url
 from workers.settings import PairSettings
 from workers.tally import Tally
+from workers.urls import url_keys
 
 #: Names of the tallies, in the order of the work.
 TALLY_NAMES = ("pages", "images", "redacted", "pairs")
@@ -74,7 +75,9 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
         cleaned = self._cleaner.clean(_array(candidates["caption"]))
         tallies["redacted"].keep(cleaned.redacted)
         urls, _, *provenance = candidates.columns
-        pair_ids = make_pair_ids(urls.to_pylist(), cleaned.captions.to_pylist())
+        # The same picture with other tracking parameters is the same pair.
+        keys = url_keys(_array(urls)).to_pylist()
+        pair_ids = make_pair_ids(keys, cleaned.captions.to_pylist())
         columns = [pa.array(pair_ids, pa.string()), urls, cleaned.captions, *provenance]
         table = pa.table(columns, PAIRS.names[:-1])
         for reason in pc.unique(cleaned.reasons.drop_null()).to_pylist():

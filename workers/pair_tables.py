@@ -19,6 +19,7 @@ from workers.candidates import CANDIDATES
 from workers.query_draws import Floats, Ints
 from workers.sampling import draws
 from workers.tally import SAMPLES_PER_REASON, Tally
+from workers.urls import url_keys
 
 Bools = npt.NDArray[np.bool_]
 
@@ -39,10 +40,10 @@ def split_by_pair(table: pa.Table, shards: int) -> Iterator[ShardTable]:
 
 
 def split_by_url(table: pa.Table, parts: int) -> Iterator[ShardTable]:
-    """The pairs by a hash of their URLs: those of one URL stay together."""
+    """The pairs by a hash of their URLs, tracking parameters aside: those of one stay together."""
     hashes = [
         hashlib.blake2b(url.encode(), digest_size=_DIGITS // 2).hexdigest()
-        for url in table["url"].to_pylist()
+        for url in url_keys(table["url"].combine_chunks()).to_pylist()
     ]
     return _split(table, _ranges(hashes, parts))
 
@@ -62,8 +63,8 @@ def _split(table: pa.Table, shard: Ints) -> Iterator[ShardTable]:
 
 
 def deduplicate(table: pa.Table) -> tuple[pa.Table, Tally]:
-    """One row for each pair_id, sorted: the one with the smallest (page_url, source)."""
-    keys = [(name, "ascending") for name in ("pair_id", "page_url", "source")]
+    """One row for each pair_id, sorted: the one with the smallest (page_url, source, url)."""
+    keys = [(name, "ascending") for name in ("pair_id", "page_url", "source", "url")]
     table = table.sort_by(keys).combine_chunks()
     first = _differs_from_last(table["pair_id"])
     return _keep(table, first, "duplicate_pair")

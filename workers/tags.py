@@ -16,6 +16,17 @@ from workers.tag_scanner import NAMES, scan_tags
 _ROWS = 4096
 
 
+class _Wanted(dict[tuple[str, ...], Any]):
+    """For a tuple of names: of each index in NAMES, whether it is one of theirs."""
+
+    def __missing__(self, names: tuple[str, ...]) -> Any:
+        self[names] = np.isin(np.arange(len(NAMES)), [NAMES.index(name) for name in names])
+        return self[names]
+
+
+_WANTED = _Wanted()
+
+
 class Tag(NamedTuple):
     """A tag and where it stands: bytes ``start`` to ``end``, its attributes from ``attributes``."""
 
@@ -33,14 +44,14 @@ class Document:
         self.html = html
         self._rows = scan_tags(np.frombuffer(html, np.uint8))
 
-    def __iter__(self) -> Iterator[Tag]:
-        return self._tags(self._rows)
+    def tags(self, *names: str) -> Iterator[Tag]:
+        """The start and end tags of some elements, in the document's order."""
+        return self._tags(self._rows[_WANTED[names][self._rows[:, 0]]])
 
     def start_tags(self, *names: str) -> Iterator[Tag]:
         """The start tags of some elements, in the document's order."""
-        wanted = [NAMES.index(name) for name in names]
-        opening = self._rows[:, 1] == 0
-        return self._tags(self._rows[opening & np.isin(self._rows[:, 0], wanted)])
+        wanted = _WANTED[names][self._rows[:, 0]] & (self._rows[:, 1] == 0)
+        return self._tags(self._rows[wanted])
 
     def _tags(self, rows: Any) -> Iterator[Tag]:
         for first in range(0, len(rows), _ROWS):

@@ -18,6 +18,17 @@ _PLAIN = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]*")
 #: A URL that matches (Python's syntax and RE2's) is one that ``absolute_url`` leaves as it is.
 NORMAL_URL = r"^https?://[a-z0-9.\-]+/[A-Za-z0-9\-._~:/?@!$&'()*+,;=]*$"
 
+_NORMAL = re.compile(NORMAL_URL.removesuffix("$") + r"\Z")
+
+#: References that only have to be put behind a base: no dots or nothing between slashes.
+_PART = r"[A-Za-z0-9\-_~!$&'()*+,=][A-Za-z0-9\-._~!$&'()*+,=]*+"
+_SIMPLE_PATH = re.compile(rf"/?{_PART}(?:/{_PART})*+(?:\?[A-Za-z0-9\-._~:/?@!$&'()*+,;=]+)?")
+
+#: Bases that such references can be put behind: the host and the folder are groups.
+_SIMPLE_BASE = re.compile(
+    rf"(https?://[a-z0-9.\-]+/)((?:{_PART}/)*+)(?:{_PART})?(?:\?[A-Za-z0-9\-._~:/?@!$&'()*+,;=]*)?"
+)
+
 #: Query parameters that tell where a visitor came from and never which picture it is: names in
 #: lower case, and the beginnings of names. From what advertisers and mailers document.
 TRACKING_PARAMETERS = frozenset(
@@ -64,6 +75,23 @@ def absolute_url(reference: str, base: str = "") -> str:
         raise
     except ValueError as error:  # of the port, the brackets of an IPv6 address, or IDNA
         raise UrlError("bad_url") from error
+
+
+class Base:
+    """What the references of one page are relative to; most are resolved without being parsed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        simple = _SIMPLE_BASE.fullmatch(url)
+        self._root, self._folder = (simple[1], simple[1] + simple[2]) if simple else ("", "")
+
+    def absolute_url(self, reference: str) -> str:
+        """``absolute_url`` of a reference of the page."""
+        if _NORMAL.match(reference):
+            return reference
+        if self._root and _SIMPLE_PATH.fullmatch(reference):
+            return self._root + reference[1:] if reference[0] == "/" else self._folder + reference
+        return absolute_url(reference, self._url)
 
 
 def _authority(parts: SplitResult) -> str:

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import brotli
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
+from tests.workers.packing import zstd
 from workers.candidates import Candidate
 from workers.extract import extract_pairs
 from workers.inputs import Input, InputKind
 from workers.page_images import largest_candidate
+from workers.pages import MAX_PAGE_BYTES
 from workers.tally import Tally
 from workers.warc_writer import info_record, response_record
 
@@ -67,6 +71,10 @@ def pairs(folder: Path, html: str) -> list[tuple[str, str]]:
         ("<picture><source type=image/avif srcset=a.avif>"
          "<source srcset='b.webp 2x' type=image/webp><img src=c.png alt=cat></picture>", "http://example.org/dir/b.webp"),
         ("<noscript><img src=a.png alt=cat></noscript>", "http://example.org/dir/a.png"),
+        ("<picture><source srcset=b.png></picture><img src=a.png alt=cat>",
+         "http://example.org/dir/a.png"),
+        ("<video><source srcset=b.png></video><img src=a.png alt=cat>",
+         "http://example.org/dir/a.png"),
     ],
 )  # fmt: skip
 def test_addresses(tmp_path, html, url):
@@ -102,6 +110,8 @@ def test_source_sets(source_set, largest):
          ["cat", "My cat"]),
         ("<figure><img src=a><img src=b><figcaption>Two cats</figcaption></figure>", []),
         ("<img src=a alt='&lt;3 &#x1f600;'>", ["<3 \U0001f600"]),
+        ("<img src=a aria-label='a cat' title=cat>", ["cat", "a cat"]),
+        ("<figure><figure><img src=a></figure><figcaption>Cat</figcaption></figure>", []),
     ],
 )  # fmt: skip
 def test_texts(tmp_path, html, texts):
@@ -196,7 +206,12 @@ CAT = b"<img src=a alt=cat>"
     ("headers", "body"),
     [
         (b"Content-Encoding: gzip\r\n", gzip.compress(CAT)),
+        (b"Content-Encoding: br\r\n", brotli.compress(CAT)),
+        (b"Content-Encoding: zstd\r\n", zstd(CAT)),
+        (b"Content-Encoding: deflate\r\n", zlib.compress(CAT)),
         (b"Transfer-Encoding: chunked\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(CAT), CAT)),
+        (b"Content-Length: 99999\r\n", CAT),
+        (b"Content-Length: 3\r\n", CAT),
     ],
 )
 def test_coded_bodies(tmp_path, headers, body):
@@ -227,14 +242,34 @@ def test_a_file_cut_short_gives_what_is_before_the_cut(tmp_path, compress):
     assert pages.failed.total() == 1
 
 
-@pytest.mark.parametrize("depth", [300, 100_000])
-def test_deep_nesting_is_no_crash(tmp_path, depth):
-    html = b"<div>" * depth + b"<img src=a alt=cat>"
-    _, pages, _ = extract(tmp_path, record(html))
-    assert pages.rows_in == 1
+def test_a_deeply_nested_picture_is_found(tmp_path):
+    assert pairs(tmp_path, "<div>" * 100_000 + "<img src=/a alt=cat>") == [
+        ("http://example.org/a", "cat")
+    ]
 
 
-@settings(max_examples=50)
+def test_a_noscript_copy_of_a_lazy_picture_is_not_counted_twice(tmp_path):
+    html = b"<img data-src=a alt=cat><noscript><img src=a alt=cat><img src=b alt=dog></noscript>"
+    candidates, _, images = extract(tmp_path, record(html))
+    assert [candidate.caption for candidate in candidates] == ["cat", "dog"]
+    assert images.rejected == {"noscript_copy": 1}
+
+
+def test_a_page_of_50_megabytes(tmp_path):
+    body = b"<p>some text of a page <a href=x>links</a></p>\n" * 1_100_000
+    candidates, pages, _ = extract(tmp_path, record(body + CAT), record(CAT))
+    assert len(candidates) == pages.kept == 2
+
+
+def test_a_page_above_the_limit_is_refused(tmp_path):
+    bomb = gzip.compress(bytes(MAX_PAGE_BYTES + 1), 1)
+    coded = foreign_record(b"Content-Encoding: gzip\r\n", bomb)
+    _, pages, _ = extract_file(tmp_path, coded + record(CAT))
+    assert pages.kept == 1
+    assert pages.failed == {"too_large": 1}
+
+
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_any_bytes_are_accounted_for(tmp_path_factory, bodies):
     folder = tmp_path_factory.mktemp("any")
@@ -242,7 +277,7 @@ def test_any_bytes_are_accounted_for(tmp_path_factory, bodies):
     assert pages.rows_in == len(bodies)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1))
 def test_any_text_in_alt_comes_out_as_it_was(tmp_path_factory, text):
     image = etree.tostring(etree.Element("img", src="a", alt=text), encoding="utf-8")

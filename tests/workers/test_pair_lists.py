@@ -5,31 +5,21 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fastwarc.stream_io import ZstdWriter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.workers.packing import zstd
 from workers.candidates import CANDIDATES
 from workers.extract import extract_pairs
 from workers.inputs import find_inputs
 from workers.pair_lists import normal_urls
 from workers.tally import Tally
 from workers.urls import UrlError, absolute_url
-
-
-def zstd(content: bytes) -> bytes:
-    packed = BytesIO()
-    writer = ZstdWriter(packed)
-    writer.write(content)
-    writer.close()
-    return packed.getvalue()
-
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
 
@@ -202,6 +192,7 @@ def test_an_empty_list_has_no_rows(tmp_path):
     assert read(path)[0] == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=12).map(lambda tail: f"http://a.example/{tail}") | st.text()))
 def test_the_fast_way_to_normal_urls_gives_what_the_slow_way_gives(urls):
     def slow(url):

@@ -392,3 +392,14 @@ def test_the_work_can_be_sent_to_another_machine(tmp_path):
     pickler.loads(
         pickler.dumps(ReadPairs([tmp_path / "q.parquet"], PairSettings(), lower_case=True))
     )
+
+
+def test_tracking_parameters_make_no_other_pair(tmp_path):
+    images = [(f"/1.png?id=1&utm_source={n}", "a red cat") for n in (2, 1)]
+    for limit in (None, 5):
+        (row,), tallies, _ = build(
+            tmp_path, [{"http://a.example/": images}], max_captions_per_url=limit
+        )
+        assert row["url"] == "http://a.example/1.png?id=1&utm_source=1", "the whole address"
+        assert row["pair_id"] == make_pair_id("http://a.example/1.png?id=1", "a red cat")
+        assert tallies["pairs"].rejected == {"duplicate_pair": 1}

@@ -10,10 +10,10 @@ from io import BytesIO
 from random import Random
 
 import pytest
-from fastwarc.stream_io import ZstdWriter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.workers.packing import zstd
 from workers.warc_records import Damage, RawRecord, read_records
 from workers.warc_writer import response_record
 
@@ -29,14 +29,6 @@ RECORDS = [
     response_record(f"http://a.example/{n}", 200, {"Content-Type": "text/html"}, body(n), NOW)
     for n in range(COUNT)
 ]
-
-
-def zstd(content: bytes) -> bytes:
-    packed = BytesIO()
-    writer = ZstdWriter(packed)
-    writer.write(content)
-    writer.close()
-    return packed.getvalue()
 
 
 PACK: dict[str, Callable[[bytes], bytes]] = {"plain": bytes, "gzip": gzip.compress, "zstd": zstd}
@@ -111,6 +103,7 @@ def test_two_damaged_members_in_a_row():
 
 
 @pytest.mark.parametrize("pack", PACK)
+@settings(deadline=None, max_examples=60)
 @given(cut=st.integers(1, 10_000))
 def test_a_cut_file_gives_the_whole_records_before_the_cut(pack, cut):
     packed = [PACK[pack](record) for record in RECORDS]
@@ -126,6 +119,7 @@ def test_a_cut_file_gives_the_whole_records_before_the_cut(pack, cut):
 
 
 @pytest.mark.parametrize("pack", PACK)
+@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_any_damage_ends_and_costs_at_most_two_records(pack, data):
     content = bytearray(b"".join(PACK[pack](record) for record in RECORDS))
