@@ -38,7 +38,11 @@ _NEEDS_FTFY = (
     f"[^{_PLAIN}{_SCRIPTS}{_ALONE}]|[{_ALONE}][^{_PLAIN}]|[^{_PLAIN}][{_ALONE}]"
     "|&#?[0-9A-Za-z]{1,24};"
 )
-_NEEDS_SPACING = r"^\s|\s$|\s\s|[^\S ]|&[#A-Za-z]"
+_SPACES = (
+    r"\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}"
+    r"\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
+)
+_NEEDS_SPACING = rf"^ | $|  |[{_SPACES}]|&[#A-Za-z]"
 
 #: ftfy's fixes and ours undo each other's work at most this often.
 _MAX_PASSES = 8
