@@ -19,7 +19,6 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 
-import ftfy
 import numpy as np
 import regex
 import torch
@@ -58,6 +57,8 @@ def clean(text: str) -> str:
         # No entity, control character or line end, and ASCII reads the same in every encoding
         # that ftfy tries: nothing to repair, and the only white space is the space.
         return " ".join(text.split()).lower()
+    import ftfy  # late: plain captions, and whoever needs images alone, can do without
+
     fixed: str = ftfy.fix_text(text)
     text = html.unescape(html.unescape(fixed)).strip()
     return " ".join(SPACES.split(text)).strip().lower()
