@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from workers.captions import clean_caption
 from workers.contracts import make_pair_id
+from workers.embedding_matrix import embedding_matrix
 
 #: Pictures compared with all captions at a time; bounds the matrix to some 40 MB.
 CHUNK = 1024
@@ -107,18 +108,12 @@ def _join(truth: Path, embeddings: Sequence[Path]) -> _Embedded:
     return _Embedded(
         pair_ids=pair_ids,
         similarity=table["similarity"].to_numpy(),
-        image=_matrix(table["image_embedding"]),
-        text=_matrix(table["text_embedding"]),
+        image=embedding_matrix(table["image_embedding"]),
+        text=embedding_matrix(table["text_embedding"]),
         caption=[facts[pair_id]["caption"] for pair_id in pair_ids],
         name=[facts[pair_id]["name"] for pair_id in pair_ids],
         correct=np.array([facts[pair_id]["correct"] for pair_id in pair_ids], dtype=bool),
     )
-
-
-def _matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """Fixed-size lists of float16 -> [N, D] float32."""
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.astype(np.float32).reshape(len(column), -1)
 
 
 def _zero_shot(known: _Embedded) -> tuple[float, float, float, int]:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError
-from pydantic.fields import FieldInfo
 
 from query_builder.settings import QuerySettings
+from workers.selection_settings import SelectionSettings
 from workers.settings import (
     CrawlSettings,
     DownloadSettings,
     EmbedSettings,
     PairSettings,
-    SelectSettings,
     Settings,
     Share,
 )
@@ -129,7 +128,7 @@ class Config(Settings):
     pairs: PairSettings = PairSettings()
     images: DownloadSettings = DownloadSettings()
     embeddings: EmbedSettings = EmbedSettings()
-    dataset: SelectSettings = SelectSettings()
+    selection: SelectionSettings = SelectionSettings()
     model: TrainSettings = TrainSettings()
     scores: ScoreSettings = ScoreSettings()
     gates: dict[str, Gate] = Field(default_factory=dict, description="by stage")
@@ -204,20 +203,27 @@ def _explain(error: ValidationError, source: str) -> str:
 
 def _known_keys(section: Sequence[int | str]) -> Sequence[str]:
     """The keys of a section of the configuration."""
-    model: type[Settings] = Config
+    models: list[type[Settings]] = [Config]
     for key in section:
-        # The key of a mapping, a gate's stage say, is no field: its settings were met before it.
-        if field := model.model_fields.get(str(key)):
-            model = settings_in(field) or model
-    return sorted(model.model_fields)
+        fields = [model.model_fields[key] for model in models if key in model.model_fields]
+        inside = [kind for field in fields for kind in settings_in(field.annotation)]
+        # What is no field is the key of a mapping, a place in a list, or a step's filter.
+        models = inside or [model for model in models if filter_of(model) == key] or models
+    return sorted({name for model in models for name in model.model_fields})
 
 
-def settings_in(field: FieldInfo) -> type[Settings] | None:
-    """The settings that a field holds, itself or by name."""
-    for kind in (field.annotation, *get_args(field.annotation)):
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            return kind
-    return None
+def settings_in(annotation: Any) -> Iterator[type[Settings]]:
+    """The settings that a field holds: itself, by name, or as kinds of steps."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+    for inside in get_args(annotation):
+        yield from settings_in(inside)
+
+
+def filter_of(model: type[Settings]) -> str | None:
+    """What a kind of step says that its ``filter`` is, None for other settings."""
+    field = model.model_fields.get("filter")
+    return get_args(field.annotation)[0] if field else None
 
 
 def digest(value: Any) -> str:

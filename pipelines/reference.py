@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from pipelines.config import Config, settings_in
+from pipelines.config import Config, filter_of, settings_in
 from workers.settings import Settings
 
 HEAD = """\
@@ -37,25 +37,33 @@ def _section(prefix: str, model: type[Settings]) -> Iterator[str]:
     nested = []
     for name, field in model.model_fields.items():
         path = f"{prefix}.{name}" if prefix else name
-        if section := settings_in(field):
-            nested.append((f"{path}.NAME" if _is_mapping(field) else path, section))
-        else:
+        sections = list(settings_in(field.annotation))
+        nested += [(f"{path}{_place(field, section)}", section) for section in sections]
+        if len(sections) != 1 and name != "filter":  # it stands in the heading
             yield f"| `{name}` | {_default(field)} | {field.description or ''} |"
     yield ""
     for path, section in nested:
         yield from _section(path, section)
 
 
-def _is_mapping(field: FieldInfo) -> bool:
-    return bool(get_args(field.annotation))
+def _place(field: FieldInfo, section: type[Settings]) -> str:
+    """Where among a field's values a section stands."""
+    if name := filter_of(section):
+        return f"[filter: {name}]"
+    return ".NAME" if get_args(field.annotation) else ""
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value: Any = field.get_default(call_default_factory=True)
-    text = "none" if value is None else str(list(value) if isinstance(value, tuple) else value)
-    return f"`{text}`"
+    return f"`{'none' if value is None else _plain(value)}`"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return value.model_dump(exclude_defaults=True)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 if __name__ == "__main__":

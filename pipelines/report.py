@@ -106,7 +106,6 @@ def _calibration_lines(run: Run) -> Iterator[str]:
     if result is None:
         yield "The truth does not know both right and wrong pairs of those embedded."
         return
-    threshold = run.config.dataset.min_similarity
     yield "## Against the truth"
     yield ""
     yield f"- {result.right:,} right and {result.wrong:,} wrong pairs were embedded."
@@ -114,7 +113,7 @@ def _calibration_lines(run: Run) -> Iterator[str]:
         f"- Area under the ROC curve of similarity, right against wrong pairs: {result.roc_auc:.4f}"
     )
     yield (
-        f"- At similarity >= {threshold}: {result.right_selected:,} right and "
+        f"- The selection: {result.right_selected:,} right and "
         f"{result.wrong_selected:,} wrong pairs selected; precision {result.precision:.4f}, "
         f"recall {result.recall:.4f}"
     )

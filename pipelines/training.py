@@ -68,8 +68,8 @@ def train(
     examples = list(read_examples(shards, seed, settings.held_out, held_out=False, tally=tally))
     if len(examples) < 2:
         raise ValueError(
-            f"{len(examples)} pairs to train on; a contrastive loss needs at least two: lower "
-            "dataset.min_similarity or model.held_out"
+            f"{len(examples)} pairs to train on; a contrastive loss needs at least two: let "
+            "selection.steps keep more, or lower model.held_out"
         )
     batch_size = min(settings.batch_size, len(examples))
     steps_per_epoch = len(examples) // batch_size  # the last, smaller batch is left out

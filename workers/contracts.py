@@ -90,6 +90,14 @@ def embeddings_schema(
     return pa.schema(fields)
 
 
+#: ``selection/``: the verdict on every embedded pair.
+SELECTION = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),  # the step that rejected it; null: selected
+    ]
+)
+
 #: ``dataset/``: the curated pairs, everything that training needs in one row.
 DATASET = pa.schema(
     [

@@ -298,14 +298,6 @@ class InputSettings(Settings):
         return self.parts != "images"
 
 
-class SelectSettings(Settings):
-    """Which embedded pairs go into the data set."""
-
-    min_similarity: float = Field(
-        default=0.28, ge=-1.0, le=1.0, description="cosine of picture and caption (LAION: 0.28)"
-    )
-
-
 def resolve_path(text: str) -> Path:
     """A path as a configuration writes it; ``package:NAME/FILE`` is a file in a package.
 

@@ -1,15 +1,13 @@
-"""Stage ``dataset``: the embedded pairs that are good enough, with all that training needs."""
+"""Stage ``dataset``: the selected pairs, with all that training needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.engines import in_ray_tasks
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from workers.settings import SelectSettings
 from workers.tally import Tally
 
 
@@ -17,30 +15,26 @@ class Dataset(Stage):
     """A shard a shard of embeddings, joined with its pictures and pairs."""
 
     name = "dataset"
-    reads = ("pairs", "images", "embeddings")
+    reads = ("selection", "embeddings", "images", "pairs")
 
     def plan(self) -> list[Shard]:
-        identity = self.run.config.dataset.identity()
         return [
             self.shard(
                 path.stem,
-                identity,
+                {},
                 [self.folder.parent / stage / path.name for stage in self.reads],
             )
             for path in self.run.outputs("embeddings")
         ]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
-        config = self.run.config
-        return in_ray_tasks(Select(config.dataset), shards, self.folder, config.ray)
+        return in_ray_tasks(assemble, shards, self.folder, self.run.config.ray)
 
 
-@dataclass(frozen=True)
-class Select:
-    settings: SelectSettings
+def assemble(shard: Shard, out: Path) -> dict[str, Tally]:
+    """The work on a shard."""
+    from workers.assemble import assemble_shard
+    from workers.selection import EmbeddedShard
 
-    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.select import select_shard
-
-        pairs, images, embeddings = map(Path, shard.inputs)
-        return select_shard(pairs, images, embeddings, out / f"{shard.name}.parquet", self.settings)
+    selection, *files = map(Path, shard.inputs)
+    return assemble_shard(EmbeddedShard(*files), selection, out / f"{shard.name}.parquet")

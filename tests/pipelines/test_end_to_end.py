@@ -62,7 +62,8 @@ def test_rows_flow_from_stage_to_stage_without_a_gap(finished):
     assert rows["pairs"]["images"]["kept"] == rows["pairs"]["pairs"]["in"]
     assert rows["pairs"]["pairs"]["kept"] == rows["images"]["images"]["in"]
     assert rows["images"]["images"]["kept"] == rows["embeddings"]["images"]["in"]
-    assert rows["embeddings"]["images"]["kept"] == rows["dataset"]["pairs"]["in"]
+    assert rows["embeddings"]["images"]["kept"] == rows["selection"]["pairs"]["in"]
+    assert rows["selection"]["pairs"]["kept"] == rows["dataset"]["pairs"]["kept"]
     assert rows["dataset"]["pairs"]["kept"] == rows["model"]["pairs"]["in"]
     assert rows["dataset"]["pairs"]["kept"] == rows["scores"]["pairs"]["in"]
     assert rows["scores"]["pairs"]["kept"] == rows["model"]["pairs"]["rejected"]["held_out"]
@@ -138,10 +139,11 @@ def copy(finished, tmp_path):
 def test_a_changed_threshold_redoes_the_selection_and_nothing_else(copy, commands):
     before = {stage: receipt_times(copy, stage) for stage in DATASET_STAGES}
     kept = read(copy, "dataset").num_rows
-    result = commands.run(BUILD, copy, "--set", "dataset.min_similarity=-1")
+    result = commands.run(BUILD, copy, "--set", "selection.steps=[]")
     assert result.returncode == 0, result.stderr
     after = {stage: receipt_times(copy, stage) for stage in DATASET_STAGES}
-    assert [stage for stage in DATASET_STAGES if before[stage] != after[stage]] == ["dataset"]
+    changed = [stage for stage in DATASET_STAGES if before[stage] != after[stage]]
+    assert changed == ["selection", "dataset"]
     assert read(copy, "dataset").num_rows == read(copy, "embeddings").num_rows > kept
 
 

@@ -74,7 +74,7 @@ def test_a_loss_that_is_not_a_number_stops_the_training(shards, tmp_path):
 
 def test_too_few_pairs_are_refused_with_what_to_do(tmp_path):
     write_dataset(list(pictures(1)), tmp_path / "00000.parquet")
-    with pytest.raises(ValueError, match="lower dataset.min_similarity"):
+    with pytest.raises(ValueError, match="let selection.steps keep more"):
         train([tmp_path / "00000.parquet"], settings(tmp_path), 0, Reports())
 
 

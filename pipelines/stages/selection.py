@@ -1,0 +1,56 @@
+"""Stage ``selection``: a verdict on every embedded pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.engines import in_process
+from pipelines.receipts import Outcome, Shard
+from pipelines.stages.base import Stage
+from pipelines.stages.queries import named_files
+from workers.selection_settings import SelectionSettings
+from workers.tally import Tally
+
+
+class Selection(Stage):
+    """One shard of work: the best share of all pairs, or a duplicate, is known of all alone."""
+
+    name = "selection"
+    reads = ("embeddings", "images", "pairs")
+
+    def check(self) -> None:
+        self.references()
+
+    def references(self) -> list[Path]:
+        """The files that steps compare with, such as an evaluation set's embeddings."""
+        return [
+            path
+            for number, step in enumerate(self.run.config.selection.steps)
+            for path in named_files(
+                getattr(step, "embeddings", ()), f"selection.steps.{number}.embeddings"
+            )
+        ]
+
+    def plan(self) -> list[Shard]:
+        names = [path.name for path in self.run.outputs("embeddings")]
+        files = [self.folder.parent / stage / name for name in names for stage in self.reads]
+        identity = self.run.config.selection.identity()
+        inputs = [*files, *self.references()]
+        return [self.shard("all", identity, inputs, [str(len(names))])] if names else []
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        return in_process(Select(self.run.config.selection), shards, self.folder)
+
+
+@dataclass(frozen=True)
+class Select:
+    settings: SelectionSettings
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from workers.selection import EmbeddedShard, select
+
+        paths = list(map(Path, shard.inputs))
+        files = [paths[3 * i : 3 * i + 3] for i in range(int(shard.values[0]))]
+        return select([EmbeddedShard(*three) for three in files], out, self.settings)
