@@ -76,18 +76,20 @@ class TopPerQuery(Filter):
 
     def fit(self, survivors: Survivors) -> None:
         """Find for each query the similarity that its best pairs are above."""
-        from workers.balance import QueryDraws
+        from workers.balance import Cap
+        from workers.query_draws import QueryDraws
 
-        limit = self.step.pairs + 1
-        best = QueryDraws.merge([], limit)
+        self.cap = Cap(self.step.pairs)
+        best = QueryDraws.merge([], self.cap.draws_needed)
         for rows in survivors(self.columns):
             _, queries, values = _by_query(rows)
-            best = QueryDraws.merge([best, QueryDraws.of_matches(queries, -values, limit)], limit)
-        self.cap = best.capped(self.step.pairs)
+            some = QueryDraws.of_matches(queries, -values, self.cap.draws_needed)
+            best = QueryDraws.merge([best, some], self.cap.draws_needed)
+        self.limits = self.cap.limits(best)
 
     def keeps(self, rows: pa.Table) -> Keep:
         row, queries, values = _by_query(rows)
-        kept = row[self.cap.keeps(queries, -values)]
+        kept = row[self.cap.keeps(self.limits, row, queries, -values)]
         return np.bincount(kept, minlength=len(rows)).astype(bool)
 
 

@@ -134,6 +134,21 @@ def test_labels_wanted_and_unwanted(tmp_path):
     assert kept_by(tmp_path, rows, {**step, "set": "other", "keep": ["photo"]}) == []
 
 
+def test_scores_of_attributes_and_heads_have_limits(tmp_path):
+    shard = make_shard(tmp_path, "s", [{}, {}, {}])
+    table = pq.read_table(shard.embeddings)
+    scores = pa.array([0.1, 0.5, 0.9], pa.float32())
+    write_table(table.append_column("score_watermark", scores), shard.embeddings)
+    step = {"filter": "score", "score": "watermark"}
+    cases = [({"max": 0.5}, "01"), ({"min": 0.5}, "12"), ({"min": 0.2, "max": 0.6}, "1")]
+    for limits, kept in cases:
+        reasons, _ = run_steps([shard], tmp_path, {**step, **limits})
+        assert [name[-1] for name, reason in reasons.items() if reason is None] == list(kept)
+        shard.verdicts[:] = 0
+    with pytest.raises(ValueError, match=r"no stage has the columns \['score_beauty'\]"):
+        run_steps([shard], tmp_path, {"filter": "score", "score": "beauty"})
+
+
 def test_one_pair_a_file_the_most_similar(tmp_path):
     rows = [
         {"sha256": "x", "similarity": 0.3},
