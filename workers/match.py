@@ -28,9 +28,10 @@ from workers.query_trie import (
     Int32s,
     Int64s,
     Trie,
-    count_words,
+    filter_pairs,
     find_queries,
     link_words,
+    node_entries,
     number_words,
 )
 
@@ -100,8 +101,8 @@ class Matcher:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays that it is made of."""
-        words, edges, nodes, query_ids = self._trie
-        arrays: list[npt.NDArray[Any]] = [*words, *edges, nodes, query_ids, *self._alphabet]
+        words, *others = self._trie
+        arrays: list[npt.NDArray[Any]] = [*words, *others, *self._alphabet]
         return sum(array.nbytes for array in arrays)
 
     def match(self, captions: Sequence[str] | pa.StringArray) -> Matches:
@@ -118,13 +119,11 @@ class Matcher:
 def _build(ids: Int32s, text: Bytes, offsets: Int64s) -> Trie:
     """The trie of queries that are UTF-8 rows."""
     alphabet = _alphabet(lowercase=False)
-    total = count_words(text, offsets, alphabet)
-    words, numbers, rows = number_words(text, offsets, alphabet, total)
-    edges, ends = link_words(numbers, rows, len(words.offsets) - 1)
-    counts = np.bincount(ends, minlength=len(words.offsets) - 1 + len(edges.keys))
-    nodes = np.append(0, np.cumsum(counts)).astype(np.int32) << 1
-    nodes[edges.keys >> 32] |= 1
-    return Trie(words, edges, nodes, ids[np.argsort(ends, kind="stable")])
+    room = 2 * np.count_nonzero(alphabet.codes[text] >= SPACE) + len(ids)
+    words, numbers, rows, distinct = number_words(text, offsets, alphabet, room)
+    edges, ends, last = link_words(numbers, rows, distinct)
+    nodes, by_node = node_entries(ends, ids, edges, last)
+    return Trie(words, edges, filter_pairs(edges, distinct), nodes, by_node)
 
 
 def _alphabet(*, lowercase: bool) -> Alphabet:

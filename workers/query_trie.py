@@ -2,12 +2,16 @@
 
 Text is UTF-8 in one buffer with the offsets of its rows, as Arrow holds it. A row is cut into
 words by the rule of ``workers.match`` without making the spaced text. Words and edges stand in
-hash tables: open addressing, linear probing, a power of two of slots, each slot half a hash and
-a number. What has the number is compared in full, so answers are exact.
+hash tables: open addressing, linear probing, a power of two of slots. A slot holds what is looked
+up itself: the key of an edge, and the letters of a word of up to 15 bytes as two integers; the
+letters of longer words are compared one by one. So answers are exact, and most need one line of
+cache.
 
 The tables are larger than a processor's near caches. So captions are worked on in blocks, and
-before a loop that branches on what it reads, ``_fetch_...`` reads the same places in a loop that
-does not: the processor then waits for many of them at a time, not for one after the other.
+before a loop that branches on what it reads, another one that does not reads the same places: the
+processor then waits for many of them at a time, not for one after the other. Most neighbours in a
+caption begin no query together; a filter of one bit a pair, small enough for a near cache, says so
+of most of those.
 
 Inside loops, functions get arrays and not tuples of them: Numba counts a reference, atomically,
 each time it takes an array out of a tuple, which would be most of the work.
@@ -32,21 +36,30 @@ Int = Any
 #: What a byte means to the rule where it is no letter of a word: ``Alphabet.codes``.
 SPACE, MARK, LEAD = 256, 257, 258
 
-#: No word of any query; no node.
-_NONE = -1
+#: The number of a word of no query, and the node of a run that begins none.
+NONE = 0
 
 #: Rows and bytes of text that are worked on at a time, unless one row is longer.
 _BLOCK_ROWS = 128
 _BLOCK_BYTES = 1 << 16
 
-# FNV-1a over the letters, then the finaliser of MurmurHash3, so that all bits are mixed.
+#: Bytes of the longest word whose key is its letters, after a one that says where they begin.
+_SHORT = 15
+#: The second half of the key of any longer word, whose first half is a hash; not of a short one.
+_LONG = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+# FNV-1a for long words; the finaliser of MurmurHash3, in part, for keys.
 _BASIS = np.uint64(0xCBF29CE484222325)
 _PRIME = np.uint64(0x100000001B3)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
-_UPPER = np.uint64(0xFFFFFFFF00000000)
 _LOWER = np.uint64(0x00000000FFFFFFFF)
+_BYTE = np.uint64(8)
 _HALF = np.uint64(32)
+_TOP_BYTE = np.uint64(56)
+_FREE = np.uint64(0)
 _ONE = np.uint64(1)
+_BITS = np.uint64(63)  # of the place in a word of the filter
+_WORD = np.uint64(38)  # the bits of a hash that say which word that is begin here
 
 
 class Alphabet(NamedTuple):
@@ -58,36 +71,31 @@ class Alphabet(NamedTuple):
 
 
 class Words(NamedTuple):
-    """The distinct words of the queries; a word is known by its number."""
+    """The distinct words of the queries; a word is known by its number, from 1 on."""
 
-    slots: UInt64s  # upper half of the hash, then number + 1; 0 is a free slot
-    offsets: Int32s  # [words + 1] into letters
-    letters: Bytes
-
-
-class Edges(NamedTuple):
-    """The edges of the trie. Edge e leads to the node words + e; node w < words is word w."""
-
-    slots: UInt64s  # upper half of the hash of the key, then e + 1; 0 is a free slot
-    keys: Int64s  # [edges] node << 32 | word
+    slots: UInt64s  # [slots, 4] key, its second half, number or 0, long word's begin << 32 | end
+    letters: Bytes  # of the long words
 
 
 class Trie(NamedTuple):
-    """Nodes are runs of words that begin a query."""
+    """Nodes are runs of words that begin a query; those of one word have its number."""
 
     words: Words
-    edges: Edges
-    nodes: Int32s  # [nodes + 1] where its queries begin in query_ids << 1 | whether it has edges
-    query_ids: Int32s
+    edges: Int64s  # [slots, 2] node << 32 | word, the node that they lead to or 0
+    pairs: UInt64s  # a bit set for every edge from a node of one word
+    nodes: Int64s  # [nodes + 1] see ``node_entries``
+    query_ids: Int32s  # of the nodes that end more than one query
 
 
 class Block(NamedTuple):
     """Scratch space for the words of some rows; a word that is none stands after each row."""
 
-    bounds: Int64s  # [room, 2] first byte, and the one after the last
-    hashes: UInt64s  # [room]
-    numbers: Int64s  # [room] of the word, or _NONE
-    seconds: Int64s  # [room] the node of the word and the next one, or _NONE
+    bounds: Int64s  # [room, 2] first byte, and the one after the last; 0, -1 of none
+    keys: UInt64s  # [room, 2] 0, 0 of none
+    numbers: Int64s  # [room] of the word
+    entries: Int64s  # [room] of the word's node
+    seconds: Int64s  # [room] the node of the word and the next one
+    chosen: Int64s  # [room] scratch
 
 
 @inlined
@@ -108,22 +116,45 @@ def _mixed(value: np.uint64) -> np.uint64:
     return value ^ value >> _HALF
 
 
+@inlined
+def _add_word(
+    bounds: Int64s,
+    keys: UInt64s,
+    words: Int,
+    text: Bytes,
+    start: Int,
+    end: Int,
+    folded: Bytes,
+    low: np.uint64,
+    high: np.uint64,
+) -> Int:
+    """Add a word, whose last letters are ``low`` and ``high``, to the first ``words``."""
+    if end - start > _SHORT:
+        low, high = _BASIS, _LONG
+        for at in range(start, end):
+            low = (low ^ np.uint64(folded[text[at]])) * _PRIME
+    bounds[words, 0], bounds[words, 1] = start, end
+    keys[words, 0], keys[words, 1] = low, high
+    return words + 1
+
+
 @compiled
 def _cut(
     text: Bytes,
     start: Int,
     end: Int,
     codes: npt.NDArray[np.uint16],
+    folded: Bytes,
     spaces: Int64s,
     bounds: Int64s,
-    hashes: UInt64s,
+    keys: UInt64s,
     words: Int,
 ) -> Int:
     """Add the words of a row to the first ``words`` of a block; answer how many those are then.
 
     Marks are words of their own, and so is the nothing between two separators.
     """
-    begin, at, value = start, start, _BASIS
+    begin, at, low, high = start, start, _ONE, _FREE
     while at < end:
         code, length = np.int64(codes[text[at]]), 1
         if code == LEAD:
@@ -131,20 +162,20 @@ def _cut(
             code = np.int64(SPACE if length else text[at])
             length = max(length, 1)
         if code < SPACE:
-            value = (value ^ np.uint64(code)) * _PRIME
+            high = high << _BYTE | low >> _TOP_BYTE
+            low = low << _BYTE | np.uint64(code)
             at += 1
             continue
-        bounds[words, 0], bounds[words, 1], hashes[words] = begin, at, _mixed(value)
-        words += 1
+        words = _add_word(bounds, keys, words, text, begin, at, folded, low, high)
         if code == MARK:
             bounds[words, 0], bounds[words, 1] = at, at + 1
-            hashes[words] = _mixed((_BASIS ^ np.uint64(text[at])) * _PRIME)
+            keys[words, 0], keys[words, 1] = _ONE << _BYTE | np.uint64(text[at]), _FREE
             words += 1
         at += length
-        begin, value = at, _BASIS
-    bounds[words, 0], bounds[words, 1], hashes[words] = begin, end, _mixed(value)
-    bounds[words + 1, 0], bounds[words + 1, 1], hashes[words + 1] = 0, _NONE, _BASIS
-    return words + 2
+        begin, low, high = at, _ONE, _FREE
+    words = _add_word(bounds, keys, words, text, begin, end, folded, low, high)
+    bounds[words, 0], bounds[words, 1], keys[words, 0], keys[words, 1] = 0, -1, _FREE, _FREE
+    return words + 1
 
 
 @compiled
@@ -152,12 +183,12 @@ def _cut_rows(
     text: Bytes, offsets: Int64s, first: Int, last: Int, alphabet: Alphabet, block: Block
 ) -> Int:
     """The words of some rows into a block; answer how many."""
-    codes, _, spaces = alphabet
-    bounds, hashes, _, _ = block
+    codes, folded, spaces = alphabet
+    bounds, keys, _, _, _, _ = block
     words = 0
     for row in range(first, last):
         start, end = offsets[row], offsets[row + 1]
-        words = _cut(text, start, end, codes, spaces, bounds, hashes, words)
+        words = _cut(text, start, end, codes, folded, spaces, bounds, keys, words)
     return words
 
 
@@ -180,30 +211,26 @@ def _new_block(text: Bytes, offsets: Int64s, alphabet: Alphabet) -> Block:
             words = 2
             for at in range(offsets[row], offsets[row + 1]):
                 words += 2 * (alphabet.codes[text[at]] >= SPACE)
-            room = max(room, words)
-    integers = np.empty((4, room), np.int64)
-    bounds, hashes = np.empty((room, 2), np.int64), np.empty(room, np.uint64)
-    return Block(bounds, hashes, integers[0], integers[1])
-
-
-@compiled
-def _slots_for(entries: Int) -> Int:
-    slots = 4
-    while slots < entries + entries // 2:
-        slots *= 2
-    return slots
+            room = max(room, words + 1)
+    integers = np.empty((4, room + 1), np.int64)
+    bounds, keys = np.empty((room, 2), np.int64), np.empty((room, 2), np.uint64)
+    return Block(bounds, keys, integers[0], integers[1], integers[2], integers[3])
 
 
 @inlined
-def _same(
-    text: Bytes, start: Int, end: Int, folded: Bytes, letters: Bytes, begin: Int, length: Int
-) -> bool:
-    if length != end - start:
+def _same(text: Bytes, start: Int, end: Int, folded: Bytes, letters: Bytes, where: Int) -> bool:
+    begin = where >> 32
+    if (where & 0xFFFFFFFF) - begin != end - start:
         return False
-    for n in range(length):  # noqa: SIM110
+    for n in range(end - start):  # noqa: SIM110
         if folded[text[start + n]] != letters[begin + n]:
             return False
     return True
+
+
+@inlined
+def _first_slot(slots: UInt64s, low: np.uint64, high: np.uint64) -> np.uint64:
+    return _mixed(low ^ high * _PRIME) & np.uint64(len(slots) - 1)
 
 
 @inlined
@@ -211,164 +238,192 @@ def _word_slot(
     text: Bytes,
     start: Int,
     end: Int,
-    value: np.uint64,
+    low: np.uint64,
+    high: np.uint64,
     folded: Bytes,
     slots: UInt64s,
-    offsets: Int32s,
     letters: Bytes,
-) -> Int:
-    """The slot that holds a word with the hash ``value``, or the free one where it would stand."""
-    mask = np.uint64(len(slots) - 1)
-    slot = value & mask
-    while slots[slot] != 0:
-        if (slots[slot] ^ value) & _UPPER == 0:
-            word = slots[slot] & _LOWER
-            begin = np.int64(offsets[word - _ONE])
-            if _same(text, start, end, folded, letters, begin, offsets[word] - begin):
-                break
-        slot = (slot + _ONE) & mask
-    return np.int64(slot)
+) -> np.uint64:
+    """The slot that holds a word, or the free one where it would stand."""
+    slot = _first_slot(slots, low, high)
+    while slots[slot, 2] != _FREE:
+        if (slots[slot, 0] == low and slots[slot, 1] == high) and (
+            high != _LONG or _same(text, start, end, folded, letters, np.int64(slots[slot, 3]))
+        ):
+            break
+        slot = (slot + _ONE) & np.uint64(len(slots) - 1)
+    return slot
 
 
 @inlined
-def _edge_slot(slots: UInt64s, keys: Int64s, key: Int) -> Int:
+def _edge_slot(slots: Int64s, key: Int) -> np.uint64:
     """The slot that holds an edge, or the free one where it would stand."""
-    mask, value = np.uint64(len(slots) - 1), _mixed(np.uint64(key))
-    slot = value & mask
-    while slots[slot] != 0:
-        if (slots[slot] ^ value) & _UPPER == 0 and keys[(slots[slot] & _LOWER) - _ONE] == key:
-            break
-        slot = (slot + _ONE) & mask
-    return np.int64(slot)
+    slot = _mixed(np.uint64(key)) & np.uint64(len(slots) - 1)
+    while slots[slot, 1] != NONE and slots[slot, 0] != key:
+        slot = (slot + _ONE) & np.uint64(len(slots) - 1)
+    return slot
+
+
+@inlined
+def _room_for_one(slots: int, entries: Int) -> bool:
+    return 3 * (entries + 1) <= 2 * slots
 
 
 @compiled
-def _fitted(hashes: UInt64s, entries: Int) -> UInt64s:
-    """The table of the first ``entries`` hashes, with no more slots than it needs."""
-    fitted = np.zeros(_slots_for(entries), np.uint64)
-    mask = np.uint64(len(fitted) - 1)
-    for number in range(entries):
-        slot = hashes[number] & mask
-        while fitted[slot] != 0:
-            slot = (slot + _ONE) & mask
-        fitted[slot] = hashes[number] & _UPPER | np.uint64(number + 1)
-    return fitted
+def _more_words(slots: UInt64s) -> UInt64s:
+    """The table with twice the slots."""
+    more = np.zeros((2 * len(slots), 4), np.uint64)
+    for old in range(len(slots)):
+        if slots[old, 2] != _FREE:
+            slot = _first_slot(more, slots[old, 0], slots[old, 1])
+            while more[slot, 2] != _FREE:
+                slot = (slot + _ONE) & np.uint64(len(more) - 1)
+            for n in range(4):
+                more[slot, n] = slots[old, n]
+    return more
 
 
 @compiled
-def count_words(text: Bytes, offsets: Int64s, alphabet: Alphabet) -> Int:
-    """The words of all rows together, repeated ones counted."""
-    block, total = _new_block(text, offsets, alphabet), 0
-    for row in range(len(offsets) - 1):
-        total += _cut_rows(text, offsets, row, row + 1, alphabet, block) - 1
-    return total
+def _more_edges(slots: Int64s) -> Int64s:
+    """The table with twice the slots."""
+    more = np.zeros((2 * len(slots), 2), np.int64)
+    for old in range(len(slots)):
+        if slots[old, 1] != NONE:
+            slot = _edge_slot(more, slots[old, 0])
+            more[slot, 0], more[slot, 1] = slots[old, 0], slots[old, 1]
+    return more
 
 
 @compiled
 def number_words(
-    text: Bytes, offsets: Int64s, alphabet: Alphabet, total: Int
-) -> tuple[Words, Int32s, Int64s]:
-    """Number the distinct words of rows that hold ``total``.
+    text: Bytes, offsets: Int64s, alphabet: Alphabet, room: Int
+) -> tuple[Words, Int32s, Int64s, Int]:
+    """Number the distinct words of rows that hold at most ``room``.
 
-    Also answers the rows as numbers, [total], and where each row ends among these, [rows + 1].
+    Also answers the rows as numbers, where each row ends among these, [rows + 1], and how many
+    words are distinct.
     """
     block = _new_block(text, offsets, alphabet)
-    slots, hashes = np.zeros(_slots_for(total), np.uint64), np.empty(total, np.uint64)
-    starts, letters = np.zeros(total + 1, np.int32), np.empty(len(text), np.uint8)
-    numbers, ends = np.empty(total, np.int32), np.zeros(len(offsets), np.int64)
-    known, size, folded = 0, 0, alphabet.letters
+    slots, letters = np.zeros((4, 4), np.uint64), np.empty(len(text), np.uint8)
+    numbers, ends = np.empty(room, np.int32), np.zeros(len(offsets), np.int64)
+    known, size, used, folded = 0, 0, 0, alphabet.letters
     for row in range(len(offsets) - 1):
         for n in range(_cut_rows(text, offsets, row, row + 1, alphabet, block) - 1):
-            start, end, value = block.bounds[n, 0], block.bounds[n, 1], block.hashes[n]
-            slot = _word_slot(text, start, end, value, folded, slots, starts, letters)
-            if slots[slot] == 0:
-                hashes[known], to = value, starts[known]
+            start, end = block.bounds[n, 0], block.bounds[n, 1]
+            low, high = block.keys[n, 0], block.keys[n, 1]
+            if not _room_for_one(len(slots), known):
+                slots = _more_words(slots)
+            slot = _word_slot(text, start, end, low, high, folded, slots, letters)
+            if slots[slot, 2] == _FREE:
                 known += 1
-                slots[slot], starts[known] = value & _UPPER | np.uint64(known), to + end - start
-                for at in range(start, end):
-                    letters[to + at - start] = text[at]
-            numbers[size] = np.int64(slots[slot] & _LOWER) - 1
+                slots[slot, 0], slots[slot, 1] = low, high
+                slots[slot, 2] = np.uint64(known)
+                if high == _LONG:
+                    slots[slot, 3] = np.uint64(used << 32 | (used + end - start))
+                    for at in range(start, end):
+                        letters[used] = text[at]
+                        used += 1
+            numbers[size] = np.int64(slots[slot, 2])
             size += 1
         ends[row + 1] = size
-    fitted = _fitted(hashes, known)
-    words = Words(fitted, starts[: known + 1].copy(), letters[: starts[known]].copy())
-    return words, numbers, ends
+    return Words(slots, letters[:used].copy()), numbers, ends, known
 
 
 @compiled
-def link_words(numbers: Int32s, offsets: Int64s, words: Int) -> tuple[Edges, Int64s]:
-    """The edges of the trie of rows of words, and the node where each row ends."""
-    slots = np.zeros(_slots_for(len(numbers)), np.uint64)
-    keys, hashes = np.empty(len(numbers), np.int64), np.empty(len(numbers), np.uint64)
-    ends, known = np.empty(len(offsets) - 1, np.int64), 0
+def link_words(numbers: Int32s, offsets: Int64s, words: Int) -> tuple[Int64s, Int64s, Int]:
+    """The edges of the trie of rows of words, the node where each row ends, and the last node."""
+    slots, ends, last = np.zeros((4, 2), np.int64), np.empty(len(offsets) - 1, np.int64), words
     for row in range(len(ends)):
         node = np.int64(numbers[offsets[row]])
         for at in range(offsets[row] + 1, offsets[row + 1]):
+            if not _room_for_one(len(slots), last - words):
+                slots = _more_edges(slots)
             key = node << 32 | np.int64(numbers[at])
-            slot = _edge_slot(slots, keys, key)
-            if slots[slot] == 0:
-                keys[known], hashes[known] = key, _mixed(np.uint64(key))
-                slots[slot] = hashes[known] & _UPPER | np.uint64(known + 1)
-                known += 1
-            node = words - 1 + np.int64(slots[slot] & _LOWER)
+            slot = _edge_slot(slots, key)
+            if slots[slot, 1] == NONE:
+                last += 1
+                slots[slot, 0], slots[slot, 1] = key, last
+            node = slots[slot, 1]
         ends[row] = node
-    return Edges(_fitted(hashes, known), keys[:known].copy()), ends
+    return slots, ends, last
 
 
 @inlined
-def _child(slots: UInt64s, keys: Int64s, nodes: Int32s, words: Int, node: Int, word: Int) -> Int:
-    """The node of a run one word longer, or _NONE."""
-    if word == _NONE or nodes[node] & 1 == 0:
-        return _NONE
-    edge = slots[_edge_slot(slots, keys, node << 32 | word)] & _LOWER
-    return words - 1 + np.int64(edge) if edge else _NONE
+def _pair_word(pairs: UInt64s, value: np.uint64) -> np.uint64:
+    return value >> _WORD & np.uint64(len(pairs) - 1)
+
+
+@inlined
+def _pair_bit(value: np.uint64) -> np.uint64:
+    return value >> _HALF & _BITS
 
 
 @compiled
-def _fetch_words(block: Block, count: Int, words: Words) -> Int:
-    _, hashes, _, scratch = block
-    slots, offsets, letters = words
-    mask, fetched = np.uint64(len(slots) - 1), np.int64(0)
-    for n in range(count):
-        scratch[n] = np.int64(slots[hashes[n] & mask] & _LOWER)
-    for n in range(count):
-        scratch[n] = offsets[scratch[n]]
-    for n in range(count):
-        fetched += letters[scratch[n] - 1]
-    return fetched
+def filter_pairs(edges: Int64s, words: Int) -> UInt64s:
+    """The filter of the edges from nodes of one word: eight bits an edge or more."""
+    size, count = 1, 0
+    for slot in range(len(edges)):
+        count += edges[slot, 1] != NONE and edges[slot, 0] >> 32 <= words
+    while size * 8 < count:
+        size *= 2
+    pairs = np.zeros(size, np.uint64)
+    for slot in range(len(edges)):
+        if edges[slot, 1] != NONE and edges[slot, 0] >> 32 <= words:
+            value = _mixed(np.uint64(edges[slot, 0]))
+            pairs[_pair_word(pairs, value)] |= _ONE << _pair_bit(value)
+    return pairs
+
+
+def node_entries(ends: Int64s, ids: Int32s, edges: Int64s, last: int) -> tuple[Int64s, Int32s]:
+    """What a node says of its queries and edges, and the ids of queries by node.
+
+    The upper half is the id of the node's query, or where its ids begin if it has more than one;
+    then come how many, and in the lowest bit whether edges leave it.
+    """
+    counts = np.bincount(ends, minlength=last + 1)
+    begins, by_node = np.cumsum(counts) - counts, ids[np.argsort(ends, kind="stable")]
+    upper = begins.copy()
+    upper[counts == 1] = by_node[begins[counts == 1]]
+    nodes = upper << 32 | counts << 1
+    nodes[edges[edges[:, 1] != NONE, 0] >> 32] |= 1
+    return nodes, by_node
 
 
 @compiled
-def _fetch_edges(block: Block, count: Int, trie: Trie) -> Int:
-    _, _, numbers, scratch = block
-    _, (slots, _), nodes, query_ids = trie
-    mask, fetched = np.uint64(len(slots) - 1), np.int64(0)
-    for n in range(count - 1):
-        key = np.uint64(numbers[n] << 32 | numbers[n + 1])
-        fetched += np.int64(slots[_mixed(key) & mask] & _ONE)
+def _look_up_words(text: Bytes, block: Block, count: Int, folded: Bytes, words: Words) -> Int:
+    """Write the words' numbers. The answer says nothing; it keeps the fetching."""
+    bounds, keys, numbers, _, _, _ = block
+    slots, letters = words
+    fetched = _FREE
     for n in range(count):
-        scratch[n] = nodes[max(numbers[n], 0)] >> 1
+        fetched ^= slots[_first_slot(slots, keys[n, 0], keys[n, 1]), 0]
     for n in range(count):
-        fetched += query_ids[min(scratch[n], len(query_ids) - 1)]
-    return fetched
+        start, end, low, high = bounds[n, 0], bounds[n, 1], keys[n, 0], keys[n, 1]
+        slot = _word_slot(text, start, end, low, high, folded, slots, letters)
+        numbers[n] = np.int64(slots[slot, 2])
+    return np.int64(fetched)
 
 
 @compiled
-def _look_up(text: Bytes, block: Block, count: Int, alphabet: Alphabet, trie: Trie) -> Int:
-    """Write the words' numbers and seconds. The answer says nothing; it keeps the fetching."""
-    bounds, hashes, numbers, seconds = block
-    (slots, offsets, letters), (edge_slots, keys), nodes, _ = trie
-    folded, words = alphabet.letters, len(offsets) - 1
-    fetched = _fetch_words(block, count, trie.words)
+def _look_up_pairs(
+    block: Block, count: Int, edges: Int64s, pairs: UInt64s, nodes: Int64s
+) -> Int:
+    """Write the words' entries and seconds. The answer says nothing; it keeps the fetching."""
+    _, _, numbers, entries, seconds, chosen = block
+    some, fetched = 0, 0
+    numbers[count] = NONE
     for n in range(count):
-        start, end = bounds[n, 0], bounds[n, 1]
-        slot = _word_slot(text, start, end, hashes[n], folded, slots, offsets, letters)
-        numbers[n] = np.int64(slots[slot] & _LOWER) - 1
-    fetched += _fetch_edges(block, count, trie)
-    seconds[count - 1] = _NONE
-    for n in range(count - 1):
-        node, word = numbers[n], numbers[n + 1]
-        seconds[n] = _child(edge_slots, keys, nodes, words, node, word) if node >= 0 else _NONE
+        value = _mixed(np.uint64(numbers[n] << 32 | numbers[n + 1]))
+        seconds[n], chosen[some] = NONE, n
+        some += np.int64(pairs[_pair_word(pairs, value)] >> _pair_bit(value) & _ONE)
+    for n in range(count):
+        entries[n] = nodes[np.uint64(numbers[n])]
+    for n in range(some):
+        value = _mixed(np.uint64(numbers[chosen[n]] << 32 | numbers[chosen[n] + 1]))
+        fetched ^= edges[value & np.uint64(len(edges) - 1), 0]
+    for n in range(some):
+        key = numbers[chosen[n]] << 32 | numbers[chosen[n] + 1]
+        seconds[chosen[n]] = edges[_edge_slot(edges, key), 1]
     return fetched
 
 
@@ -406,14 +461,16 @@ def _sort_distinct(ids: Int32s, begin: Int, end: Int) -> Int:
 
 
 @inlined
-def _add(ids: Int32s, size: Int, nodes: Int32s, query_ids: Int32s, node: Int) -> tuple[Int32s, Int]:
-    """Add the queries of a node to the first ``size`` of ``ids``."""
-    first, last = nodes[node] >> 1, nodes[node + 1] >> 1
-    if first != last:
-        ids = _room_for(ids, size, last - first)
-        for at in range(first, last):
-            ids[size] = query_ids[at]
-            size += 1
+def _add(ids: Int32s, size: Int, query_ids: Int32s, entry: Int) -> tuple[Int32s, Int]:
+    """Add the queries of a node to the first ``size`` of ``ids``, which have room for one."""
+    count, first = (entry & 0xFFFFFFFF) >> 1, entry >> 32
+    if count <= 1:
+        ids[size] = first
+        return ids, size + count
+    ids = _room_for(ids, size, count + 1)
+    for at in range(first, first + count):
+        ids[size] = query_ids[at]
+        size += 1
     return ids, size
 
 
@@ -422,19 +479,20 @@ def _walk_rows(
     block: Block, trie: Trie, first: Int, last: Int, ends: Int64s, ids: Int32s
 ) -> Int32s:
     """Add the queries of some rows to ``ids``, and to ``ends`` where they end there."""
-    bounds, _, numbers, seconds = block
-    words, (slots, keys), nodes, query_ids = trie
-    base, size, start = len(words.offsets) - 1, ends[first], 0
+    bounds, _, numbers, entries, seconds, _ = block
+    _, edges, _, nodes, query_ids = trie
+    size, start = ends[first], 0
     for row in range(first, last):
-        while bounds[start, 1] != _NONE:
-            node = numbers[start]
-            if node != _NONE:
-                ids, size = _add(ids, size, nodes, query_ids, node)
-                node, after = seconds[start], start + 2
-                while node != _NONE:
-                    ids, size = _add(ids, size, nodes, query_ids, node)
-                    node = _child(slots, keys, nodes, base, node, numbers[after])
-                    after += 1
+        while bounds[start, 1] != -1:
+            ids = _room_for(ids, size, 2)
+            ids, size = _add(ids, size, query_ids, entries[start])
+            node, after = seconds[start], start + 2
+            while node != NONE:
+                entry, key = nodes[node], node << 32 | numbers[after]
+                ids = _room_for(ids, size, 2)
+                ids, size = _add(ids, size, query_ids, entry)
+                node = edges[_edge_slot(edges, key), 1] if entry & 1 else NONE
+                after += 1
             start += 1
         size = _sort_distinct(ids, ends[row], size)
         ends[row + 1], start = size, start + 1
@@ -451,10 +509,12 @@ def find_queries(
     """
     block, rows, row, fetched = _new_block(text, offsets, alphabet), len(offsets) - 1, 0, 0
     ends, ids = np.zeros(rows + 1, np.int64), np.empty(8 * rows, np.int32)
+    words, edges, pairs, nodes, _ = trie
     while row < rows:
         last = _block_end(offsets, row)
         count = _cut_rows(text, offsets, row, last, alphabet, block)
-        fetched += _look_up(text, block, count, alphabet, trie)
+        fetched ^= _look_up_words(text, block, count, alphabet.letters, words)
+        fetched ^= _look_up_pairs(block, count, edges, pairs, nodes)
         ids = _walk_rows(block, trie, row, last, ends, ids)
         row = last
     return ends, ids[: ends[rows]].copy(), fetched
