@@ -39,6 +39,9 @@ SPACE, MARK, LEAD = 256, 257, 258
 #: The number of a word of no query, and the node of a run that begins none.
 NONE = 0
 
+#: Not an id
+_NO_ID = 1 << 40
+
 #: Rows and bytes of text that are worked on at a time, unless one row is longer.
 _BLOCK_ROWS = 128
 _BLOCK_BYTES = 1 << 16
@@ -428,18 +431,46 @@ def _look_up_pairs(
 
 
 @compiled
-def _room_for(ids: Int32s, size: Int, more: Int) -> Int32s:
-    """``ids``, or a longer copy of its first ``size`` where ``more`` would not fit."""
-    if size + more <= len(ids):
-        return ids
-    longer = np.empty(2 * (size + more), np.int32)
-    for n in range(size):  # a slice would double the time to compile
-        longer[n] = ids[n]
-    return longer
+def _sort_distinct(ids: Int32s, begin: Int, end: Int) -> Int:
+    """Sort a part of ``ids`` and drop what repeats; answer where it now ends."""
+    top = 1
+    while 2 * top < end - begin:
+        top *= 2
+    run = top
+    while run:
+        step, until, odd = run, top, 0
+        while True:
+            for at in range(begin, end - step):
+                if (at - begin) & run == odd:
+                    one, other = ids[at], ids[at + step]
+                    ids[at], ids[at + step] = min(one, other), max(one, other)
+            if until == run:
+                break
+            step, until, odd = until - run, until // 2, run
+        run //= 2
+    kept = begin
+    for n in range(begin, end):
+        ids[kept] = ids[n]
+        kept += n + 1 == end or ids[n] != ids[n + 1]
+    return kept
+
+
+@inlined
+def _add(ids: Int32s, size: Int, query_ids: Int32s, entry: Int) -> Int:
+    """Add the queries of a node to the first ``size`` of ``ids``, those alone that fit."""
+    count, first = (entry & 0xFFFFFFFF) >> 1, entry >> 32
+    if count <= 1:
+        if size < len(ids):
+            ids[size] = first
+        return size + count
+    if size + count <= len(ids):
+        for at in range(count):
+            ids[size + at] = query_ids[first + at]
+    return size + count
 
 
 @compiled
-def _sort_distinct(ids: Int32s, begin: Int, end: Int) -> Int:
+def _sort_many(ids: Int32s, begin: Int, end: Int) -> Int:
     """Sort a part of ``ids`` and drop what repeats; answer where it now ends."""
     gap = 1
     while gap < (end - begin) // 9:
@@ -461,17 +492,31 @@ def _sort_distinct(ids: Int32s, begin: Int, end: Int) -> Int:
 
 
 @inlined
-def _add(ids: Int32s, size: Int, query_ids: Int32s, entry: Int) -> tuple[Int32s, Int]:
-    """Add the queries of a node to the first ``size`` of ``ids``, which have room for one."""
-    count, first = (entry & 0xFFFFFFFF) >> 1, entry >> 32
-    if count <= 1:
-        ids[size] = first
-        return ids, size + count
-    ids = _room_for(ids, size, count + 1)
-    for at in range(first, first + count):
-        ids[size] = query_ids[at]
-        size += 1
-    return ids, size
+def _walk_row(
+    start: Int,
+    end: Int,
+    numbers: Int64s,
+    entries: Int64s,
+    seconds: Int64s,
+    edges: Int64s,
+    nodes: Int64s,
+    query_ids: Int32s,
+    ids: Int32s,
+    size: Int,
+) -> Int:
+    """Add the queries of a row to the first ``size`` of ``ids``; answer how many those are then.
+
+    Those that do not fit are counted alone.
+    """
+    for n in range(start, end):
+        size = _add(ids, size, query_ids, entries[n])
+        node, after = seconds[n], n + 2
+        while node != NONE:
+            entry, key = nodes[node], node << 32 | numbers[after]
+            size = _add(ids, size, query_ids, entry)
+            node = edges[_edge_slot(edges, key), 1] if entry & 1 else NONE
+            after += 1
+    return size
 
 
 @compiled
@@ -479,23 +524,26 @@ def _walk_rows(
     block: Block, trie: Trie, first: Int, last: Int, ends: Int64s, ids: Int32s
 ) -> Int32s:
     """Add the queries of some rows to ``ids``, and to ``ends`` where they end there."""
-    bounds, _, numbers, entries, seconds, _ = block
+    bounds, _, numbers, entries, seconds, scratch = block
     _, edges, _, nodes, query_ids = trie
-    size, start = ends[first], 0
+    end = 0
     for row in range(first, last):
-        while bounds[start, 1] != -1:
-            ids = _room_for(ids, size, 2)
-            ids, size = _add(ids, size, query_ids, entries[start])
-            node, after = seconds[start], start + 2
-            while node != NONE:
-                entry, key = nodes[node], node << 32 | numbers[after]
-                ids = _room_for(ids, size, 2)
-                ids, size = _add(ids, size, query_ids, entry)
-                node = edges[_edge_slot(edges, key), 1] if entry & 1 else NONE
-                after += 1
-            start += 1
-        size = _sort_distinct(ids, ends[row], size)
-        ends[row + 1], start = size, start + 1
+        start, size = end, ends[row]
+        while bounds[end, 1] != -1:
+            end += 1
+        full = _walk_row(
+            start, end, numbers, entries, seconds, edges, nodes, query_ids, ids, size
+        )
+        if full > len(ids):
+            longer = np.empty(2 * full, np.int32)
+            for n in range(size):  # a slice would double the time to compile
+                longer[n] = ids[n]
+            ids = longer
+            full = _walk_row(
+                start, end, numbers, entries, seconds, edges, nodes, query_ids, ids, size
+            )
+        ends[row + 1] = _sort_distinct(ids, size, full)
+        end += 1
     return ids
 
 
