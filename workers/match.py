@@ -101,8 +101,8 @@ class Matcher:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays that it is made of."""
-        words, *others = self._trie
-        arrays: list[npt.NDArray[Any]] = [*words, *others, *self._alphabet]
+        words, edges, pairs, nodes, query_ids = self._trie
+        arrays: list[npt.NDArray[Any]] = [*words, edges, pairs, nodes, query_ids, *self._alphabet]
         return sum(array.nbytes for array in arrays)
 
     def match(self, captions: Sequence[str] | pa.StringArray) -> Matches:

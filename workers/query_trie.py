@@ -14,7 +14,8 @@ caption begin no query together; a filter of one bit a pair, small enough for a 
 of most of those.
 
 Inside loops, functions get arrays and not tuples of them: Numba counts a reference, atomically,
-each time it takes an array out of a tuple, which would be most of the work.
+each time it takes an array out of a tuple, which would be most of the work. Counts that functions
+get begin as ``_ZERO``: for a literal 0 Numba would compile the functions once more.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ Bytes = npt.NDArray[np.uint8]
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
+Halves = tuple[np.uint64, np.uint64]
 #: int to Python, int64 once compiled; NumPy's types make of the two what no annotation fits.
 Int = Any
 
@@ -39,8 +41,7 @@ SPACE, MARK, LEAD = 256, 257, 258
 #: The number of a word of no query, and the node of a run that begins none.
 NONE = 0
 
-#: Not an id
-_NO_ID = 1 << 40
+_ZERO = np.int64(0)
 
 #: Rows and bytes of text that are worked on at a time, unless one row is longer.
 _BLOCK_ROWS = 128
@@ -55,11 +56,10 @@ _LONG = np.uint64(0xFFFFFFFFFFFFFFFF)
 _BASIS = np.uint64(0xCBF29CE484222325)
 _PRIME = np.uint64(0x100000001B3)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
-_LOWER = np.uint64(0x00000000FFFFFFFF)
 _BYTE = np.uint64(8)
 _HALF = np.uint64(32)
 _TOP_BYTE = np.uint64(56)
-_FREE = np.uint64(0)
+_NIL = np.uint64(0)
 _ONE = np.uint64(1)
 _BITS = np.uint64(63)  # of the place in a word of the filter
 _WORD = np.uint64(38)  # the bits of a hash that say which word that is begin here
@@ -76,7 +76,7 @@ class Alphabet(NamedTuple):
 class Words(NamedTuple):
     """The distinct words of the queries; a word is known by its number, from 1 on."""
 
-    slots: UInt64s  # [slots, 4] key, its second half, number or 0, long word's begin << 32 | end
+    slots: UInt64s  # [slots, 4] number or 0, the key's halves, a long word's begin << 32 | end
     letters: Bytes  # of the long words
 
 
@@ -84,21 +84,20 @@ class Trie(NamedTuple):
     """Nodes are runs of words that begin a query; those of one word have its number."""
 
     words: Words
-    edges: Int64s  # [slots, 2] node << 32 | word, the node that they lead to or 0
-    pairs: UInt64s  # a bit set for every edge from a node of one word
+    edges: UInt64s  # [slots, 2] the node that it leads to or 0, node << 32 | word
+    pairs: UInt64s  # the filter: a bit set for every edge from a node of one word
     nodes: Int64s  # [nodes + 1] see ``node_entries``
-    query_ids: Int32s  # of the nodes that end more than one query
+    query_ids: Int32s  # by node
 
 
 class Block(NamedTuple):
-    """Scratch space for the words of some rows; a word that is none stands after each row."""
+    """Scratch space for the words of some rows; one that is none, all 0, stands after each row."""
 
-    bounds: Int64s  # [room, 2] first byte, and the one after the last; 0, -1 of none
-    keys: UInt64s  # [room, 2] 0, 0 of none
+    words: UInt64s  # [room, 4] the key's halves, the first byte, the one after the last
     numbers: Int64s  # [room] of the word
     entries: Int64s  # [room] of the word's node
     seconds: Int64s  # [room] the node of the word and the next one
-    chosen: Int64s  # [room] scratch
+    chosen: Int64s  # [room] the words that may begin such a node
 
 
 @inlined
@@ -121,43 +120,27 @@ def _mixed(value: np.uint64) -> np.uint64:
 
 @inlined
 def _add_word(
-    bounds: Int64s,
-    keys: UInt64s,
-    words: Int,
-    text: Bytes,
-    start: Int,
-    end: Int,
-    folded: Bytes,
-    low: np.uint64,
-    high: np.uint64,
+    words: UInt64s, size: Int, text: Bytes, start: Int, end: Int, folded: Bytes, key: Halves
 ) -> Int:
-    """Add a word, whose last letters are ``low`` and ``high``, to the first ``words``."""
+    """Add a word, whose last letters are ``key``, to the first ``size``."""
+    low, high = key
     if end - start > _SHORT:
         low, high = _BASIS, _LONG
         for at in range(start, end):
             low = (low ^ np.uint64(folded[text[at]])) * _PRIME
-    bounds[words, 0], bounds[words, 1] = start, end
-    keys[words, 0], keys[words, 1] = low, high
-    return words + 1
+    words[size, 0], words[size, 1] = low, high
+    words[size, 2], words[size, 3] = np.uint64(start), np.uint64(end)
+    return size + 1
 
 
 @compiled
-def _cut(
-    text: Bytes,
-    start: Int,
-    end: Int,
-    codes: npt.NDArray[np.uint16],
-    folded: Bytes,
-    spaces: Int64s,
-    bounds: Int64s,
-    keys: UInt64s,
-    words: Int,
-) -> Int:
-    """Add the words of a row to the first ``words`` of a block; answer how many those are then.
+def _cut(text: Bytes, start: Int, end: Int, alphabet: Alphabet, words: UInt64s, size: Int) -> Int:
+    """Add the words of a row to the first ``size``; answer how many those are then.
 
     Marks are words of their own, and so is the nothing between two separators.
     """
-    begin, at, low, high = start, start, _ONE, _FREE
+    codes, folded, spaces = alphabet
+    begin, at, low, high = start, start, _ONE, _NIL
     while at < end:
         code, length = np.int64(codes[text[at]]), 1
         if code == LEAD:
@@ -169,30 +152,15 @@ def _cut(
             low = low << _BYTE | np.uint64(code)
             at += 1
             continue
-        words = _add_word(bounds, keys, words, text, begin, at, folded, low, high)
+        size = _add_word(words, size, text, begin, at, folded, (low, high))
         if code == MARK:
-            bounds[words, 0], bounds[words, 1] = at, at + 1
-            keys[words, 0], keys[words, 1] = _ONE << _BYTE | np.uint64(text[at]), _FREE
-            words += 1
+            key = _ONE << _BYTE | np.uint64(text[at]), _NIL
+            size = _add_word(words, size, text, at, at + 1, folded, key)
         at += length
-        begin, low, high = at, _ONE, _FREE
-    words = _add_word(bounds, keys, words, text, begin, end, folded, low, high)
-    bounds[words, 0], bounds[words, 1], keys[words, 0], keys[words, 1] = 0, -1, _FREE, _FREE
-    return words + 1
-
-
-@compiled
-def _cut_rows(
-    text: Bytes, offsets: Int64s, first: Int, last: Int, alphabet: Alphabet, block: Block
-) -> Int:
-    """The words of some rows into a block; answer how many."""
-    codes, folded, spaces = alphabet
-    bounds, keys, _, _, _, _ = block
-    words = 0
-    for row in range(first, last):
-        start, end = offsets[row], offsets[row + 1]
-        words = _cut(text, start, end, codes, folded, spaces, bounds, keys, words)
-    return words
+        begin, low, high = at, _ONE, _NIL
+    size = _add_word(words, size, text, begin, end, folded, (low, high))
+    words[size, 0], words[size, 1], words[size, 2], words[size, 3] = _NIL, _NIL, _NIL, _NIL
+    return size + 1
 
 
 @compiled
@@ -211,13 +179,18 @@ def _new_block(text: Bytes, offsets: Int64s, alphabet: Alphabet) -> Block:
     room = 2 * (_BLOCK_BYTES + _BLOCK_ROWS)
     for row in range(len(offsets) - 1):
         if offsets[row + 1] - offsets[row] > _BLOCK_BYTES:
-            words = 2
+            needed = 2
             for at in range(offsets[row], offsets[row + 1]):
-                words += 2 * (alphabet.codes[text[at]] >= SPACE)
-            room = max(room, words + 1)
-    integers = np.empty((4, room + 1), np.int64)
-    bounds, keys = np.empty((room, 2), np.int64), np.empty((room, 2), np.uint64)
-    return Block(bounds, keys, integers[0], integers[1], integers[2], integers[3])
+                needed += 2 * (alphabet.codes[text[at]] >= SPACE)
+            room = max(room, needed + 1)
+    integers = np.empty((4, room), np.int64)
+    words = np.empty((room, 4), np.uint64)
+    return Block(words, integers[0], integers[1], integers[2], integers[3])
+
+
+@inlined
+def _first_slot(slots: UInt64s, low: np.uint64, high: np.uint64) -> np.uint64:
+    return _mixed(low ^ high * _PRIME) & np.uint64(len(slots) - 1)
 
 
 @inlined
@@ -232,25 +205,14 @@ def _same(text: Bytes, start: Int, end: Int, folded: Bytes, letters: Bytes, wher
 
 
 @inlined
-def _first_slot(slots: UInt64s, low: np.uint64, high: np.uint64) -> np.uint64:
-    return _mixed(low ^ high * _PRIME) & np.uint64(len(slots) - 1)
-
-
-@inlined
 def _word_slot(
-    text: Bytes,
-    start: Int,
-    end: Int,
-    low: np.uint64,
-    high: np.uint64,
-    folded: Bytes,
-    slots: UInt64s,
-    letters: Bytes,
+    text: Bytes, words: UInt64s, n: Int, folded: Bytes, slots: UInt64s, letters: Bytes
 ) -> np.uint64:
-    """The slot that holds a word, or the free one where it would stand."""
+    """The slot that holds the n-th of some words, or the free one where it would stand."""
+    low, high, start, end = words[n, 0], words[n, 1], np.int64(words[n, 2]), np.int64(words[n, 3])
     slot = _first_slot(slots, low, high)
-    while slots[slot, 2] != _FREE:
-        if (slots[slot, 0] == low and slots[slot, 1] == high) and (
+    while slots[slot, 0] != _NIL:
+        if (slots[slot, 1] == low and slots[slot, 2] == high) and (
             high != _LONG or _same(text, start, end, folded, letters, np.int64(slots[slot, 3]))
         ):
             break
@@ -259,42 +221,34 @@ def _word_slot(
 
 
 @inlined
-def _edge_slot(slots: Int64s, key: Int) -> np.uint64:
+def _edge_key(node: Int, word: Int) -> np.uint64:
+    return np.uint64(node << 32 | word)
+
+
+@inlined
+def _edge_slot(slots: UInt64s, key: np.uint64) -> np.uint64:
     """The slot that holds an edge, or the free one where it would stand."""
-    slot = _mixed(np.uint64(key)) & np.uint64(len(slots) - 1)
-    while slots[slot, 1] != NONE and slots[slot, 0] != key:
+    slot = _first_slot(slots, key, _NIL)
+    while slots[slot, 0] != _NIL and slots[slot, 1] != key:
         slot = (slot + _ONE) & np.uint64(len(slots) - 1)
     return slot
 
 
-@inlined
-def _room_for_one(slots: int, entries: Int) -> bool:
-    return 3 * (entries + 1) <= 2 * slots
-
-
 @compiled
-def _more_words(slots: UInt64s) -> UInt64s:
-    """The table with twice the slots."""
-    more = np.zeros((2 * len(slots), 4), np.uint64)
+def _with_room(slots: UInt64s, entries: Int) -> UInt64s:
+    """The table of so many words or edges, or one twice as long if one more would be too many."""
+    if 3 * (entries + 1) <= 2 * len(slots):
+        return slots
+    longer = np.zeros((2 * len(slots), slots.shape[1]), np.uint64)
     for old in range(len(slots)):
-        if slots[old, 2] != _FREE:
-            slot = _first_slot(more, slots[old, 0], slots[old, 1])
-            while more[slot, 2] != _FREE:
-                slot = (slot + _ONE) & np.uint64(len(more) - 1)
-            for n in range(4):
-                more[slot, n] = slots[old, n]
-    return more
-
-
-@compiled
-def _more_edges(slots: Int64s) -> Int64s:
-    """The table with twice the slots."""
-    more = np.zeros((2 * len(slots), 2), np.int64)
-    for old in range(len(slots)):
-        if slots[old, 1] != NONE:
-            slot = _edge_slot(more, slots[old, 0])
-            more[slot, 0], more[slot, 1] = slots[old, 0], slots[old, 1]
-    return more
+        if slots[old, 0] != _NIL:
+            high = slots[old, 2] if slots.shape[1] > 2 else _NIL
+            slot = _first_slot(longer, slots[old, 1], high)
+            while longer[slot, 0] != _NIL:
+                slot = (slot + _ONE) & np.uint64(len(longer) - 1)
+            for n in range(slots.shape[1]):
+                longer[slot, n] = slots[old, n]
+    return longer
 
 
 @compiled
@@ -306,47 +260,43 @@ def number_words(
     Also answers the rows as numbers, where each row ends among these, [rows + 1], and how many
     words are distinct.
     """
-    block = _new_block(text, offsets, alphabet)
+    cut, folded = _new_block(text, offsets, alphabet).words, alphabet.letters
     slots, letters = np.zeros((4, 4), np.uint64), np.empty(len(text), np.uint8)
     numbers, ends = np.empty(room, np.int32), np.zeros(len(offsets), np.int64)
-    known, size, used, folded = 0, 0, 0, alphabet.letters
+    known, size, used = _ZERO, 0, 0
     for row in range(len(offsets) - 1):
-        for n in range(_cut_rows(text, offsets, row, row + 1, alphabet, block) - 1):
-            start, end = block.bounds[n, 0], block.bounds[n, 1]
-            low, high = block.keys[n, 0], block.keys[n, 1]
-            if not _room_for_one(len(slots), known):
-                slots = _more_words(slots)
-            slot = _word_slot(text, start, end, low, high, folded, slots, letters)
-            if slots[slot, 2] == _FREE:
+        for n in range(_cut(text, offsets[row], offsets[row + 1], alphabet, cut, _ZERO) - 1):
+            slots = _with_room(slots, known)
+            slot = _word_slot(text, cut, n, folded, slots, letters)
+            if slots[slot, 0] == _NIL:
                 known += 1
-                slots[slot, 0], slots[slot, 1] = low, high
-                slots[slot, 2] = np.uint64(known)
-                if high == _LONG:
+                slots[slot, 0] = np.uint64(known)
+                slots[slot, 1], slots[slot, 2] = cut[n, 0], cut[n, 1]
+                if cut[n, 1] == _LONG:
+                    start, end = np.int64(cut[n, 2]), np.int64(cut[n, 3])
                     slots[slot, 3] = np.uint64(used << 32 | (used + end - start))
                     for at in range(start, end):
                         letters[used] = text[at]
                         used += 1
-            numbers[size] = np.int64(slots[slot, 2])
+            numbers[size] = np.int64(slots[slot, 0])
             size += 1
         ends[row + 1] = size
     return Words(slots, letters[:used].copy()), numbers, ends, known
 
 
 @compiled
-def link_words(numbers: Int32s, offsets: Int64s, words: Int) -> tuple[Int64s, Int64s, Int]:
+def link_words(numbers: Int32s, offsets: Int64s, words: Int) -> tuple[UInt64s, Int64s, Int]:
     """The edges of the trie of rows of words, the node where each row ends, and the last node."""
-    slots, ends, last = np.zeros((4, 2), np.int64), np.empty(len(offsets) - 1, np.int64), words
+    slots, ends, last = np.zeros((4, 2), np.uint64), np.empty(len(offsets) - 1, np.int64), words
     for row in range(len(ends)):
         node = np.int64(numbers[offsets[row]])
         for at in range(offsets[row] + 1, offsets[row + 1]):
-            if not _room_for_one(len(slots), last - words):
-                slots = _more_edges(slots)
-            key = node << 32 | np.int64(numbers[at])
+            slots, key = _with_room(slots, last - words), _edge_key(node, np.int64(numbers[at]))
             slot = _edge_slot(slots, key)
-            if slots[slot, 1] == NONE:
+            if slots[slot, 0] == _NIL:
                 last += 1
-                slots[slot, 0], slots[slot, 1] = key, last
-            node = slots[slot, 1]
+                slots[slot, 0], slots[slot, 1] = np.uint64(last), key
+            node = np.int64(slots[slot, 0])
         ends[row] = node
     return slots, ends, last
 
@@ -362,23 +312,18 @@ def _pair_bit(value: np.uint64) -> np.uint64:
 
 
 @compiled
-def filter_pairs(edges: Int64s, words: Int) -> UInt64s:
-    """The filter of the edges from nodes of one word: eight bits an edge or more."""
-    size, count = 1, 0
+def filter_pairs(edges: UInt64s, words: Int) -> UInt64s:
+    """The filter of the edges from nodes of one word: two bits a slot or more."""
+    pairs = np.zeros(max(1, len(edges) // 32), np.uint64)
     for slot in range(len(edges)):
-        count += edges[slot, 1] != NONE and edges[slot, 0] >> 32 <= words
-    while size * 8 < count:
-        size *= 2
-    pairs = np.zeros(size, np.uint64)
-    for slot in range(len(edges)):
-        if edges[slot, 1] != NONE and edges[slot, 0] >> 32 <= words:
-            value = _mixed(np.uint64(edges[slot, 0]))
+        if edges[slot, 0] != _NIL and np.int64(edges[slot, 1] >> _HALF) <= words:
+            value = _mixed(edges[slot, 1])
             pairs[_pair_word(pairs, value)] |= _ONE << _pair_bit(value)
     return pairs
 
 
-def node_entries(ends: Int64s, ids: Int32s, edges: Int64s, last: int) -> tuple[Int64s, Int32s]:
-    """What a node says of its queries and edges, and the ids of queries by node.
+def node_entries(ends: Int64s, ids: Int32s, edges: UInt64s, last: int) -> tuple[Int64s, Int32s]:
+    """What each node says of its queries and edges, and the ids of the queries by node.
 
     The upper half is the id of the node's query, or where its ids begin if it has more than one;
     then come how many, and in the lowest bit whether edges leave it.
@@ -388,51 +333,52 @@ def node_entries(ends: Int64s, ids: Int32s, edges: Int64s, last: int) -> tuple[I
     upper = begins.copy()
     upper[counts == 1] = by_node[begins[counts == 1]]
     nodes = upper << 32 | counts << 1
-    nodes[edges[edges[:, 1] != NONE, 0] >> 32] |= 1
+    nodes[edges[edges[:, 0] != 0, 1] >> _HALF] |= 1
     return nodes, by_node
 
 
 @compiled
-def _look_up_words(text: Bytes, block: Block, count: Int, folded: Bytes, words: Words) -> Int:
+def _look_up_words(text: Bytes, block: Block, count: Int, folded: Bytes, table: Words) -> np.uint64:
     """Write the words' numbers. The answer says nothing; it keeps the fetching."""
-    bounds, keys, numbers, _, _, _ = block
-    slots, letters = words
-    fetched = _FREE
+    words, numbers, _, _, _ = block
+    slots, letters = table
+    fetched = _NIL
     for n in range(count):
-        fetched ^= slots[_first_slot(slots, keys[n, 0], keys[n, 1]), 0]
+        fetched ^= slots[_first_slot(slots, words[n, 0], words[n, 1]), 0]
     for n in range(count):
-        start, end, low, high = bounds[n, 0], bounds[n, 1], keys[n, 0], keys[n, 1]
-        slot = _word_slot(text, start, end, low, high, folded, slots, letters)
-        numbers[n] = np.int64(slots[slot, 2])
-    return np.int64(fetched)
+        numbers[n] = np.int64(slots[_word_slot(text, words, n, folded, slots, letters), 0])
+    return fetched
 
 
 @compiled
 def _look_up_pairs(
-    block: Block, count: Int, edges: Int64s, pairs: UInt64s, nodes: Int64s
-) -> Int:
+    block: Block, count: Int, edges: UInt64s, pairs: UInt64s, nodes: Int64s
+) -> np.uint64:
     """Write the words' entries and seconds. The answer says nothing; it keeps the fetching."""
-    _, _, numbers, entries, seconds, chosen = block
-    some, fetched = 0, 0
-    numbers[count] = NONE
-    for n in range(count):
-        value = _mixed(np.uint64(numbers[n] << 32 | numbers[n + 1]))
+    _, numbers, entries, seconds, chosen = block
+    some, fetched = _ZERO, _NIL
+    for n in range(count - 1):
+        value = _mixed(_edge_key(numbers[n], numbers[n + 1]))
         seconds[n], chosen[some] = NONE, n
         some += np.int64(pairs[_pair_word(pairs, value)] >> _pair_bit(value) & _ONE)
     for n in range(count):
         entries[n] = nodes[np.uint64(numbers[n])]
     for n in range(some):
-        value = _mixed(np.uint64(numbers[chosen[n]] << 32 | numbers[chosen[n] + 1]))
-        fetched ^= edges[value & np.uint64(len(edges) - 1), 0]
+        key = _edge_key(numbers[chosen[n]], numbers[chosen[n] + 1])
+        fetched ^= edges[_first_slot(edges, key, _NIL), 0]
     for n in range(some):
-        key = numbers[chosen[n]] << 32 | numbers[chosen[n] + 1]
-        seconds[chosen[n]] = edges[_edge_slot(edges, key), 1]
+        key = _edge_key(numbers[chosen[n]], numbers[chosen[n] + 1])
+        seconds[chosen[n]] = np.int64(edges[_edge_slot(edges, key), 0])
     return fetched
 
 
 @compiled
 def _sort_distinct(ids: Int32s, begin: Int, end: Int) -> Int:
-    """Sort a part of ``ids`` and drop what repeats; answer where it now ends."""
+    """Sort a part of ``ids`` and drop what repeats; answer where it now ends.
+
+    Batcher's merge exchange (Knuth, algorithm 5.2.2 M): what it compares does not depend on the
+    ids, so the processor has little to guess.
+    """
     top = 1
     while 2 * top < end - begin:
         top *= 2
@@ -455,9 +401,17 @@ def _sort_distinct(ids: Int32s, begin: Int, end: Int) -> Int:
     return kept
 
 
+@compiled
+def _longer(ids: Int32s, size: Int, room: Int) -> Int32s:
+    longer = np.empty(room, np.int32)
+    for n in range(size):  # a slice would double the time to compile
+        longer[n] = ids[n]
+    return longer
+
+
 @inlined
 def _add(ids: Int32s, size: Int, query_ids: Int32s, entry: Int) -> Int:
-    """Add the queries of a node to the first ``size`` of ``ids``, those alone that fit."""
+    """Count the queries of a node to the first ``size`` of ``ids``; add them if they fit."""
     count, first = (entry & 0xFFFFFFFF) >> 1, entry >> 32
     if count <= 1:
         if size < len(ids):
@@ -470,97 +424,47 @@ def _add(ids: Int32s, size: Int, query_ids: Int32s, entry: Int) -> Int:
 
 
 @compiled
-def _sort_many(ids: Int32s, begin: Int, end: Int) -> Int:
-    """Sort a part of ``ids`` and drop what repeats; answer where it now ends."""
-    gap = 1
-    while gap < (end - begin) // 9:
-        gap = 3 * gap + 1
-    while gap:  # Shell's sort
-        for n in range(begin + gap, end):
-            value, at = ids[n], n
-            while at >= begin + gap and ids[at - gap] > value:
-                ids[at] = ids[at - gap]
-                at -= gap
-            ids[at] = value
-        gap //= 3
-    kept = begin
-    for n in range(begin, end):
-        if n == begin or ids[n] != ids[n - 1]:
-            ids[kept] = ids[n]
-            kept += 1
-    return kept
-
-
-@inlined
-def _walk_row(
-    start: Int,
-    end: Int,
-    numbers: Int64s,
-    entries: Int64s,
-    seconds: Int64s,
-    edges: Int64s,
-    nodes: Int64s,
-    query_ids: Int32s,
-    ids: Int32s,
-    size: Int,
-) -> Int:
-    """Add the queries of a row to the first ``size`` of ``ids``; answer how many those are then.
-
-    Those that do not fit are counted alone.
-    """
-    for n in range(start, end):
-        size = _add(ids, size, query_ids, entries[n])
-        node, after = seconds[n], n + 2
-        while node != NONE:
-            entry, key = nodes[node], node << 32 | numbers[after]
-            size = _add(ids, size, query_ids, entry)
-            node = edges[_edge_slot(edges, key), 1] if entry & 1 else NONE
-            after += 1
-    return size
-
-
-@compiled
 def _walk_rows(
     block: Block, trie: Trie, first: Int, last: Int, ends: Int64s, ids: Int32s
 ) -> Int32s:
     """Add the queries of some rows to ``ids``, and to ``ends`` where they end there."""
-    bounds, _, numbers, entries, seconds, scratch = block
+    words, numbers, entries, seconds, _ = block
     _, edges, _, nodes, query_ids = trie
-    end = 0
-    for row in range(first, last):
-        start, size = end, ends[row]
-        while bounds[end, 1] != -1:
-            end += 1
-        full = _walk_row(
-            start, end, numbers, entries, seconds, edges, nodes, query_ids, ids, size
-        )
-        if full > len(ids):
-            longer = np.empty(2 * full, np.int32)
-            for n in range(size):  # a slice would double the time to compile
-                longer[n] = ids[n]
-            ids = longer
-            full = _walk_row(
-                start, end, numbers, entries, seconds, edges, nodes, query_ids, ids, size
-            )
-        ends[row + 1] = _sort_distinct(ids, size, full)
-        end += 1
+    row, start = first, 0
+    while row < last:
+        size, at = ends[row], start
+        while words[at, 0] | words[at, 1] != _NIL:
+            size = _add(ids, size, query_ids, entries[at])
+            node, after = seconds[at], at + 2
+            while node != NONE:
+                entry, key = nodes[node], _edge_key(node, numbers[after])
+                size = _add(ids, size, query_ids, entry)
+                node = np.int64(edges[_edge_slot(edges, key), 0]) if entry & 1 else NONE
+                after += 1
+            at += 1
+        if size > len(ids):  # that did not fit: once more
+            ids = _longer(ids, ends[row], 2 * size)
+            continue
+        ends[row + 1] = _sort_distinct(ids, ends[row], size)
+        row, start = row + 1, at + 1
     return ids
 
 
 @compiled
 def find_queries(
     text: Bytes, offsets: Int64s, alphabet: Alphabet, trie: Trie
-) -> tuple[Int64s, Int32s, Int]:
+) -> tuple[Int64s, Int32s, np.uint64]:
     """For each row the ids of the queries that occur in it: offsets [rows + 1] and ids.
 
     The last answer says nothing; it keeps the fetching.
     """
-    block, rows, row, fetched = _new_block(text, offsets, alphabet), len(offsets) - 1, 0, 0
+    block, rows, row, fetched = _new_block(text, offsets, alphabet), len(offsets) - 1, _ZERO, _NIL
     ends, ids = np.zeros(rows + 1, np.int64), np.empty(8 * rows, np.int32)
     words, edges, pairs, nodes, _ = trie
     while row < rows:
-        last = _block_end(offsets, row)
-        count = _cut_rows(text, offsets, row, last, alphabet, block)
+        last, count = _block_end(offsets, row), _ZERO
+        for one in range(row, last):
+            count = _cut(text, offsets[one], offsets[one + 1], alphabet, block.words, count)
         fetched ^= _look_up_words(text, block, count, alphabet.letters, words)
         fetched ^= _look_up_pairs(block, count, edges, pairs, nodes)
         ids = _walk_rows(block, trie, row, last, ends, ids)

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,16 @@ def test_ids_are_sorted_and_equal_queries_all_count():
 def test_lower_case_setting_finds_capitals():
     matcher = Matcher([(0, "eiffel tower"), (1, "köln"), (2, "Köln")], lowercase=True)
     assert matcher.match(["The Eiffel Tower.", "KÖLN"]).to_lists() == [[0], [1]]
+
+
+def test_words_of_every_length():
+    """Short words and long ones are kept in two ways; a NUL is a letter as any other."""
+    words = [letters * n for letters in ("\0", "A", "é", "\0a", "a" * 15 + "B") for n in range(36)]
+    longer = [f"{word}{letter}" for word in words for letter in "\0ab"]
+    queries = [word.lower() for word in words]
+    pairs = [f"{one} {other}" for one, other in pairwise(queries)]
+    captions = [*words, *longer, *map(str.upper, pairs[::2]), " ".join(words), ",".join(longer)]
+    assert_naive([*queries, *pairs, *queries[::5]], captions, lowercase=True)
 
 
 def test_more_than_a_block_of_captions_and_long_ones():
