@@ -34,9 +34,9 @@ from benchmarks.clip_model import plain_captions
 from benchmarks.photographs import photographs
 from clip_model import ARCHITECTURES, CLIP, save
 from workers.embed import Embedder
+from workers.embed_settings import EmbedSettings, InputSettings
 from workers.hardware import computes_bfloat16, usable_cores
 from workers.overlap import overlap
-from workers.settings import EmbedSettings, InputSettings
 from workers.shard_reader import read_shard
 from workers.storage import ROW_GROUP_ROWS
 from workers.tally import Tally

@@ -37,8 +37,8 @@ from workers.captions import CaptionCleaner
 from workers.contracts import QUERIES
 from workers.inputs import find_inputs
 from workers.pair_reader import read_queries
+from workers.pair_settings import CaptionSettings, PairSettings
 from workers.pairs import build_pairs
-from workers.settings import CaptionSettings, PairSettings
 from workers.storage import write_table
 
 #: Captions that are cleaned at a time, as inputs are read.

@@ -12,15 +12,10 @@ import yaml
 from pydantic import Field, ValidationError
 
 from query_builder.settings import QuerySettings
+from workers.embed_settings import EmbedSettings
+from workers.pair_settings import PairSettings
 from workers.selection_settings import SelectionSettings
-from workers.settings import (
-    CrawlSettings,
-    DownloadSettings,
-    EmbedSettings,
-    PairSettings,
-    Settings,
-    Share,
-)
+from workers.settings import CrawlSettings, DownloadSettings, Settings, Share
 
 
 class ConfigError(ValueError):

@@ -21,7 +21,8 @@ from pipelines.receipts import Ledger, Outcome, Shard, StageTotals
 from pipelines.run import lock_folder
 from pipelines.runner import ExitCode
 from pipelines.stages.embeddings import Embed, content_of, embed_in_actors
-from workers.settings import EmbedSettings, InputSettings, find_files
+from workers.embed_settings import EmbedSettings, InputSettings
+from workers.settings import find_files
 from workers.shard_reader import TAR_ENDINGS
 from workers.storage import file_hash, write_json
 

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workers.language import LanguageRule
+from workers.pair_settings import CaptionSettings, LongCaptions, ShortCaptions
 from workers.redact import EMAIL, PHONE, Redactor
-from workers.settings import CaptionSettings, LongCaptions, ShortCaptions
 
 #: Which of some clean captions are rejected.
 Rule = Callable[[pa.StringArray], pa.BooleanArray]

@@ -25,11 +25,11 @@ from torch import Tensor
 from clip_model import tokenize
 from clip_model.preprocess import ImageError, image_bytes_transform
 from workers.contracts import embeddings_schema
+from workers.embed_settings import EmbedSettings, InputSettings
 from workers.encoders import Encoder, load_encoder, one_threaded
 from workers.hardware import usable_cores
 from workers.labels import Labels
 from workers.overlap import Handle, in_chunks, overlap
-from workers.settings import EmbedSettings, InputSettings
 from workers.shard_reader import Sample, read_shard
 from workers.storage import ROW_GROUP_ROWS, table_writer
 from workers.tally import Tally

@@ -22,9 +22,9 @@ import clip_model
 from clip_model import CLIP
 from clip_model.model import convert_weights
 from clip_model.preprocess import fold_normalisation
+from workers.embed_settings import EmbedSettings
 from workers.hardware import computes_bfloat16
 from workers.overlap import Handle
-from workers.settings import EmbedSettings
 
 CPU_BATCH, GPU_BATCH = 16, 512
 #: Token sequences on a GPU are padded to a multiple of this: five shapes to compile, not 77.

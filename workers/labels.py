@@ -20,7 +20,7 @@ import clip_model
 from clip_model import CLIP
 from clip_model.templates import class_set
 from clip_model.tensor_files import read_tensor_file
-from workers.settings import ATTRIBUTES, Attribute, EmbedSettings, Head, LabelSet
+from workers.embed_settings import ATTRIBUTES, Attribute, EmbedSettings, Head, LabelSet
 
 #: A row of ``contracts.LABEL``.
 Label = dict[str, str | float]

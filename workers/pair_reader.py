@@ -17,8 +17,8 @@ from workers.contracts import PAIRS, make_pair_ids
 from workers.extract import extract_pairs
 from workers.inputs import Input
 from workers.match import Matcher
+from workers.pair_settings import PairSettings
 from workers.pair_tables import reject_rows, split_by_pair, split_by_url
-from workers.settings import PairSettings
 from workers.tally import Tally
 from workers.urls import url_keys
 

@@ -26,6 +26,7 @@ from workers.beam_pipeline import open_pipeline
 from workers.contracts import PAIRS
 from workers.inputs import Input
 from workers.pair_reader import TALLY_NAMES, ReadPairs
+from workers.pair_settings import PairSettings
 from workers.pair_tables import (
     ShardTable,
     deduplicate,
@@ -35,7 +36,6 @@ from workers.pair_tables import (
 )
 from workers.pair_writer import QUERY_COUNTS_FILE, BalanceAndWrite, write_query_counts
 from workers.query_draws import QueryDraws, SmallestDraws, bucket_matches
-from workers.settings import PairSettings
 from workers.storage import write_text
 from workers.tally import LostRowsError, Tally
 

@@ -15,7 +15,7 @@ import phonenumbers
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.settings import RedactSettings
+from workers.pair_settings import RedactSettings
 
 EMAIL, PHONE = "[email]", "[phone]"
 

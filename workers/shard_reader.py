@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from workers.settings import InputSettings
+from workers.embed_settings import InputSettings
 
 #: Column names that are recognised, the first that is there; a tar's members by their endings.
 ID_COLUMNS = ("pair_id", "key", "__key__", "uid", "id")

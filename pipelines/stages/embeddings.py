@@ -13,7 +13,7 @@ from pipelines.config import ConfigError, RaySettings
 from pipelines.engines import Actors, in_ray_actors
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from workers.settings import EmbedSettings, InputSettings
+from workers.embed_settings import EmbedSettings, InputSettings
 from workers.tally import Tally
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pipelines.stages.base import Stage
 from workers.captions import CaptionCleaner
 from workers.file_systems import version_of
 from workers.inputs import Input, find_inputs
-from workers.settings import PairSettings
+from workers.pair_settings import PairSettings
 from workers.tally import Tally
 
 

@@ -14,8 +14,8 @@ from workers.captions import (
     clean_column,
 )
 from workers.language import LanguageRule
+from workers.pair_settings import CaptionSettings, LanguageSettings, RedactSettings
 from workers.redact import Redactor
-from workers.settings import CaptionSettings, LanguageSettings, RedactSettings
 
 RULES = CaptionSettings.model_validate({"too_long": {"chars": 40, "words": 9}})
 ENGLISH = LanguageSettings(allowed=("en",))

@@ -16,7 +16,7 @@ import clip_model
 from tests.shards import pictures, save_tiny_model, write_images, write_tar
 from workers.contracts import embeddings_schema
 from workers.embed import Embedder
-from workers.settings import EmbedSettings, InputSettings, LabelSet
+from workers.embed_settings import EmbedSettings, InputSettings, LabelSet
 
 COLOURS = LabelSet(classes=("red", "green", "blue"), templates=("{}", "a {} picture"), top_k=2)
 SIZES = LabelSet(classes=("large", "small"))
@@ -37,7 +37,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from workers import embed
-from workers.settings import EmbedSettings
+from workers.embed_settings import EmbedSettings
 
 def until_killed(path, source):
     for number, sample in enumerate(read_shard(path, source)):

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 import clip_model
 from tests.shards import TINY
+from workers.embed_settings import ATTRIBUTES, Attribute, EmbedSettings, Head, LabelSet
 from workers.labels import LabelError, Labels
-from workers.settings import ATTRIBUTES, Attribute, EmbedSettings, Head, LabelSet
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,10 @@ from workers.contracts import PAIRS, QUERIES, make_pair_id
 from workers.inputs import Input, InputKind, find_inputs
 from workers.match import naive_match
 from workers.pair_reader import ReadPairs
+from workers.pair_settings import PairSettings
 from workers.pair_tables import split_by_pair, split_by_url
 from workers.pair_writer import QUERY_COUNTS_FILE, even_parts
 from workers.pairs import build_pairs
-from workers.settings import PairSettings
 from workers.storage import write_table
 from workers.tally import Tally
 from workers.warc_writer import response_record

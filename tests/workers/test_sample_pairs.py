@@ -15,8 +15,9 @@ from tests.workers.test_pairs import write_queries
 from workers.captions import CaptionCleaner, clean_caption
 from workers.crawl import crawl_host
 from workers.inputs import find_inputs
+from workers.pair_settings import PairSettings
 from workers.pairs import build_pairs
-from workers.settings import CrawlSettings, PairSettings
+from workers.settings import CrawlSettings
 
 pytest.importorskip("emoji")
 

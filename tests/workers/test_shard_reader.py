@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.shards import write_tar
-from workers.settings import InputSettings
+from workers.embed_settings import InputSettings
 from workers.shard_reader import Sample, ShardError, read_shard
 
 

@@ -1,0 +1,132 @@
+"""The settings of embedding: the model, the shards it reads, labels and scores of pictures."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from workers.settings import Settings
+
+
+class LabelSet(Settings):
+    """A list of classes; each picture gets the most probable ones by zero-shot."""
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | str = Field(
+        default="ImageNet",
+        description="class names, or a data set of the paper's whose classes they are",
+    )
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] | str = Field(
+        default=("a photo of a {}.",),
+        description="prompts, {} is the class name; or the name of a set of them (ImageNet: 80)",
+    )
+    top_k: int = Field(default=1, ge=1, description="labels stored a picture")
+
+
+class Attribute(Settings):
+    """A property that pictures have or lack; the score is the probability that they have it."""
+
+    present: tuple[str, ...] = Field(
+        default=(),
+        description="prompts of pictures that have it; none: this project's, for photo, "
+        "text_overlay, watermark and nsfw",
+    )
+    absent: tuple[str, ...] = Field(default=(), description="prompts of those that lack it")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if bool(self.present) != bool(self.absent):
+            raise ValueError("give prompts for `present` and for `absent`, or for neither")
+        return self
+
+
+#: Prompts of the attributes that need none of their own.
+ATTRIBUTES = {
+    "photo": Attribute(
+        present=("a photo", "a photograph taken with a camera"),
+        absent=("a drawing", "an illustration", "a diagram", "clip art", "a logo"),
+    ),
+    "text_overlay": Attribute(
+        present=("a picture with text written over it", "a meme with a caption", "a poster"),
+        absent=("a picture without any text", "a photo without words"),
+    ),
+    "watermark": Attribute(
+        present=("a stock photo with a watermark", "a picture with a watermark over it"),
+        absent=("a picture without a watermark", "a clean photo"),
+    ),
+    "nsfw": Attribute(
+        present=("pornography", "a photo of a naked person", "explicit sexual content"),
+        absent=("a picture that is safe for work", "a photo of a person with clothes on"),
+    ),
+}
+
+
+class Head(Settings):
+    """A small trained network on the picture's embedding, such as an aesthetic predictor."""
+
+    path: str = Field(description="safetensors (or torch.save) file of its linear layers")
+    activation: Literal["none", "relu", "gelu"] = Field(
+        default="none", description="between the layers (LAION's aesthetic predictor: none)"
+    )
+    output: Literal["none", "sigmoid"] = Field(default="none", description="of the last layer")
+
+
+ScoreName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+
+
+class EmbedSettings(Settings):
+    """CLIP over shards of pictures: embeddings, similarity, zero-shot labels and scores."""
+
+    TUNING: ClassVar[frozenset[str]] = frozenset({"threads"})
+
+    model: str = Field(default="starter", description="a known model's name or a checkpoint file")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="auto: bf16 where the hardware computes in it, else fp32"
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, description="pictures a forward pass; none: 16 on a CPU, 512 on a GPU"
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="that decode (and on a CPU, compute), an actor; none: the "
+        "cores divided among its machine's actors",
+    )
+    label_sets: dict[str, LabelSet] = Field(default_factory=dict, description="by name")
+    attributes: dict[ScoreName, Attribute] = Field(
+        default_factory=dict, description="by name, a column `score_NAME` each"
+    )
+    heads: dict[ScoreName, Head] = Field(
+        default_factory=dict, description="by name, a column `score_NAME` each"
+    )
+
+    @model_validator(mode="after")
+    def _scores_have_names_and_prompts(self) -> Self:
+        if both := sorted(self.attributes.keys() & self.heads.keys()):
+            raise ValueError(f"an attribute and a head are both called {', '.join(both)}")
+        for name, attribute in self.attributes.items():
+            if not attribute.present and name not in ATTRIBUTES:
+                raise ValueError(
+                    f"attribute {name} needs prompts, `present` and `absent`; those that need "
+                    f"none are {', '.join(ATTRIBUTES)}"
+                )
+        return self
+
+
+class InputSettings(Settings):
+    """What of other people's shards is read."""
+
+    parts: Literal["both", "images", "texts"] = Field(
+        default="both", description="which towers work"
+    )
+    id_column: str | None = Field(default=None, description="none: the first known name")
+    image_column: str | None = Field(default=None, description="none: the first known name")
+    text_column: str | None = Field(default=None, description="none: the first known name")
+
+    @property
+    def images(self) -> bool:
+        return self.parts != "texts"
+
+    @property
+    def texts(self) -> bool:
+        return self.parts != "images"
