@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
+from pipelines.run import Run
 from pipelines.stages.base import Stage
 from pipelines.stages.queries import named_files
 from workers.selection_settings import SelectionSettings
 from workers.tally import Tally
+
+if TYPE_CHECKING:
+    from workers.selection import EmbeddedShard
 
 
 class Selection(Stage):
@@ -34,14 +39,26 @@ class Selection(Stage):
         ]
 
     def plan(self) -> list[Shard]:
-        names = [path.name for path in self.run.outputs("embeddings")]
-        files = [self.folder.parent / stage / name for name in names for stage in self.reads]
+        files = files_of_shards(self.run)
         identity = self.run.config.selection.identity()
-        inputs = [*files, *self.references()]
-        return [self.shard("all", identity, inputs, [str(len(names))])] if names else []
+        inputs = [*(path for three in files for path in three), *self.references()]
+        return [self.shard("all", identity, inputs, [str(len(files))])] if files else []
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         return in_process(Select(self.run.config.selection), shards, self.folder)
+
+
+def files_of_shards(run: Run) -> list[list[Path]]:
+    """The files of each shard that is embedded, as ``EmbeddedShard`` takes them."""
+    names = [path.name for path in run.outputs("embeddings")]
+    return [[run.directory / stage / name for stage in Selection.reads] for name in names]
+
+
+def embedded_shards(run: Run) -> list[EmbeddedShard]:
+    """The shards that the selection judges."""
+    from workers.selection import EmbeddedShard
+
+    return [EmbeddedShard(*files) for files in files_of_shards(run)]
 
 
 @dataclass(frozen=True)

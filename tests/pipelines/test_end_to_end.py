@@ -120,6 +120,17 @@ def test_the_trained_model_loads_and_was_scored_beside_its_start(finished):
         assert all(0 <= value <= 1 for value in values.values())
 
 
+def test_planted_noise_says_what_each_threshold_is_worth(finished, commands):
+    result = commands.run("pipelines.calibrate", finished)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("|")[1:-1] for line in result.stdout.splitlines() if line.startswith("| 0")]
+    kept = [int(row[1].replace(",", "")) for row in rows]
+    precision = [float(row[4]) for row in rows]
+    assert kept == sorted(kept, reverse=True)
+    assert precision[0] < 0.9 < precision[-5]
+    assert "| 1 similarity |" in result.stdout
+
+
 def test_a_second_run_does_nothing_and_says_so(finished, commands):
     before = {stage: receipt_times(finished, stage) for stage in STAGES}
     for module in (BUILD, "pipelines.train", "pipelines.evaluate"):
