@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from query_builder.inputs import Inputs, find_inputs
 from query_builder.settings import KINDS, QuerySettings
-from query_builder.sources import stored_bytes
+from workers.file_systems import size_of
 from workers.tally import Tally
 
 COMPLETE, CONFIGURATION, PARTIAL, INTERRUPTED = 0, 2, 3, 130
@@ -150,7 +150,7 @@ def _build(files: Inputs, out: Path, settings: QuerySettings, beam: Sequence[str
     from query_builder import progress
     from query_builder.build import build_queries
 
-    with progress.shown(sum(map(stored_bytes, files.all())), sys.stderr):
+    with progress.shown(sum(map(size_of, files.all())), sys.stderr):
         tallies = build_queries(
             files.dumps, out, settings, beam, views=files.views, synsets=files.synsets
         )

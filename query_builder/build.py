@@ -39,11 +39,12 @@ from query_builder.dump import read_pages
 from query_builder.inputs import Inputs
 from query_builder.markup import plain_text
 from query_builder.settings import QuerySettings
-from query_builder.sources import Part, parts, stored_bytes
+from query_builder.sources import Part, parts
 from query_builder.synsets import read_synsets
 from query_builder.terms import Frequent, prune, select
 from query_builder.titles import Titles, add_titles
 from workers.beam_pipeline import open_pipeline, pipeline_options
+from workers.file_systems import size_of
 from workers.storage import TEMPORARY_PREFIX, write_json, write_table
 from workers.tally import Tally
 
@@ -113,7 +114,7 @@ def _spill_folder(out_dir: Path, beam_options: Sequence[str]) -> str:
 
 
 def _partitions(dumps: Iterable[str]) -> int:
-    size = sum(stored_bytes(dump) * (1 if dump.endswith(".xml") else COMPRESSION) for dump in dumps)
+    size = sum(size_of(dump) * (1 if dump.endswith(".xml") else COMPRESSION) for dump in dumps)
     return min(max(MIN_PARTITIONS, size // PARTITION_BYTES), MAX_PARTITIONS)
 
 

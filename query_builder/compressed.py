@@ -20,7 +20,8 @@ from typing import BinaryIO, Protocol
 import zstandard
 
 from query_builder import bz2_blocks, progress
-from query_builder.sources import BZ2_MAGIC, Part, open_dump
+from query_builder.sources import BZ2_MAGIC, Part
+from workers.file_systems import open_file
 
 #: Bytes read from the file at a time.
 CHUNK_BYTES = 1 << 16
@@ -61,7 +62,7 @@ class Decompressor(Protocol):
 
 def read_xml(part: Part) -> Generator[Chunk, None, None]:
     """The XML of a part of a dump. Raises OSError if the file cannot be opened or read."""
-    with open_dump(part.file) as file:
+    with open_file(part.file) as file:
         # The declaration stands at the start of the file, wherever the part is.
         head = _head(file) if part.start else b""
         found = (chunk for chunk in _decompressed(file, part) if chunk.xml or chunk.damage)

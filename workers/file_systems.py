@@ -25,7 +25,7 @@ def list_files(pattern: str) -> tuple[str, list[str]]:
     A folder gives all files below it and is itself the first item; otherwise that is "". URLs of
     the web name one file: they have no folders to list. Raises FileNotFoundError if there is none.
     """
-    system, path = _file_system(str(resolve_path(pattern)) if "://" not in pattern else pattern)
+    system, path = _file_system(str(resolve_path(pattern)) if not is_remote(pattern) else pattern)
     if not system.exists(path):
         found = [] if _is_web(system) else [p for p in system.glob(path) if system.isfile(p)]
         folder = ""
@@ -48,11 +48,34 @@ def version_of(url: str) -> str:
 
 def base_name(url: str) -> str:
     """The last part of a path or URL, without the query of a web address."""
-    return url.partition("?")[0].rstrip("/").rpartition("/")[2] if "://" in url else Path(url).name
+    return (
+        url.partition("?")[0].rstrip("/").rpartition("/")[2] if is_remote(url) else Path(url).name
+    )
+
+
+def is_remote(url: str) -> bool:
+    """Whether it is a URL, and no local path."""
+    return "://" in url
+
+
+def exists(url: str) -> bool:
+    """Whether there is such a file."""
+    system, path = _file_system(url)
+    return bool(system.exists(path))
+
+
+def size_of(url: str) -> int:
+    """Bytes of a file as it is stored; 0 where a server does not tell."""
+    system, path = _file_system(url)
+    return int(system.size(path) or 0)
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    system, path = fsspec.core.url_to_fs(url)
+    """Raises OSError, with what to install, where fsspec lacks the file system."""
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise OSError(f"{url}: {error}") from error
     return system, path
 
 

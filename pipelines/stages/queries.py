@@ -12,7 +12,7 @@ from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
 from query_builder.inputs import Inputs, find_inputs
 from query_builder.settings import QuerySettings
-from query_builder.sources import fingerprint, is_remote
+from workers.file_systems import is_remote, version_of
 from workers.settings import find_files
 from workers.tally import Tally
 
@@ -42,7 +42,7 @@ class Queries(Stage):
         for named in ("dumps", "views", "wordnet"):
             del identity[named]  # their content counts, and stands in the key already
         if remote:  # it is not read twice: the version that its store tells stands for it
-            identity["remote"] = [fingerprint(dump) for dump in remote]
+            identity["remote"] = [version_of(dump) for dump in remote]
         inputs = [*local, *files.views, *files.synsets]
         return [self.shard("all", identity, inputs, values=[*counts, *remote])]
 
