@@ -7,9 +7,11 @@ with every other one on ``pair_id`` and opened by any tool that reads Parquet.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
+
+from workers.urls import url_keys, without_tracking
 
 #: ``queries/``: the terms that captions are matched against, sorted by ``query_id``.
 QUERIES = pa.schema(
@@ -118,13 +120,18 @@ DATASET = pa.schema(
 def make_pair_id(url: str, caption: str) -> str:
     """The identity of a pair: 32 hexadecimal digits, a hash of its content alone.
 
-    It is the same in every stage and every run, however the pairs were sharded. Pairs are given
-    one for their URL without tracking parameters (``urls.without_tracking``). URLs hold
-    no line feed, so (url, caption) cannot collide by shifting text between the two.
+    It is the same in every stage and every run, however the pairs were sharded. The same picture
+    with other tracking parameters (``urls.without_tracking``) is the same pair. URLs hold no line
+    feed, so (url, caption) cannot collide by shifting text between the two.
     """
+    return _hash(without_tracking(url), caption)
+
+
+def make_pair_ids(urls: pa.Array, captions: pa.Array) -> list[str]:
+    """``make_pair_id`` of every pair; few URLs have to be looked at."""
+    keys = url_keys(urls).to_pylist()
+    return [_hash(key, text) for key, text in zip(keys, captions.to_pylist(), strict=True)]
+
+
+def _hash(url: str, caption: str) -> str:
     return hashlib.blake2b(f"{url}\n{caption}".encode(), digest_size=16).hexdigest()
-
-
-def make_pair_ids(urls: Iterable[str], captions: Iterable[str]) -> list[str]:
-    """``make_pair_id`` of every pair."""
-    return [make_pair_id(url, caption) for url, caption in zip(urls, captions, strict=True)]

@@ -20,7 +20,6 @@ from workers.match import Matcher
 from workers.pair_settings import PairSettings
 from workers.pair_tables import reject_rows, split_by_pair, split_by_url
 from workers.tally import Tally
-from workers.urls import url_keys
 
 #: Names of the tallies, in the order of the work.
 TALLY_NAMES = ("pages", "images", "redacted", "pairs")
@@ -75,9 +74,7 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
         cleaned = self._cleaner.clean(_array(candidates["caption"]))
         tallies["redacted"].keep(cleaned.redacted)
         urls, _, *provenance = candidates.columns
-        # The same picture with other tracking parameters is the same pair.
-        keys = url_keys(_array(urls)).to_pylist()
-        pair_ids = make_pair_ids(keys, cleaned.captions.to_pylist())
+        pair_ids = make_pair_ids(_array(urls), cleaned.captions)
         columns = [pa.array(pair_ids, pa.string()), urls, cleaned.captions, *provenance]
         table = pa.table(columns, PAIRS.names[:-1])
         for reason in pc.unique(cleaned.reasons.drop_null()).to_pylist():
