@@ -11,8 +11,9 @@ run: $(VENV)/ready
 	$(BIN)/python -m pipelines.train
 	$(BIN)/python -m pipelines.evaluate
 
+# Two files of tests at a time: most of them wait, and two fit into the memory of a laptop.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

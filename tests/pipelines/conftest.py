@@ -40,7 +40,7 @@ class Commands:
         flags = [f"--set={key}={json.dumps(value)}" for key, value in overrides.items()]
         return [sys.executable, "-m", module, "--run-dir", str(run_dir), *flags, *more]
 
-    def run(self, module, run_dir, *more, timeout=300):
+    def run(self, module, run_dir, *more, timeout=900):
         return subprocess.run(
             self.arguments(module, run_dir, *more), capture_output=True, text=True, timeout=timeout
         )

@@ -18,6 +18,7 @@ from workers.inputs import find_inputs
 from workers.pair_settings import PairSettings
 from workers.pairs import build_pairs
 from workers.settings import CrawlSettings
+from workers.urls import without_tracking
 
 pytest.importorskip("emoji")
 
@@ -40,7 +41,7 @@ def sample(tmp_path_factory):
 
 
 def pairs_of(rows: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
-    return {(row["url"], clean_caption(row["caption"])) for row in rows}
+    return {(without_tracking(row["url"]), clean_caption(row["caption"])) for row in rows}
 
 
 def kept_by_the_rules(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
