@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -33,12 +32,12 @@ from clip_model import ARCHITECTURES, CLIP, ClipConfig, tokenize
 from clip_model.config import VisionTransformerConfig
 from clip_model.preprocess import MEAN, STD, image_bytes_transform, image_transform
 from clip_model.tokenizer import END_OF_WORD, default_tokenizer
+from workers.hardware import computes_bfloat16
 
 CPU_MODEL = "ViT-B/32"
 GPU_MODELS = {"ViT-B/32": 2048, "ViT-B/16": 1024, "ViT-L/14": 512, "ViT-L/14@336px": 256}  # batch
 DENSE_BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # FLOP/s, data sheets
 MATMUL_SIZE = 8192
-BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 Work = Callable[[], object]
 
@@ -162,7 +161,7 @@ def text_tower_rows(rounds: int) -> list[Row]:
 def our_models(config: ClipConfig) -> dict[str, CLIP]:
     """In float32, and in bfloat16 where the CPU computes in it."""
     models = {"fp32": CLIP(config).eval()}
-    if computes_bfloat16():
+    if computes_bfloat16(torch.device("cpu")):
         models["bf16"] = CLIP(config).eval().to(torch.bfloat16)
     return models
 
@@ -195,14 +194,6 @@ def encoder(model: Any, method: str, batch: Tensor) -> Work:
         return getattr(model, method)(batch)
 
     return encode
-
-
-def computes_bfloat16() -> bool:
-    """Whether the CPU has instructions for it; without them it is slower than float32."""
-    information = Path("/proc/cpuinfo")
-    return information.exists() and any(
-        flag in information.read_text().split() for flag in BF16_FLAGS
-    )
 
 
 def flops_an_image(config: ClipConfig) -> float:

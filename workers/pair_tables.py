@@ -73,13 +73,15 @@ def deduplicate(table: pa.Table) -> tuple[pa.Table, Tally]:
 def limit_captions(table: pa.Table, limit: int) -> tuple[pa.Table, Tally]:
     """At most ``limit`` rows for each URL, those with the smallest pair_id; sorted by the two.
 
-    The rows are different pairs.
+    The rows are different pairs. Tracking parameters make no other URL.
     """
-    table = table.sort_by([("url", "ascending"), ("pair_id", "ascending")]).combine_chunks()
-    starts = _differs_from_last(table["url"])
+    table = table.combine_chunks()
+    table = table.append_column("url_key", url_keys(table["url"].combine_chunks()))
+    table = table.sort_by([("url_key", "ascending"), ("pair_id", "ascending")]).combine_chunks()
+    starts = _differs_from_last(table["url_key"])
     row = np.arange(len(table))
     rank = row - np.maximum.accumulate(np.where(starts, row, 0))
-    return _keep(table, rank < limit, "duplicate_url")
+    return _keep(table.drop_columns(["url_key"]), rank < limit, "duplicate_url")
 
 
 def _differs_from_last(column: pa.ChunkedArray) -> Bools:

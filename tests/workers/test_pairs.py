@@ -25,7 +25,7 @@ from workers.inputs import Input, InputKind, find_inputs
 from workers.match import naive_match
 from workers.pair_reader import ReadPairs
 from workers.pair_settings import PairSettings
-from workers.pair_tables import split_by_pair, split_by_url
+from workers.pair_tables import limit_captions, split_by_pair, split_by_url
 from workers.pair_writer import QUERY_COUNTS_FILE, even_parts
 from workers.pairs import build_pairs
 from workers.storage import write_table
@@ -356,6 +356,18 @@ def test_captions_of_a_url_can_be_limited(tmp_path):
     assert rejected["duplicate_pair"] == 3 + 46
     two, _, _ = build(tmp_path, [SITE, SITE], "two", max_captions_per_url=2)
     assert two == every, "no URL has more than two captions"
+
+
+def test_a_url_with_other_tracking_parameters_is_the_same_url():
+    urls = ["http://a/1.png?utm_source=b", "http://a/1.png", "http://a/2.png", "http://a/1.png?n=1"]
+    rows = [
+        {"pair_id": f"{n}", "url": url, "caption": f"c{n}", "source": "s@0", "query_ids": [0]}
+        for n, url in enumerate(urls)
+    ]
+    table, tally = limit_captions(pa.Table.from_pylist(rows, schema=PAIRS), 1)
+    assert sorted(table["pair_id"].to_pylist()) == ["0", "2", "3"]
+    assert table.schema.equals(PAIRS)
+    assert tally.rejected == {"duplicate_url": 1}
 
 
 def test_inputs_of_several_kinds_are_one_set(tmp_path):
