@@ -48,7 +48,7 @@ def pairs(patterns, **options):
         ("part.c000.snappy.parquet", b"", InputKind.PARQUET),
         ("page.HTM", b"", InputKind.HTML),
         ("unnamed", WARC, InputKind.WARC),
-        ("unnamed.gz", gzip.compress(WARC), InputKind.WARC),
+        ("unnamed.gz", gzip.compress(WARC, mtime=0), InputKind.WARC),
         ("unnamed", b"WARC/1.0\r\nWARC-Filename: x.wat.gz\r\n\r\n", InputKind.WAT),
         ("unnamed", b"\n<!DOCTYPE html><p>", InputKind.HTML),
         ("unnamed", LIST, InputKind.JSONL),
