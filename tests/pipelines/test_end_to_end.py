@@ -127,7 +127,8 @@ def test_planted_noise_says_what_each_threshold_is_worth(finished, commands):
     kept = [int(row[1].replace(",", "")) for row in rows]
     precision = [float(row[4]) for row in rows]
     assert kept == sorted(kept, reverse=True)
-    assert precision[0] < 0.9 < precision[-5]
+    assert 0.7 < precision[0] < precision[-5]
+    assert precision[-5] > 0.85
     assert "| 1 similarity |" in result.stdout
 
 
