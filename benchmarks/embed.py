@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import re
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.clip_model import plain_captions
+from benchmarks.memory import peak_bytes
 from benchmarks.photographs import photographs
 from clip_model import ARCHITECTURES, CLIP, save
 from workers.embed import Embedder
@@ -124,7 +124,7 @@ def share_of_ceiling(rows: Sequence[dict[str, Any]], forward: str, end_to_end: s
     return rate[end_to_end] * (1 / rate["decode"] + 1 / rate[forward])
 
 
-def peak_bytes(shards: Sequence[Path], out: Path) -> int:
+def peak_of_embedding(shards: Sequence[Path], out: Path) -> int:
     """Peak memory of a process of its own that embeds shards with the starter model."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_embed_and_weigh, (shards, out))
@@ -134,15 +134,12 @@ def _embed_and_weigh(shards: Sequence[Path], out: Path) -> int:
     embedder = Embedder(EmbedSettings())
     for shard in shards:
         embedder.embed_shard(shard, out)
-    # Not getrusage: on Linux its peak is that of the parent at the start.
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert peak is not None
-    return int(peak[1]) * 1024
+    return peak_bytes()
 
 
 def memory(shard: Path, out: Path) -> dict[str, int]:
     """By the number of shards."""
-    return {str(number): peak_bytes([shard] * number, out) for number in (1, 2, 4)}
+    return {str(number): peak_of_embedding([shard] * number, out) for number in (1, 2, 4)}
 
 
 def gpu_row(folder: Path, shard: Path, name: str, rounds: int) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.memory import peak_bytes
 
 SEED = 20260101
 #: Words are drawn into phrases of three, phrases into pages of 1,000 words, both by Zipf's law
@@ -90,18 +91,13 @@ def build(dump: Path, min_count: int) -> Run:
         bigrams=BigramSettings(min_count=min_count, min_pmi=-99),
         titles="none",
     )
-    base = peak_megabytes()
+    base = peak_bytes() / 1e6
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=dump.parent) as out:
         terms = build_queries([dump], Path(out) / "queries", settings, [])["terms"]
     seconds = time.perf_counter() - start
     megabytes = dump.stat().st_size / 1e6
-    return Run(megabytes, terms.rows_in, terms.kept, seconds, peak_megabytes(), base)
-
-
-def peak_megabytes() -> float:
-    """The most resident memory that this process has had, in MB (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return Run(megabytes, terms.rows_in, terms.kept, seconds, peak_bytes() / 1e6, base)
 
 
 def in_fresh_process(dump: Path, min_count: int) -> Run:

@@ -106,20 +106,18 @@ def _apply(step: Filter, number: int, shards: Sequence[EmbeddedShard]) -> None:
 
 
 def _write(shard: EmbeddedShard, reasons: Sequence[str], path: Path) -> Tally:
-    names = pa.array([None, *reasons], pa.string())
-    verdicts = names.take(pa.array(shard.verdicts))
-    table = shard.read([]).append_column("reason", verdicts)
-    write_table(table.cast(SELECTION), path)
+    rows = shard.read(_SHOWN)
+    verdicts = pa.array([None, *reasons], pa.string()).take(pa.array(shard.verdicts))
+    table = pa.table([rows["pair_id"], verdicts], schema=SELECTION)
+    write_table(table, path)
     tally = Tally()
     tally.keep(verdicts.null_count)
     for reason in dict.fromkeys(reasons):
-        _reject(tally, reason, shard, pc.equal(verdicts, reason).fill_null(False))
+        _reject(tally, reason, rows.filter(pc.equal(verdicts, reason)))
     return tally
 
 
-def _reject(tally: Tally, reason: str, shard: EmbeddedShard, rejected: pa.Array) -> None:
-    count = pc.sum(rejected).as_py() or 0
-    if count:
-        sample = shard.read(_SHOWN).filter(rejected).sort_by("pair_id")
-        rows = sample.slice(0, SAMPLES_PER_REASON).to_pylist()
-        tally.reject_many(reason, count, {row["pair_id"]: row for row in rows})
+def _reject(tally: Tally, reason: str, rows: pa.Table) -> None:
+    if len(rows):
+        sample = rows.sort_by("pair_id").slice(0, SAMPLES_PER_REASON).to_pylist()
+        tally.reject_many(reason, len(rows), {row["pair_id"]: row for row in sample})
