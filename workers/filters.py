@@ -60,12 +60,13 @@ class TopFraction(Filter):
     reason, columns = "not_in_top_fraction", ("similarity",)
 
     def fit(self, survivors: Survivors) -> None:
-        """Find the similarity of the last pair that stays: exact, for 4 bytes a pair."""
-        parts = [_floats(rows, "similarity") for rows in survivors(self.columns)]
-        values = np.concatenate([np.empty(0, np.float32), *parts])
-        staying = round(self.step.share * len(values))
-        first = len(values) - staying
-        self.least = np.partition(values, first)[first] if staying else np.float32(np.inf)
+        """Find the similarity of the last pair that stays: exact, in two passes."""
+        from workers.top_share import least_of_top
+
+        self.least = least_of_top(
+            lambda: (_floats(rows, "similarity") for rows in survivors(self.columns)),
+            self.step.share,
+        )
 
     def keeps(self, rows: pa.Table) -> Keep:
         return _floats(rows, "similarity") >= self.least
