@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import log as logs
+from pipelines.board import Board
 from pipelines.cli import say
 from pipelines.config import ConfigError, RaySettings, digest
 from pipelines.engines import in_process
-from pipelines.progress import Progress
+from pipelines.progress import Progress, Status
 from pipelines.receipts import Ledger, Outcome, Shard, StageTotals
 from pipelines.run import lock_folder
 from pipelines.runner import ExitCode
-from pipelines.stages.embeddings import Embed, content_of, embed_in_actors
+from pipelines.stages.embeddings import Embed, content_of, embed_in_actors, status_of
 from workers.embed_settings import EmbedSettings, InputSettings
 from workers.settings import find_files
 from workers.shard_reader import TAR_ENDINGS
@@ -96,15 +96,14 @@ class Job:
 
     def _work(self, todo: list[Shard], total: int, ray: RaySettings | None) -> int:
         """The number of shards that failed."""
-        work = Embed(self.settings, self.source)
-        started, failures = time.monotonic(), 0
+        work, board, failures = Embed(self.settings, self.source), Board(), 0
+        outcomes = self._outcomes(work, todo, ray, board)
+        watched = board if ray else work
 
-        def pace() -> str:
-            rows = progress.kept if ray else work.embedder.rows_done
-            return f"{rows / (time.monotonic() - started):,.1f} rows/s"
+        def status() -> Status:
+            return status_of(watched.activity())
 
-        outcomes = self._outcomes(work, todo, ray)
-        with Progress("embed", total, total - len(todo), pace) as progress:
+        with Progress("embed", total, total - len(todo), status) as progress:
             for outcome in outcomes:
                 progress.advance(outcome)
                 if outcome.error:
@@ -115,10 +114,10 @@ class Job:
         return failures
 
     def _outcomes(
-        self, work: Embed, todo: list[Shard], ray: RaySettings | None
+        self, work: Embed, todo: list[Shard], ray: RaySettings | None, board: Board
     ) -> Iterator[Outcome]:
         if ray is not None:
-            return embed_in_actors(self.settings, todo, self.folder, ray, self.source)
+            return embed_in_actors(work, todo, self.folder, ray, board)
         load(work)  # before the first shard, so that what is wrong with it is said once
         return in_process(work, todo, self.folder)
 

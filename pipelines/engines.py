@@ -11,13 +11,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pipelines.board import Board, Reporter
 from pipelines.config import RaySettings
 from pipelines.receipts import Outcome, Shard, Work, attempt, outcome_of
+from workers.meter import Activity
 
 if TYPE_CHECKING:
     import ray
+    import ray.actor
 
 #: A dead worker or node must not end a stage that has hours behind it.
 MAX_RETRIES = 3
@@ -116,13 +119,21 @@ class Actors:
         return cls(number, cpus, gpus, max(1, cores // a_node))
 
 
+class WatchedWork(Work, Protocol):
+    """Work that can be looked at while it goes on."""
+
+    def activity(self) -> Activity:
+        """What it has done so far; another thread asks."""
+
+
 def in_ray_actors(
-    work: Work, shards: Sequence[Shard], folder: Path, actors: Actors
+    work: WatchedWork, shards: Sequence[Shard], folder: Path, actors: Actors, board: Board
 ) -> Iterator[Outcome]:
     """Ray Data actors that keep what ``work`` has loaded, a model say, from shard to shard.
 
     A row is a shard, not a picture: pixels never enter the object store, so the driver's memory
-    does not grow with the data. Ray has been started, by ``Actors.of``.
+    does not grow with the data. Ray has been started, by ``Actors.of``. The actors of a machine
+    that dies are started on others, and what they had begun is begun again.
     """
     import ray.data
 
@@ -132,7 +143,12 @@ def in_ray_actors(
         [{"shard": shard} for shard in by_name], override_num_blocks=len(shards)
     ).map_batches(
         ShardActor,
-        fn_constructor_kwargs={"work": work, "shards": by_name, "folder": folder},
+        fn_constructor_kwargs={
+            "work": work,
+            "shards": by_name,
+            "folder": folder,
+            "board": board.open(),
+        },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors.number),
         num_cpus=actors.cpus,
@@ -145,15 +161,23 @@ def in_ray_actors(
 class ShardActor:
     """Does shards, one a call; ``work`` keeps its model between the calls."""
 
-    def __init__(self, work: Work, shards: dict[str, Shard], folder: Path) -> None:
+    def __init__(
+        self,
+        work: WatchedWork,
+        shards: dict[str, Shard],
+        folder: Path,
+        board: ray.actor.ActorHandle,
+    ) -> None:
         self.work = work
         self.shards = shards
         self.folder = folder
+        self.reporter = Reporter(board, work)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        return {
-            "shard": [attempt(self.work, self.shards[name], self.folder) for name in batch["shard"]]
-        }
+        (name,) = batch["shard"]
+        attempt(self.work, self.shards[name], self.folder)
+        self.reporter.report()
+        return {"shard": [name]}
 
 
 def start_ray(settings: RaySettings) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 from tqdm import tqdm
@@ -17,27 +18,43 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two lines where there is no terminal: enough to see life, not to fill a log.
 LINE_INTERVAL = 30.0
+#: Seconds after which a terminal shows how far it is within the open shards.
+BAR_INTERVAL = 2.0
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} shards [{elapsed}{postfix}]"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What work says between the ends of two shards."""
+
+    note: str = ""
+    under_way: float = 0.0  # what is done of the open shards, in shards
+    rows: int = 0  # done, of the open shards too
 
 
 class Progress:
     """Counts shards as they end and says how far a stage is. Use it as a context manager."""
 
     def __init__(
-        self, stage: str, total: int, done: int, note: Callable[[], str] = lambda: ""
+        self, stage: str, total: int, done: int, status: Callable[[], Status] = Status
     ) -> None:
         self.stage, self.total, self.done, self.kept = stage, total, done, 0
-        self.note = note
+        self.status = status
         self.at_start = done
         self.started = time.monotonic()
         self._bar = tqdm(
-            desc=stage, total=total, initial=done, unit="shard", disable=not sys.stderr.isatty()
+            desc=stage,
+            total=total,
+            initial=done,
+            bar_format=BAR,
+            disable=not sys.stderr.isatty(),
         )
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._say_lines, name="progress", daemon=True)
+        say = self._say_lines if self._bar.disable else self._refresh_bar
+        self._thread = threading.Thread(target=say, name="progress", daemon=True)
 
     def __enter__(self) -> Progress:
-        if self._bar.disable:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(
@@ -47,8 +64,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
         self._bar.close()
 
     def advance(self, outcome: Outcome) -> None:
@@ -57,20 +73,31 @@ class Progress:
             # A stage's last kind of row is the one that goes on to the next stage.
             *_, rows = outcome.receipt.rows.values()
             self.kept += rows["kept"]
-        parts = (f"{self.kept:,} rows kept", self.note())
-        self._bar.set_postfix_str(", ".join(filter(None, parts)), refresh=False)
         self._bar.update()
 
     def line(self) -> str:
-        """For example ``images: 3 of 8 shards, 2,412 rows kept, 41 s, about 68 s left``."""
+        """For example ``images: 3 of 8 shards, 41 s, 2,412 rows, 58.8 rows/s, about 68 s left``."""
         seconds = time.monotonic() - self.started
-        text = f"{self.stage}: {self.done} of {self.total} shards, {self.kept:,} rows kept"
-        text += f", {seconds:.0f} s"
-        if new := self.done - self.at_start:
-            text += f", about {seconds / new * (self.total - self.done):.0f} s left"
-        note = self.note()
-        return f"{text}, {note}" if note else text
+        text = f"{self.stage}: {self.done} of {self.total} shards, {seconds:.0f} s"
+        return ", ".join((text, *self._details(seconds)))
+
+    def _details(self, seconds: float) -> list[str]:
+        """What is known beside the number of shards, of the open ones too."""
+        status = self.status()
+        details = []
+        if rows := max(self.kept, status.rows):
+            details += [f"{rows:,} rows", f"{rows / max(seconds, 1e-9):,.1f} rows/s"]
+        ahead = min(self.done + status.under_way, self.total)
+        if ahead > self.at_start:
+            left = seconds / (ahead - self.at_start) * (self.total - ahead)
+            details.append(f"about {left:.0f} s left")
+        return [*details, status.note] if status.note else details
 
     def _say_lines(self) -> None:
         while not self._stop.wait(LINE_INTERVAL):
             log.info(self.line(), extra={"fields": {"stage": self.stage, "done": self.done}})
+
+    def _refresh_bar(self) -> None:
+        while not self._stop.wait(BAR_INTERVAL):
+            details = self._details(time.monotonic() - self.started)
+            self._bar.set_postfix_str(", ".join(details))

@@ -180,12 +180,15 @@ def attempt(work: Work, shard: Shard, folder: Path) -> str:
 
     This is the one place that catches every exception: the work calls libraries that raise
     whatever they like, and the error is kept, logged and ends the run with exit code 3.
+    A shard that has its receipt is left alone: an engine asks again for one whose worker was lost
+    before it could say that it was done.
     Returns the shard's name; ``outcome_of`` tells how it ended.
     """
     error = folder / ERRORS / f"{shard.name}.txt"
     error.unlink(missing_ok=True)
     try:
-        perform(work, shard, folder)
+        if not Ledger(folder).is_done(shard):
+            perform(work, shard, folder)
     except Exception:  # noqa: BLE001
         write_text(traceback.format_exc(), error)
     return shard.name

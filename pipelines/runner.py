@@ -132,7 +132,7 @@ def _work(stage: Stage, plan: Plan) -> bool:
     with (
         peak_memory() as peak,
         services_of(stage.run, stage.name),
-        Progress(stage.name, total, len(plan.done), stage.note) as progress,
+        Progress(stage.name, total, len(plan.done), stage.status) as progress,
     ):
         for outcome in stage.execute(plan.todo):
             progress.advance(outcome)

@@ -29,6 +29,7 @@ from workers.embed_settings import EmbedSettings, InputSettings
 from workers.encoders import Encoder, load_encoder, one_threaded
 from workers.hardware import usable_cores
 from workers.labels import Labels
+from workers.meter import Meter
 from workers.overlap import Handle, in_chunks, overlap
 from workers.shard_reader import Sample, read_shard
 from workers.storage import ROW_GROUP_ROWS, table_writer
@@ -58,12 +59,12 @@ class Embedder:
     def __init__(self, settings: EmbedSettings) -> None:
         self.threads = settings.threads or usable_cores()
         self._pool = ThreadPoolExecutor(self.threads, "embed", initializer=one_threaded)
-        self.encoder: Encoder = load_encoder(settings, self._pool, self.threads)
+        #: For whoever watches, from any thread.
+        self.meter = Meter(self.threads, on_gpu=torch.cuda.is_available())
+        self.encoder: Encoder = load_encoder(settings, self._pool, self.threads, self.meter)
         self.model = self.encoder.model
         self._decode = image_bytes_transform(self.model.config.image_resolution)
         self._labels = Labels.of(settings, self.model)
-        #: Rows written so far, of all shards: another thread may look at it for a sign of life.
-        self.rows_done = 0
 
     def embed_shard(
         self, shard: Path, out: Path, source: InputSettings = BOTH_PARTS
@@ -83,15 +84,16 @@ class Embedder:
         """
         tally = Tally()
         schema = self.schema(source)
-        windows = self._windows(read_shard(shard, source), source, tally)
+        windows = self._windows(read_shard(shard, source, self.meter.read), source, tally)
         with (
+            self.meter.shard(),
             table_writer(schema, out) as file,
             ThreadPoolExecutor(1, "write") as writer,
             closing(self.tables(windows, schema)) as tables,
         ):
             write = partial(file.write_table, row_group_size=ROW_GROUP_ROWS)
             for rows, _ in overlap(((len(t), writer.submit(write, t)) for t in tables), 1):
-                self.rows_done += rows
+                self.meter.wrote(rows)
         return {"images" if source.images else "texts": tally}
 
     def schema(self, source: InputSettings = BOTH_PARTS) -> pa.Schema:
@@ -126,7 +128,8 @@ class Embedder:
                     yield row, levels
 
     def _decode_all(self, samples: Sequence[Sample]) -> list[tuple[Row, Tensor | ImageError]]:
-        return [(Row(sample.id, sample.text), self._decoded_or_not(sample)) for sample in samples]
+        with self.meter.decoding():
+            return [(Row(some.id, some.text), self._decoded_or_not(some)) for some in samples]
 
     def _decoded_or_not(self, sample: Sample) -> Tensor | ImageError:
         assert sample.image is not None

@@ -9,6 +9,7 @@ the one before and the answer of the one before that go on at once, in fixed sha
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from clip_model.model import convert_weights
 from clip_model.preprocess import fold_normalisation
 from workers.embed_settings import EmbedSettings
 from workers.hardware import computes_bfloat16
+from workers.meter import Meter
 from workers.overlap import Handle
 
 CPU_BATCH, GPU_BATCH = 16, 512
@@ -56,22 +58,25 @@ class Encoder(Protocol):
         """Start on at most `batch_size` trimmed sequences: [N, L] -> [N, D]."""
 
 
-def load_encoder(settings: EmbedSettings, pool: ThreadPoolExecutor, threads: int) -> Encoder:
+def load_encoder(
+    settings: EmbedSettings, pool: ThreadPoolExecutor, threads: int, meter: Meter
+) -> Encoder:
     """Load the model and put it where it is fastest: a GPU if there is one, else the CPU.
 
     Args:
         pool: computes on a CPU; its threads, as many as ``threads``, are `one_threaded`.
+        meter: is told how long the towers work.
 
     Raises:
         RuntimeError: as `clip_model.load`.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, _ = clip_model.load(settings.model, device, half=False)
-    return encoder_of(model, settings, pool, threads)
+    return encoder_of(model, settings, pool, threads, meter)
 
 
 def encoder_of(
-    model: CLIP, settings: EmbedSettings, pool: ThreadPoolExecutor, threads: int
+    model: CLIP, settings: EmbedSettings, pool: ThreadPoolExecutor, threads: int, meter: Meter
 ) -> Encoder:
     """The encoder of a float32 model where it is; the model is changed, and may be half after."""
     device = model.logit_scale.device
@@ -81,9 +86,9 @@ def encoder_of(
     # Convolutions of a ResNet are a quarter faster with the channels innermost.
     folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cuda":
-        return GpuEncoder(folded, settings.batch_size or GPU_BATCH)
+        return GpuEncoder(folded, settings.batch_size or GPU_BATCH, meter)
     # One batch more than threads: the next is there when the first thread is done.
-    return CpuEncoder(folded, settings.batch_size or CPU_BATCH, threads + 1, pool)
+    return CpuEncoder(folded, settings.batch_size or CPU_BATCH, threads + 1, pool, meter)
 
 
 def one_threaded() -> None:
@@ -99,15 +104,22 @@ class CpuEncoder:
     batch_size: int
     depth: int
     pool: ThreadPoolExecutor
+    meter: Meter
 
     def new_batch(self) -> Tensor:
         return _empty_batch(self.model, self.batch_size)
 
     def encode_images(self, levels: Tensor, rows: int) -> Future[Tensor]:
-        return self.pool.submit(_unit, self.model.encode_image, levels[:rows])
+        return self.pool.submit(self._timed, self.model.encode_image, levels[:rows])
 
     def encode_texts(self, tokens: Tensor) -> Future[Tensor]:
-        return self.pool.submit(_unit, self.model.encode_text, tokens)
+        return self.pool.submit(self._timed, self.model.encode_text, tokens)
+
+    def _timed(self, encode: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+        start = time.perf_counter()
+        features = _unit(encode, batch)
+        self.meter.computed(time.perf_counter() - start)
+        return features
 
 
 @torch.inference_mode()
@@ -125,11 +137,14 @@ class GpuFeatures:
     """Features on their way from a GPU."""
 
     host: Tensor  # pinned
+    begun: torch.cuda.Event
     copied: torch.cuda.Event
     rows: int
+    meter: Meter
 
     def result(self) -> Tensor:
         self.copied.synchronize()
+        self.meter.computed(self.begun.elapsed_time(self.copied) / 1000)
         return self.host[: self.rows].clone()  # pinned memory goes back to its pool
 
     def cancel(self) -> None:
@@ -141,8 +156,9 @@ class GpuEncoder:
     behind its back.
     """
 
-    def __init__(self, model: CLIP, batch_size: int) -> None:
+    def __init__(self, model: CLIP, batch_size: int, meter: Meter) -> None:
         self.model = model
+        self.meter = meter
         self.batch_size = batch_size
         self.depth = 2
         self._device = model.logit_scale.device
@@ -173,12 +189,14 @@ class GpuEncoder:
         compute = torch.cuda.current_stream(self._device)
         compute.wait_stream(self._copies)
         batch.record_stream(compute)  # its memory is not given away while the tower reads it
+        begun = torch.cuda.Event(enable_timing=True)
+        begun.record(compute)  # passes when the batch is there and the one before is done
         features = F.normalize(tower(batch).float(), dim=-1)
         host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
         host.copy_(features, non_blocking=True)
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event(enable_timing=True)
         copied.record(compute)
-        return GpuFeatures(host, copied, rows)
+        return GpuFeatures(host, begun, copied, rows, self.meter)
 
 
 def _compiled(tower: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -34,6 +34,10 @@ BATCH_ROWS = 64
 BUFFER_BYTES = 1 << 20
 
 
+#: Takes the share of a shard that has been read, from 0 to 1.
+Tell = Callable[[float], object]
+
+
 class ShardError(ValueError):
     """A shard that cannot be read as pictures and captions; the message says what to do."""
 
@@ -47,18 +51,25 @@ class Sample:
     text: str | None
 
 
-def read_shard(path: Path, settings: InputSettings) -> Iterator[Sample]:
+def _tell_nobody(share: float) -> None:
+    pass
+
+
+def read_shard(path: Path, settings: InputSettings, tell: Tell = _tell_nobody) -> Iterator[Sample]:
     """The rows of a shard, in its order.
+
+    Args:
+        tell: is called now and then with the share of the shard that has been read.
 
     Raises:
         ShardError: no column holds what is asked for, or the file is broken.
     """
     if path.name.endswith(TAR_ENDINGS):
-        return _read_tar(path, settings)
-    return _read_parquet(path, settings)
+        return _read_tar(path, settings, tell)
+    return _read_parquet(path, settings, tell)
 
 
-def _read_parquet(path: Path, settings: InputSettings) -> Iterator[Sample]:
+def _read_parquet(path: Path, settings: InputSettings, tell: Tell) -> Iterator[Sample]:
     file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
     names = file.schema_arrow.names
     image_name = settings.images and _column(names, IMAGE_COLUMNS, settings.image_column, path)
@@ -76,6 +87,7 @@ def _read_parquet(path: Path, settings: InputSettings) -> Iterator[Sample]:
                 values[text_name][index] if text_name else None,
             )
             row += 1
+        tell(row / file.metadata.num_rows)
 
 
 def _column(names: Sequence[str], known: Sequence[str], wanted: str | None, path: Path) -> str:
@@ -108,32 +120,37 @@ def _bytes(value: Any, column: str, path: Path) -> bytes | None:
     raise ShardError(f"{path}: column {column} holds {type(value).__name__}, not pictures' bytes")
 
 
-def _read_tar(path: Path, settings: InputSettings) -> Iterator[Sample]:
+def _read_tar(path: Path, settings: InputSettings, tell: Tell) -> Iterator[Sample]:
     """Members that follow one another and have one name up to its first dot are one row."""
     try:
-        with _open_tar(path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            yield from _tar_samples(tar, settings)
+        size = path.stat().st_size
+        with (
+            path.open("rb") as file,
+            _tar_stream(path, file) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as tar,
+        ):
+            for sample in _tar_samples(tar, settings):
+                tell(file.tell() / size)
+                yield sample
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ShardError(f"{path} is not a whole tar file: {error}") from error
 
 
-def _open_tar(path: Path) -> IO[bytes] | gzip.GzipFile:
+def _tar_stream(path: Path, file: IO[bytes]) -> IO[bytes] | gzip.GzipFile:
     """The tar in a file. Where one is cut off at a header, `tarfile` would take it for its end."""
     if path.suffix != ".tar":
-        return gzip.open(path)
-    _check_end(path)
-    return path.open("rb")
+        return gzip.GzipFile(fileobj=file)
+    _check_end(path, file)
+    return file
 
 
-def _check_end(path: Path) -> None:
+def _check_end(path: Path, file: IO[bytes]) -> None:
     """Raise ShardError unless the tar ends with two empty blocks."""
-    with path.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - TAR_END_BYTES))
-        if file.read() != bytes(TAR_END_BYTES):
-            raise ShardError(
-                f"{path} is not a whole tar file: it lacks the empty blocks of its end"
-            )
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - TAR_END_BYTES))
+    if file.read() != bytes(TAR_END_BYTES):
+        raise ShardError(f"{path} is not a whole tar file: it lacks the empty blocks of its end")
+    file.seek(0)
 
 
 def _tar_samples(tar: tarfile.TarFile, settings: InputSettings) -> Iterator[Sample]:

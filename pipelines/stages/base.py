@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.config import digest
+from pipelines.progress import Status
 from pipelines.receipts import Outcome, Shard
 from pipelines.run import Run
 
@@ -42,9 +43,9 @@ class Stage(ABC):
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         """Do the shards and give an outcome for each, as they end."""
 
-    def note(self) -> str:
-        """What a line of progress says beside the shards, for a stage of few long shards."""
-        return ""
+    def status(self) -> Status:
+        """What it says between the ends of two shards; a thread of its own asks."""
+        return Status()
 
     def shard(
         self,

@@ -8,12 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.board import Board
 from pipelines.checkpoints import checkpoint_inputs
 from pipelines.config import ConfigError, RaySettings
 from pipelines.engines import Actors, in_ray_actors
+from pipelines.progress import Status
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
 from workers.embed_settings import EmbedSettings, InputSettings
+from workers.meter import Activity
 from workers.tally import Tally
 
 if TYPE_CHECKING:
@@ -40,23 +43,32 @@ class Embeddings(Stage):
             for path in self.run.outputs("images")
         ]
 
+    @cached_property
+    def board(self) -> Board:
+        return Board()
+
+    def status(self) -> Status:
+        return status_of(self.board.activity())
+
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
-        return embed_in_actors(config.embeddings, shards, self.folder, config.ray)
+        work = Embed(config.embeddings)
+        return embed_in_actors(work, shards, self.folder, config.ray, self.board)
+
+
+def status_of(activity: Activity) -> Status:
+    """Pace and bottleneck of embedders, for a line of progress."""
+    return Status(activity.bottleneck(), activity.under_way, activity.rows)
 
 
 def embed_in_actors(
-    settings: EmbedSettings,
-    shards: Sequence[Shard],
-    folder: Path,
-    ray: RaySettings,
-    source: InputSettings = BOTH_PARTS,
+    work: Embed, shards: Sequence[Shard], folder: Path, ray: RaySettings, board: Board
 ) -> Iterator[Outcome]:
     """Embed shards in Ray actors that share the cluster's machines and GPUs."""
     actors = Actors.of(ray, len(shards))
-    threads = settings.threads or actors.threads
-    work = Embed(settings.model_copy(update={"threads": threads}), source)
-    return in_ray_actors(work, shards, folder, actors)
+    threads = work.settings.threads or actors.threads
+    settings = work.settings.model_copy(update={"threads": threads})
+    return in_ray_actors(Embed(settings, work.source), shards, folder, actors, board)
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,10 @@ class Embed:
         from workers.embed import Embedder
 
         return Embedder(self.settings)
+
+    def activity(self) -> Activity:
+        loaded = "embedder" in vars(self)
+        return self.embedder.meter.activity() if loaded else Activity()
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         path = Path(shard.inputs[0])

@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.checkpoints import checkpoint_inputs
 from pipelines.config import RaySettings, TrainSettings
 from pipelines.engines import cluster_cpus, in_process, start_ray
+from pipelines.progress import Status
 from pipelines.receipts import SCRATCH, Outcome, Shard
 from pipelines.stages.base import Stage
 from workers.tally import Tally
@@ -42,17 +43,18 @@ class Model(Stage):
         values = [str(len(dataset)), *published]
         return [self.shard("all", identity, [*dataset, *start], values)]
 
-    def note(self) -> str:
+    def status(self) -> Status:
         lines = [
             line
             for file in (self.folder / SCRATCH).glob(f"*/{METRICS}")
             for line in file.read_text(encoding="utf-8").splitlines()
         ]
         if not lines:
-            return "starting"
-        last = json.loads(lines[-1])
-        return (
-            f"epoch {last['epoch'] + 1} of {self.run.config.model.epochs}, loss {last['loss']:.3f}"
+            return Status("starting")
+        last, epochs = json.loads(lines[-1]), self.run.config.model.epochs
+        return Status(
+            f"epoch {last['epoch'] + 1} of {epochs}, loss {last['loss']:.3f}",
+            under_way=(last["epoch"] + 1) / epochs,
         )
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:

@@ -1,9 +1,6 @@
 """`python -m pipelines.embed` on shards of other people's layouts."""
 
-import json
 import logging
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -156,16 +153,3 @@ def test_a_folder_of_something_else_or_of_another_model_is_left_alone(shards, tm
     assert run(shards, "--model", models[0], "--out", out) == 0
     assert run(shards, "--model", models[1], "--out", out) == 2
     assert "made by another model" in errors()
-
-
-def test_ray_actors_give_what_one_process_gives_and_the_command_says_so(shards, model, tmp_path):
-    assert run(shards, "--model", model, "--out", tmp_path / "one") == 0
-    command = [sys.executable, "-m", "pipelines.embed", str(shards), "--model", model]
-    command += ["--out", str(tmp_path / "two"), "--actors", "2"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert "50 images in, 49 kept" in result.stdout
-    for name in ("00000.parquet", "00001.parquet"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    lines = (tmp_path / "two" / "_run" / "logs" / "run.jsonl").read_text().splitlines()
-    assert "rows/s" in json.loads(lines[-1])["message"]

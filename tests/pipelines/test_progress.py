@@ -8,7 +8,7 @@ import pytest
 
 from pipelines import log as logs
 from pipelines import progress
-from pipelines.progress import Progress
+from pipelines.progress import Progress, Status
 from pipelines.receipts import Outcome, Receipt
 
 
@@ -20,14 +20,26 @@ def outcome():
 
 def test_off_a_terminal_lines_say_how_far_it_is(outcome, caplog, monkeypatch):
     monkeypatch.setattr(progress, "LINE_INTERVAL", 0.01)
-    with caplog.at_level(logging.INFO), Progress("images", 4, 1, lambda: "epoch 2") as shown:
+    with caplog.at_level(logging.INFO), Progress("images", 4, 1) as shown:
         shown.advance(outcome)
-        line = shown.line()
         deadline = time.monotonic() + 10
         while not caplog.messages and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert line.startswith("images: 2 of 4 shards, 4 rows kept, 0 s, about 0 s left, epoch 2")
-    assert caplog.messages[0].startswith("images: 2 of 4 shards")
+    assert caplog.messages[0].startswith("images: 2 of 4 shards, 0 s, 4 rows, ")
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (Status(), "4 rows, 0.1 rows/s, about 120 s left"),
+        (Status("epoch 2", under_way=0.5, rows=9), "9 rows, 0.1 rows/s, about 60 s left, epoch 2"),
+    ],
+)
+def test_the_time_left_counts_what_is_done_of_the_open_shards(outcome, status, told):
+    with Progress("images", 4, 1, lambda: status) as shown:
+        shown.started -= 60
+        shown.advance(outcome)
+        assert shown.line() == f"images: 2 of 4 shards, 60 s, {told}"
 
 
 def test_on_a_terminal_there_is_a_bar_and_no_line(outcome, caplog, monkeypatch):

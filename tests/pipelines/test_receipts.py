@@ -52,6 +52,14 @@ def test_a_shard_is_done_only_with_its_own_key_and_whole_outputs(tmp_path):
     assert not ledger.is_done(shard())
 
 
+def test_what_has_its_receipt_is_not_done_again_when_an_engine_asks_again(tmp_path):
+    first = perform(write_rows, shard(), tmp_path)
+    attempt(break_down, shard(), tmp_path)
+    assert outcome_of(shard(), tmp_path).receipt == first
+    attempt(break_down, shard(key="k2"), tmp_path)
+    assert "disk full" in (outcome_of(shard(key="k2"), tmp_path).error or "")
+
+
 def test_lost_rows_get_no_receipt_and_publish_nothing(tmp_path):
     with pytest.raises(LostRowsError):
         perform(lose_a_row, shard(), tmp_path)

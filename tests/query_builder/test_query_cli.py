@@ -163,7 +163,7 @@ def test_interrupt_exits_130(enwiki, tmp_path):
         time.sleep(0.1)
     time.sleep(1)  # in the midst of reading
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted" in errors
     assert not (tmp_path / "out" / "00000.parquet").exists()

@@ -39,8 +39,8 @@ from pathlib import Path
 from workers import embed
 from workers.embed_settings import EmbedSettings
 
-def until_killed(path, source):
-    for number, sample in enumerate(read_shard(path, source)):
+def until_killed(path, source, tell):
+    for number, sample in enumerate(read_shard(path, source, tell)):
         if number == 4_500:
             os.kill(os.getpid(), signal.SIGKILL)
         yield sample

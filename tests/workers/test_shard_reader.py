@@ -94,3 +94,21 @@ def test_a_tar_that_is_cut_off_is_an_error_and_no_shorter_shard(tmp_path, mode, 
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ShardError, match="not a whole tar file"):
         read(path, parts="images")
+
+
+def test_how_much_of_a_shard_has_been_read_is_told(tmp_path):
+    rows = [(f"{number:03}", bytes(2_000), "a caption") for number in range(200)]
+    members = [(f"{key}.jpg", jpg) for key, jpg, _ in rows]
+    table = {"key": [key for key, _, _ in rows], "jpg": [jpg for _, jpg, _ in rows]}
+    shards = [
+        write_columns(tmp_path / "a.parquet", **table),
+        write_tar(members, tmp_path / "a.tar"),
+        write_tar(members, tmp_path / "a.tar.gz", "w:gz"),
+    ]
+    for shard in shards:
+        told: list[float] = []
+        for _ in read_shard(shard, InputSettings(parts="images"), told.append):
+            pass
+        assert told == sorted(told)
+        assert 0 < told[0] <= 1
+        assert 0.9 < told[-1] <= 1

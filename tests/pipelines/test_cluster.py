@@ -1,0 +1,134 @@
+"""Embedding on a Ray cluster of three machines, one of which dies."""
+
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import requests
+
+from benchmarks.photographs import photographs
+from tests.shards import save_tiny_model
+
+SHARDS, ROWS = 9, 400
+
+
+@pytest.fixture
+def cluster():
+    """Three raylets with a GPU each, as Ray's book has it: the model runs on their CPUs.
+
+    Every GPU is held by an actor, so none is free for the one whose machine dies.
+    """
+    from ray.cluster_utils import Cluster
+
+    # A dead machine is noticed after two seconds instead of half a minute, metrics are current.
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    quick["metrics_report_interval_ms"] = 500
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": quick}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(3):
+        cluster.add_node(num_cpus=2, num_gpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def shards(tmp_path):
+    jpgs = list(photographs(50))
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number in range(SHARDS):
+        rows = {
+            "key": [f"{number}-{row}" for row in range(ROWS)],
+            "jpg": [jpgs[(number + row) % len(jpgs)] for row in range(ROWS)],
+            "caption": [f"photograph {row} of {number}" for row in range(ROWS)],
+        }
+        pq.write_table(pa.table(rows), folder / f"{number:05d}.parquet")
+    return folder
+
+
+def start(shards, model, out, *more):
+    command = [sys.executable, "-m", "pipelines.embed", str(shards), "--model", model]
+    command += ["--out", str(out), *more]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+
+
+def receipts(out):
+    """The receipts so far, with the time at which each was written."""
+    files = (out / "_receipts").glob("[!.]*.json")
+    return {file.name: (file.read_text(), file.stat().st_mtime_ns) for file in files}
+
+
+def wait_for_receipts(number, out, process):
+    deadline = time.monotonic() + 120
+    while len(receipts(out)) < number and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    return receipts(out)
+
+
+def switch_off_at_work(machine, cluster, scratch):
+    """End all of a machine's processes at once, as a power cut does, in the middle of a shard."""
+    raylet = psutil.Process(machine.all_processes["raylet"][0].process.pid)
+    while True:
+        processes = [raylet, *raylet.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        files = [Path(file.path) for process in processes for file in process.open_files()]
+        if any(file.is_relative_to(scratch) for file in files):
+            break
+        for process in processes:
+            process.resume()
+        time.sleep(0.02)
+    for process in processes:
+        process.kill()
+    cluster.remove_node(machine, allow_graceful=False)
+
+
+def metrics(cluster):
+    """The sum over all machines of Ray's metrics of this project, as Prometheus scrapes them."""
+    ports = [node.metrics_export_port for node in cluster.list_all_nodes()]
+    texts = [requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text for port in ports]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith("ray_clip_")]
+    counters: dict[str, float] = defaultdict(float)
+    for line in lines:
+        counters[line.partition("{")[0]] += float(line.rpartition(" ")[2])
+    return counters
+
+
+def test_a_machine_dies_and_all_is_there_once_and_the_same(cluster, shards, tmp_path):
+    model = save_tiny_model(tmp_path / "tiny.safetensors")
+    out = tmp_path / "cluster"
+    process = start(shards, model, out, "--ray-address", cluster.address)
+    before = wait_for_receipts(3, out, process)
+    doomed, *_ = cluster.worker_nodes
+    switch_off_at_work(doomed, cluster, out / "_work")
+    said, errors = process.communicate(timeout=180)
+    counters = metrics(cluster)
+    assert process.returncode == 0, errors
+    assert f"{SHARDS * ROWS:,} images in, {SHARDS * ROWS:,} kept, 0 failed" in said
+
+    assert len(before) < SHARDS
+    assert {name: receipt for name, receipt in receipts(out).items() if name in before} == before
+    assert list((out / "_work").iterdir())  # what the machine left
+
+    alone = tmp_path / "alone"
+    assert start(shards, model, alone).wait(timeout=180) == 0
+    for file in sorted(alone.glob("*.parquet")):
+        assert (out / file.name).read_bytes() == file.read_bytes()
+    assert len(list(out.glob("*.parquet"))) == SHARDS
+
+    assert ROWS <= counters["ray_clip_rows_total"] <= SHARDS * ROWS
+    busy = sum(counters[f"ray_clip_{work}_seconds_total"] for work in ("decoding", "computing"))
+    assert 0 < busy <= counters["ray_clip_thread_seconds_total"]
+
+    lines = (out / "_run" / "logs" / "run.jsonl").read_text().splitlines()
+    assert "bound (threads" in json.loads(lines[-1])["message"]
