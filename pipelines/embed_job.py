@@ -20,7 +20,7 @@ from pipelines.progress import Progress, Status
 from pipelines.receipts import Ledger, Outcome, Shard, StageTotals
 from pipelines.run import lock_folder
 from pipelines.runner import ExitCode
-from pipelines.stages.embeddings import Embed, content_of, embed_in_actors, status_of
+from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors, status_of
 from workers.embed_settings import EmbedSettings, InputSettings
 from workers.settings import find_files
 from workers.shard_reader import TAR_ENDINGS
@@ -70,6 +70,7 @@ class Job:
         """What the embeddings depend on beside the shards."""
         content = content_of(self.settings)
         return {
+            "version": Embeddings.version,
             "settings": content.identity,
             "files": [*content.published, *(file_hash(path) for path in content.files)],
             "input": self.source.model_dump(),
@@ -90,8 +91,8 @@ class Job:
             raise ConfigError(f"--out {self.folder}: it holds other files; choose an empty folder")
         if json.loads(self._identity_file.read_text(encoding="utf-8")) != self.identity:
             raise ConfigError(
-                f"--out {self.folder}: its embeddings were made by another model or with other "
-                f"settings ({self._identity_file}); choose another folder"
+                f"--out {self.folder}: its embeddings were made by another model or release, or "
+                f"with other settings ({self._identity_file}); choose another folder"
             )
 
     def _work(self, todo: list[Shard], total: int, ray: RaySettings | None) -> int:

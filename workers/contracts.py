@@ -72,10 +72,12 @@ def embeddings_schema(
     """``embeddings/``: the CLIP features of each pair, for a model of ``dim`` dimensions.
 
     Both embeddings have unit length before they are rounded to float16; ``similarity`` is
-    their cosine, computed before the rounding.
+    their cosine, computed before the rounding. ``picture_hash`` is ``perceptual_hash``'s; no value
+    of it is null, which pandas would answer with floats that lose its last bits.
 
     Args:
-        images, texts: which towers worked; ``similarity`` needs both, labels and scores images.
+        images, texts: which towers worked; ``similarity`` needs both, the hash, labels and scores
+            need images.
         scores: names of attributes and heads, each a column ``score_NAME``.
     """
     embedding = pa.list_(pa.field("item", pa.float16(), nullable=False), dim)
@@ -87,6 +89,7 @@ def embeddings_schema(
     if images and texts:
         fields.append(pa.field("similarity", pa.float32(), nullable=False))
     if images:
+        fields.append(pa.field("picture_hash", pa.uint64(), nullable=False))
         fields.append(pa.field("labels", pa.list_(LABEL), nullable=False))
         fields += [pa.field(f"score_{name}", pa.float32(), nullable=False) for name in scores]
     return pa.schema(fields)

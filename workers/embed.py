@@ -1,7 +1,7 @@
 """Embed: CLIP over a shard of pictures and captions.
 
-One pass gives the embeddings of both, the similarity of each pair, and the labels and scores of
-each picture. A plain class: no Ray in here, and none is needed to use it.
+One pass gives the embeddings of both, the similarity of each pair, and the hash, labels and scores
+of each picture. A plain class: no Ray in here, and none is needed to use it.
 
     rows ─▶ decoded ─▶ batches ─▶ image tower ─▶ windows ─▶ text tower ─▶ labels ─▶ file
 
@@ -31,6 +31,7 @@ from workers.hardware import usable_cores
 from workers.labels import Labels
 from workers.meter import Meter
 from workers.overlap import Handle, in_chunks, overlap
+from workers.perceptual_hash import picture_hash
 from workers.shard_reader import Sample, read_shard
 from workers.storage import ROW_GROUP_ROWS, table_writer
 from workers.tally import Tally
@@ -129,7 +130,8 @@ class Embedder:
 
     def _decode_all(self, samples: Sequence[Sample]) -> list[tuple[Row, Tensor | ImageError]]:
         with self.meter.decoding():
-            return [(Row(some.id, some.text), self._decoded_or_not(some)) for some in samples]
+            pictures = [(sample, self._decoded_or_not(sample)) for sample in samples]
+            return [(_hashed(sample, levels), levels) for sample, levels in pictures]
 
     def _decoded_or_not(self, sample: Sample) -> Tensor | ImageError:
         assert sample.image is not None
@@ -201,6 +203,13 @@ class TextsUnderWay:
     def cancel(self) -> None:
         for batch in self.batches:
             batch.cancel()
+
+
+def _hashed(sample: Sample, levels: Tensor | ImageError) -> Row:
+    """The row, with its picture's hash where there is one."""
+    if isinstance(levels, ImageError):
+        return Row(sample.id, sample.text)
+    return Row(sample.id, sample.text, picture_hash(levels.numpy()))
 
 
 def _without_gaps(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.labels import Labels
+from workers.perceptual_hash import NO_HASH
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Row:
 
     id: str
     text: str | None
+    picture_hash: int = NO_HASH
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Window:
 def window_table(
     window: Window, texts: Tensor | None, labels: Labels, schema: pa.Schema
 ) -> pa.Table:
-    """The rows with their embeddings, similarity, labels and scores, as ``schema`` has them.
+    """The rows with their embeddings, similarity, hash, labels and scores, as ``schema`` has them.
 
     Run it in a thread with one of torch's threads: then the last bit of a sum does not depend on
     the number of cores.
@@ -48,6 +50,7 @@ def window_table(
     if window.images is not None and texts is not None:
         columns.append(pa.array((window.images * texts).sum(dim=-1).numpy()))
     if window.images is not None:
+        columns.append(pa.array([row.picture_hash for row in window.rows], pa.uint64()))
         of_pictures = labels.of_pictures(window.images)
         columns.append(pa.array(of_pictures, type=schema.field("labels").type))
         for _, score in labels.scores:

@@ -30,7 +30,7 @@ class Embeddings(Stage):
 
     name = "embeddings"
     reads = ("images",)
-    version = 2
+    version = 3
 
     def check(self) -> None:
         content_of(self.run.config.embeddings)

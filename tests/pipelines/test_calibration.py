@@ -30,6 +30,7 @@ def shards(tmp_path):
                 "image_embedding": image.tolist(),
                 "text_embedding": text.tolist(),
                 "similarity": float(image @ text),
+                "picture_hash": 0,
                 "labels": [],
             }
         )

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.embed import main
 from pipelines.receipts import Ledger
+from pipelines.stages.embeddings import Embeddings
 from tests.shards import pictures, save_tiny_model, write_tar
 
 
@@ -65,7 +66,8 @@ def test_the_output_opens_in_other_tools(shards, model, tmp_path, capsys):
 
     frame = pd.read_parquet(out)
     assert list(frame) == [
-        *("pair_id", "image_embedding", "text_embedding", "similarity", "labels", "score_photo")
+        *("pair_id", "image_embedding", "text_embedding", "similarity"),
+        *("picture_hash", "labels", "score_photo"),
     ]
     image, text = (np.stack(frame[f"{part}_embedding"]) for part in ("image", "text"))
     assert image.shape == text.shape == (49, 32)
@@ -74,6 +76,7 @@ def test_the_output_opens_in_other_tools(shards, model, tmp_path, capsys):
     cosine = (image.astype("f4") * text.astype("f4")).sum(axis=1)
     np.testing.assert_allclose(frame["similarity"], cosine, atol=2e-3)
     assert frame["score_photo"].between(0, 1).all()
+    assert frame["picture_hash"].dtype == np.uint64
 
     column = pa.dataset.dataset(out, format="parquet").to_table()["image_embedding"]
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -153,3 +156,11 @@ def test_a_folder_of_something_else_or_of_another_model_is_left_alone(shards, tm
     assert run(shards, "--model", models[0], "--out", out) == 0
     assert run(shards, "--model", models[1], "--out", out) == 2
     assert "made by another model" in errors()
+
+
+def test_a_folder_of_an_older_release_is_left_alone(shards, model, tmp_path, errors, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(Embeddings, "version", Embeddings.version - 1)
+        assert run(shards, "--model", model, "--out", tmp_path / "out") == 0
+    assert run(shards, "--model", model, "--out", tmp_path / "out") == 2
+    assert "made by another model or release" in errors()

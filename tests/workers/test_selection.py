@@ -30,6 +30,7 @@ def make_shard(folder, name, rows):
                 "similarity": 0.5,
                 "image_embedding": unit(0.0),
                 "text_embedding": unit(0.0),
+                "picture_hash": 0,
                 "labels": [],
                 "query_ids": [0],
                 "source": "test@0",
