@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from workers.base_filter import Filter
 from workers.contracts import SELECTION
-from workers.filters import Filter, make_filter
+from workers.filters import make_filter
 from workers.selection_settings import SelectionSettings
 from workers.storage import write_table
 from workers.tally import SAMPLES_PER_REASON, Tally

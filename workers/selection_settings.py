@@ -81,6 +81,15 @@ class ExactDuplicatesStep(Step):
     filter: Literal["exact_duplicates"]
 
 
+class PerceptualDuplicatesStep(Step):
+    """One pair for each group of pictures with nearly equal hashes: the most similar one."""
+
+    filter: Literal["perceptual_duplicates"]
+    max_distance: int = Field(
+        default=4, ge=0, le=12, description="bits of 64 that differ between duplicates, at most"
+    )
+
+
 class SemanticDuplicatesStep(Step):
     """One pair for each group of nearly equal pictures, as SemDeDup does (arXiv 2303.09540).
 
@@ -129,6 +138,7 @@ AnyStep = Annotated[
     | LabelStep
     | ScoreStep
     | ExactDuplicatesStep
+    | PerceptualDuplicatesStep
     | SemanticDuplicatesStep
     | ContaminationStep
     | AgreementStep,

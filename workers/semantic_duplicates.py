@@ -1,58 +1,59 @@
 """Pictures that are nearly the same, by their embeddings: SemDeDup (arXiv 2303.09540).
 
 All pairs of pictures would be too many, so the embeddings are clustered first and pictures are
-compared within a cluster alone. One cluster is in memory at a time; the others wait in files.
+compared within a cluster alone.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from workers.duplicates import Bools, Ints, Tables, file_count, find_duplicates
 from workers.embedding_matrix import embedding_matrix
 
 Floats = npt.NDArray[np.float32]
 
 ITERATIONS = 10
-#: Rows of the sample that clusters are found on, for each cluster.
+#: Rows of the sample that clusters are found on: for each cluster, and in all at most, which is
+#: 1 GiB of 512 dimensions.
 SAMPLE_ROWS = 64
+MAX_SAMPLE_ROWS = 1 << 19
+#: Rows in memory at a time, about, where a cluster is no larger.
+ROWS_PER_FILE = 65_536
 #: Rows compared with those before them at a time.
 _CHUNK = 1024
 
 
 def semantic_duplicates(
-    tables: Callable[[], Iterator[pa.Table]], max_similarity: float, cluster_rows: int
-) -> list[str]:
-    """The pair_ids of pictures that have a near duplicate which is the better pair.
+    tables: Tables, rows: int, max_similarity: float, cluster_rows: int
+) -> pa.LargeStringArray:
+    """The pair_ids, sorted, of pictures that have a near duplicate which is the better pair.
 
     Args:
-        tables: gives pair_id, image_embedding and similarity of all pairs, each time it is asked.
-        max_similarity: cosine from which on two pictures are duplicates.
+        tables: with pair_id, similarity and image_embedding.
+        rows: how many there are.
+        max_similarity: cosine from which on two pictures of a cluster are duplicates.
         cluster_rows: rows of a cluster, on average.
-
-    Returns:
-        Sorted. Of two duplicates in a cluster the one less similar to its caption is named, of
-        equals the one with the larger pair_id. What it is a duplicate of may be named, too.
     """
-    rows = sum(len(table) for table in tables())
+    if not rows:
+        return pa.array([], pa.large_string())
     clusters = -(-rows // cluster_rows)
-    if not clusters:
-        return []
-    centroids = _centroids(_sample(tables(), rows, clusters * SAMPLE_ROWS), clusters)
-    with tempfile.TemporaryDirectory(prefix="semantic-duplicates-") as folder:
-        files = _spill(tables(), centroids, Path(folder))
-        found = [name for file in files for name in _duplicates_in(file, max_similarity)]
-    return sorted(found)
+    wanted = min(clusters * SAMPLE_ROWS, MAX_SAMPLE_ROWS)
+    centroids = _centroids(_sample(tables(), rows, wanted), clusters)
+    files = min(file_count(rows, ROWS_PER_FILE), clusters)
+    compare = partial(_compare, max_similarity=max_similarity)
+    return find_duplicates(_by_cluster(tables(), centroids, files), "cluster", compare)
 
 
 def _sample(tables: Iterator[pa.Table], rows: int, wanted: int) -> Floats:
     """Every n-th row, [S, D]: pairs are sorted by a hash, so that is a fair sample."""
-    step = max(1, rows // wanted)
+    step = max(1, -(-rows // wanted))
     parts, start = [], 0
     for table in tables:
         chosen = np.arange(-start % step, len(table), step)
@@ -82,35 +83,30 @@ def _assign(embeddings: Floats, centroids: Floats) -> npt.NDArray[np.int64]:
     return np.concatenate([np.empty(0, np.int64), *parts])
 
 
-def _spill(tables: Iterator[pa.Table], centroids: Floats, folder: Path) -> list[Path]:
-    """One file a cluster, of Arrow streams one after the other; those that are not empty."""
-    files: set[Path] = set()
+def _by_cluster(
+    tables: Iterator[pa.Table], centroids: Floats, files: int
+) -> Iterator[tuple[pa.Table, Ints]]:
     for table in tables:
         cluster = _assign(embedding_matrix(table["image_embedding"]), centroids)
-        for number in np.unique(cluster):
-            file = folder / f"{number:08d}"
-            with file.open("ab") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
-                stream.write_table(table.filter(pa.array(cluster == number)))
-            files.add(file)
-    return sorted(files)
+        yield table.append_column("cluster", pa.array(cluster)), cluster % files
 
 
-def _duplicates_in(file: Path, max_similarity: float) -> list[str]:
-    table = pa.concat_tables(_streams(file))
-    table = table.sort_by([("similarity", "descending"), ("pair_id", "ascending")])
-    embeddings = embedding_matrix(table["image_embedding"])
+def _compare(rows: pa.Table, starts: Ints, max_similarity: float) -> Bools:
+    marked = [
+        _near_earlier(rows["image_embedding"].slice(start, end - start), max_similarity)
+        for start, end in pairwise(starts)
+    ]
+    return np.concatenate(marked)
+
+
+def _near_earlier(column: pa.ChunkedArray, max_similarity: float) -> Bools:
+    """The rows of a cluster that are closer to an earlier one than ``max_similarity``."""
+    embeddings = embedding_matrix(column)
     embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    duplicate = np.zeros(len(table), bool)
-    for start in range(0, len(table), _CHUNK):
+    near = np.zeros(len(embeddings), bool)
+    for start in range(0, len(embeddings), _CHUNK):
         rows = embeddings[start : start + _CHUNK]
         cosines = rows @ embeddings[: start + len(rows)].T
         earlier = np.arange(start + len(rows)) < np.arange(start, start + len(rows))[:, None]
-        duplicate[start : start + len(rows)] = ((cosines > max_similarity) & earlier).any(axis=1)
-    names: list[str] = table["pair_id"].filter(pa.array(duplicate)).to_pylist()
-    return names
-
-
-def _streams(file: Path) -> Iterator[pa.Table]:
-    with pa.OSFile(str(file)) as source:
-        while source.tell() < source.size():
-            yield pa.ipc.open_stream(source).read_all()
+        near[start : start + len(rows)] = ((cosines > max_similarity) & earlier).any(axis=1)
+    return near

@@ -162,6 +162,19 @@ def test_one_pair_a_file_the_most_similar(tmp_path):
     assert kept_by(tmp_path, rows, {"filter": "exact_duplicates"}) == [1, 2, 4, 5]
 
 
+def test_one_pair_a_group_of_near_pictures_the_most_similar(tmp_path):
+    hashes = [0xFFFF0000FFFF0000, 0xFFFF0000FFFF000F, 0xFFFF0000FFF00FFF, 0, 0]
+    similarities = [0.3, 0.4, 0.5, 0.6, 0.6]
+    rows = [
+        {"picture_hash": value, "similarity": similarity}
+        for value, similarity in zip(hashes, similarities, strict=True)
+    ]
+    step = {"filter": "perceptual_duplicates"}
+    assert kept_by(tmp_path, rows, step) == [1, 2, 3, 4]  # without a hash: nobody's duplicate
+    assert kept_by(tmp_path, rows, {**step, "max_distance": 3}) == [0, 1, 2, 3, 4]
+    assert kept_by(tmp_path, rows, {**step, "max_distance": 12}) == [2, 3, 4]
+
+
 @pytest.mark.parametrize("cluster_rows", [1_000, 10])
 def test_planted_near_duplicates_are_found_across_shards(cluster_rows, tmp_path):
     angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
@@ -224,6 +237,7 @@ ROWS = st.lists(
             "similarity": st.sampled_from([0.1, 0.2, 0.3]),
             "caption": st.sampled_from(["a", "a b c d"]),
             "sha256": st.sampled_from("xyz"),
+            "picture_hash": st.sampled_from([0, 1, 3, 0xFFFF, 0xFFFE, 1 << 63]),
             "query_ids": st.sampled_from([[0], [0, 1], [2]]),
         }
     ),
@@ -236,6 +250,7 @@ STEPS = st.lists(
             {"filter": "top_fraction", "share": 0.5},
             {"filter": "caption"},
             {"filter": "exact_duplicates"},
+            {"filter": "perceptual_duplicates", "max_distance": 1},
             {"filter": "top_per_query", "pairs": 2},
         ]
     ),
