@@ -11,6 +11,7 @@ FILTERS: dict[type[settings.Step], type[Filter]] = {
     settings.TopFractionStep: similarity_filters.TopFraction,
     settings.TopPerQueryStep: similarity_filters.TopPerQuery,
     settings.CaptionStep: property_filters.Caption,
+    settings.LanguageStep: property_filters.Language,
     settings.SizeStep: property_filters.Size,
     settings.LabelStep: property_filters.Label,
     settings.ScoreStep: property_filters.Score,
@@ -23,5 +24,5 @@ FILTERS: dict[type[settings.Step], type[Filter]] = {
 
 
 def make_filter(step: settings.Step) -> Filter:
-    """The filter that a step names."""
+    """The filter that a step names. Raises ValueError for one that cannot work."""
     return FILTERS[type(step)](step)

@@ -27,6 +27,21 @@ class Caption(Filter):
         return enough.to_numpy(zero_copy_only=False)
 
 
+class Language(Filter):
+    reason, columns = "other_language", ("caption",)
+
+    def __init__(self, step: settings.LanguageStep) -> None:
+        """Raises ValueError for a language that the model does not know."""
+        from workers.language import LanguageRule
+
+        super().__init__(step)
+        self.rejects = LanguageRule(step)
+
+    def keeps(self, rows: pa.Table) -> Keep:
+        rejected = self.rejects(rows["caption"].combine_chunks())
+        return ~rejected.to_numpy(zero_copy_only=False)
+
+
 class Size(Filter):
     reason = "wrong_size"
     columns = ("width", "height", "original_width", "original_height")

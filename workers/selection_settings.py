@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from workers.pair_settings import LanguageSettings
 from workers.settings import Settings, Share
 
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
@@ -46,6 +47,15 @@ class CaptionStep(Step):
     filter: Literal["caption"]
     min_words: int = Field(default=3, ge=0, description="words, apart by white space")
     min_chars: int = Field(default=6, ge=0, description="characters")
+
+
+class LanguageStep(LanguageSettings, Step):
+    """Captions that are not surely in another language; at a `min_probability` of 0 (DataComp's
+    basic rule), those whose most probable language is allowed.
+    """
+
+    filter: Literal["language"]
+    allowed: tuple[str, ...] = Field(min_length=1, description="ISO 639 codes, such as [en]")
 
 
 class SizeStep(Step):
@@ -134,6 +144,7 @@ AnyStep = Annotated[
     | TopFractionStep
     | TopPerQueryStep
     | CaptionStep
+    | LanguageStep
     | SizeStep
     | LabelStep
     | ScoreStep

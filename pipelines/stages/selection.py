@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.config import ConfigError
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.run import Run
@@ -26,7 +27,14 @@ class Selection(Stage):
     reads = ("embeddings", "images", "pairs")
 
     def check(self) -> None:
+        from workers.filters import make_filter
+
         self.references()
+        for number, step in enumerate(self.run.config.selection.steps):
+            try:
+                make_filter(step)
+            except ValueError as error:
+                raise ConfigError(f"selection.steps.{number}: {error}") from error
 
     def references(self) -> list[Path]:
         """The files that steps compare with, such as an evaluation set's embeddings."""

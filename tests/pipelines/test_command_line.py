@@ -34,6 +34,10 @@ def test_help_explains_every_option(command):
         (["--set", "gates.pears={}"], "there is no stage 'pears'"),
         (["--set", "pairs.inputs=[absent.warc]"], "pairs.inputs: "),
         (["--set", "pairs.captions.language.allowed=[english]"], "the model knows no english"),
+        (
+            ["--set", "selection.steps=[{filter: language, allowed: [english]}]"],
+            "selection.steps.0: language.allowed: the model knows no english",
+        ),
         (["--set", "pairs.captions.redact.phone_regions=[UK]"], "there is no region UK"),
         (["--set", "pairs.captions.too_shrot.chars=3"], "boilerplate, file_name, garbled"),
         (["--stage", "embeddings"], "stage embeddings reads images, not complete"),

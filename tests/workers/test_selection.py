@@ -108,6 +108,40 @@ def test_short_captions_go(tmp_path):
     ]
 
 
+def test_captions_in_other_languages_go(tmp_path):
+    captions = ["a red cat on the sofa", "ein roter Kater auf dem Sofa", "facade", "写真の猫"]
+    rows = [{"caption": text} for text in captions]
+    step = {"filter": "language", "allowed": ["en"]}
+    assert kept_by(tmp_path, rows, step) == [0, 2]  # nobody is sure of one word
+    assert kept_by(tmp_path, rows, {**step, "allowed": ["en", "de"]}) == [0, 1, 2]
+    with pytest.raises(ValidationError, match="allowed"):
+        SelectionSettings.model_validate({"steps": [{"filter": "language"}]})
+
+
+def test_the_basic_rules_of_datacomp(tmp_path):
+    text = "a red cat on the sofa"
+    rows = [
+        {"caption": text, "width": 200, "height": 600},
+        {"caption": "red cat", "width": 300, "height": 300},  # 2 words
+        {"caption": "a b c", "width": 300, "height": 300},  # 5 characters
+        {"caption": "ein roter Kater auf dem Sofa", "width": 300, "height": 300},
+        {"caption": text, "width": 199, "height": 300},
+        {"caption": text, "width": 200, "height": 601},
+    ]
+    reasons, tally = run_steps(
+        [make_shard(tmp_path, "s", rows)],
+        tmp_path,
+        {"filter": "caption", "min_words": 3, "min_chars": 0, "name": "words"},
+        {"filter": "caption", "min_words": 0, "min_chars": 6, "name": "chars"},
+        {"filter": "language", "allowed": ["en"], "min_probability": 0},
+        {"filter": "size", "min_side": 200, "max_aspect": 3},
+    )
+    assert list(reasons.values()) == [
+        *(None, "words", "chars", "other_language", "wrong_size", "wrong_size")
+    ]
+    assert tally.kept == 1
+
+
 def test_small_and_long_pictures_go_by_their_own_size(tmp_path):
     rows = [
         {"width": 200, "height": 600},
