@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.clip_model import plain_captions
-from benchmarks.memory import peak_bytes
+from benchmarks.memory import fresh_process, peak_bytes
 from benchmarks.photographs import photographs
 from clip_model import ARCHITECTURES, CLIP, save
 from workers.embed import Embedder
@@ -44,6 +43,7 @@ from workers.tally import Tally
 CPU_MODEL, GPU_MODELS = "ViT-B/32", ("ViT-B/32", "ViT-L/14")
 BOTH, IMAGES = InputSettings(), InputSettings(parts="images")
 GPU_BATCHES = 100  # of the row without decoding
+MEMORY_IMAGES = 1_000  # of a shard whose peak memory is measured, once, twice and four times
 
 Work = Callable[[], object]
 
@@ -126,8 +126,8 @@ def share_of_ceiling(rows: Sequence[dict[str, Any]], forward: str, end_to_end: s
 
 def peak_of_embedding(shards: Sequence[Path], out: Path) -> int:
     """Peak memory of a process of its own that embeds shards with the starter model."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_embed_and_weigh, (shards, out))
+    with fresh_process() as process:
+        return process.submit(_embed_and_weigh, shards, out).result()
 
 
 def _embed_and_weigh(shards: Sequence[Path], out: Path) -> int:
@@ -206,24 +206,28 @@ def main() -> int:
         prog="python -m benchmarks.embed", description=__doc__.splitlines()[0]
     )
     add = parser.add_argument
-    add("--images", type=int, help="pictures (default: 10000; 1000 on a CPU without bfloat16)")
-    add("--through-model", type=int, help="of them, on a CPU (default: 64 without bfloat16)")
+    add("--images", type=int, default=10_000, help="pictures, all of which are decoded")
+    add(
+        "--through-model",
+        type=int,
+        help="of them, on a CPU (default: 2000, or 64 without bfloat16)",
+    )
     add("--rounds", type=int, default=3, help="of each side; the median counts")
     options = parser.parse_args()
     on_gpu = torch.cuda.is_available()
     is_fast = computes_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
-    images = options.images or (10_000 if is_fast else 1_000)
-    through_model = min(images, options.through_model or (2_000 if is_fast else 64))
+    through_model = min(options.images, options.through_model or (2_000 if is_fast else 64))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        jpgs = list(photographs(images))
+        jpgs = list(photographs(options.images))
         many = write_shard(folder, "many", jpgs)
         if on_gpu:
             show_gpu([gpu_row(folder, many, model, options.rounds) for model in GPU_MODELS])
         else:
             few = write_shard(folder, "few", jpgs[:through_model])
             rows = cpu_rows(folder, many, few, options.rounds)
-            show_cpu(rows, memory(many, folder / "out.parquet"))
+            shard = write_shard(folder, "memory", jpgs[:MEMORY_IMAGES])
+            show_cpu(rows, memory(shard, folder / "out.parquet"))
     return 0
 
 

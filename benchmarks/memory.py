@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+
+def fresh_process() -> ProcessPoolExecutor:
+    """A process that has done nothing yet, so that its peak is that of its own work."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def peak_bytes() -> int:
