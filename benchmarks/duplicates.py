@@ -1,11 +1,11 @@
 """Time and memory of what the selection must know of all pairs at once, as their number grows.
 
 ``python -m benchmarks.duplicates`` makes shards of pairs up (10,000 each, a tenth of them
-duplicates, hashes uniform) and finds the top 30%, exact and perceptual duplicates among 1, 2 and
-4 times as many, each in a process of its own that reads the shards. Beside it stands the same by
-holding all of the columns at once: NumPy's partition, Arrow's sort, and for hashes NumPy's
-comparison of all with all, as far as that is bearable (20,000; its cost a row grows with their
-number). The last line is JSON.
+duplicates, hashes and directions uniform) and finds the top 30%, exact, perceptual and semantic
+duplicates among 1, 2 and 4 times as many, each in a process of its own that reads the shards.
+Beside it stands the same by holding all of the columns at once: NumPy's partition, Arrow's sort,
+and for hashes NumPy's comparison of all with all, as far as that is bearable (20,000; its cost a
+row grows with their number). The last line is JSON.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ import pyarrow.parquet as pq
 from benchmarks.memory import peak_bytes
 from workers.exact_duplicates import exact_duplicates
 from workers.perceptual_duplicates import perceptual_duplicates
+from workers.semantic_duplicates import semantic_duplicates
 from workers.storage import write_table
 from workers.top_share import least_of_top
 
 _SHARD = 10_000
 _DUPLICATES = 10  # one in
 _BEARABLE = 20_000
+_DIM = 64
 _ROW = ("pair_id", "similarity")
 
 
@@ -59,6 +61,7 @@ class Pairs:
                     "similarity": rng.normal(0.25, 0.05, _SHARD).astype(np.float32),
                     "sha256": [f"{value:064x}" for value in files],
                     "picture_hash": files ^ np.where(copies, bit, 0),
+                    "image_embedding": _embeddings(rng, copies),
                 }
             )
             write_table(table, self.folder / f"{start:012d}.parquet")
@@ -70,6 +73,15 @@ class Pairs:
 
     def values(self, column: str) -> Iterator[np.ndarray]:
         return (table[column].to_numpy() for table in self.tables(column))
+
+
+def _embeddings(rng: np.random.Generator, copies: np.ndarray) -> pa.Array:
+    """Of unit length, [N, 64]; a copy has that of the row before it."""
+    vectors = rng.normal(size=(len(copies), _DIM))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[copies] = vectors[np.flatnonzero(copies) - 1]
+    values = pa.array(vectors.astype(np.float16).ravel())
+    return pa.FixedSizeListArray.from_arrays(values, _DIM)
 
 
 def top(pairs: Pairs) -> int:
@@ -111,9 +123,15 @@ def perceptual_at_once(pairs: Pairs) -> int:
     )
 
 
+def semantic(pairs: Pairs) -> int:
+    """Ours: how many semantic duplicates."""
+    tables = partial(pairs.tables, *_ROW, "image_embedding")
+    return len(semantic_duplicates(tables, pairs.rows, 0.95, 2_000))
+
+
 WORKS: dict[str, Callable[[Pairs], int]] = {
     work.__name__: work
-    for work in (top, top_at_once, exact, exact_at_once, perceptual, perceptual_at_once)
+    for work in (top, top_at_once, exact, exact_at_once, perceptual, perceptual_at_once, semantic)
 }
 
 
