@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 #: A dead worker or node must not end a stage that has hours behind it.
 MAX_RETRIES = 3
-#: CPUs of a node that no actor asks for: actors that hold every CPU leave none for Ray Data's own
-#: tasks, which then never start.
+#: CPUs of a machine that no actor asks for: actors that hold every CPU leave none for Ray Data's
+#: own tasks, which then never start.
 CPUS_LEFT_FREE = 1
 
 
@@ -94,29 +94,40 @@ class Actors:
     number: int
     cpus: float  # of the cluster's book, each
     gpus: float
-    threads: int  # that each of them may use
+    threads: int | None  # that each of them may use; none: all of its machine
 
     @classmethod
     def of(cls, settings: RaySettings, shards: int) -> Actors:
-        """One for each GPU (or share of one), else one for each machine; no more than shards.
-
-        An actor uses all of its machine's cores by itself and holds the model once, so more of
-        them on a machine only cost memory. Starts Ray.
-        """
+        """``on`` the machines that the cluster has now. Starts Ray."""
         import ray
 
         start_ray(settings)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        nodes = [node for node in nodes if node.get("CPU")]
+        return cls.on([node for node in nodes if node.get("CPU")], settings, shards)
+
+    @classmethod
+    def on(cls, nodes: Sequence[dict[str, float]], settings: RaySettings, shards: int) -> Actors:
+        """One for each GPU (or share of one), else one for each machine; no more than shards.
+
+        An actor uses all of its machine's cores by itself and holds the model once, so more of
+        them on a machine only cost memory. Where there are no machines yet, a cluster is meant
+        that grows with what waits for it.
+
+        Args:
+            nodes: the machines' resources, as Ray names them.
+        """
         gpus = settings.gpus_per_actor
         if gpus is None:
             gpus = 1.0 if any(node.get("GPU") for node in nodes) else 0.0
-        places = sum(int(node.get("GPU", 0) / gpus) for node in nodes) if gpus else len(nodes)
-        number = max(1, min(settings.actors or places, shards))
-        a_node = -(-number // max(1, len(nodes)))
-        cores = int(min((node["CPU"] for node in nodes), default=1))
-        cpus = max(0.5, (cores - CPUS_LEFT_FREE) / a_node)
-        return cls(number, cpus, gpus, max(1, cores // a_node))
+        places = [int(node.get("GPU", 0) / gpus) if gpus else 1 for node in nodes]
+        hosts = [node for node, room in zip(nodes, places, strict=True) if room]
+        number = max(1, min(settings.actors or sum(places), shards))
+        if not hosts:
+            return cls(number, CPUS_LEFT_FREE, gpus, None)
+        together = min(number, max(places)) if gpus else -(-number // len(hosts))
+        cores = int(min(node["CPU"] for node in hosts))
+        cpus = max(0.5, (cores - CPUS_LEFT_FREE) / together)
+        return cls(number, cpus, gpus, max(1, cores // together))
 
 
 class WatchedWork(Work, Protocol):

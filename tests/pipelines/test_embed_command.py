@@ -2,8 +2,11 @@
 
 import logging
 
+import datasets
+import duckdb
 import numpy as np
 import pandas as pd
+import polars
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
@@ -81,6 +84,16 @@ def test_the_output_opens_in_other_tools(shards, model, tmp_path, capsys):
     column = pa.dataset.dataset(out, format="parquet").to_table()["image_embedding"]
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     np.testing.assert_array_equal(flat.reshape(-1, 32), image)
+
+    files = f"{out}/*.parquet"
+    np.testing.assert_array_equal(polars.read_parquet(files)["image_embedding"].to_numpy(), image)
+    query = f"select image_embedding from '{files}' order by filename, file_row_number"
+    rows = duckdb.connect().execute(query).fetchall()
+    np.testing.assert_array_equal([row for (row,) in rows], image)
+    rows = datasets.load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    np.testing.assert_array_equal(rows["image_embedding"], image)
 
 
 def test_what_is_done_is_not_done_again_and_new_shards_are_added(shards, model, tmp_path, capsys):
