@@ -26,11 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.memory import peak_bytes
-from workers.exact_duplicates import exact_duplicates
-from workers.perceptual_duplicates import perceptual_duplicates
-from workers.semantic_duplicates import semantic_duplicates
+from workers.selection.exact_duplicates import exact_duplicates
+from workers.selection.perceptual_duplicates import perceptual_duplicates
+from workers.selection.semantic_duplicates import semantic_duplicates
+from workers.selection.top_share import least_of_top
 from workers.storage import write_table
-from workers.top_share import least_of_top
 
 _SHARD = 10_000
 _DUPLICATES = 10  # one in

@@ -32,11 +32,11 @@ from benchmarks.clip_model import plain_captions
 from benchmarks.memory import fresh_process, peak_bytes
 from benchmarks.photographs import photographs
 from clip_model import ARCHITECTURES, CLIP, save
-from workers.embed import Embedder
-from workers.embed_settings import EmbedSettings, InputSettings
+from workers.embedding.embedder import Embedder
+from workers.embedding.overlap import overlap
+from workers.embedding.settings import EmbedSettings, InputSettings
+from workers.embedding.shard_reader import read_shard
 from workers.hardware import computes_bfloat16, usable_cores
-from workers.overlap import overlap
-from workers.shard_reader import read_shard
 from workers.storage import ROW_GROUP_ROWS
 from workers.tally import Tally
 

@@ -1,9 +1,9 @@
 """How far the fast path of embedding is from the reference, pair by pair.
 
 ``python -m benchmarks.embed_fidelity`` embeds photographs with captions twice with the starter
-model, in float32: by `workers.embed`, and by what everybody writes (Pillow, torchvision's bicubic
-resize, normalised float pixels, captions padded to 77 tokens). It prints how much the similarities
-and embeddings of the pairs differ and, as its last line, the same as JSON.
+model, in float32: by `workers.embedding.embedder`, and by what everybody writes (Pillow,
+torchvision's bicubic resize, normalised float pixels, captions padded to 77 tokens). It prints how
+much the similarities and embeddings of the pairs differ and, as its last line, the same as JSON.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ import clip_model
 from benchmarks.clip_model import plain_captions
 from benchmarks.embed import write_shard
 from benchmarks.photographs import photographs
-from workers.embed import Embedder
-from workers.embed_settings import EmbedSettings
-from workers.embedding_matrix import embedding_matrix
+from workers.embedding.embedder import Embedder
+from workers.embedding.matrix import embedding_matrix
+from workers.embedding.overlap import in_chunks
+from workers.embedding.settings import EmbedSettings
 from workers.hardware import usable_cores
-from workers.overlap import in_chunks
 
 MODEL = "starter"
 BATCH = 64

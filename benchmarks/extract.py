@@ -25,8 +25,8 @@ from bs4 import BeautifulSoup
 from warcio.archiveiterator import ArchiveIterator
 
 from benchmarks.web_pages import write_files
-from workers.extract import extract_pairs
-from workers.inputs import find_inputs
+from workers.extract.dispatch import extract_pairs
+from workers.extract.inputs import find_inputs
 from workers.tally import Tally
 
 Pairs = Counter[tuple[str, str]]

@@ -29,7 +29,7 @@ import numpy.typing as npt
 import psutil
 import pyarrow as pa
 
-from workers.match import SPACED_PUNCTUATION, WHITE_SPACE, Matcher, Matches, space_out
+from workers.pairs.match import SPACED_PUNCTUATION, WHITE_SPACE, Matcher, Matches, space_out
 
 Queries = list[tuple[int, str]]
 #: Captions to their query ids.

@@ -33,12 +33,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from benchmarks.match import Queries, Text, aho_corasick
-from workers.captions import CaptionCleaner
 from workers.contracts import QUERIES
-from workers.inputs import find_inputs
-from workers.pair_reader import read_queries
-from workers.pair_settings import CaptionSettings, PairSettings
-from workers.pairs import build_pairs
+from workers.extract.inputs import find_inputs
+from workers.pairs.captions import CaptionCleaner
+from workers.pairs.pipeline import build_pairs
+from workers.pairs.reader import read_queries
+from workers.pairs.settings import CaptionSettings, PairSettings
 from workers.storage import write_table
 
 #: Captions that are cleaned at a time, as inputs are read.
@@ -135,7 +135,7 @@ def compare(options: argparse.Namespace, folder: Path) -> list[Speed]:
     """The sides in turns. Raises ValueError where their pairs differ."""
     paths = make_list(options.captions, options.queries, options.words, options.seed, folder)
     captions = pa.concat_arrays(pq.read_table(paths[0])["caption"].chunks)
-    sides = {"script": script, "workers.pairs on Beam": ours}
+    sides = {"script": script, "workers.pairs.pipeline on Beam": ours}
     taken: dict[str, list[float]] = {name: [] for name in (*sides, "cleaning alone")}
     for number in range(options.rounds):
         results = []

@@ -24,7 +24,7 @@ from scipy.fft import dct
 
 from benchmarks.photographs import photographs
 from clip_model.preprocess import image_bytes_transform
-from workers.perceptual_hash import picture_hash
+from workers.embedding.picture_hash import picture_hash
 
 Levels = npt.NDArray[np.uint8]
 

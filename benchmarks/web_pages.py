@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from workers.warc_writer import response_record
+from workers.crawl.warc_writer import response_record
 
 _NOW = datetime(2026, 11, 22, tzinfo=UTC)
 _HEADERS = {"Content-Type": "text/html; charset=utf-8"}

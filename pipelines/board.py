@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from workers.meter import Activity
+from workers.embedding.meter import Activity
 
 if TYPE_CHECKING:
     import ray.actor

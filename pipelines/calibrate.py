@@ -15,8 +15,8 @@ from pipelines.config import ConfigError
 from pipelines.run import Run
 from pipelines.runner import ExitCode
 from pipelines.stages.selection import embedded_shards
-from workers.planted_noise import Bools, plant_noise
-from workers.selection import EmbeddedShard, select
+from workers.selection.planted_noise import Bools, plant_noise
+from workers.selection.select import EmbeddedShard, select
 
 #: Thresholds of similarity that the table has.
 THRESHOLDS = np.arange(0.10, 0.421, 0.02)

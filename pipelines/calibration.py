@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workers.captions import clean_caption
 from workers.contracts import make_pair_id
-from workers.embedding_matrix import embedding_matrix
+from workers.embedding.matrix import embedding_matrix
+from workers.pairs.captions import clean_caption
 
 #: Pictures compared with all captions at a time; bounds the matrix to some 40 MB.
 CHUNK = 1024

@@ -12,9 +12,9 @@ import yaml
 from pydantic import Field, ValidationError
 
 from query_builder.settings import QuerySettings
-from workers.embed_settings import EmbedSettings
-from workers.pair_settings import PairSettings
-from workers.selection_settings import SelectionSettings
+from workers.embedding.settings import EmbedSettings
+from workers.pairs.settings import PairSettings
+from workers.selection.settings import SelectionSettings
 from workers.settings import CrawlSettings, DownloadSettings, Settings, Share
 
 

@@ -14,7 +14,7 @@ from pipelines.cli import EXIT_CODES, run_command
 from pipelines.config import ConfigError, RaySettings, build_settings
 from pipelines.embed_job import Job
 from pipelines.runner import ExitCode
-from workers.embed_settings import ATTRIBUTES, EmbedSettings, InputSettings
+from workers.embedding.settings import ATTRIBUTES, EmbedSettings, InputSettings
 
 DESCRIPTION = """\
 Embed shards of pictures and captions with any CLIP that clip_model loads: webdataset tars and

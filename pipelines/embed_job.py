@@ -21,9 +21,9 @@ from pipelines.receipts import Ledger, Outcome, Shard, StageTotals
 from pipelines.run import lock_folder
 from pipelines.runner import ExitCode
 from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors, status_of
-from workers.embed_settings import EmbedSettings, InputSettings
+from workers.embedding.settings import EmbedSettings, InputSettings
+from workers.embedding.shard_reader import TAR_ENDINGS
 from workers.settings import find_files
-from workers.shard_reader import TAR_ENDINGS
 from workers.storage import file_hash, write_json
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class Job:
 
 def load(work: Embed) -> None:
     """Load a work's model, labels and heads. Raises ConfigError."""
-    from workers.labels import LabelError
+    from workers.embedding.labels import LabelError
 
     try:
         _ = work.embedder

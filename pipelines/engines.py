@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipelines.board import Board, Reporter
 from pipelines.config import RaySettings
 from pipelines.receipts import Outcome, Shard, Work, attempt, outcome_of
-from workers.meter import Activity
+from workers.embedding.meter import Activity
 
 if TYPE_CHECKING:
     import ray

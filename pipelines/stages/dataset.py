@@ -33,8 +33,8 @@ class Dataset(Stage):
 
 def assemble(shard: Shard, out: Path) -> dict[str, Tally]:
     """The work on a shard."""
-    from workers.assemble import assemble_shard
-    from workers.selection import EmbeddedShard
+    from workers.selection.assemble import assemble_shard
+    from workers.selection.select import EmbeddedShard
 
     selection, *files = map(Path, shard.inputs)
     return assemble_shard(EmbeddedShard(*files), selection, out / f"{shard.name}.parquet")

@@ -15,12 +15,12 @@ from pipelines.engines import Actors, in_ray_actors
 from pipelines.progress import Status
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from workers.embed_settings import EmbedSettings, InputSettings
-from workers.meter import Activity
+from workers.embedding.meter import Activity
+from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.tally import Tally
 
 if TYPE_CHECKING:
-    from workers.embed import Embedder
+    from workers.embedding.embedder import Embedder
 
 BOTH_PARTS = InputSettings()
 
@@ -81,7 +81,7 @@ class Embed:
     @cached_property
     def embedder(self) -> Embedder:
         """Loaded by the first shard and kept, as long as its actor lives, for the others."""
-        from workers.embed import Embedder
+        from workers.embedding.embedder import Embedder
 
         return Embedder(self.settings)
 

@@ -49,7 +49,7 @@ class Crawl:
     settings: CrawlSettings
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.crawl import crawl_host
+        from workers.crawl.host import crawl_host
 
         host, *seeds = shard.values
         return crawl_host(host, seeds, out, self.settings)

@@ -11,10 +11,10 @@ from pipelines.config import ConfigError, digest
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from workers.captions import CaptionCleaner
+from workers.extract.inputs import Input, find_inputs
 from workers.file_systems import version_of
-from workers.inputs import Input, find_inputs
-from workers.pair_settings import PairSettings
+from workers.pairs.captions import CaptionCleaner
+from workers.pairs.settings import PairSettings
 from workers.tally import Tally
 
 
@@ -97,7 +97,7 @@ class BuildPairs:
     lower_case: bool
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:  # noqa: ARG002
-        from workers.pairs import build_pairs
+        from workers.pairs.pipeline import build_pairs
 
         return build_pairs(
             self.inputs,

@@ -13,11 +13,11 @@ from pipelines.receipts import Outcome, Shard
 from pipelines.run import Run
 from pipelines.stages.base import Stage
 from pipelines.stages.queries import named_files
-from workers.selection_settings import SelectionSettings
+from workers.selection.settings import SelectionSettings
 from workers.tally import Tally
 
 if TYPE_CHECKING:
-    from workers.selection import EmbeddedShard
+    from workers.selection.select import EmbeddedShard
 
 
 class Selection(Stage):
@@ -27,7 +27,7 @@ class Selection(Stage):
     reads = ("embeddings", "images", "pairs")
 
     def check(self) -> None:
-        from workers.filters import make_filter
+        from workers.selection.filters import make_filter
 
         self.references()
         for number, step in enumerate(self.run.config.selection.steps):
@@ -64,7 +64,7 @@ def files_of_shards(run: Run) -> list[list[Path]]:
 
 def embedded_shards(run: Run) -> list[EmbeddedShard]:
     """The shards that the selection judges."""
-    from workers.selection import EmbeddedShard
+    from workers.selection.select import EmbeddedShard
 
     return [EmbeddedShard(*files) for files in files_of_shards(run)]
 
@@ -74,7 +74,7 @@ class Select:
     settings: SelectionSettings
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.selection import EmbeddedShard, select
+        from workers.selection.select import EmbeddedShard, select
 
         paths = list(map(Path, shard.inputs))
         files = [paths[3 * i : 3 * i + 3] for i in range(int(shard.values[0]))]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pyarrow.dataset as ds
 import pytest
 
-from workers.warc_writer import response_record
+from workers.crawl.warc_writer import response_record
 
 PAGES_OF_WARC = 20
 

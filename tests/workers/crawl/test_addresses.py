@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from workers.crawl.addresses import PrivateAddressError, is_public, permitted_addresses
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8"])
+def test_public(address):
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "0.0.0.0"),
+        *("100.64.0.1", "224.0.0.1", "255.255.255.255", "::1", "fe80::1", "fc00::1", "::"),
+        "::ffff:127.0.0.1",  # IPv4 inside IPv6
+        "64:ff9b::7f00:1",  # 127.0.0.1 behind a NAT64 gateway
+        "2002:7f00:1::",  # 127.0.0.1 as 6to4
+    ],
+)
+def test_not_public(address):
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("allowed", [("127.0.0.1",), ("127.0.0.1:8080",)])
+def test_a_private_host_that_is_named(allowed):
+    assert permitted_addresses("127.0.0.1", 8080, allowed) == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("allowed", [(), ("127.0.0.1:80",), ("127.0.0.2",), ("localhost",)])
+def test_a_private_host_that_is_not_named(allowed):
+    with pytest.raises(PrivateAddressError):
+        permitted_addresses("127.0.0.1", 8080, allowed)
+
+
+def test_a_name_is_judged_by_its_addresses():
+    with pytest.raises(PrivateAddressError):
+        permitted_addresses("localhost", 80, ())
+    assert "127.0.0.1" in permitted_addresses("localhost", 80, ("localhost",))
+
+
+@pytest.mark.parametrize("disguise", ["2130706433", "0x7f.1", "127.1"])
+def test_other_spellings_of_loopback(disguise):
+    with pytest.raises((PrivateAddressError, socket.gaierror)):
+        permitted_addresses(disguise, 80, ())

@@ -1,0 +1,286 @@
+"""Crawls with real Scrapy of a real server on loopback."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+from tests.workers.web import Answer, Web, moved, page, robots, serving
+from workers.crawl.host import CrawlError, crawl_host, warc_name
+from workers.settings import CrawlSettings
+from workers.tally import Tally
+
+GZIP = {"Content-Type": "text/html", "Content-Encoding": "gzip"}
+
+SITE: dict[str, Answer | list[Answer]] = {
+    "/robots.txt": robots("User-agent: *\nDisallow: /secret\nAllow: /secret/open\n"),
+    "/": page(
+        *("/a", "/b", "/a#part", "a", "/secret/1", "/secret/open", "/picture.png", "/missing"),
+        *("/moved", "/away", "/to-secret", "/loop", "/gone", "/slow", "/huge", "/cut", "/packed"),
+        *("/bomb", "/garbled", "/odd-coding", "/busy", "/plain", "/empty", "/nofollow", "/based/"),
+        *("mailto:someone@example.org", "javascript:void(0)", "http://example.org/", "http://["),
+    ),
+    "/a": page("/b", "/a", "/deep/1"),
+    "/b": page("/a"),
+    "/deep/1": page("/deep/2"),
+    "/deep/2": page("/deep/3"),
+    "/deep/3": page(),
+    "/secret/1": page(),
+    "/secret/open": page(),
+    "/secret/target": page(),
+    "/picture.png": Answer(b"\x89PNG", headers={"Content-Type": "image/png"}),
+    "/moved": moved("/target"),
+    "/target": page(text="found by a redirect only"),
+    "/away": moved("http://127.0.0.1:1/elsewhere"),
+    "/to-secret": moved("/secret/target"),
+    "/loop": moved("/loop?1"),
+    **{f"/loop?{n}": moved(f"/loop?{n + 1}") for n in range(1, 20)},
+    "/gone": Answer(status=410),
+    "/slow": Answer(seconds=5.0),
+    "/huge": Answer(b"<p>" + b"x" * 60_000),
+    "/cut": Answer(b"<p>half", claimed=1_000),
+    "/packed": Answer(gzip.compress(b"<p>packed, <a href='/from-packed'>x</a>"), headers=GZIP),
+    "/from-packed": page(),
+    "/bomb": Answer(gzip.compress(b"<p>" + b"x" * 60_000), headers=GZIP),
+    "/garbled": Answer(b"\x1f\x8b\x08nonsense", headers=GZIP),
+    "/odd-coding": Answer(b"??", headers={"Content-Type": "text/html", "Content-Encoding": "odd"}),
+    "/busy": [Answer(status=503), page(text="at the second try")],
+    "/plain": Answer(b"text", headers={"Content-Type": "text/plain"}),
+    "/empty": Answer(b""),
+    "/nofollow": Answer(
+        b"<meta name='ROBOTS' content='NoFollow'><a href='/never'>x</a>",
+        headers={"Content-Type": "TEXT/HTML", "Date": "today", "Set-Cookie": "a=b"},
+    ),
+    "/based/": Answer(b"<base href='/other/'><a href='x'>x</a><a rel=nofollow href=/never>x</a>"),
+    "/other/x": page(),
+}
+
+
+def settings(web: Web, **changes: object) -> CrawlSettings:
+    defaults: dict[str, object] = {
+        "allow_private_hosts": (web.host,),
+        "max_depth": 3,
+        "max_page_bytes": 50_000,
+        "timeout": 1.0,
+        "retries": 1,
+        "retry_pause": 0.01,
+    }
+    return CrawlSettings.model_validate(defaults | changes)
+
+
+def crawl(web: Web, out: Path, seeds: Sequence[str] = ("/",), **changes: object) -> Tally:
+    urls = [web.url(seed) if seed.startswith("/") else seed for seed in seeds]
+    tally = crawl_host(web.host, urls, out, settings(web, **changes))["pages"]
+    tally.check()
+    return tally
+
+
+def pages_of(web: Web, out: Path) -> list[str]:
+    """The paths in the WARC file, in its order."""
+    records = ArchiveIterator(
+        str(out / warc_name(web.host)), record_types=WarcRecordType.response, parse_http=False
+    )
+    return [record.headers["WARC-Target-URI"].removeprefix(web.url("")) for record in records]
+
+
+@pytest.fixture(scope="module")
+def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Web, Path, Tally]]:
+    out = tmp_path_factory.mktemp("crawl") / "out"
+    with serving(SITE) as web:
+        yield web, out, crawl(web, out)
+
+
+def test_pages_are_kept_in_the_order_of_their_urls(crawled):
+    web, out, tally = crawled
+    assert pages_of(web, out) == [
+        *("/", "/a", "/b", "/based/", "/busy", "/deep/1", "/deep/2", "/empty", "/from-packed"),
+        *("/nofollow", "/other/x", "/packed", "/secret/open", "/target"),
+    ]
+    assert tally.kept == 14
+
+
+def test_every_url_has_one_reason(crawled):
+    _, _, tally = crawled
+    assert tally.rejected == {
+        "bad_url": 1,
+        "not_html": 2,
+        "not_http": 2,
+        "off_site": 2,
+        "redirect": 3 + 6,  # /loop and the five redirects that follow it
+        "robots_txt": 2,
+        "too_deep": 1,
+    }
+    assert tally.failed == {
+        "bad_encoding": 2,
+        "http_404": 1,
+        "http_410": 1,
+        "timeout": 1,
+        "too_large": 2,
+        "too_many_redirects": 1,
+        "truncated": 1,
+    }
+
+
+def test_robots_txt_is_read_first_and_obeyed(crawled):
+    web, _, tally = crawled
+    assert web.asked[0] == "/robots.txt"
+    assert web.asked.count("/robots.txt") == 1
+    assert "/secret/1" not in web.asked
+    assert "/secret/target" not in web.asked, "robots.txt holds for redirects, too"
+    assert set(tally.samples["robots_txt"]) == {web.url("/secret/1"), web.url("/secret/target")}
+
+
+def test_each_page_is_asked_for_once_unless_it_fails(crawled):
+    web, _, _ = crawled
+    again = {path for path in web.asked if web.asked.count(path) > 1}
+    assert again == {"/busy", "/cut", "/slow"}
+
+
+def test_the_crawler_says_who_it_is_and_follows_no_nofollow(crawled):
+    web, _, _ = crawled
+    assert web.agents == {"clip-from-scratch"}
+    assert "/never" not in web.asked
+
+
+def test_only_the_warc_file_is_left(crawled):
+    web, out, _ = crawled
+    assert [path.name for path in out.iterdir()] == [web.host.replace(":", "_") + ".warc"]
+
+
+def test_records_are_whole_and_hold_the_page(crawled):
+    web, out, _ = crawled
+    bodies = {}
+    for record in ArchiveIterator(str(out / warc_name(web.host)), parse_http=False):
+        if record.record_type == WarcRecordType.response:
+            assert record.verify_block_digest()
+            bodies[record.headers["WARC-Target-URI"]] = record.reader.read()
+    head, _, body = bodies[web.url("/nofollow")].partition(b"\r\n\r\n")
+    assert head == b"HTTP/1.1 200 OK\r\nContent-Type: TEXT/HTML\r\nContent-Length: %d" % len(body)
+    assert bodies[web.url("/packed")].endswith(b"<p>packed, <a href='/from-packed'>x</a>")
+
+
+def test_a_second_crawl_differs_in_its_dates_alone(crawled, tmp_path):
+    web, out, _ = crawled
+    crawl(web, tmp_path, requests_per_host=5)
+    first, second = ((where / warc_name(web.host)).read_bytes() for where in (out, tmp_path))
+    assert undated(first) == undated(second)
+
+
+def undated(warc: bytes) -> bytes:
+    return re.sub(rb"(?m)^WARC-Date: \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\r$", b"WARC-Date", warc)
+
+
+def test_warcio_reads_the_file(crawled):
+    warcio = pytest.importorskip("warcio.archiveiterator")
+    web, out, tally = crawled
+    with (out / warc_name(web.host)).open("rb") as file:
+        records = list(warcio.ArchiveIterator(file, check_digests="raise"))
+    assert [record.rec_type for record in records] == ["warcinfo"] + ["response"] * tally.kept
+
+
+def test_loopback_is_refused_unless_named(tmp_path):
+    with serving(SITE) as web:
+        tally = crawl(web, tmp_path, allow_private_hosts=("127.0.0.2", "127.0.0.1:1"))
+        assert web.asked == []
+    assert tally.counts()["rejected"] == {"private_address": 1}
+    assert pages_of(web, tmp_path) == []
+
+
+def test_a_host_that_is_not_there_fails(tmp_path):
+    with serving({}) as web:
+        pass
+    tally = crawl(web, tmp_path, seeds=("/", "/more"))
+    assert tally.failed == {"connection": 2}
+    with pytest.raises(StopIteration):
+        next(iter(pages_of(web, tmp_path)))
+
+
+def test_the_page_limit_takes_the_first_urls_of_a_level(tmp_path):
+    links = [f"/{n}" for n in range(9)]
+    answers = {link: Answer(b"<a href=/more>x</a>", seconds=0.1) for link in links}
+    with serving({"/": page(*reversed(links)), **answers}) as web:
+        tally = crawl(web, tmp_path, max_pages_per_host=5, requests_per_host=3)
+        assert pages_of(web, tmp_path) == ["/", "/0", "/1", "/2", "/3"], "also without robots.txt"
+    assert web.most_at_once == 3
+    assert tally.counts()["rejected"] == {"too_many_pages": 5 + 1}
+
+
+def test_other_hosts_seeds_are_not_crawled(tmp_path):
+    with serving({"/": page()}) as web, serving({"/": page()}) as other:
+        tally = crawl(web, tmp_path, seeds=("/", other.url("/"), "ftp://127.0.0.1/"))
+        assert other.asked == []
+    assert tally.kept == 1
+    assert tally.rejected == {"off_site": 1, "not_http": 1}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(status=503),  # there may be one
+        moved("/real-robots.txt"),
+        moved("http://127.0.0.1:1/robots.txt"),  # one that we will not go and read
+    ],
+)
+def test_a_robots_txt_that_is_not_simply_there_keeps_us_out(tmp_path, answer):
+    site = {
+        "/": page(),
+        "/robots.txt": answer,
+        "/real-robots.txt": robots("User-agent: *\nDisallow: /"),
+    }
+    with serving(site) as web:
+        tally = crawl(web, tmp_path)
+        assert "/" not in web.asked
+    assert tally.kept == 0
+    assert tally.rows_in == 1
+
+
+def test_rules_for_our_name_go_before_the_general_ones(tmp_path):
+    rules = "User-agent: *\nDisallow: /\n\nUser-agent: Clip-From-Scratch\nCrawl-delay: 0.2\n"
+    links = [f"/{n}" for n in range(5)]
+    with serving({"/robots.txt": robots(rules), "/": page(*links)}) as web:
+        tally = crawl(web, tmp_path, user_agent="clip-from-scratch/1.0 (+https://example.org)")
+    assert tally.kept == 1
+    assert tally.failed == {"http_404": 5}
+    pauses = [later - sooner for sooner, later in itertools.pairwise(web.asked_at[1:])]
+    assert min(pauses) > 0.15, "Crawl-delay"
+
+
+def test_a_crawl_ends_with_the_process_that_asked_for_it(tmp_path):
+    """After kill -9 nobody may go on asking the host."""
+    links = [f"/{n}" for n in range(1_000)]
+    with serving({"/": page(*links), "/0": Answer(seconds=0.01)}) as web:
+        asking = (
+            "import sys; from pathlib import Path; from workers.crawl.host import crawl_host;"
+            "from workers.settings import CrawlSettings;"
+            "host, out = sys.argv[1:];"
+            "settings = CrawlSettings(allow_private_hosts=(host,), delay=0.05);"
+            "crawl_host(host, [f'http://{host}/'], Path(out), settings)"
+        )
+        command = [sys.executable, "-c", asking, web.host, str(tmp_path)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            wait_until(lambda: len(web.asked) > 5)
+            process.kill()
+        wait_until(lambda: time.monotonic() - web.asked_at[-1] > 0.5)
+        assert len(web.asked) < 500
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_broken_crawler_is_an_error_with_its_log(tmp_path):
+    with pytest.raises(CrawlError, match="ended with"):
+        crawl_host("[", [], tmp_path, CrawlSettings())
+    assert (tmp_path / "_crawl.log").read_text()

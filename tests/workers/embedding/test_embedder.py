@@ -1,0 +1,313 @@
+import os
+import signal
+import subprocess
+import sys
+from io import BytesIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import clip_model
+from benchmarks.photographs import photographs
+from tests.shards import pictures, save_tiny_model, write_images, write_tar
+from workers.contracts import embeddings_schema
+from workers.embedding.embedder import Embedder
+from workers.embedding.settings import EmbedSettings, InputSettings, LabelSet
+
+COLOURS = LabelSet(classes=("red", "green", "blue"), templates=("{}", "a {} picture"), top_k=2)
+SIZES = LabelSet(classes=("large", "small"))
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "00000.parquet"
+    return path, write_images(pictures(50), path)
+
+
+EMBEDDED = """
+import sys
+from pathlib import Path
+import torch
+from workers.embedding.embedder import Embedder
+from workers.embedding.settings import EmbedSettings
+
+assert torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX")
+Embedder(EmbedSettings(precision="fp32")).embed_shard(*map(Path, sys.argv[1:]))
+"""
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from workers.embedding import embedder as embed
+from workers.embedding.settings import EmbedSettings
+
+def until_killed(path, source, tell):
+    for number, sample in enumerate(read_shard(path, source, tell)):
+        if number == 4_500:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield sample
+
+read_shard, embed.read_shard = embed.read_shard, until_killed
+model, images, out = sys.argv[1:]
+embed.Embedder(EmbedSettings(model=model)).embed_shard(Path(images), Path(out))
+"""
+
+
+def matrix(table, name):
+    """A column of embeddings: float32 [N, D]."""
+    values = table[name].combine_chunks()
+    flat = values.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    return flat.reshape(len(values), -1)
+
+
+def embed(model, images, out, **settings):
+    tally = Embedder(EmbedSettings(model=model, **settings)).embed_shard(images, out)["images"]
+    tally.check()
+    return tally, pq.read_table(out)
+
+
+def test_embeddings_and_similarity_are_the_models_own(model_path, shard, tmp_path):
+    path, rows = shard
+    tally, table = embed(model_path, path, tmp_path / "e.parquet", batch_size=16)
+    assert tally.kept == 50
+    assert table.schema.equals(embeddings_schema(32))
+    assert table["pair_id"].to_pylist() == [row["pair_id"] for row in rows]
+
+    model, preprocess = clip_model.load(model_path)
+    with torch.inference_mode():
+        pixels = torch.stack([preprocess(Image.open(BytesIO(row["jpg"]))) for row in rows])
+        image = F.normalize(model.encode_image(pixels), dim=-1)
+        text = F.normalize(
+            model.encode_text(clip_model.tokenize([row["caption"] for row in rows])), dim=-1
+        )
+    stored = np.array(table["image_embedding"].to_pylist(), dtype=np.float32)
+    np.testing.assert_allclose(stored, image.numpy(), atol=1e-3)
+    similarity = (image * text).sum(dim=-1).numpy()
+    np.testing.assert_allclose(table["similarity"].to_numpy(), similarity, atol=1e-5)
+
+
+def test_labels_are_the_most_probable_classes_of_each_set(model_path, shard, tmp_path):
+    path, _ = shard
+    label_sets = {"colour": COLOURS, "size": SIZES}
+    _, table = embed(model_path, path, tmp_path / "e.parquet", label_sets=label_sets)
+    for labels in table["labels"].to_pylist():
+        assert [label["set"] for label in labels] == ["colour", "colour", "size"]
+        assert {label["label"] for label in labels[:2]} <= set(COLOURS.classes)
+        assert labels[0]["probability"] >= labels[1]["probability"]
+        assert labels[2]["probability"] >= 0.5
+
+
+def test_damaged_pictures_fail_with_a_reason_and_the_others_go_on(model_path, tmp_path):
+    pairs = list(pictures(20))
+    for number in (3, 4):
+        caption, jpg = pairs[number]
+        pairs[number] = (caption, jpg[: len(jpg) // 2])
+    pairs[7] = (pairs[7][0], b"not a picture")
+    write_images(pairs, tmp_path / "00000.parquet")
+    tally, table = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
+    assert tally.counts() == {
+        "in": 20,
+        "kept": 17,
+        "rejected": {},
+        "failed": {"broken": 2, "not_an_image": 1},
+    }
+    assert table.num_rows == 17
+
+
+def test_a_shard_of_nothing_but_damage_is_an_empty_shard(model_path, tmp_path):
+    write_images([("a", b"x"), ("b", b"")], tmp_path / "00000.parquet")
+    tally, table = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
+    assert (tally.kept, table.num_rows) == (0, 0)
+    assert table.schema.equals(embeddings_schema(32))
+
+
+def test_a_tenth_of_damage_is_a_tenth_of_failed_rows_and_not_one_lost(model_path, tmp_path):
+    rng = np.random.default_rng(0)
+    pairs = list(pictures(200))
+    damaged = set(rng.choice(200, 20, replace=False).tolist())
+    for number in damaged:
+        caption, jpg = pairs[number]
+        cut, noise = jpg[: int(rng.integers(4, len(jpg) - 4))], rng.bytes(100)
+        pairs[number] = caption, (cut, noise)[number % 2]
+    rows = write_images(pairs, tmp_path / "00000.parquet")
+    tally, table = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
+    assert (tally.rows_in, tally.kept, tally.failed.total()) == (200, 180, 20)
+    assert {"not_an_image"} < set(tally.failed) <= {"not_an_image", "truncated", "broken"}
+    sample = next(iter(tally.samples["not_an_image"].values()))
+    assert sample["error"].startswith("not an image: ")
+    damaged_captions = {pairs[number][0] for number in damaged}
+    whole = [row["pair_id"] for row in rows if row["caption"] not in damaged_captions]
+    assert table["pair_id"].to_pylist() == whole
+
+
+def test_the_same_shard_gives_the_same_bytes_whatever_the_threads(model_path, shard, tmp_path):
+    path, _ = shard
+    for threads in (1, 2, 5):
+        embed(model_path, path, tmp_path / f"{threads}.parquet", threads=threads, batch_size=8)
+    files = {(tmp_path / f"{threads}.parquet").read_bytes() for threads in (1, 2, 5)}
+    assert len(files) == 1
+
+
+def test_batch_sizes_differ_by_no_more_than_float32_rounding(shard, tmp_path):
+    """docs/embedding.md states this tolerance; batches of 7 and 64 leave tails, too."""
+    path, _ = shard
+    tables = [
+        embed("starter", path, tmp_path / f"{size}.parquet", batch_size=size, precision="fp32")[1]
+        for size in (1, 7, 64)
+    ]
+    for table in tables[1:]:
+        assert_equal_but_for_rounding(table, tables[0])
+
+
+def test_machines_differ_by_no_more_than_float32_rounding(shard, tmp_path):
+    """A machine without AVX, as far as the libraries are told; docs/embedding.md states this."""
+    path, _ = shard
+    _, here = embed("starter", path, tmp_path / "here.parquet", precision="fp32")
+    old = {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_CBWR": "COMPATIBLE",
+    }
+    command = [sys.executable, "-c", EMBEDDED, str(path), str(tmp_path / "there.parquet")]
+    subprocess.run(command, env=os.environ | old, check=True, timeout=120)
+    assert_equal_but_for_rounding(pq.read_table(tmp_path / "there.parquet"), here)
+
+
+def assert_equal_but_for_rounding(table, other):
+    difference = table["similarity"].to_numpy() - other["similarity"].to_numpy()
+    assert np.abs(difference).max() < 1e-6
+    for name in ("image_embedding", "text_embedding"):  # a unit in the last place of float16
+        np.testing.assert_allclose(matrix(table, name), matrix(other, name), atol=2.5e-4)
+
+
+def test_the_fast_path_equals_the_reference_for_photographs(tmp_path):
+    """Both towers, from JPEG bytes on, against Pillow, torchvision and untrimmed captions."""
+    jpgs = list(photographs(100))
+    captions = [f"{'a very ' * (number % 11)}small thing {number}" for number in range(len(jpgs))]
+    write_images(zip(captions, jpgs, strict=True), tmp_path / "00000.parquet")
+    _, table = embed("starter", tmp_path / "00000.parquet", tmp_path / "e.parquet")
+    rows = pq.read_table(tmp_path / "00000.parquet").to_pylist()
+    model, preprocess = clip_model.load("starter", "cpu")
+    with torch.inference_mode():
+        pixels = torch.stack([preprocess(Image.open(BytesIO(row["jpg"]))) for row in rows])
+        image = F.normalize(model.encode_image(pixels), dim=-1)
+        text = clip_model.encode_texts(model, [row["caption"] for row in rows])
+    stored = [torch.from_numpy(matrix(table, f"{part}_embedding")) for part in ("image", "text")]
+    # Every picture against every caption: 10,000 pairs.
+    difference = stored[0] @ stored[1].T - image @ text.T
+    assert difference.abs().max() < 1e-3
+    np.testing.assert_allclose(
+        table["similarity"].to_numpy(), (image * text).sum(dim=-1).numpy(), atol=1e-3
+    )
+
+
+def test_parquet_and_tar_give_the_same_embeddings(model_path, tmp_path):
+    pairs = list(pictures(50))
+    pairs[7] = pairs[7][0], b"damage"
+    keys = [f"{number:09d}" for number in range(50)]
+    captions, jpgs = zip(*pairs, strict=True)
+    columns = {"key": keys, "jpg": jpgs, "caption": captions}
+    pq.write_table(pa.table(columns), tmp_path / "00000.parquet")
+    members = []
+    for key, caption, jpg in zip(keys, captions, jpgs, strict=True):
+        members += [(f"{key}.jpg", jpg), (f"{key}.txt", caption.encode())]
+    write_tar(members, tmp_path / "00000.tar")
+    embedder = Embedder(EmbedSettings(model=model_path))
+    for ending in ("parquet", "tar"):
+        tallies = embedder.embed_shard(tmp_path / f"00000.{ending}", tmp_path / f"{ending}.out")
+        assert (tallies["images"].kept, tallies["images"].failed.total()) == (49, 1)
+    assert (tmp_path / "parquet.out").read_bytes() == (tmp_path / "tar.out").read_bytes()
+    assert pq.read_table(tmp_path / "tar.out")["pair_id"].to_pylist() == keys[:7] + keys[8:]
+
+
+def test_one_part_alone_is_what_it_is_with_the_other(model_path, shard, tmp_path):
+    path, _ = shard
+    embedder = Embedder(EmbedSettings(model=model_path, label_sets={"size": SIZES}))
+    embedder.embed_shard(path, tmp_path / "both")
+    both = pq.read_table(tmp_path / "both")
+    for part in ("image", "text"):
+        source = InputSettings.model_validate({"parts": f"{part}s"})
+        tallies = embedder.embed_shard(path, tmp_path / part, source)
+        assert tallies[f"{part}s"].kept == 50
+        table = pq.read_table(tmp_path / part)
+        assert table.schema.equals(
+            embeddings_schema(32, images=part == "image", texts=part == "text")
+        )
+        assert table[f"{part}_embedding"].equals(both[f"{part}_embedding"])
+
+
+def test_rows_that_lack_a_part_fail_and_say_which(model_path, tmp_path):
+    _, jpg = next(pictures(1))
+    columns = {"jpg": [jpg, None, jpg], "caption": ["a", "b", None]}
+    pq.write_table(pa.table(columns), tmp_path / "00000.parquet")
+    tally, table = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
+    assert tally.failed == {"no_image": 1, "no_caption": 1}
+    assert table["pair_id"].to_pylist() == ["00000/000000000"]
+
+
+def test_many_windows_keep_order_and_pair_each_picture_with_its_own_caption(model_path, tmp_path):
+    """The picture is one of five, the caption one of seven: 2,500 rows in three windows."""
+    some = list(pictures(7))
+    jpgs = [some[number % 5][1] for number in range(2_500)]
+    captions = ["word " * (number % 7) for number in range(2_500)]
+    pq.write_table(pa.table({"jpg": jpgs, "caption": captions}), tmp_path / "00000.parquet")
+    _, table = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
+    assert table["pair_id"].to_pylist() == [f"00000/{number:09d}" for number in range(2_500)]
+    image, text = matrix(table, "image_embedding"), matrix(table, "text_embedding")
+    for number in range(5, 2_500):
+        assert np.abs(image[number] - image[number % 5]).max() < 1e-3
+        assert np.abs(text[number] - text[number % 7]).max() < 1e-3
+    assert pq.read_metadata(tmp_path / "e.parquet").row_group(0).num_rows == 256
+
+
+def test_threads_of_the_embedder_are_alone_and_the_callers_are_left(model_path, shard, tmp_path):
+    path, _ = shard
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        embedder = Embedder(EmbedSettings(model=model_path, threads=3))
+        embedder.embed_shard(path, tmp_path / "e.parquet")
+        inside = [embedder._pool.submit(torch.get_num_threads).result() for _ in range(9)]
+        assert inside == [1] * 9
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_kill_in_the_middle_leaves_no_half_shard(model_path, tmp_path):
+    """The process is killed when it has read three quarters of the rows, not at its end."""
+    some = list(pictures(10))
+    pq.write_table(
+        pa.table({"jpg": [jpg for _, jpg in some * 600], "caption": ["a"] * 6_000}),
+        tmp_path / "00000.parquet",
+    )
+    out = tmp_path / "out" / "00000.parquet"
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED, model_path, str(tmp_path / "00000.parquet"), str(out)],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    left = list(out.parent.iterdir())
+    assert [path.name for path in left] == [".tmp-00000.parquet"]
+    assert left[0].stat().st_size > 0  # it was writing
+    tally, table = embed(model_path, tmp_path / "00000.parquet", out)
+    assert (tally.kept, table.num_rows) == (6_000, 6_000)
+    assert [path.name for path in out.parent.iterdir()] == ["00000.parquet"]
+
+
+def test_captions_longer_than_the_context_are_cut(model_path, tmp_path):
+    caption, jpg = next(pictures(1))
+    write_images([(caption * 100, jpg)], tmp_path / "00000.parquet")
+    tally, _ = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
+    assert tally.kept == 1

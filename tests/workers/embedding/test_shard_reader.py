@@ -1,0 +1,114 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.shards import write_tar
+from workers.embedding.settings import InputSettings
+from workers.embedding.shard_reader import Sample, ShardError, read_shard
+
+
+def read(path, **settings):
+    return list(read_shard(path, InputSettings(**settings)))
+
+
+def write_columns(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("columns", "identity"),
+    [
+        ({"key": ["7"], "jpg": [b"x"], "caption": ["a"]}, "7"),
+        ({"__key__": ["7"], "png": [b"x"], "txt": ["a"]}, "7"),
+        ({"uid": [7], "image": [{"bytes": b"x", "path": None}], "text": ["a"]}, "7"),
+        ({"webp": [b"x"], "caption": ["a"], "width": [1]}, "00000/000000000"),
+    ],
+)
+def test_the_columns_of_other_peoples_parquet_are_recognised(tmp_path, columns, identity):
+    path = write_columns(tmp_path / "00000.parquet", **columns)
+    assert read(path) == [Sample(identity, b"x", "a")]
+
+
+def test_columns_can_be_named_and_what_is_missing_is_said(tmp_path):
+    path = write_columns(tmp_path / "a.parquet", name=["n"], photo=[b"x"], french=["chien"])
+    with pytest.raises(ShardError, match=r"no column jpg or .*it has name, photo, french"):
+        read(path)
+    names = {"id_column": "name", "image_column": "photo", "text_column": "french"}
+    assert read(path, **names) == [Sample("n", b"x", "chien")]
+    assert read(path, parts="images", image_column="photo") == [Sample("a/000000000", b"x", None)]
+    with pytest.raises(ShardError, match="no column nom;"):
+        read(path, **names | {"id_column": "nom"})
+    with pytest.raises(ShardError, match="holds str, not pictures' bytes"):
+        read(path, image_column="french", text_column="french")
+
+
+def test_a_tar_of_img2dataset_gives_its_rows(tmp_path):
+    rows = [("000000001", b"one", "first"), ("000000002", b"two", "zwölf")]
+    members = []
+    for key, image, caption in rows:
+        members += [
+            (f"{key}.jpg", image),
+            (f"{key}.json", json.dumps({"caption": "from JSON"}).encode()),
+            (f"{key}.txt", caption.encode()),
+        ]
+    path = write_tar(members, tmp_path / "00000.tar")
+    assert read(path) == [Sample(*row) for row in rows]
+    assert read(path, parts="texts") == [Sample(key, None, text) for key, _, text in rows]
+    compressed = write_tar(members, tmp_path / "00000.tar.gz", "w:gz")
+    assert read(compressed) == read(path)
+
+
+def test_a_tars_captions_may_stand_in_json_and_its_rows_have_gaps(tmp_path):
+    members = [
+        ("a/1.png", b"x"),
+        ("a/1.json", b'{"caption": "one", "alt": "other"}'),
+        ("b/1.seg.png", b"y"),
+        ("b/1.webp", b"z"),
+        ("c/2.json", b"not json"),
+        ("c/3.jpg", b"x"),
+        ("c/3.json", b'{"caption": null}'),
+    ]
+    path = write_tar(members, tmp_path / "00000.tar")
+    assert read(path) == [
+        Sample("a/1", b"x", "one"),
+        Sample("b/1", b"z", None),
+        Sample("c/2", None, None),
+        Sample("c/3", b"x", None),
+    ]
+    named = read(path, text_column="alt", image_column="seg.png")
+    assert named[:2] == [Sample("a/1", None, "other"), Sample("b/1", b"y", None)]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.5, 0.7])
+def test_a_tar_that_is_cut_off_is_an_error_and_no_shorter_shard(tmp_path, mode, share):
+    members = [(f"{n}.jpg", np.random.default_rng(n).bytes(600)) for n in range(20)]
+    ending = "tar" if mode == "w" else "tar.gz"
+    path = write_tar(members, tmp_path / f"00000.{ending}", mode)
+    assert len(read(path, parts="images")) == 20
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ShardError, match="not a whole tar file"):
+        read(path, parts="images")
+
+
+def test_how_much_of_a_shard_has_been_read_is_told(tmp_path):
+    rows = [(f"{number:03}", bytes(2_000), "a caption") for number in range(200)]
+    members = [(f"{key}.jpg", jpg) for key, jpg, _ in rows]
+    table = {"key": [key for key, _, _ in rows], "jpg": [jpg for _, jpg, _ in rows]}
+    shards = [
+        write_columns(tmp_path / "a.parquet", **table),
+        write_tar(members, tmp_path / "a.tar"),
+        write_tar(members, tmp_path / "a.tar.gz", "w:gz"),
+    ]
+    for shard in shards:
+        told: list[float] = []
+        for _ in read_shard(shard, InputSettings(parts="images"), told.append):
+            pass
+        assert told == sorted(told)
+        assert 0 < told[0] <= 1
+        assert 0.9 < told[-1] <= 1

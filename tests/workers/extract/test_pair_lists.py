@@ -1,0 +1,210 @@
+"""Pair lists of other people's making, written as they write them and read back."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.workers.packing import zstd
+from workers.extract.candidates import CANDIDATES
+from workers.extract.dispatch import extract_pairs
+from workers.extract.inputs import find_inputs
+from workers.extract.pair_lists import normal_urls
+from workers.tally import Tally
+from workers.urls import UrlError, absolute_url
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
+
+ROWS = [("http://a.example/1.jpg", "a cat"), ("https://b.example/2.jpg", "two dogs, é")]
+
+
+def read(path: Path, **options):
+    (source,) = find_inputs([str(path)], **options)
+    pages, images = Tally(), Tally()
+    tables = list(extract_pairs(source, pages, images))
+    assert all(table.schema.equals(CANDIDATES) for table in tables)
+    assert pages.rows_in == 0
+    images.check()
+    rows = [tuple(row.values()) for table in tables for row in table.to_pylist()]
+    assert images.kept == len(rows)
+    return rows, images
+
+
+def expected(path: Path, rows=ROWS):
+    return [(url, text, None, f"{path.name}@{n}") for n, (url, text) in enumerate(rows)]
+
+
+def write_parquet(path: Path, names, rows=ROWS, **options) -> Path:
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    pq.write_table(pa.table({"id": range(len(rows)), **columns}), path, **options)
+    return path
+
+
+def delimited(delimiter: str, header: str, rows=ROWS, flip: bool = False) -> bytes:
+    def field(text: str) -> str:
+        return f'"{text}"' if delimiter in text else text
+
+    lines = [header] if header else []
+    lines += [delimiter.join(map(field, row[::-1] if flip else row)) for row in rows]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+@pytest.mark.parametrize(
+    "names", [("URL", "TEXT"), ("url", "text"), ("Image_URL", "Caption"), ("url", "alt")]
+)
+def test_parquet(tmp_path, names):
+    path = write_parquet(tmp_path / "part-0.snappy.parquet", names)
+    assert read(path)[0] == expected(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("laion.csv", delimited(",", "URL,TEXT")),
+        ("windows.csv", b"\xef\xbb\xbf" + delimited(",", "URL,TEXT").replace(b"\n", b"\r\n")),
+        ("cc3m.tsv", delimited("\t", "", flip=True)),
+        ("cc12m.tsv", delimited("\t", "")),
+        ("named.tsv", delimited("\t", "caption\turl", flip=True)),
+        ("list.jsonl", b"".join(json.dumps({"n": 1, "url": u, "alt": t}).encode() + b"\n"
+                                for u, t in ROWS)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_text_formats(tmp_path, name, content, suffix):
+    path = tmp_path / f"{name}{suffix}"
+    path.write_bytes(COMPRESS[suffix](content))
+    assert read(path)[0] == expected(path)
+
+
+def test_named_columns(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", ("Link", "text_de"))
+    assert read(path, columns=("link", "TEXT_de"))[0] == expected(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("link", "text"), "no URL column.*Its columns are id, link, text"),
+        (("url", "description"), "no caption column.*Its columns are id, url, description"),
+    ],
+)
+def test_unknown_columns_are_an_error_before_the_work(tmp_path, names, message):
+    path = write_parquet(tmp_path / "a.parquet", names)
+    with pytest.raises(ValueError, match=message):
+        find_inputs([str(path)])
+
+
+def test_two_caption_columns_are_an_error(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"url": "http://a/", "text": "a", "caption": "b"}\n')
+    with pytest.raises(ValueError, match=r"more than one caption column \(text, caption\)"):
+        find_inputs([str(path)])
+
+
+def test_rows_by_reason(tmp_path):
+    rows = [
+        *ROWS,
+        ("HTTP://A.example:80/1 2.jpg#top", "made normal"),
+        ("", "x"), (None, "x"), ("ftp://a/b", "x"), ("data:,", "x"), ("http://u:p@a/", "x"),
+        ("http://a/", ""), ("http://a/", " \t"), ("http://a/", None),
+    ]  # fmt: skip
+    path = write_parquet(tmp_path / "a.parquet", ("url", "text"), rows)
+    found, images = read(path)
+    normal = ("http://a.example/1%202.jpg", "made normal")
+    assert found == expected(path, [*ROWS, normal])
+    assert images.rejected == {
+        "no_url": 2, "not_http": 1, "data_uri": 1, "bad_url": 1, "no_caption": 3
+    }  # fmt: skip
+
+
+def test_a_quoted_caption_may_hold_line_feeds_and_a_row_of_the_wrong_width_fails(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('url,caption\nhttp://a/,"a cat\non ""two"" lines"\nhttp://b/\nhttp://c/,"x"\n')
+    found, images = read(path)
+    assert [row[1] for row in found] == ['a cat\non "two" lines', "x"]
+    assert images.failed == {"bad_row": 1}
+
+
+def test_bytes_that_are_not_utf8_fail_alone(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"http://a/\tcaf\xe9\nhttp://b/\tcafe\n")
+    found, images = read(path)
+    assert found == [("http://b/", "cafe", None, "a.tsv@1")]
+    assert images.failed == {"not_utf8": 1}
+
+
+def test_bad_json_lines_fail_alone(tmp_path):
+    path = tmp_path / "a.jsonl"
+    good = json.dumps({"url": "http://a/", "text": "a cat"})
+    path.write_text(f'{good}\n{{"url": \n[1]\n{{"url": "http://a/", "text": 5}}\n\n{good}\n')
+    found, images = read(path)
+    assert [row[:2] for row in found] == [("http://a/", "a cat")] * 2
+    assert images.failed == {"bad_row": 3}
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.tsv.zst"])
+def test_a_cut_file_gives_its_whole_rows(tmp_path, name):
+    rows = [(f"http://a.example/{n * 7919 % 65521:x}", f"picture {n:06d}") for n in range(40_000)]
+    content = {
+        "a.csv.gz": delimited(",", "url,text", rows),
+        "a.tsv.zst": delimited("\t", "url\ttext", rows),
+        "a.jsonl.gz": "".join(f'{{"url":"{u}","text":"{t}"}}\n' for u, t in rows).encode(),
+    }[name]
+    path = tmp_path / name
+    packed = COMPRESS[path.suffix](content)
+    path.write_bytes(packed[: len(packed) * 9 // 10])
+    found, images = read(path)
+    assert found == expected(path, rows)[: len(found)]
+    assert len(found) > 10_000
+    assert images.failed == {"damaged_file": 1}
+
+
+def test_a_damaged_row_group_loses_its_own_rows_alone(tmp_path):
+    rows = [(f"http://a.example/{n}", f"picture {n}") for n in range(300)]
+    path = write_parquet(tmp_path / "a.parquet", ("url", "text"), rows, row_group_size=100)
+    group = pq.ParquetFile(path).metadata.row_group(1)
+    start = group.column(1).dictionary_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    found, images = read(path)
+    assert found == expected(path, rows)[:100] + expected(path, rows)[200:]
+    assert images.failed == {"damaged_row_group": 100}
+
+
+def test_a_cut_parquet_file_is_counted_and_stops_nothing(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", ("url", "text"))
+    path.write_bytes(path.read_bytes()[:-20])
+    assert read(path)[1].failed == {"damaged_file": 1}
+
+
+def test_an_empty_list_has_no_rows(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"")
+    assert read(path)[0] == []
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=12).map(lambda tail: f"http://a.example/{tail}") | st.text()))
+def test_the_fast_way_to_normal_urls_gives_what_the_slow_way_gives(urls):
+    def slow(url):
+        if not url.strip():
+            return "", "no_url"
+        try:
+            return absolute_url(url), None
+        except UrlError as error:
+            return "", error.reason
+
+    encodable = [url.encode("utf-8", "replace").decode() for url in urls]
+    normal, reasons = normal_urls(pa.array(encodable, pa.string()))
+    assert list(zip(normal.to_pylist(), reasons.to_pylist(), strict=True)) == [
+        slow(url) for url in encodable
+    ]

@@ -1,0 +1,417 @@
+"""The whole pipeline on real Beam: real WARC files in, real Parquet files out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from workers.beam_pipeline import pipeline_options
+from workers.contracts import PAIRS, QUERIES, make_pair_id
+from workers.crawl.warc_writer import response_record
+from workers.extract.inputs import Input, InputKind, find_inputs
+from workers.pairs.match import naive_match
+from workers.pairs.pipeline import build_pairs
+from workers.pairs.reader import ReadPairs
+from workers.pairs.settings import PairSettings
+from workers.pairs.tables import limit_captions, split_by_pair, split_by_url
+from workers.pairs.writer import QUERY_COUNTS_FILE, even_parts
+from workers.storage import write_table
+from workers.tally import Tally
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+WORDS = ["cat", "dog", "red cat", "tree", "house", "unused"]
+
+#: Pages as {URL: [(picture, alt), ...]}.
+Site = Mapping[str, Sequence[tuple[str, str]]]
+
+SITE: Site = {
+    "http://a.example/1": [
+        ("/1.png", "a red cat"),
+        ("/2.png", "A Cat, and a dog"),
+        ("/3.png", "IMG_0042.jpg"),
+        ("/4.png", "logo"),
+        ("/5.png", "nothing known"),
+        ("/6.png", ""),
+        ("data:image/gif;base64,AA", "a cat"),
+    ],
+    "http://a.example/2": [
+        ("/1.png", "a red cat"),
+        ("/1.png", "a&nbsp;red  cat"),
+        ("/1.png", "the same picture of a cat"),
+        ("/7.png", "xx"),
+        ("/8.png", "cat " * 300),
+    ],
+    "http://b.example/": [
+        *[(f"/{n}.png", f"tree number {n}") for n in range(40)],
+        ("http://a.example/1.png", "a red cat"),
+    ],
+}
+
+
+def write_warc(path: Path, site: Site) -> Path:
+    html = {"Content-Type": "text/html; charset=utf-8"}
+    with path.open("wb") as file:
+        for url, images in site.items():
+            body = "".join(f'<img src="{src}" alt="{alt}">' for src, alt in images)
+            file.write(response_record(url, 200, html, b"<p>" + body.encode(), NOW))
+    return path
+
+
+def write_queries(path: Path, words: Sequence[str], first_id: int = 0) -> Path:
+    rows = [
+        {"query_id": first_id + n, "query": word, "kind": "word"} for n, word in enumerate(words)
+    ]
+    write_table(pa.Table.from_pylist(rows, schema=QUERIES), path)
+    return path
+
+
+def inputs_of(paths: Sequence[Path]) -> list[Input]:
+    return find_inputs(map(str, paths))
+
+
+def build(
+    folder: Path,
+    sites: Sequence[Site],
+    out: str = "pairs",
+    seed: int = 0,
+    lower_case: bool = True,
+    workers: int = 1,
+    **changes: Any,
+) -> tuple[list[dict[str, Any]], dict[str, Tally], Path]:
+    """Run the pipeline, a WARC file a site; returns the rows, the tallies and the folder."""
+    warcs = [write_warc(folder / f"{n}.warc", site) for n, site in enumerate(sites)]
+    queries = [
+        write_queries(folder / "q0.parquet", WORDS[:3]),
+        write_queries(folder / "q1.parquet", WORDS[3:], first_id=3),
+    ]
+    changed = PairSettings.model_validate(changes)
+    inputs = inputs_of(warcs)
+    beam = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_threading"]
+    tallies = build_pairs(inputs, queries, folder / out, changed, seed, beam, lower_case=lower_case)
+    rows = ds.dataset(str(folder / out), format="parquet").to_table().to_pylist()
+    return rows, tallies, folder / out
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("built"), [SITE], shards=3)
+
+
+def test_rows(built):
+    rows, _, _ = built
+    found = {(row["url"], row["caption"]): row for row in rows}
+    assert len(found) == len(rows) == 3 + 40
+    row = found["http://a.example/1.png", "a red cat"]
+    assert row["query_ids"] == [0, 2]
+    assert row["page_url"] == "http://a.example/1", "the smallest page of its duplicates"
+    assert row["source"] == "0.warc@0"
+    assert row["pair_id"] == make_pair_id(row["url"], row["caption"])
+    assert found["http://a.example/2.png", "A Cat, and a dog"]["query_ids"] == [0, 1]
+
+
+def test_tallies(built):
+    _, tallies, _ = built
+    assert tallies["pages"].counts() == {"in": 3, "kept": 3, "rejected": {}, "failed": {}}
+    assert tallies["images"].counts()["rejected"] == {"data_uri": 1, "no_alt": 1}
+    assert tallies["pairs"].counts() == {
+        "in": tallies["images"].kept,
+        "kept": 43,
+        "rejected": {
+            "boilerplate": 1,
+            "duplicate_pair": 3,
+            "file_name": 1,
+            "no_query": 1,
+            "too_long": 1,
+            "too_short": 1,
+        },
+        "failed": {},
+    }
+    (sample,) = tallies["pairs"].samples["no_query"].values()
+    assert sample["caption"] == "nothing known"
+    assert json.dumps(sample), "samples are plain data"
+
+
+def test_files(built):
+    _, _, folder = built
+    names = ["00000.parquet", "00001.parquet", "00002.parquet", QUERY_COUNTS_FILE]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    tables = [pq.read_table(folder / name) for name in names[:3]]
+    assert all(table.schema == PAIRS for table in tables)
+    ids = [pair_id for table in tables for pair_id in table["pair_id"].to_pylist()]
+    assert ids == sorted(ids)
+
+
+def test_query_counts(built):
+    rows, _, folder = built
+    counts = pq.read_table(folder / QUERY_COUNTS_FILE).to_pylist()
+    after = Counter(query_id for row in rows for query_id in row["query_ids"])
+    assert counts == [
+        {"query_id": n, "before": after[n], "after": after[n]} for n in range(len(WORDS))
+    ]
+
+
+def test_cap(tmp_path):
+    rows, tallies, folder = build(tmp_path, [SITE], pairs_per_query=2, seed=5)
+    after = Counter(query_id for row in rows for query_id in row["query_ids"])
+    assert after == {0: 2, 1: 1, 2: 1, 3: 2}
+    assert all(row["query_ids"] for row in rows)
+    counts = pq.read_table(folder / QUERY_COUNTS_FILE).to_pydict()
+    assert counts["before"] == [3, 1, 1, 40, 0, 0]
+    assert counts["after"] == [2, 1, 1, 2, 0, 0]
+    assert tallies["pairs"].rejected["over_cap"] == 43 - len(rows)
+
+
+def test_metaclip_keeps_all_queries_of_a_pair(tmp_path):
+    """Every pair matches "tree" or a query that only few match, whose coins all show heads."""
+    rows, tallies, folder = build(tmp_path, [SITE], balance="metaclip", pairs_per_query=3, seed=5)
+    after = Counter(query_id for row in rows for query_id in row["query_ids"])
+    assert all(
+        row["query_ids"] == naive_match(row["caption"].lower(), list(enumerate(WORDS)))
+        for row in rows
+    )
+    counts = pq.read_table(folder / QUERY_COUNTS_FILE).to_pydict()
+    assert counts["before"] == [3, 1, 1, 40, 0, 0]
+    assert counts["after"] == [3, 1, 1, after[3], 0, 0]
+    assert 0 < after[3] < 12
+    assert tallies["pairs"].rejected["not_drawn"] == 43 - len(rows)
+
+
+def test_nothing_in_gives_empty_shards(tmp_path):
+    rows, tallies, folder = build(tmp_path, [], shards=2)
+    assert rows == []
+    assert {name: tally.rows_in for name, tally in tallies.items()} == {
+        "pages": 0,
+        "images": 0,
+        "redacted": 0,
+        "pairs": 0,
+    }
+    assert sorted(file_hashes(folder)) == ["00000.parquet", "00001.parquet", QUERY_COUNTS_FILE]
+
+
+def test_bytes_do_not_depend_on_threads_or_on_how_rows_are_batched(tmp_path, monkeypatch):
+    site = {**SITE, **{f"http://c.example/{n}": SITE["http://b.example/"] for n in range(4)}}
+    _, _, once = build(tmp_path, [SITE, site], "once", pairs_per_query=7)
+    monkeypatch.setattr("workers.extract.candidates.TABLE_ROWS", 7)
+    monkeypatch.setattr("workers.pairs.reader._HELD_ROWS", 12)
+    warcs = inputs_of([tmp_path / "1.warc", tmp_path / "0.warc"])[::-1]
+    queries = [tmp_path / "q1.parquet", tmp_path / "q0.parquet"]
+    options = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
+    build_pairs(warcs, queries, tmp_path / "again", PairSettings(pairs_per_query=7), 0, options)
+    assert file_hashes(once) == file_hashes(tmp_path / "again")
+
+
+IMAGES = st.lists(
+    st.tuples(
+        st.sampled_from(["/1.png", "/2.png", "/3.png", "data:,"]),
+        st.sampled_from(
+            ["", "a cat", "red cat", "Dog. Cat", "logo", "1.png", "what", "tree house"]
+        ),
+    ),
+    max_size=8,
+)
+SITES = st.lists(
+    st.dictionaries(st.sampled_from([f"http://h.example/{n}" for n in range(3)]), IMAGES),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    SITES,
+    st.sampled_from(["cap", "metaclip"]),
+    st.integers(1, 3),
+    st.sampled_from([None, 1]),
+    st.tuples(st.integers(1, 5), st.integers(1, 2)),
+    st.permutations(range(3)),
+)
+def test_order_shards_and_workers_never_change_the_pairs(
+    tmp_path_factory, sites, balance, t, limit, shards_and_workers, order
+):
+    folder = tmp_path_factory.mktemp("any")
+    settings = {"balance": balance, "pairs_per_query": t, "max_captions_per_url": limit}
+    shards, workers = shards_and_workers
+    one, tallies, _ = build(folder, sites, "one", shards=1, **settings)
+    # The same pages in files of other names: only the provenance may differ.
+    moved = [sites[n] for n in order if n < len(sites)]
+    two, again, _ = build(folder, moved, "two", shards=shards, workers=workers, **settings)
+    assert without_source(one) == without_source(two)
+    assert [t.counts() for t in tallies.values()] == [t.counts() for t in again.values()]
+    after = Counter(query_id for row in one for query_id in row["query_ids"])
+    assert balance == "metaclip" or all(count <= t for count in after.values())
+
+
+def without_source(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "source"} for row in rows]
+
+
+def test_every_match_is_the_naive_one(built):
+    rows, _, _ = built
+    queries = list(enumerate(WORDS))
+    assert all(row["query_ids"] == naive_match(row["caption"].lower(), queries) for row in rows)
+
+
+def test_case_is_kept_where_the_setting_says_so(tmp_path):
+    rows, _, _ = build(tmp_path, [SITE], lower_case=False)
+    found = {row["caption"]: row["query_ids"] for row in rows}
+    assert found["A Cat, and a dog"] == [1]
+
+
+def test_a_missing_input_is_an_error(tmp_path):
+    queries = write_queries(tmp_path / "q.parquet", WORDS)
+    gone = Input(str(tmp_path / "none.warc"), InputKind.WARC)
+    with pytest.raises(RuntimeError, match=r"FileNotFoundError.*none\.warc"):
+        build_pairs([gone], [queries], tmp_path / "out", PairSettings(), 0, [])
+
+
+def pair_table(rows: Sequence[tuple[str, str]]) -> pa.Table:
+    """Pairs of (URL, caption) that match nothing."""
+    pairs = [
+        {
+            "pair_id": make_pair_id(url, caption),
+            "url": url,
+            "caption": caption,
+            "source": f"list@{number}",
+            "query_ids": [],
+        }
+        for number, (url, caption) in enumerate(rows)
+    ]
+    return pa.Table.from_pylist(pairs, schema=PAIRS)
+
+
+def test_shards_are_even_ranges():
+    table = pair_table([("http://a.example/", str(n)) for n in range(4_000)])
+    shards = list(split_by_pair(table, 7))
+    assert [number for number, _ in shards] == list(range(7))
+    sizes = [len(part) for _, part in shards]
+    assert sum(sizes) == 4_000
+    assert max(sizes) < 1.3 * min(sizes)
+    firsts = [(min(ids), max(ids)) for _, part in shards for ids in [part["pair_id"].to_pylist()]]
+    assert firsts == sorted(firsts)
+    assert all(last[1] < first[0] for last, first in pairwise(firsts))
+
+
+def test_a_url_stays_together():
+    rows = [(f"http://a.example/{n % 50}", str(n)) for n in range(1_000)]
+    parts = [set(part["url"].to_pylist()) for _, part in split_by_url(pair_table(rows), 5)]
+    assert sum(map(len, parts)) == 50
+
+
+def test_what_is_sent_on_is_no_larger_than_its_rows():
+    table = pair_table([("http://a.example/", str(n)) for n in range(4_000)])
+    sent = sum(len(pickle.dumps(part)) for _, part in split_by_pair(table, 100))
+    assert sent < 3 * table.nbytes
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(0, [0]), (5, [5]), (6, [3, 3]), (11, [3, 4, 4])])
+def test_files_of_even_size(rows, sizes):
+    table = pair_table([("http://a.example/", str(n)) for n in range(rows)])
+    parts = dict(even_parts("00007", table, 5))
+    assert [len(part) for part in parts.values()] == sizes
+    assert pa.concat_tables(parts.values()).equals(table)
+    assert list(parts) == (
+        ["00007"] if len(sizes) == 1 else [f"00007-00{n}" for n in range(len(sizes))]
+    )
+
+
+def test_a_large_shard_is_several_files(tmp_path):
+    rows, _, folder = build(tmp_path, [SITE], shards=2, max_rows_per_file=15)
+    sizes = {path.stem: pq.read_metadata(path).num_rows for path in folder.glob("0*")}
+    assert sum(sizes.values()) == len(rows) == 43
+    assert all(7 < size <= 15 for size in sizes.values())
+    assert {name[:5] for name in sizes} == {"00000", "00001"}
+    assert any("-001" in name for name in sizes)
+
+
+def test_captions_of_a_url_can_be_limited(tmp_path):
+    every, _, _ = build(tmp_path, [SITE, SITE], "every")
+    one, tallies, _ = build(tmp_path, [SITE, SITE], "one", max_captions_per_url=1)
+    best: dict[str, str] = {}
+    for row in every:
+        best[row["url"]] = min(row["pair_id"], best.get(row["url"], "g"))
+    assert {row["url"]: row["pair_id"] for row in one} == best
+    assert len(one) == len(best) < len(every)
+    rejected = tallies["pairs"].rejected
+    assert rejected["duplicate_url"] == len(every) - len(one)
+    assert rejected["duplicate_pair"] == 3 + 46
+    two, _, _ = build(tmp_path, [SITE, SITE], "two", max_captions_per_url=2)
+    assert two == every, "no URL has more than two captions"
+
+
+def test_a_url_with_other_tracking_parameters_is_the_same_url():
+    urls = ["http://a/1.png?utm_source=b", "http://a/1.png", "http://a/2.png", "http://a/1.png?n=1"]
+    rows = [
+        {"pair_id": f"{n}", "url": url, "caption": f"c{n}", "source": "s@0", "query_ids": [0]}
+        for n, url in enumerate(urls)
+    ]
+    table, tally = limit_captions(pa.Table.from_pylist(rows, schema=PAIRS), 1)
+    assert sorted(table["pair_id"].to_pylist()) == ["0", "2", "3"]
+    assert table.schema.equals(PAIRS)
+    assert tally.rejected == {"duplicate_url": 1}
+
+
+def test_inputs_of_several_kinds_are_one_set(tmp_path):
+    list_of_pairs = tmp_path / "list.csv"
+    list_of_pairs.write_text(
+        "url,caption\n"
+        "http://a.example:80/1.png#x,a red cat\n"
+        "http://c.example/1.png,a cat of jane@example.org\n"
+        ",no picture of a cat\n"
+    )
+    warc = write_warc(tmp_path / "0.warc", SITE)
+    queries = write_queries(tmp_path / "q.parquet", WORDS)
+    inputs = inputs_of([warc, list_of_pairs])
+    tallies = build_pairs(inputs, [queries], tmp_path / "out", PairSettings(), 0, [])
+    rows = ds.dataset(str(tmp_path / "out"), format="parquet").to_table().to_pylist()
+    found = {(row["url"], row["caption"]): row["source"] for row in rows}
+    assert len(found) == 43 + 1
+    assert found["http://c.example/1.png", "a cat of [email]"] == "list.csv@1"
+    assert found["http://a.example/1.png", "a red cat"] == "0.warc@0"
+    assert tallies["images"].rejected["no_url"] == 1
+    assert tallies["pairs"].rejected["duplicate_pair"] == 3 + 1
+    assert tallies["redacted"].kept == 1
+
+
+def test_a_runner_is_named_only_where_none_is_given():
+    assert pipeline_options([]).get_all_options()["runner"] == "FnApiRunner"
+    assert pipeline_options(["--runner=Other"]).get_all_options()["runner"] == "Other"
+    assert pipeline_options(["--runner", "Other"]).get_all_options()["runner"] == "Other"
+
+
+def test_the_work_can_be_sent_to_another_machine(tmp_path):
+    from apache_beam.internal import pickler
+
+    pickler.loads(
+        pickler.dumps(ReadPairs([tmp_path / "q.parquet"], PairSettings(), lower_case=True))
+    )
+
+
+def test_tracking_parameters_make_no_other_pair(tmp_path):
+    images = [(f"/1.png?id=1&utm_source={n}", "a red cat") for n in (2, 1)]
+    for limit in (None, 5):
+        (row,), tallies, _ = build(
+            tmp_path, [{"http://a.example/": images}], max_captions_per_url=limit
+        )
+        assert row["url"] == "http://a.example/1.png?id=1&utm_source=1", "the whole address"
+        assert row["pair_id"] == make_pair_id("http://a.example/1.png?id=1", "a red cat")
+        assert tallies["pairs"].rejected == {"duplicate_pair": 1}

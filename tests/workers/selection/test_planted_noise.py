@@ -1,0 +1,55 @@
+"""A known share of wrong captions, planted in embeddings."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.workers.selection.test_select import make_shard, unit
+from workers.embedding.matrix import embedding_matrix
+from workers.sampling import draws
+from workers.selection.planted_noise import plant_noise
+
+
+@pytest.fixture
+def shards(tmp_path):
+    angles = np.linspace(0, np.pi, 60)
+    rows = [
+        {
+            "image_embedding": unit(angle),
+            "text_embedding": unit(angle),
+            "similarity": 1.0,
+            "caption": f"angle {number % 55}",  # a few pairs share their words
+        }
+        for number, angle in enumerate(angles)
+    ]
+    return [make_shard(tmp_path, "a", rows[:20]), make_shard(tmp_path, "b", rows[20:])]
+
+
+def test_a_share_gets_somebody_elses_caption_and_the_others_keep_theirs(shards, tmp_path):
+    noisy, wrong = plant_noise(shards, 0.5, 3, tmp_path / "noisy")
+    before, after = (
+        pa.concat_tables([pq.read_table(shard.embeddings) for shard in some])
+        for some in (shards, noisy)
+    )
+    is_wrong = np.concatenate(wrong)
+    ids = before["pair_id"].to_pylist()
+    chosen = draws(3, ids) < 0.5
+    texts = [embedding_matrix(table["text_embedding"]) for table in (before, after)]
+    moved = (texts[0] != texts[1]).any(axis=1)
+    assert (moved == chosen).all()
+    assert 20 < is_wrong.sum() <= moved.sum()
+    assert not (is_wrong & ~moved).any()
+    # Nothing but the order of the captions has changed, and similarities are those they have.
+    assert sorted(map(tuple, texts[0])) == sorted(map(tuple, texts[1]))
+    assert after.drop_columns(["text_embedding", "similarity"]).equals(
+        before.drop_columns(["text_embedding", "similarity"])
+    )
+    expected = (embedding_matrix(after["image_embedding"]) * texts[1]).sum(axis=1)
+    assert np.allclose(after["similarity"].to_numpy(), expected, atol=1e-6)
+
+
+def test_the_same_words_are_no_wrong_caption(tmp_path):
+    rows = [{"caption": "the same", "text_embedding": unit(number)} for number in range(10)]
+    _, wrong = plant_noise([make_shard(tmp_path, "s", rows)], 0.9, 0, tmp_path / "noisy")
+    assert not np.concatenate(wrong).any()

@@ -1,0 +1,95 @@
+"""A polite crawl of one host into one WARC file.
+
+Scrapy's reactor starts once in a process, so every crawl runs in a process of its own
+(``python -m workers.crawl.spider``, see there for the rules of the crawl).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, TypeAdapter
+
+from workers.settings import CrawlSettings
+from workers.tally import Tally
+
+#: Lines of the crawler's log that an error message repeats.
+_LOG_LINES = 15
+
+TALLIES = TypeAdapter(dict[str, Tally])
+
+
+class CrawlError(RuntimeError):
+    """The crawler itself failed; pages that fail are counted and raise nothing."""
+
+
+class CrawlJob(BaseModel):
+    """What the crawling process is told, as a line of JSON on its standard input."""
+
+    host: str
+    seeds: tuple[str, ...]
+    warc: Path
+    settings: CrawlSettings
+
+
+def warc_name(host: str) -> str:
+    """The name of a host's WARC file."""
+    return host.replace(":", "_") + ".warc"
+
+
+def crawl_host(
+    host: str, seeds: Sequence[str], out_dir: Path, settings: CrawlSettings
+) -> dict[str, Tally]:
+    """Crawl the pages of ``host`` (HOST or HOST:PORT) from ``seeds`` into ``out_dir``.
+
+    Writes one uncompressed WARC file, the pages sorted by URL. The tally "pages" has a row for
+    every distinct URL that was met. Raises CrawlError when the crawler breaks; its log then
+    stays in ``out_dir`` as ``_crawl.log``.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    job = CrawlJob(
+        host=host, seeds=tuple(seeds), warc=out_dir.absolute() / warc_name(host), settings=settings
+    )
+    log = out_dir / "_crawl.log"
+    code, output = _run_spider(job, log)
+    if code:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+        raise CrawlError(f"crawl of {host} ended with {code}; {log}:\n{tail}")
+    log.unlink()
+    tallies = TALLIES.validate_json(output)
+    tallies["pages"].check()
+    return tallies
+
+
+def _run_spider(job: CrawlJob, log: Path) -> tuple[int, bytes]:
+    """The exit status and the standard output of the crawling process."""
+    command = [sys.executable, "-m", "workers.crawl.spider"]
+    pipe = subprocess.PIPE
+    with (
+        log.open("wb") as log_file,
+        subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=log_file, env=_environment()
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            # The pipe stays open: when it closes, the crawler knows that we are gone.
+            process.stdin.write(job.model_dump_json().encode() + b"\n")
+            process.stdin.flush()
+            output = process.stdout.read()
+            return process.wait(), output
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this package importable wherever the process was started from."""
+    root = str(Path(__file__).resolve().parents[2])
+    inherited = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{inherited}" if inherited else root}

@@ -1,0 +1,1 @@
+"""Embed: CLIP over shards of pictures and captions."""

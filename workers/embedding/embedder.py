@@ -1,0 +1,249 @@
+"""Embed: CLIP over a shard of pictures and captions.
+
+One pass gives the embeddings of both, the similarity of each pair, and the hash, labels and scores
+of each picture. A plain class: no Ray in here, and none is needed to use it.
+
+    rows ─▶ decoded ─▶ batches ─▶ image tower ─▶ windows ─▶ text tower ─▶ labels ─▶ file
+
+Every arrow is a generator with a little work under way ahead of it (`overlap`), so all go on at
+once and none holds more than a few batches: memory does not depend on the shard's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from clip_model import tokenize
+from clip_model.preprocess import ImageError, image_bytes_transform
+from workers.contracts import embeddings_schema
+from workers.embedding.encoders import Encoder, load_encoder, one_threaded
+from workers.embedding.labels import Labels
+from workers.embedding.meter import Meter
+from workers.embedding.overlap import Handle, in_chunks, overlap
+from workers.embedding.picture_hash import picture_hash
+from workers.embedding.settings import EmbedSettings, InputSettings
+from workers.embedding.shard_reader import Sample, read_shard
+from workers.embedding.windows import Row, Window, window_table
+from workers.hardware import usable_cores
+from workers.storage import ROW_GROUP_ROWS, table_writer
+from workers.tally import Tally
+
+#: Pictures that a thread decodes at a time: enough to make handing them over cost nothing.
+DECODED_AT_ONCE = 8
+
+#: Rows, at least, whose captions are sorted by length before they are encoded, so that a batch
+#: is no longer than its captions; and that are labelled and written at once.
+WINDOW_ROWS = 4 * ROW_GROUP_ROWS
+
+BOTH_PARTS = InputSettings()
+
+
+class Embedder:
+    """A CLIP model that turns shards of pictures and captions into shards of embeddings.
+
+    Use it from one thread.
+
+    Raises:
+        RuntimeError: the settings name an unknown model.
+        LabelError: labels, attributes or heads that the model cannot give.
+    """
+
+    def __init__(self, settings: EmbedSettings) -> None:
+        self.threads = settings.threads or usable_cores()
+        self._pool = ThreadPoolExecutor(self.threads, "embed", initializer=one_threaded)
+        #: For whoever watches, from any thread.
+        self.meter = Meter(self.threads, on_gpu=torch.cuda.is_available())
+        self.encoder: Encoder = load_encoder(settings, self._pool, self.threads, self.meter)
+        self.model = self.encoder.model
+        self._decode = image_bytes_transform(self.model.config.image_resolution)
+        self._labels = Labels.of(settings, self.model)
+
+    def embed_shard(
+        self, shard: Path, out: Path, source: InputSettings = BOTH_PARTS
+    ) -> dict[str, Tally]:
+        """Embed a shard; rows keep their order.
+
+        Args:
+            shard: Parquet or webdataset tar with pictures, captions or both.
+            out: file to write, with the columns of ``contracts.embeddings_schema``.
+            source: which columns are read, and which towers work.
+
+        Returns:
+            The account of the rows; one that lacks a part or does not decode is failed.
+
+        Raises:
+            ShardError: the shard cannot be read.
+        """
+        tally = Tally()
+        schema = self.schema(source)
+        windows = self._windows(read_shard(shard, source, self.meter.read), source, tally)
+        with (
+            self.meter.shard(),
+            table_writer(schema, out) as file,
+            ThreadPoolExecutor(1, "write") as writer,
+            closing(self.tables(windows, schema)) as tables,
+        ):
+            write = partial(file.write_table, row_group_size=ROW_GROUP_ROWS)
+            for rows, _ in overlap(((len(t), writer.submit(write, t)) for t in tables), 1):
+                self.meter.wrote(rows)
+        return {"images" if source.images else "texts": tally}
+
+    def schema(self, source: InputSettings = BOTH_PARTS) -> pa.Schema:
+        """The columns of the embeddings."""
+        scores = [name for name, _ in self._labels.scores]
+        return embeddings_schema(
+            self.model.config.embed_dim, images=source.images, texts=source.texts, scores=scores
+        )
+
+    def _windows(
+        self, samples: Iterable[Sample], source: InputSettings, tally: Tally
+    ) -> Iterator[Window]:
+        whole = _without_gaps(samples, source, tally)
+        if source.images:
+            return self.encoded(self.decoded(whole, tally))
+        rows = (Row(sample.id, sample.text) for sample in whole)
+        return (Window(chunk, None) for chunk in _counted(in_chunks(rows, WINDOW_ROWS), tally))
+
+    def decoded(self, samples: Iterable[Sample], tally: Tally) -> Iterator[tuple[Row, Tensor]]:
+        """The rows whose pictures decode, with levels: uint8 [3, R, R]."""
+        started = (
+            (None, self._pool.submit(self._decode_all, chunk))
+            for chunk in in_chunks(samples, DECODED_AT_ONCE)
+        )
+        depth = max(2 * self.threads, 2 * self.encoder.batch_size // DECODED_AT_ONCE)
+        for _, pictures in overlap(started, depth):
+            for row, levels in pictures:
+                if isinstance(levels, ImageError):
+                    _fail(tally, levels.reason.replace(" ", "_"), row, str(levels))
+                else:
+                    tally.keep()
+                    yield row, levels
+
+    def _decode_all(self, samples: Sequence[Sample]) -> list[tuple[Row, Tensor | ImageError]]:
+        with self.meter.decoding():
+            pictures = [(sample, self._decoded_or_not(sample)) for sample in samples]
+            return [(_hashed(sample, levels), levels) for sample, levels in pictures]
+
+    def _decoded_or_not(self, sample: Sample) -> Tensor | ImageError:
+        assert sample.image is not None
+        try:
+            return self._decode(sample.image)
+        except ImageError as error:
+            return error
+
+    def encoded(self, decoded: Iterable[tuple[Row, Tensor]]) -> Iterator[Window]:
+        """Pictures' levels through the image tower."""
+        batches = self._batches(decoded)
+        return _gathered(overlap(self._start_images(batches), self.encoder.depth))
+
+    def _batches(self, decoded: Iterable[tuple[Row, Tensor]]) -> Iterator[tuple[list[Row], Tensor]]:
+        """Rows and their levels in a batch's room, full but for the last: [B, 3, R, R]."""
+        for chunk in in_chunks(decoded, self.encoder.batch_size):
+            levels = self.encoder.new_batch()
+            for slot, (_, picture) in zip(levels, chunk, strict=False):
+                slot.copy_(picture)
+            yield [row for row, _ in chunk], levels
+
+    def _start_images(
+        self, batches: Iterable[tuple[list[Row], Tensor]]
+    ) -> Iterator[tuple[list[Row], Handle[Tensor]]]:
+        for rows, levels in batches:
+            yield rows, self.encoder.encode_images(levels, len(rows))
+
+    def tables(self, windows: Iterable[Window], schema: pa.Schema) -> Generator[pa.Table]:
+        """Captions encoded, labels given: a table a window, in order."""
+        started = (
+            (None, self._pool.submit(window_table, window, texts, self._labels, schema))
+            for window, texts in self._with_texts(windows, "text_embedding" in schema.names)
+        )
+        for _, table in overlap(started, 1):
+            yield table
+
+    def _with_texts(
+        self, windows: Iterable[Window], wanted: bool
+    ) -> Iterator[tuple[Window, Tensor | None]]:
+        if not wanted:
+            return ((window, None) for window in windows)
+        return overlap(((window, self._start_texts(window)) for window in windows), 1)
+
+    def _start_texts(self, window: Window) -> Handle[Tensor]:
+        captions = [row.text or "" for row in window.rows]
+        tokens = tokenize(captions, self.model.context_length, truncate=True)  # [N, L]
+        lengths = tokens.argmax(dim=-1) + 1  # the end token has the largest id
+        order = lengths.argsort(stable=True)
+        batches = order.split(self.encoder.batch_size)
+        return TextsUnderWay(
+            order,
+            [self.encoder.encode_texts(tokens[some, : int(lengths[some[-1]])]) for some in batches],
+        )
+
+
+@dataclass(frozen=True)
+class TextsUnderWay:
+    """A window's captions in batches of like length: a handle of [N, D] in the rows' order."""
+
+    order: Tensor  # [N], the row of each encoded caption
+    batches: list[Handle[Tensor]]
+
+    def result(self) -> Tensor:
+        encoded = torch.cat([batch.result() for batch in self.batches])
+        features = torch.empty_like(encoded)
+        features[self.order] = encoded
+        return features
+
+    def cancel(self) -> None:
+        for batch in self.batches:
+            batch.cancel()
+
+
+def _hashed(sample: Sample, levels: Tensor | ImageError) -> Row:
+    """The row, with its picture's hash where there is one."""
+    if isinstance(levels, ImageError):
+        return Row(sample.id, sample.text)
+    return Row(sample.id, sample.text, picture_hash(levels.numpy()))
+
+
+def _without_gaps(
+    samples: Iterable[Sample], source: InputSettings, tally: Tally
+) -> Iterator[Sample]:
+    """The rows that have what is asked for."""
+    for sample in samples:
+        if source.images and sample.image is None:
+            _fail(tally, "no_image", Row(sample.id, sample.text), "the row has no picture")
+        elif source.texts and sample.text is None:
+            _fail(tally, "no_caption", Row(sample.id, None), "the row has no caption")
+        else:
+            yield sample
+
+
+def _fail(tally: Tally, reason: str, row: Row, error: str) -> None:
+    tally.fail(reason, row.id, {"pair_id": row.id, "caption": row.text, "error": error})
+
+
+def _counted(chunks: Iterable[list[Row]], tally: Tally) -> Iterator[list[Row]]:
+    for chunk in chunks:
+        tally.keep(len(chunk))
+        yield chunk
+
+
+def _gathered(encoded: Iterable[tuple[list[Row], Tensor]]) -> Iterator[Window]:
+    """Whole batches, until they make a window."""
+    rows: list[Row] = []
+    features: list[Tensor] = []
+    for some, image_features in encoded:
+        rows += some
+        features.append(image_features)
+        if len(rows) >= WINDOW_ROWS:
+            yield Window(rows, torch.cat(features))
+            rows, features = [], []
+    if rows:
+        yield Window(rows, torch.cat(features))

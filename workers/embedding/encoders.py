@@ -1,0 +1,206 @@
+"""The two towers at the speed of the hardware: batches in, handles of unit-length features out.
+
+On a CPU every core works on a batch of its own with one thread inside: a team of threads on one
+batch waits for its slowest at every layer. On a GPU the copy of one batch, the computation of
+the one before and the answer of the one before that go on at once, in fixed shapes that
+`torch.compile` has seen.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import clip_model
+from clip_model import CLIP
+from clip_model.model import convert_weights
+from clip_model.preprocess import fold_normalisation
+from workers.embedding.meter import Meter
+from workers.embedding.overlap import Handle
+from workers.embedding.settings import EmbedSettings
+from workers.hardware import computes_bfloat16
+
+CPU_BATCH, GPU_BATCH = 16, 512
+#: Token sequences on a GPU are padded to a multiple of this: five shapes to compile, not 77.
+TOKENS_ROUNDED_TO = 16
+
+
+class Encoder(Protocol):
+    """A model's towers on a device. Results are float32 on the CPU, of unit length."""
+
+    @property
+    def model(self) -> CLIP:
+        """The model, folded: it takes levels, see `fold_normalisation`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures, or token sequences, a forward pass."""
+
+    @property
+    def depth(self) -> int:
+        """Batches under way ahead of the one that is waited for."""
+
+    def new_batch(self) -> Tensor:
+        """Room for a batch of pictures: uint8 [batch_size, 3, R, R]."""
+
+    def encode_images(self, levels: Tensor, rows: int) -> Handle[Tensor]:
+        """Start on a batch from `new_batch` whose first rows are filled -> [rows, D]."""
+
+    def encode_texts(self, tokens: Tensor) -> Handle[Tensor]:
+        """Start on at most `batch_size` trimmed sequences: [N, L] -> [N, D]."""
+
+
+def load_encoder(
+    settings: EmbedSettings, pool: ThreadPoolExecutor, threads: int, meter: Meter
+) -> Encoder:
+    """Load the model and put it where it is fastest: a GPU if there is one, else the CPU.
+
+    Args:
+        pool: computes on a CPU; its threads, as many as ``threads``, are `one_threaded`.
+        meter: is told how long the towers work.
+
+    Raises:
+        RuntimeError: as `clip_model.load`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, _ = clip_model.load(settings.model, device, half=False)
+    return encoder_of(model, settings, pool, threads, meter)
+
+
+def encoder_of(
+    model: CLIP, settings: EmbedSettings, pool: ThreadPoolExecutor, threads: int, meter: Meter
+) -> Encoder:
+    """The encoder of a float32 model where it is; the model is changed, and may be half after."""
+    device = model.logit_scale.device
+    if settings.precision == "bf16" or (settings.precision == "auto" and computes_bfloat16(device)):
+        convert_weights(model, torch.bfloat16)
+    folded = fold_normalisation(model.eval().requires_grad_(False))
+    # Convolutions of a ResNet are a quarter faster with the channels innermost.
+    folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cuda":
+        return GpuEncoder(folded, settings.batch_size or GPU_BATCH, meter)
+    # One batch more than threads: the next is there when the first thread is done.
+    return CpuEncoder(folded, settings.batch_size or CPU_BATCH, threads + 1, pool, meter)
+
+
+def one_threaded() -> None:
+    """Make the thread that calls it do torch's operations alone; others keep their teams."""
+    torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class CpuEncoder:
+    """Each batch in one thread of the pool."""
+
+    model: CLIP
+    batch_size: int
+    depth: int
+    pool: ThreadPoolExecutor
+    meter: Meter
+
+    def new_batch(self) -> Tensor:
+        return _empty_batch(self.model, self.batch_size)
+
+    def encode_images(self, levels: Tensor, rows: int) -> Future[Tensor]:
+        return self.pool.submit(self._timed, self.model.encode_image, levels[:rows])
+
+    def encode_texts(self, tokens: Tensor) -> Future[Tensor]:
+        return self.pool.submit(self._timed, self.model.encode_text, tokens)
+
+    def _timed(self, encode: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+        start = time.perf_counter()
+        features = _unit(encode, batch)
+        self.meter.computed(time.perf_counter() - start)
+        return features
+
+
+@torch.inference_mode()
+def _unit(encode: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    return F.normalize(encode(batch).float(), dim=-1)
+
+
+def _empty_batch(model: CLIP, rows: int, *, pinned: bool = False) -> Tensor:
+    size = model.config.image_resolution
+    return torch.empty(rows, 3, size, size, dtype=torch.uint8, pin_memory=pinned)
+
+
+@dataclass(frozen=True)
+class GpuFeatures:
+    """Features on their way from a GPU."""
+
+    host: Tensor  # pinned
+    begun: torch.cuda.Event
+    copied: torch.cuda.Event
+    rows: int
+    meter: Meter
+
+    def result(self) -> Tensor:
+        self.copied.synchronize()
+        self.meter.computed(self.begun.elapsed_time(self.copied) / 1000)
+        return self.host[: self.rows].clone()  # pinned memory goes back to its pool
+
+    def cancel(self) -> None:
+        """Nothing: what a GPU was given, it does."""
+
+
+class GpuEncoder:
+    """Called by one thread, which it never holds up: a batch is copied, computed and answered
+    behind its back.
+    """
+
+    def __init__(self, model: CLIP, batch_size: int, meter: Meter) -> None:
+        self.model = model
+        self.meter = meter
+        self.batch_size = batch_size
+        self.depth = 2
+        self._device = model.logit_scale.device
+        self._copies = torch.cuda.Stream(self._device)
+        self._image_tower = _compiled(model.encode_image)
+        self._text_tower = _compiled(model.encode_text)
+
+    def new_batch(self) -> Tensor:
+        # PyTorch keeps pinned memory and gives it out again when its copy has ended: two or
+        # three buffers in turn, without any book-keeping here.
+        return _empty_batch(self.model, self.batch_size, pinned=True)
+
+    def encode_images(self, levels: Tensor, rows: int) -> GpuFeatures:
+        levels[rows:] = 0  # the tail of a shard has the shape of every other batch
+        return self._start(self._image_tower, levels, rows)
+
+    def encode_texts(self, tokens: Tensor) -> GpuFeatures:
+        rows, length = tokens.shape
+        room = min(-(-length // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO, self.model.context_length)
+        padded = torch.zeros(self.batch_size, room, dtype=tokens.dtype, pin_memory=True)
+        padded[:rows, :length] = tokens
+        return self._start(self._text_tower, padded, rows)
+
+    @torch.inference_mode()
+    def _start(self, tower: Callable[[Tensor], Tensor], pinned: Tensor, rows: int) -> GpuFeatures:
+        with torch.cuda.stream(self._copies):
+            batch = pinned.to(self._device, non_blocking=True)
+        compute = torch.cuda.current_stream(self._device)
+        compute.wait_stream(self._copies)
+        batch.record_stream(compute)  # its memory is not given away while the tower reads it
+        begun = torch.cuda.Event(enable_timing=True)
+        begun.record(compute)  # passes when the batch is there and the one before is done
+        features = F.normalize(tower(batch).float(), dim=-1)
+        host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+        host.copy_(features, non_blocking=True)
+        copied = torch.cuda.Event(enable_timing=True)
+        copied.record(compute)
+        return GpuFeatures(host, begun, copied, rows, self.meter)
+
+
+def _compiled(tower: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Compiled for each shape that comes, where Triton finds a C compiler; else as it is."""
+    if any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        return torch.compile(tower, dynamic=False)
+    return tower

@@ -1,0 +1,196 @@
+"""Read pictures and captions out of shards, whoever wrote them: Parquet, or webdataset tars.
+
+Rows come one by one, in the shard's order, in memory that does not grow with the shard.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import pyarrow.parquet as pq
+
+from workers.embedding.settings import InputSettings
+
+#: Column names that are recognised, the first that is there; a tar's members by their endings.
+ID_COLUMNS = ("pair_id", "key", "__key__", "uid", "id")
+IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image", "image_bytes", "bytes", "content")
+TEXT_COLUMNS = ("caption", "txt", "text", "alt_text", "TEXT")
+
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+#: Two blocks of zeros end a tar.
+TAR_END_BYTES = 1024
+
+#: Rows read at once: few, for a row holds a whole picture.
+BATCH_ROWS = 64
+#: Bytes read ahead of each column; without it a row group of 10,000 pictures is read whole.
+BUFFER_BYTES = 1 << 20
+
+
+#: Takes the share of a shard that has been read, from 0 to 1.
+Tell = Callable[[float], object]
+
+
+class ShardError(ValueError):
+    """A shard that cannot be read as pictures and captions; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row. What it lacks, or what was not asked for, is None."""
+
+    id: str
+    image: bytes | None
+    text: str | None
+
+
+def _tell_nobody(share: float) -> None:
+    pass
+
+
+def read_shard(path: Path, settings: InputSettings, tell: Tell = _tell_nobody) -> Iterator[Sample]:
+    """The rows of a shard, in its order.
+
+    Args:
+        tell: is called now and then with the share of the shard that has been read.
+
+    Raises:
+        ShardError: no column holds what is asked for, or the file is broken.
+    """
+    if path.name.endswith(TAR_ENDINGS):
+        return _read_tar(path, settings, tell)
+    return _read_parquet(path, settings, tell)
+
+
+def _read_parquet(path: Path, settings: InputSettings, tell: Tell) -> Iterator[Sample]:
+    file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+    names = file.schema_arrow.names
+    image_name = settings.images and _column(names, IMAGE_COLUMNS, settings.image_column, path)
+    text_name = settings.texts and _column(names, TEXT_COLUMNS, settings.text_column, path)
+    id_name = _id_column(names, settings.id_column, path)
+    columns = [name for name in (id_name, image_name, text_name) if name]
+    row = 0
+    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+        values = {name: batch.column(name).to_pylist() for name in columns}
+        for index in range(len(batch)):
+            identity = values[id_name][index] if id_name else None
+            yield Sample(
+                _identity(identity, path, row),
+                _bytes(values[image_name][index], image_name, path) if image_name else None,
+                values[text_name][index] if text_name else None,
+            )
+            row += 1
+        tell(row / file.metadata.num_rows)
+
+
+def _column(names: Sequence[str], known: Sequence[str], wanted: str | None, path: Path) -> str:
+    for name in (wanted,) if wanted else known:
+        if name in names:
+            return name
+    raise ShardError(
+        f"{path}: there is no column {wanted or ' or '.join(known)}; it has {', '.join(names)}. "
+        "Name the columns, or ask for images or texts only"
+    )
+
+
+def _id_column(names: Sequence[str], wanted: str | None, path: Path) -> str | None:
+    if wanted:
+        return _column(names, (), wanted, path)
+    return next((name for name in ID_COLUMNS if name in names), None)
+
+
+def _identity(value: Any, path: Path, row: int) -> str:
+    """A row's own identity, or the shard's name and the row's number."""
+    return f"{path.stem}/{row:09d}" if value is None else str(value)
+
+
+def _bytes(value: Any, column: str, path: Path) -> bytes | None:
+    """A picture's bytes; Hugging Face's datasets keep them in a struct beside a path."""
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    if value is None or isinstance(value, bytes):
+        return value
+    raise ShardError(f"{path}: column {column} holds {type(value).__name__}, not pictures' bytes")
+
+
+def _read_tar(path: Path, settings: InputSettings, tell: Tell) -> Iterator[Sample]:
+    """Members that follow one another and have one name up to its first dot are one row."""
+    try:
+        size = path.stat().st_size
+        with (
+            path.open("rb") as file,
+            _tar_stream(path, file) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as tar,
+        ):
+            for sample in _tar_samples(tar, settings):
+                tell(file.tell() / size)
+                yield sample
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ShardError(f"{path} is not a whole tar file: {error}") from error
+
+
+def _tar_stream(path: Path, file: IO[bytes]) -> IO[bytes] | gzip.GzipFile:
+    """The tar in a file. Where one is cut off at a header, `tarfile` would take it for its end."""
+    if path.suffix != ".tar":
+        return gzip.GzipFile(fileobj=file)
+    _check_end(path, file)
+    return file
+
+
+def _check_end(path: Path, file: IO[bytes]) -> None:
+    """Raise ShardError unless the tar ends with two empty blocks."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - TAR_END_BYTES))
+    if file.read() != bytes(TAR_END_BYTES):
+        raise ShardError(f"{path} is not a whole tar file: it lacks the empty blocks of its end")
+    file.seek(0)
+
+
+def _tar_samples(tar: tarfile.TarFile, settings: InputSettings) -> Iterator[Sample]:
+    key, members = None, dict[str, bytes]()
+    for member in tar:
+        if not member.isfile():
+            continue
+        path = PurePosixPath(member.name)
+        name, _, ending = path.name.partition(".")
+        name = str(path.parent / name)  # "." / name is name
+        if name != key:
+            if key is not None and members:
+                yield _tar_sample(key, members, settings)
+            key, members = name, {}
+        content = tar.extractfile(member)
+        if content is not None:
+            members[ending.lower()] = content.read()
+    if key is not None and members:
+        yield _tar_sample(key, members, settings)
+
+
+def _tar_sample(key: str, members: dict[str, bytes], settings: InputSettings) -> Sample:
+    image_endings = [settings.image_column] if settings.image_column else IMAGE_COLUMNS
+    image = next((members[ending] for ending in image_endings if ending in members), None)
+    return Sample(
+        key,
+        image if settings.images else None,
+        _tar_text(members, settings.text_column) if settings.texts else None,
+    )
+
+
+def _tar_text(members: dict[str, bytes], wanted: str | None) -> str | None:
+    """The caption: a member of its own, or a key of the row's JSON."""
+    for ending in (wanted,) if wanted else TEXT_COLUMNS:
+        if ending in members:
+            return members[ending].decode("utf-8", errors="replace")
+    try:
+        row = json.loads(members.get("json", b"{}"))
+    except ValueError:
+        return None
+    names = (wanted,) if wanted else TEXT_COLUMNS
+    texts = (row.get(name) for name in names) if isinstance(row, dict) else ()
+    return next((text for text in texts if isinstance(text, str)), None)

@@ -1,0 +1,1 @@
+"""Extract: candidate pairs out of pages and lists, whoever made them."""

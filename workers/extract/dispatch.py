@@ -1,0 +1,37 @@
+"""Inputs to candidate pairs: one function for every kind of input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from workers.extract.candidates import Candidate, candidate_tables
+from workers.extract.html_folders import read_html
+from workers.extract.inputs import LISTS, Input, InputKind
+from workers.extract.pages import page_pairs
+from workers.extract.pair_lists import read_pair_list
+from workers.extract.warc_pages import read_warc
+from workers.extract.wat import wat_pairs
+from workers.tally import Tally
+
+
+def extract_pairs(source: Input, pages: Tally, images: Tally) -> Iterator[pa.Table]:
+    """The candidate pairs of an input as tables in CANDIDATES, in the input's order.
+
+    Counts into ``pages`` every page, and into ``images`` every (picture, text), every picture
+    without a text and every row of a list; ``images.kept`` is the number of candidates given.
+    Raises OSError if the input cannot be opened.
+    """
+    if source.kind in LISTS:
+        return read_pair_list(source, images)
+    return candidate_tables(_from_pages(source, pages, images))
+
+
+def _from_pages(source: Input, pages: Tally, images: Tally) -> Iterator[Candidate]:
+    if source.kind is InputKind.WAT:
+        yield from wat_pairs(source, pages, images)
+        return
+    read = read_warc if source.kind is InputKind.WARC else read_html
+    for page in read(source, pages):
+        yield from page_pairs(page, pages, images)

@@ -1,0 +1,29 @@
+"""Pages from folders of HTML files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from workers.extract.inputs import Input
+from workers.extract.pages import MAX_PAGE_BYTES, Page
+from workers.file_systems import open_file
+from workers.tally import Tally
+
+
+def read_html(source: Input, pages: Tally) -> Iterator[Page]:
+    """The pages of some HTML files; one that cannot be read is counted into ``pages``.
+
+    A page's URL is the input's ``root_url`` with the path below the folder, or "" without one.
+    The page's own word on where it belongs (canonical link, og:url, <base>) is heard later.
+    """
+    for name, path in zip(source.files, source.paths(), strict=True):
+        place = f"{name}@0"
+        try:
+            with open_file(path) as file:
+                body = file.read(MAX_PAGE_BYTES + 1)
+        except OSError as error:
+            pages.fail("damaged_file", place, {"source": path, "error": str(error)})
+            continue
+        url = f"{source.root_url.rstrip('/')}/{quote(name)}" if source.root_url else ""
+        yield Page(url, body, "", "", place, local=True)

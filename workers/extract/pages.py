@@ -1,0 +1,138 @@
+"""The candidate pairs of HTML pages, whatever kind of input the pages come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from workers.extract.candidates import Candidate
+from workers.extract.page import (
+    OPT_OUTS,
+    PageError,
+    address_of,
+    base_of,
+    parse_page,
+    robots_directives,
+    robots_of,
+)
+from workers.extract.page_images import images_of
+from workers.tally import Tally
+from workers.urls import Base, UrlError, absolute_url
+
+#: A longer page is refused. Time and memory are linear up to here; crawls cut pages far earlier.
+MAX_PAGE_BYTES = 64 << 20
+
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.\-]*:")
+
+#: Characters of a text that a sample of rejected rows shows.
+SHOWN = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An HTML page and where it was read from."""
+
+    url: str  # "" where nothing says it
+    body: bytes
+    content_type: str
+    robots: str  # the X-Robots-Tag header
+    source: str
+    local: bool = False  # a file, whose real address the page itself may give
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """A picture of a page: a reference as the page writes it, and texts."""
+
+    reference: str
+    texts: list[str]
+    again: bool = False  # said to repeat another: a <noscript> of a lazily loaded picture
+
+
+class NotAPageError(Exception):
+    """A response that gives no page; a failed one might have."""
+
+    def __init__(self, reason: str, *, failed: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.failed = failed
+
+    def count(self, pages: Tally, url: str, source: str) -> None:
+        """Count it into the tally of pages."""
+        drop = pages.fail if self.failed else pages.reject
+        drop(self.reason, source, {"url": url[:SHOWN], "source": source})
+
+
+def page_pairs(page: Page, pages: Tally, images: Tally) -> Iterator[Candidate]:
+    """The candidate pairs of one page."""
+    try:
+        url, base, found = _read(page)
+    except NotAPageError as verdict:
+        verdict.count(pages, page.url, page.source)
+        return
+    pages.keep()
+    yield from image_pairs(found, url, base, page.source, images)
+
+
+def _read(page: Page) -> tuple[str, str, Iterator[FoundImage]]:
+    """The URL, the base and the pictures of a page. Raises NotAPageError."""
+    if len(page.body) > MAX_PAGE_BYTES:
+        raise NotAPageError("too_large", failed=True)
+    try:
+        document = parse_page(page.body, page.content_type)
+    except PageError as error:
+        raise NotAPageError("not_parsable", failed=True) from error
+    if OPT_OUTS & (robots_directives(page.robots) | robots_of(document)):
+        raise NotAPageError("opted_out", failed=False)
+    base = base_of(document, page.url)
+    url = (_own_url(address_of(document)) or page.url or base) if page.local else page.url
+    found = (
+        FoundImage(image.reference(), image.texts(), image.in_noscript)
+        for image in images_of(document)
+    )
+    return url, base or url, found
+
+
+def _own_url(address: str) -> str:
+    """What a page gives as its own address, if it is absolute."""
+    try:
+        return absolute_url(address) if address else ""
+    except UrlError:
+        return ""
+
+
+def image_pairs(
+    found: Iterable[FoundImage], page_url: str, base: str, source: str, images: Tally
+) -> Iterator[Candidate]:
+    """The candidates of the pictures of one page; all (picture, text) are counted."""
+    links, seen = Base(base), set[tuple[str, str]]()
+    for number, image in enumerate(found):
+        for rank, text in enumerate(image.texts or [""]):
+            reason, url = "no_alt", ""
+            if text:
+                reason, url = _picture_url(image.reference, links)
+            if image.again and (url, text) in seen:
+                reason = "noscript_copy"
+            if reason:
+                row = {
+                    "url": image.reference[:SHOWN],
+                    "caption": text[:SHOWN],
+                    "page_url": page_url,
+                }
+                images.reject(reason, f"{source}#{number:06d}.{rank}", row)
+            else:
+                images.keep()
+                seen.add((url, text))
+                yield Candidate(url, text, page_url or None, source)
+
+
+def _picture_url(reference: str, base: Base) -> tuple[str, str]:
+    """(reason, "") where ``reference`` is no picture's address, or ("", URL)."""
+    if not reference:
+        return "no_src", ""
+    try:
+        return "", base.absolute_url(reference)
+    except UrlError as error:
+        relative = error.reason == "not_http" and not _SCHEME.match(reference)
+        return "no_page_url" if relative else error.reason, ""

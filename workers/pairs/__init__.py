@@ -1,0 +1,1 @@
+"""Pairs: candidates cleaned, matched with the queries, balanced and written."""

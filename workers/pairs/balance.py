@@ -1,0 +1,129 @@
+"""Balancing: which of the pairs that match frequent queries stay. Two policies, by name.
+
+``cap``, CLIP's rule: at most t pairs a query. A query keeps the t pairs with the smallest draws
+among those that match it. A pair stays if any of its queries keeps it, and its ``query_ids`` are
+then only the queries that keep it, so no query is ever listed by more than t pairs.
+
+``metaclip``, MetaCLIP's rule: each query flips a coin for each pair that matches it, heads with
+p = min(1, t / count of the query), and a pair stays if any coin shows heads: with probability
+1 - prod(1 - p). Its ``query_ids`` are all queries that it matches, so t is no cap: a frequent
+query is also listed by pairs that its neighbours kept. Only whether a pair stays can be seen, not
+the coins, so one draw, kept if it is below that probability, is the same distribution.
+
+A pair has one draw, a hash of the seed and its pair_id. So nothing depends on order, on sharding
+or on which machine does it, and the pairs of a smaller t are among those of a larger one.
+
+Either way a query comes down to one number, small enough to send to every worker: no join. The
+t smallest draws are those below the (t+1)-th. If two pairs of a query have equal draws on both
+sides of it (once in 2^53), both go: the cap holds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.pairs.query_draws import Floats, Ints, QueryDraws, join
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class QueryLimits:
+    """What a policy decided for some queries."""
+
+    queries: Ints  # distinct, sorted
+    counts: Ints  # pairs that match queries[i], before balancing
+    limits: Floats  # cap: draws must be below it, infinite within the cap; metaclip: p
+
+    @classmethod
+    def join(cls, parts: Sequence[QueryLimits]) -> QueryLimits:
+        """Those of queries that no two parts share."""
+        queries = join(part.queries for part in parts)
+        order = np.argsort(queries)
+        counts = join(part.counts for part in parts)
+        limits = np.concatenate([np.empty(0), *(part.limits for part in parts)])
+        return cls(queries[order], counts[order], limits[order])
+
+    def of(self, queries: Ints) -> Floats:
+        return self.limits[np.searchsorted(self.queries, queries)]
+
+
+@dataclass(frozen=True)
+class Policy(ABC):
+    """A rule of balancing with its t."""
+
+    pairs_per_query: int
+
+    #: Why a pair goes, as the tally names it.
+    reason: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def draws_needed(self) -> int:
+        """How many of the smallest draws of each query ``limits`` must be given."""
+
+    @abstractmethod
+    def limits(self, known: QueryDraws) -> QueryLimits:
+        """The limits of queries, from all pairs that match them."""
+
+    @abstractmethod
+    def keeps(self, limits: QueryLimits, rows: Ints, queries: Ints, draws: Floats) -> Bools:
+        """For each (row of a pair, query that it matches, the pair's draw): whether it stays.
+
+        ``rows`` is sorted. A pair whose matches all go is dropped.
+        """
+
+
+class Cap(Policy):
+    reason = "over_cap"
+
+    @property
+    def draws_needed(self) -> int:
+        return self.pairs_per_query + 1
+
+    def limits(self, known: QueryDraws) -> QueryLimits:
+        limits = np.full(len(known.queries), np.inf)
+        first = np.searchsorted(known.draw_queries, known.queries)
+        over = known.counts > self.pairs_per_query
+        limits[over] = known.draws[first[over] + self.pairs_per_query]
+        return QueryLimits(known.queries, known.counts, limits)
+
+    def keeps(
+        self,
+        limits: QueryLimits,
+        rows: Ints,  # noqa: ARG002
+        queries: Ints,
+        draws: Floats,
+    ) -> Bools:
+        below: Bools = draws < limits.of(queries)
+        return below
+
+
+class MetaClip(Policy):
+    reason = "not_drawn"
+
+    @property
+    def draws_needed(self) -> int:
+        return 0
+
+    def limits(self, known: QueryDraws) -> QueryLimits:
+        p = np.minimum(1.0, self.pairs_per_query / known.counts)
+        return QueryLimits(known.queries, known.counts, p)
+
+    def keeps(self, limits: QueryLimits, rows: Ints, queries: Ints, draws: Floats) -> Bools:
+        if not len(rows):
+            return np.zeros(0, bool)
+        changes = np.diff(rows, prepend=rows[0] - 1) != 0
+        # A product, query by query: exact to the bit on every machine, which logarithms are not.
+        tails = np.multiply.reduceat(1.0 - limits.of(queries), np.flatnonzero(changes))
+        below: Bools = draws < (1.0 - tails)[np.cumsum(changes) - 1]
+        return below
+
+
+POLICIES: dict[str, type[Policy]] = {"cap": Cap, "metaclip": MetaClip}

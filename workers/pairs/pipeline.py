@@ -1,0 +1,209 @@
+"""Inputs to balanced pairs: extract, clean, match, deduplicate, balance, write, on Beam.
+
+Elements are few and large: an input, then a table of the pairs that one input has for one output
+shard. Rows stay in Arrow columns from the reading to the writing.
+
+Matching comes before deduplication because most captions of the open web match nothing:
+those are counted and dropped where they are read, and are never sent to another machine. The
+pairs are the same either way; a row that is both is counted as ``no_query``.
+
+Duplicates of a pair meet in the pair's shard. Where the captions of a URL are limited, the pairs
+are first brought together by URL, which costs a second shuffle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from workers.beam_pipeline import open_pipeline
+from workers.contracts import PAIRS
+from workers.extract.inputs import Input
+from workers.pairs.balance import POLICIES
+from workers.pairs.query_draws import QueryDraws, SmallestDraws, bucket_matches
+from workers.pairs.reader import TALLY_NAMES, ReadPairs
+from workers.pairs.settings import PairSettings
+from workers.pairs.tables import (
+    ShardTable,
+    deduplicate,
+    limit_captions,
+    matches_of,
+    split_by_pair,
+)
+from workers.pairs.writer import QUERY_COUNTS_FILE, BalanceAndWrite, write_query_counts
+from workers.storage import write_text
+from workers.tally import LostRowsError, Tally
+
+#: Groups of queries whose draws are merged side by side.
+_QUERY_BUCKETS = 64
+
+_TALLIES_FILE = "_tallies.json"
+_TALLIES = TypeAdapter(dict[str, Tally])
+
+
+def build_pairs(
+    inputs: Sequence[Input],
+    queries: Sequence[Path],
+    out_dir: Path,
+    settings: PairSettings,
+    seed: int,
+    beam_options: Sequence[str],
+    *,
+    lower_case: bool = True,
+) -> dict[str, Tally]:
+    """Make the ``pairs/`` shards of inputs and query shards in ``out_dir``.
+
+    Writes at least ``settings.shards`` Parquet files, some perhaps without rows, and
+    ``_query_counts.parquet``. The bytes depend on the inputs, the settings and the seed alone.
+    ``lower_case``: the queries are in lower case, so captions are matched in lower case, too.
+
+    Returns the tallies "pages", "images", "redacted" (captions in which something was blotted
+    out) and "pairs". Raises LostRowsError if a row got lost and, from Beam, RuntimeError naming
+    an input that cannot be opened.
+    """
+    out_dir = out_dir.absolute()  # Beam's workers may run elsewhere
+    out_dir.mkdir(parents=True, exist_ok=True)
+    query_files = sorted(path.absolute() for path in queries)
+    read = ReadPairs(query_files, settings, lower_case=lower_case)
+    with open_pipeline(beam_options) as pipeline:
+        _assemble(pipeline, sorted(inputs, key=_place), read, query_files, out_dir, settings, seed)
+    tallies = _collect_tallies(out_dir / _TALLIES_FILE)
+    _check_tallies(tallies)
+    return tallies
+
+
+def _place(source: Input) -> tuple[str, tuple[str, ...]]:
+    return source.url, source.files
+
+
+def _assemble(
+    pipeline: beam.Pipeline,
+    inputs: list[Input],
+    read: ReadPairs,
+    queries: list[Path],
+    out_dir: Path,
+    settings: PairSettings,
+    seed: int,
+) -> None:
+    found = (
+        pipeline
+        | "Inputs" >> beam.Create(inputs)
+        | "Spread" >> beam.Reshuffle()
+        | "Read" >> beam.ParDo(read).with_outputs("tallies", main="main")
+    )
+    tallies = [found["tallies"]]
+    pairs = found["main"]
+    if settings.max_captions_per_url:
+        limited = (
+            pairs
+            | "ByUrl" >> beam.GroupByKey()
+            | "Limit"
+            >> beam.ParDo(
+                LimitCaptions(settings.max_captions_per_url, settings.shards)
+            ).with_outputs("tallies", main="main")
+        )
+        tallies.append(limited["tallies"])
+        pairs = limited["main"]
+    # Every shard is written, also one that no pair falls into.
+    shards = pipeline | "Shards" >> beam.Create(range(settings.shards))
+    empty = shards | "Empty" >> beam.Map(lambda shard: ShardTable(shard, PAIRS.empty_table()))
+    distinct = (
+        (pairs, empty)
+        | "Both" >> beam.Flatten()
+        | "ByShard" >> beam.GroupByKey()
+        | "Distinct" >> beam.ParDo(Deduplicate()).with_outputs("tallies", main="main")
+    )
+    policy = POLICIES[settings.balance](settings.pairs_per_query)
+    limits = (
+        distinct["main"]
+        | "Draw" >> beam.FlatMap(matches_of_shard, seed, policy.draws_needed)
+        | "Smallest" >> beam.CombinePerKey(SmallestDraws(policy.draws_needed))
+        | "Limits" >> beam.MapTuple(lambda _, draws: policy.limits(draws))
+    )
+    written = distinct["main"] | "Write" >> beam.ParDo(
+        BalanceAndWrite(out_dir, policy, seed, settings.max_rows_per_file),
+        beam.pvalue.AsList(limits),
+    ).with_outputs("tallies", main="main")
+    _write_counts(pipeline, queries, limits, written["main"], out_dir)
+    _write_tallies([*tallies, distinct["tallies"], written["tallies"]], out_dir)
+
+
+class LimitCaptions(beam.DoFn):  # type: ignore[misc]
+    """The pairs of some URLs to tables of different pairs, few enough a URL, by their shard."""
+
+    def __init__(self, limit: int, shards: int) -> None:
+        self._limit = limit
+        self._shards = shards
+
+    def process(self, group: tuple[int, Iterable[pa.Table]]) -> Iterator[Any]:
+        _, tables = group
+        table, duplicates = deduplicate(pa.concat_tables(tables))
+        table, surplus = limit_captions(table, self._limit)
+        yield from split_by_pair(table, self._shards)
+        for tally in (duplicates, surplus):
+            yield beam.pvalue.TaggedOutput("tallies", ("pairs", tally))
+
+
+class Deduplicate(beam.DoFn):  # type: ignore[misc]
+    """The tables of a shard to one sorted table, each pair once."""
+
+    def process(self, group: tuple[int, Iterable[pa.Table]]) -> Iterator[Any]:
+        shard, tables = group
+        table, pairs = deduplicate(pa.concat_tables(tables))
+        yield ShardTable(shard, table)
+        yield beam.pvalue.TaggedOutput("tallies", ("pairs", pairs))
+
+
+def matches_of_shard(shard: ShardTable, seed: int, limit: int) -> list[tuple[int, QueryDraws]]:
+    """What balancing must know of a shard, by bucket of queries."""
+    _, queries, draws = matches_of(shard.table, seed)
+    return bucket_matches(queries, draws, _QUERY_BUCKETS, limit)
+
+
+def _write_counts(
+    pipeline: beam.Pipeline,
+    queries: list[Path],
+    limits: beam.PCollection,
+    kept: beam.PCollection,
+    out_dir: Path,
+) -> None:
+    _ = (
+        pipeline
+        | "Once" >> beam.Create([out_dir / QUERY_COUNTS_FILE])
+        | "WriteCounts"
+        >> beam.Map(
+            write_query_counts, queries, beam.pvalue.AsList(limits), beam.pvalue.AsIter(kept)
+        )
+    )
+
+
+def _write_tallies(tallies: Sequence[beam.PCollection], out_dir: Path) -> None:
+    _ = (
+        tallies
+        | "AllTallies" >> beam.Flatten()
+        | "AddUp" >> beam.CombinePerKey(Tally.total)
+        | "ToDict" >> beam.combiners.ToDict()
+        | "WriteTallies"
+        >> beam.Map(
+            lambda totals: write_text(_TALLIES.dump_json(totals).decode(), out_dir / _TALLIES_FILE)
+        )
+    )
+
+
+def _collect_tallies(path: Path) -> dict[str, Tally]:
+    tallies = _TALLIES.validate_json(path.read_bytes())
+    path.unlink()
+    return {name: tallies.get(name, Tally()) for name in TALLY_NAMES}
+
+
+def _check_tallies(tallies: dict[str, Tally]) -> None:
+    for tally in tallies.values():
+        tally.check()
+    candidates, pairs = tallies["images"].kept, tallies["pairs"].rows_in
+    if candidates != pairs:
+        raise LostRowsError(f"{candidates} candidates were extracted, but {pairs} accounted for")

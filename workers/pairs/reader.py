@@ -1,0 +1,102 @@
+"""Inputs to tables of pairs that match a query: read, clean, name, match, in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.utils.shared import Shared
+
+from workers.contracts import PAIRS, make_pair_ids
+from workers.extract.dispatch import extract_pairs
+from workers.extract.inputs import Input
+from workers.pairs.captions import CaptionCleaner
+from workers.pairs.match import Matcher
+from workers.pairs.settings import PairSettings
+from workers.pairs.tables import reject_rows, split_by_pair, split_by_url
+from workers.tally import Tally
+
+#: Names of the tallies, in the order of the work.
+TALLY_NAMES = ("pages", "images", "redacted", "pairs")
+
+#: Pairs of one input that are held before they are cut into shards and sent on.
+_HELD_ROWS = 100_000
+
+
+class ReadPairs(beam.DoFn):  # type: ignore[misc]
+    """An input to tables of its pairs that match a query, one or more a shard.
+
+    The shard is that of the pair_id, or of the URL where the captions of a URL are limited.
+    """
+
+    def __init__(
+        self, queries: Sequence[Path], settings: PairSettings, *, lower_case: bool
+    ) -> None:
+        self._queries = queries
+        self._settings = settings
+        self._lower_case = lower_case
+        self._split = split_by_url if settings.max_captions_per_url else split_by_pair
+        self._shared = Shared()
+
+    def setup(self) -> None:
+        # One matcher a process, however many threads read.
+        self._matcher = self._shared.acquire(
+            lambda: Matcher(read_queries(self._queries), lowercase=self._lower_case)
+        )
+        self._cleaner = CaptionCleaner(self._settings.captions)
+
+    def process(self, source: Input) -> Iterator[Any]:
+        tallies = {name: Tally() for name in TALLY_NAMES}
+        for table in self._pairs(source, tallies):
+            yield from self._split(table, self._settings.shards)
+        for name, tally in tallies.items():
+            yield beam.pvalue.TaggedOutput("tallies", (name, tally))
+
+    def _pairs(self, source: Input, tallies: dict[str, Tally]) -> Iterator[pa.Table]:
+        """The pairs of an input in large tables; what is held in memory is bounded."""
+        held: list[pa.Table] = []
+        for candidates in extract_pairs(source, tallies["pages"], tallies["images"]):
+            held.append(self._matched(candidates, tallies))
+            if sum(map(len, held)) >= _HELD_ROWS:
+                yield pa.concat_tables(held)
+                held = []
+        if sum(map(len, held)):
+            yield pa.concat_tables(held)
+
+    def _matched(self, candidates: pa.Table, tallies: dict[str, Tally]) -> pa.Table:
+        """The rows of PAIRS; candidates that do not become one are counted."""
+        candidates = candidates.combine_chunks()
+        cleaned = self._cleaner.clean(_array(candidates["caption"]))
+        tallies["redacted"].keep(cleaned.redacted)
+        urls, _, *provenance = candidates.columns
+        pair_ids = make_pair_ids(_array(urls), cleaned.captions)
+        columns = [pa.array(pair_ids, pa.string()), urls, cleaned.captions, *provenance]
+        table = pa.table(columns, PAIRS.names[:-1])
+        for reason in pc.unique(cleaned.reasons.drop_null()).to_pylist():
+            rejected = pc.fill_null(pc.equal(cleaned.reasons, reason), False)
+            reject_rows(tallies["pairs"], reason, table.filter(rejected))
+        return self._with_queries(table.filter(pc.is_null(cleaned.reasons)), tallies["pairs"])
+
+    def _with_queries(self, table: pa.Table, pairs: Tally) -> pa.Table:
+        query_ids = self._matcher.match(_array(table["caption"])).to_arrow()
+        matches = pc.greater(pc.list_value_length(query_ids), 0)
+        reject_rows(pairs, "no_query", table.filter(pc.invert(matches)))
+        columns = [*table.columns, query_ids]
+        return pa.Table.from_arrays(columns, schema=PAIRS).filter(matches)
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def read_queries(paths: Iterable[Path]) -> Iterator[tuple[int, str]]:
+    """(query_id, query) of every row of some query shards."""
+    for path in paths:
+        table = pq.read_table(path, columns=["query_id", "query"])
+        yield from zip(*(column.to_pylist() for column in table.columns), strict=True)

@@ -1,0 +1,121 @@
+"""Tables of pairs: cut into shards, each pair once, not too many captions of one picture.
+
+A pair's shard is a range of its pair_id, so duplicates meet in one shard, shards have even sizes,
+and the shards in the order of their names are sorted by pair_id throughout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from workers.extract.candidates import CANDIDATES
+from workers.pairs.query_draws import Floats, Ints
+from workers.sampling import draws
+from workers.tally import SAMPLES_PER_REASON, Tally
+from workers.urls import url_keys
+
+Bools = npt.NDArray[np.bool_]
+
+#: Hexadecimal digits of a hash that say which range it is in.
+_DIGITS = 8
+
+
+class ShardTable(NamedTuple):
+    """Pairs of one output shard, in the PAIRS schema."""
+
+    shard: int
+    table: pa.Table
+
+
+def split_by_pair(table: pa.Table, shards: int) -> Iterator[ShardTable]:
+    """The pairs of each shard: the hash space of pair_id cut into ranges of equal length."""
+    return _split(table, _ranges(table["pair_id"].to_pylist(), shards))
+
+
+def split_by_url(table: pa.Table, parts: int) -> Iterator[ShardTable]:
+    """The pairs by a hash of their URLs, tracking parameters aside: those of one stay together."""
+    hashes = [
+        hashlib.blake2b(url.encode(), digest_size=_DIGITS // 2).hexdigest()
+        for url in url_keys(table["url"].combine_chunks()).to_pylist()
+    ]
+    return _split(table, _ranges(hashes, parts))
+
+
+def _ranges(hashes: list[str], ranges: int) -> Ints:
+    """The range that each hexadecimal hash falls into."""
+    firsts = [int(text[:_DIGITS], 16) for text in hashes]
+    return np.array(firsts, np.int64) * ranges >> 4 * _DIGITS
+
+
+def _split(table: pa.Table, shard: Ints) -> Iterator[ShardTable]:
+    order = np.argsort(shard, kind="stable")
+    numbers, starts = np.unique(shard[order], return_index=True)
+    for number, rows in zip(numbers, np.split(order, starts[1:]), strict=True):
+        # Taken, not sliced: a slice would be sent with the whole table behind it.
+        yield ShardTable(int(number), table.take(rows).combine_chunks())
+
+
+def deduplicate(table: pa.Table) -> tuple[pa.Table, Tally]:
+    """One row for each pair_id, sorted: the one with the smallest (page_url, source, url)."""
+    keys = [(name, "ascending") for name in ("pair_id", "page_url", "source", "url")]
+    table = table.sort_by(keys).combine_chunks()
+    first = _differs_from_last(table["pair_id"])
+    return _keep(table, first, "duplicate_pair")
+
+
+def limit_captions(table: pa.Table, limit: int) -> tuple[pa.Table, Tally]:
+    """At most ``limit`` rows for each URL, those with the smallest pair_id; sorted by the two.
+
+    The rows are different pairs. Tracking parameters make no other URL.
+    """
+    table = table.combine_chunks()
+    table = table.append_column("url_key", url_keys(table["url"].combine_chunks()))
+    table = table.sort_by([("url_key", "ascending"), ("pair_id", "ascending")]).combine_chunks()
+    starts = _differs_from_last(table["url_key"])
+    row = np.arange(len(table))
+    rank = row - np.maximum.accumulate(np.where(starts, row, 0))
+    return _keep(table.drop_columns(["url_key"]), rank < limit, "duplicate_url")
+
+
+def _differs_from_last(column: pa.ChunkedArray) -> Bools:
+    """For each value of a sorted column whether it is the first of its kind."""
+    differs = np.ones(len(column), bool)
+    if len(column) > 1:
+        changes = pc.not_equal(column.slice(1), column.slice(0, len(column) - 1))
+        differs[1:] = changes.to_numpy()
+    return differs
+
+
+def _keep(table: pa.Table, rows: Bools, reason: str) -> tuple[pa.Table, Tally]:
+    """The rows to keep; the others are counted."""
+    tally = Tally()
+    reject_rows(tally, reason, table.filter(pa.array(~rows)))
+    return table.filter(pa.array(rows)).combine_chunks(), tally
+
+
+def reject_rows(tally: Tally, reason: str, rows: pa.Table) -> None:
+    """Count a table of rejected pairs; the sample is those with the smallest pair_ids."""
+    if not len(rows):
+        return
+    keys = [("pair_id", "ascending"), ("source", "ascending")]
+    smallest = rows.take(pc.select_k_unstable(rows, SAMPLES_PER_REASON, keys)).to_pylist()
+    sample = {
+        f"{row['pair_id']} {row['source']}": {name: row[name] for name in CANDIDATES.names}
+        for row in smallest
+    }
+    tally.reject_many(reason, len(rows), sample)
+
+
+def matches_of(table: pa.Table, seed: int) -> tuple[Ints, Ints, Floats]:
+    """One entry for each (pair, query that it matches): row, query_id, the pair's draw."""
+    lists = table["query_ids"].combine_chunks()
+    rows = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
+    queries = pc.list_flatten(lists).to_numpy().astype(np.int64)
+    return rows, queries, draws(seed, table["pair_id"].to_pylist())[rows]

@@ -1,0 +1,34 @@
+"""Assemble the data set: the selected pairs of a shard with all that training needs of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from workers.contracts import DATASET
+from workers.selection.select import EmbeddedShard
+from workers.storage import write_table
+from workers.tally import Tally
+
+
+def assemble_shard(shard: EmbeddedShard, selection: Path, out: Path) -> dict[str, Tally]:
+    """Write ``out``, the selected pairs with the columns of ``contracts.DATASET``.
+
+    Args:
+        selection: the verdicts on this shard's pairs, as ``workers.selection.select`` writes them.
+
+    Returns:
+        The account of the selected pairs.
+    """
+    verdicts = pq.read_table(selection)
+    selected = verdicts.filter(pc.is_null(verdicts["reason"]))["pair_id"].combine_chunks()
+    table = shard.read([name for name in DATASET.names if name != "pair_id"])
+    table = table.filter(pc.is_in(table["pair_id"], value_set=selected))
+    write_table(table.select(DATASET.names).cast(DATASET), out)
+    tally = Tally()
+    tally.keep(len(table))
+    if len(table) != len(selected):
+        raise ValueError(f"{len(selected)} pairs are selected, {len(table)} of them embedded")
+    return {"pairs": tally}

@@ -1,0 +1,111 @@
+"""Filters of what is there twice: in the data set, or in an evaluation set, too."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from workers.embedding.matrix import embedding_matrix
+from workers.selection.base_filter import Filter, Floats, Keep, Survivors
+from workers.selection.duplicates import Tables
+from workers.selection.exact_duplicates import exact_duplicates
+from workers.settings import find_files
+
+#: Rows compared with a reference at a time: bounds the matrix of cosines.
+_CHUNK = 1024
+
+
+class Duplicates(Filter):
+    """One pair of each group of duplicates stays, the most similar one."""
+
+    def fit(self, survivors: Survivors) -> None:
+        rows = sum(len(some) for some in survivors(()))
+        self.duplicates = self.find(lambda: survivors(self.columns), rows)
+
+    @abstractmethod
+    def find(self, tables: Tables, rows: int) -> pa.LargeStringArray:
+        """The pair_ids, sorted, of those that go."""
+
+    def keeps(self, rows: pa.Table) -> Keep:
+        return ~_among(rows["pair_id"], self.duplicates)
+
+
+class ExactDuplicates(Duplicates):
+    reason, columns = "duplicate_file", ("sha256", "similarity")
+
+    def find(self, tables: Tables, rows: int) -> pa.LargeStringArray:
+        return exact_duplicates(tables, rows)
+
+
+class PerceptualDuplicates(Duplicates):
+    reason, columns = "near_duplicate_picture", ("picture_hash", "similarity")
+
+    def find(self, tables: Tables, rows: int) -> pa.LargeStringArray:
+        from workers.selection.perceptual_duplicates import perceptual_duplicates
+
+        return perceptual_duplicates(tables, rows, self.step.max_distance)
+
+
+class SemanticDuplicates(Duplicates):
+    reason, columns = "duplicate_picture", ("image_embedding", "similarity")
+
+    def find(self, tables: Tables, rows: int) -> pa.LargeStringArray:
+        from workers.selection.semantic_duplicates import semantic_duplicates
+
+        step = self.step
+        return semantic_duplicates(tables, rows, step.max_similarity, step.cluster_rows)
+
+
+class Contamination(Filter):
+    reason, columns = "in_evaluation_set", ("image_embedding", "text_embedding")
+
+    def fit(self, survivors: Survivors) -> None:  # noqa: ARG002 - it learns from other files
+        files = find_files(self.step.embeddings)
+        self.images = _references(files, "image_embedding")
+        self.texts = _references(files, "text_embedding")
+
+    def keeps(self, rows: pa.Table) -> Keep:
+        images = embedding_matrix(rows["image_embedding"])
+        new = nearest(images, self.images) < self.step.max_image_similarity
+        if self.step.max_text_similarity < 1:
+            texts = embedding_matrix(rows["text_embedding"])
+            new &= nearest(texts, self.texts) < self.step.max_text_similarity
+        return new
+
+
+def nearest(embeddings: Floats, references: Floats) -> Floats:
+    """The largest cosine of each row with any reference: [N, D], [M, D] -> [N]; -1 without any."""
+    best = np.full(len(embeddings), -1, np.float32)
+    for start in range(0, len(references), _CHUNK):
+        cosines = embeddings @ references[start : start + _CHUNK].T
+        np.maximum(best, cosines.max(axis=1), out=best)
+    return best
+
+
+def _references(files: Sequence[Any], column: str) -> Floats:
+    tables = [pq.read_table(file, columns=[column]) for file in files]
+    return np.concatenate([embedding_matrix(table[column]) for table in tables])
+
+
+def _among(pair_ids: pa.ChunkedArray, names: pa.LargeStringArray) -> Keep:
+    """Which pairs are among the names, which are sorted.
+
+    Only the names between the smallest and the largest pair_id are looked at: a shard is a range.
+    """
+    if not len(pair_ids):
+        return np.zeros(0, bool)
+    ends = pc.min_max(pair_ids).as_py()
+    places = range(len(names))
+    first = bisect_left(places, ends["min"], key=lambda place: names[place].as_py())
+    end = bisect_right(places, ends["max"], key=lambda place: names[place].as_py())
+    among: Keep = pc.is_in(
+        pair_ids.cast(pa.large_string()), value_set=names.slice(first, end - first)
+    ).to_numpy()
+    return among

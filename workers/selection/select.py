@@ -1,0 +1,124 @@
+"""Select: a verdict on every embedded pair, step by step, and why.
+
+A step sees what the steps before it have left. Only the columns that it reads are loaded, a
+shard at a time; what stays in memory is one byte a pair, and what a filter learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from workers.contracts import SELECTION
+from workers.selection.base_filter import Filter
+from workers.selection.filters import make_filter
+from workers.selection.settings import SelectionSettings
+from workers.storage import write_table
+from workers.tally import SAMPLES_PER_REASON, Tally
+
+#: What is shown of a rejected pair.
+_SHOWN = ("url", "caption", "similarity")
+
+
+@dataclass
+class EmbeddedShard:
+    """One shard of the stages before, of the same pairs, and the verdicts on them."""
+
+    embeddings: Path
+    images: Path
+    pairs: Path
+    #: For each embedded pair the number of the step that rejected it, from 1; 0: it is left.
+    verdicts: npt.NDArray[np.uint8] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.verdicts = np.zeros(pq.read_metadata(self.embeddings).num_rows, np.uint8)
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """The embedded pairs with pair_id and the columns named, from where they stand.
+
+        Raises ValueError when a pair is missing in another stage or no stage has a column.
+        """
+        wanted = [name for name in dict.fromkeys(columns) if name != "pair_id"]
+        own = pq.read_schema(self.embeddings).names
+        table = pq.read_table(
+            self.embeddings, columns=["pair_id", *(name for name in wanted if name in own)]
+        )
+        for path in (self.images, self.pairs):
+            known = pq.read_schema(path).names
+            missing = [name for name in wanted if name not in table.column_names and name in known]
+            table = beside(table, path, missing) if missing else table
+        absent = set(wanted) - set(table.column_names)
+        if absent:
+            raise ValueError(f"{self.embeddings.name}: no stage has the columns {sorted(absent)}")
+        return table
+
+    def left(self, columns: Sequence[str]) -> pa.Table:
+        """Those that no step has rejected so far."""
+        return self.read(columns).filter(pa.array(self.verdicts == 0))
+
+
+def beside(table: pa.Table, path: Path, columns: Sequence[str]) -> pa.Table:
+    """``table`` with columns of another shard, row for row of the same ``pair_id``.
+
+    Raises ValueError when a pair is missing there: the shards are not of the same pairs.
+    """
+    other = pq.read_table(path, columns=["pair_id", *columns])
+    rows = pc.index_in(table["pair_id"], value_set=other["pair_id"].combine_chunks())
+    if rows.null_count:
+        raise ValueError(f"{rows.null_count} embedded pairs are not in {path}")
+    for name in columns:
+        table = table.append_column(other.schema.field(name), other[name].take(rows))
+    return table
+
+
+def select(
+    shards: Sequence[EmbeddedShard], out_dir: Path, settings: SelectionSettings
+) -> dict[str, Tally]:
+    """Write for each shard the verdict on each of its pairs (``contracts.SELECTION``).
+
+    Returns the account of the embedded pairs; a rejected pair is counted under the name of the
+    step that rejected it first. The result does not depend on the order of the shards.
+    """
+    shards = sorted(shards, key=lambda shard: shard.embeddings.name)
+    reasons = []
+    for number, step in enumerate(settings.steps, start=1):
+        chosen = make_filter(step)
+        _apply(chosen, number, shards)
+        reasons.append(step.name or chosen.reason)
+    tallies = [_write(shard, reasons, out_dir / shard.embeddings.name) for shard in shards]
+    return {"pairs": Tally.total(tallies)}
+
+
+def _apply(step: Filter, number: int, shards: Sequence[EmbeddedShard]) -> None:
+    def survivors(columns: Sequence[str]) -> Iterator[pa.Table]:
+        return (shard.left(columns) for shard in shards)
+
+    step.fit(survivors)
+    for shard in shards:
+        left = np.flatnonzero(shard.verdicts == 0)
+        shard.verdicts[left[~step.keeps(shard.left(step.columns))]] = number
+
+
+def _write(shard: EmbeddedShard, reasons: Sequence[str], path: Path) -> Tally:
+    rows = shard.read(_SHOWN)
+    verdicts = pa.array([None, *reasons], pa.string()).take(pa.array(shard.verdicts))
+    table = pa.table([rows["pair_id"], verdicts], schema=SELECTION)
+    write_table(table, path)
+    tally = Tally()
+    tally.keep(verdicts.null_count)
+    for reason in dict.fromkeys(reasons):
+        _reject(tally, reason, rows.filter(pc.equal(verdicts, reason)))
+    return tally
+
+
+def _reject(tally: Tally, reason: str, rows: pa.Table) -> None:
+    if len(rows):
+        sample = rows.sort_by("pair_id").slice(0, SAMPLES_PER_REASON).to_pylist()
+        tally.reject_many(reason, len(rows), {row["pair_id"]: row for row in sample})

@@ -1,0 +1,112 @@
+"""Pictures that are nearly the same, by their embeddings: SemDeDup (arXiv 2303.09540).
+
+All pairs of pictures would be too many, so the embeddings are clustered first and pictures are
+compared within a cluster alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from workers.embedding.matrix import embedding_matrix
+from workers.selection.duplicates import Bools, Ints, Tables, file_count, find_duplicates
+
+Floats = npt.NDArray[np.float32]
+
+ITERATIONS = 10
+#: Rows of the sample that clusters are found on: for each cluster, and in all at most, which is
+#: 1 GiB of 512 dimensions.
+SAMPLE_ROWS = 64
+MAX_SAMPLE_ROWS = 1 << 19
+#: Rows in memory at a time, about, where a cluster is no larger.
+ROWS_PER_FILE = 65_536
+#: Rows compared with those before them at a time.
+_CHUNK = 1024
+
+
+def semantic_duplicates(
+    tables: Tables, rows: int, max_similarity: float, cluster_rows: int
+) -> pa.LargeStringArray:
+    """The pair_ids, sorted, of pictures that have a near duplicate which is the better pair.
+
+    Args:
+        tables: with pair_id, similarity and image_embedding.
+        rows: how many there are.
+        max_similarity: cosine from which on two pictures of a cluster are duplicates.
+        cluster_rows: rows of a cluster, on average.
+    """
+    if not rows:
+        return pa.array([], pa.large_string())
+    clusters = -(-rows // cluster_rows)
+    wanted = min(clusters * SAMPLE_ROWS, MAX_SAMPLE_ROWS)
+    centroids = _centroids(_sample(tables(), rows, wanted), clusters)
+    files = min(file_count(rows, ROWS_PER_FILE), clusters)
+    compare = partial(_compare, max_similarity=max_similarity)
+    return find_duplicates(_by_cluster(tables(), centroids, files), "cluster", compare)
+
+
+def _sample(tables: Iterator[pa.Table], rows: int, wanted: int) -> Floats:
+    """Every n-th row, [S, D]: pairs are sorted by a hash, so that is a fair sample."""
+    step = max(1, -(-rows // wanted))
+    parts, start = [], 0
+    for table in tables:
+        chosen = np.arange(-start % step, len(table), step)
+        parts.append(embedding_matrix(table["image_embedding"].take(chosen)))
+        start += len(table)
+    return np.concatenate(parts)
+
+
+def _centroids(sample: Floats, clusters: int) -> Floats:
+    """Spherical k-means: [S, D] -> [K, D], unit length. Begins with K rows of the sample."""
+    centroids = sample[np.linspace(0, len(sample) - 1, min(clusters, len(sample))).astype(int)]
+    for _ in range(ITERATIONS):
+        nearest = _assign(sample, centroids)
+        sums = np.zeros_like(centroids)
+        np.add.at(sums, nearest, sample)
+        length = np.linalg.norm(sums, axis=1, keepdims=True)
+        centroids = np.where(length > 0, sums / np.maximum(length, 1e-12), centroids)
+    return centroids
+
+
+def _assign(embeddings: Floats, centroids: Floats) -> npt.NDArray[np.int64]:
+    """The nearest centroid of each row, [N]."""
+    parts = [
+        (embeddings[start : start + _CHUNK] @ centroids.T).argmax(axis=1)
+        for start in range(0, len(embeddings), _CHUNK)
+    ]
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def _by_cluster(
+    tables: Iterator[pa.Table], centroids: Floats, files: int
+) -> Iterator[tuple[pa.Table, Ints]]:
+    for table in tables:
+        cluster = _assign(embedding_matrix(table["image_embedding"]), centroids)
+        yield table.append_column("cluster", pa.array(cluster)), cluster % files
+
+
+def _compare(rows: pa.Table, starts: Ints, max_similarity: float) -> Bools:
+    marked = [
+        _near_earlier(rows["image_embedding"].slice(start, end - start), max_similarity)
+        for start, end in pairwise(starts)
+    ]
+    return np.concatenate(marked)
+
+
+def _near_earlier(column: pa.ChunkedArray, max_similarity: float) -> Bools:
+    """The rows of a cluster that are closer to an earlier one than ``max_similarity``."""
+    embeddings = embedding_matrix(column)
+    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    near = np.zeros(len(embeddings), bool)
+    for start in range(0, len(embeddings), _CHUNK):
+        rows = embeddings[start : start + _CHUNK]
+        cosines = rows @ embeddings[: start + len(rows)].T
+        earlier = np.arange(start + len(rows)) < np.arange(start, start + len(rows))[:, None]
+        near[start : start + len(rows)] = ((cosines > max_similarity) & earlier).any(axis=1)
+    return near
