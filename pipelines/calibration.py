@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workers.contracts import make_pair_id
 from workers.embedding.matrix import embedding_matrix
+from workers.pair_ids import make_pair_id
 from workers.pairs.captions import clean_caption
 
 #: Pictures compared with all captions at a time; bounds the matrix to some 40 MB.

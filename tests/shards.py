@@ -9,7 +9,8 @@ from PIL import Image
 
 import clip_model
 from clip_model.config import ClipConfig, TextConfig, VisionTransformerConfig
-from workers.contracts import DATASET, IMAGES, make_pair_id
+from workers.contracts import DATASET, IMAGES
+from workers.pair_ids import make_pair_id
 from workers.storage import write_table
 
 TINY = ClipConfig(

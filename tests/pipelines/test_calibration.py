@@ -4,7 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.calibration import calibrate
-from workers.contracts import embeddings_schema, make_pair_id
+from workers.contracts import embeddings_schema
+from workers.pair_ids import make_pair_id
 from workers.storage import write_table
 
 AXES = np.eye(4)

@@ -12,7 +12,8 @@ import pytest
 from pipelines.receipts import Ledger
 from pipelines.stages import DATASET_STAGES, STAGES
 from tests.pipelines.conftest import wait_for
-from workers.contracts import DATASET, IMAGES, PAIRS, QUERIES, make_pair_id
+from workers.contracts import DATASET, IMAGES, PAIRS, QUERIES
+from workers.pair_ids import make_pair_id
 from workers.pairs.captions import clean_caption
 
 BUILD = "pipelines.build_dataset"

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from workers.contracts import IMAGES, PAIRS, make_pair_id
+from workers.contracts import IMAGES, PAIRS
 from workers.download import download_shard, failure_reason
+from workers.pair_ids import make_pair_id
 from workers.settings import DownloadSettings
 from workers.storage import write_table
 

@@ -2,7 +2,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workers.contracts import DATASET, PAIRS, embeddings_schema, make_pair_id
+from workers.contracts import DATASET, PAIRS, embeddings_schema
+from workers.pair_ids import make_pair_id
 from workers.sampling import draw
 from workers.storage import replacing, write_table
 

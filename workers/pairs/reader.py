@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.utils.shared import Shared
 
-from workers.contracts import PAIRS, make_pair_ids
+from workers.contracts import PAIRS
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import Input
+from workers.pair_ids import make_pair_ids
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.match import Matcher
 from workers.pairs.settings import PairSettings

@@ -311,3 +311,11 @@ def test_captions_longer_than_the_context_are_cut(model_path, tmp_path):
     write_images([(caption * 100, jpg)], tmp_path / "00000.parquet")
     tally, _ = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
     assert tally.kept == 1
+
+
+def test_neither_ray_nor_beam_nor_a_crawler_is_needed():
+    """What embeds on a machine with a GPU and little else."""
+    others = {"ray", "apache_beam", "scrapy", "w3lib", "img2dataset", "ftfy", "requests"}
+    program = "import sys, workers.embedding.embedder; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert others.isdisjoint(result.stdout.decode().split())

@@ -20,9 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workers.beam_pipeline import pipeline_options
-from workers.contracts import PAIRS, QUERIES, make_pair_id
+from workers.contracts import PAIRS, QUERIES
 from workers.crawl.warc_writer import response_record
 from workers.extract.inputs import Input, InputKind, find_inputs
+from workers.pair_ids import make_pair_id
 from workers.pairs.match import naive_match
 from workers.pairs.pipeline import build_pairs
 from workers.pairs.reader import ReadPairs
