@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.clip_model import plain_captions
+from benchmarks.clip_model import flops_an_image, plain_captions
 from benchmarks.memory import fresh_process, peak_bytes
 from benchmarks.photographs import photographs
 from clip_model import ARCHITECTURES, CLIP, save
@@ -43,6 +43,7 @@ from workers.tally import Tally
 CPU_MODEL, GPU_MODELS = "ViT-B/32", ("ViT-B/32", "ViT-L/14")
 BOTH, IMAGES = InputSettings(), InputSettings(parts="images")
 GPU_BATCHES = 100  # of the row without decoding
+PRODUCT_SIZE = 2_048  # of the matrices whose product is the most that a CPU gives in float32
 MEMORY_IMAGES = 1_000  # of a shard whose peak memory is measured, once, twice and four times
 
 Work = Callable[[], object]
@@ -124,6 +125,13 @@ def share_of_ceiling(rows: Sequence[dict[str, Any]], forward: str, end_to_end: s
     return rate[end_to_end] * (1 / rate["decode"] + 1 / rate[forward])
 
 
+def as_one_product(rounds: int) -> float:
+    """Images a second, were the image tower nothing but one large product in float32."""
+    left, right = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE) for _ in range(2))
+    taken = seconds({"product": lambda: left @ right}, 5 * rounds)["product"]
+    return 2 * PRODUCT_SIZE**3 / taken / flops_an_image(ARCHITECTURES[CPU_MODEL])
+
+
 def peak_of_embedding(shards: Sequence[Path], out: Path) -> int:
     """Peak memory of a process of its own that embeds shards with the starter model."""
     with fresh_process() as process:
@@ -170,7 +178,7 @@ def gpu_row(folder: Path, shard: Path, name: str, rounds: int) -> dict[str, Any]
     return {"model": name, "batch": encoder.batch_size, **rates, "of_ceiling": share}
 
 
-def show_cpu(rows: list[dict[str, Any]], memory_peaks: dict[str, int]) -> None:
+def show_cpu(rows: list[dict[str, Any]], product: float, memory_peaks: dict[str, int]) -> None:
     write = sys.stdout.write
     kind = "bf16" if computes_bfloat16(torch.device("cpu")) else "fp32"
     write(f"{CPU_MODEL}, {usable_cores()} cores, ours in {kind}, images a second\n")
@@ -184,10 +192,11 @@ def show_cpu(rows: list[dict[str, Any]], memory_peaks: dict[str, int]) -> None:
     }
     for name, share in shares.items():
         write(f"{name}: {share:.1%} of 1 / (1 / decode + 1 / forward)\n")
+    write(f"the image tower as one float32 product: {product:.1f} images a second\n")
     for number, peak in memory_peaks.items():
         write(f"peak memory, {number} shards: {peak / 2**20:.0f} MiB\n")
     result = {"device": "cpu", "precision": kind, "rows": rows, "of_ceiling": shares}
-    write(json.dumps({**result, "peak_bytes": memory_peaks}) + "\n")
+    write(json.dumps({**result, "as_one_product": product, "peak_bytes": memory_peaks}) + "\n")
 
 
 def show_gpu(rows: list[dict[str, Any]]) -> None:
@@ -227,7 +236,8 @@ def main() -> int:
             few = write_shard(folder, "few", jpgs[:through_model])
             rows = cpu_rows(folder, many, few, options.rounds)
             shard = write_shard(folder, "memory", jpgs[:MEMORY_IMAGES])
-            show_cpu(rows, memory(shard, folder / "out.parquet"))
+            product = as_one_product(options.rounds)
+            show_cpu(rows, product, memory(shard, folder / "out.parquet"))
     return 0
 
 
