@@ -1,5 +1,6 @@
 """Embedding on a Ray cluster of three machines, one of which dies."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -78,19 +79,27 @@ def wait_for_receipts(number, out, process):
 def switch_off_at_work(machine, cluster, scratch):
     """End all of a machine's processes at once, as a power cut does, in the middle of a shard."""
     raylet = psutil.Process(machine.all_processes["raylet"][0].process.pid)
+    deadline = time.monotonic() + 60
     while True:
+        assert time.monotonic() < deadline, "the machine was never seen at work"
         processes = [raylet, *raylet.children(recursive=True)]
-        for process in processes:
-            process.suspend()
-        files = [Path(file.path) for process in processes for file in process.open_files()]
-        if any(file.is_relative_to(scratch) for file in files):
+        each(psutil.Process.suspend, processes)
+        files = [file for some in each(psutil.Process.open_files, processes) for file in some]
+        if any(Path(file.path).is_relative_to(scratch) for file in files):
             break
-        for process in processes:
-            process.resume()
+        each(psutil.Process.resume, processes)
         time.sleep(0.02)
-    for process in processes:
-        process.kill()
+    each(psutil.Process.kill, processes)
     cluster.remove_node(machine, allow_graceful=False)
+
+
+def each(do, processes):
+    """The results of those processes that have not ended meanwhile."""
+    results = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            results.append(do(process))
+    return results
 
 
 def metrics(cluster):
