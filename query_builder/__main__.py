@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGALRM, SIGINT
+from types import FrameType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
@@ -18,6 +22,8 @@ from workers.file_systems import size_of
 from workers.tally import Tally
 
 COMPLETE, CONFIGURATION, PARTIAL, INTERRUPTED = 0, 2, 3, 130
+#: Seconds after which an interrupt that has not ended the work is tried again.
+INSISTENCE = 5.0
 
 EPILOG = """\
 DIR/00000.parquet has the columns query_id, query, kind (word, bigram, title or synset), count,
@@ -122,10 +128,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"query_builder: {error}\n")
         return CONFIGURATION
     try:
-        return _build(files, options.out, settings, options.beam)
+        with _insistent_interrupts():
+            return _build(files, options.out, settings, options.beam)
     except KeyboardInterrupt:
         sys.stderr.write("query_builder: interrupted, no list was written\n")
         return INTERRUPTED
+
+
+@contextmanager
+def _insistent_interrupts() -> Iterator[None]:
+    """Ctrl-C interrupts the block, and again every few seconds for as long as the block goes on.
+
+    An exception that is raised while a library's callback or destructor runs is dropped there.
+    """
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, INSISTENCE)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (SIGINT, SIGALRM)}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _settings(options: argparse.Namespace) -> QuerySettings:
