@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.memory import peak_bytes
+from benchmarks.memory import fresh_process, peak_bytes
 from workers.selection.exact_duplicates import exact_duplicates
 from workers.selection.perceptual_duplicates import perceptual_duplicates
 from workers.selection.semantic_duplicates import semantic_duplicates
@@ -153,28 +152,20 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.duplicates", description=__doc__)
     parser.add_argument("--rows", type=int, default=500_000, help="default: 500,000")
-    parser.add_argument("--work", choices=WORKS, help="one, in this process, on --folder")
-    parser.add_argument("--folder", type=Path, help="shards that are there")
     arguments = parser.parse_args()
-    if arguments.work:
-        result = measure(arguments.work, Pairs(arguments.folder, arguments.rows))
-        sys.stdout.write(json.dumps(result) + "\n")
-        return 0
     with tempfile.TemporaryDirectory() as folder:
         Pairs(Path(folder), 4 * arguments.rows).make()
-        results = list(all_works(folder, arguments.rows))
+        results = list(all_works(Path(folder), arguments.rows))
     sys.stdout.write(json.dumps(results) + "\n")
     return 0
 
 
-def all_works(folder: str, rows: int) -> Iterator[dict[str, float | str]]:
+def all_works(folder: Path, rows: int) -> Iterator[dict[str, float | str]]:
     """Each work on each number of pairs, printed."""
     for name in WORKS:
         for size in [_BEARABLE] if name == "perceptual_at_once" else [rows, 2 * rows, 4 * rows]:
-            command = [sys.executable, "-m", "benchmarks.duplicates", "--work", name]
-            command += ["--folder", folder, "--rows", str(size)]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            result = json.loads(output)
+            with fresh_process() as process:
+                result = process.submit(measure, name, Pairs(folder, size)).result()
             line = (
                 "{work:20} {rows:>10,} rows {found:>9,} found {seconds:>8.2f} s {peak_mib:>6,} MiB"
             )

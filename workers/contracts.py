@@ -69,8 +69,8 @@ def embeddings_schema(
     """``embeddings/``: the CLIP features of each pair, for a model of ``dim`` dimensions.
 
     Both embeddings have unit length before they are rounded to float16; ``similarity`` is
-    their cosine, computed before the rounding. ``picture_hash`` is ``perceptual_hash``'s; no value
-    of it is null, which pandas would answer with floats that lose its last bits.
+    their cosine, computed before the rounding. ``picture_hash`` is ``embedding.picture_hash``'s; no
+    value of it is null, which pandas would answer with floats that lose its last bits.
 
     Args:
         images, texts: which towers worked; ``similarity`` needs both, the hash, labels and scores
