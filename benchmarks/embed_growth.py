@@ -26,7 +26,7 @@ from benchmarks.embed import write_shard
 from benchmarks.memory import fresh_process, peak_bytes
 from benchmarks.photographs import photographs
 from pipelines.embed import main as embed
-from pipelines.receipts import RECEIPTS
+from pipelines.receipts import Side
 from pipelines.runner import ExitCode
 
 ACTORS = (0, 1, 2)  # 0: without Ray
@@ -54,7 +54,9 @@ def measure(shards: Path, number: int, actors: int, out: Path) -> dict[str, Any]
     called = time.time()
     with fresh_process() as process:
         peak = process.submit(driver, command).result()
-    ended = sorted(path.stat().st_mtime for path in (out / RECEIPTS).glob("[!.]*.json"))
+    ended = sorted(
+        path.stat().st_mtime for path in Side.RECEIPTS.of(out / "embeddings").glob("[!.]*.json")
+    )
     first_shards = max(1, actors)
     ready = ended[first_shards - 1]
     return {

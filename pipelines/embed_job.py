@@ -28,7 +28,7 @@ from workers.storage import file_hash, write_json
 
 log = logging.getLogger(__name__)
 
-#: Folder beside the shards for the lock, the logs and what the embeddings were made with.
+#: Folder for the lock, the logs and what the embeddings were made with.
 RECORD = "_run"
 ENDINGS = (".parquet", *TAR_ENDINGS)
 
@@ -54,7 +54,7 @@ class Job:
         with lock_folder(self.folder / RECORD, "choose another --out"):
             write_json(self.identity, self._identity_file)
             logs.configure(self.folder / RECORD)
-            ledger = Ledger(self.folder)
+            ledger = Ledger(self.shards)
             ledger.clear_scratch()
             todo = [shard for shard in shards if not ledger.is_done(shard)]
             if todo:
@@ -75,6 +75,11 @@ class Job:
             "files": [*content.published, *(file_hash(path) for path in content.files)],
             "input": self.source.model_dump(),
         }
+
+    @property
+    def shards(self) -> Path:
+        """Where the embeddings are, and nothing else: any tool may be given the folder."""
+        return self.folder / Embeddings.name
 
     @property
     def _identity_file(self) -> Path:
@@ -118,15 +123,15 @@ class Job:
         self, work: Embed, todo: list[Shard], ray: RaySettings | None, board: Board
     ) -> Iterator[Outcome]:
         if ray is not None:
-            return embed_in_actors(work, todo, self.folder, ray, board)
+            return embed_in_actors(work, todo, self.shards, ray, board)
         load(work)  # before the first shard, so that what is wrong with it is said once
-        return in_process(work, todo, self.folder)
+        return in_process(work, todo, self.shards)
 
     def _summary(self, shards: Sequence[Shard]) -> str:
         """The account of all that has a receipt."""
-        receipts = [Ledger(self.folder).receipt(shard.name) for shard in shards]
+        receipts = [Ledger(self.shards).receipt(shard.name) for shard in shards]
         totals = StageTotals.of([receipt for receipt in receipts if receipt])
-        lines = [f"{totals.shards} of {len(shards)} shards are in {self.folder}"]
+        lines = [f"{totals.shards} of {len(shards)} shards are in {self.shards}"]
         for kind, counts in totals.rows.items():
             failed = ", ".join(f"{reason} {n:,}" for reason, n in counts["failed"].items())
             lines.append(

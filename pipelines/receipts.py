@@ -8,12 +8,14 @@ with a receipt is whole, and one without is done again from the start.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,11 +24,24 @@ import pyarrow.parquet as pq
 from workers.storage import file_hash, sync, write_json, write_text
 from workers.tally import Tally
 
-#: Folders beside the shards. Parquet readers skip names that begin with an underscore.
-RECEIPTS = "_receipts"
-REJECTED = "_rejected"
-SCRATCH = "_work"
-ERRORS = "_errors"
+
+class Side(StrEnum):
+    """What a stage has beside its shards: `_receipts/images/00000.json` is of `images/`.
+
+    Never inside the shards' folder: there polars refuses what is not Parquet, and duckdb and
+    datasets take for a shard what is.
+    """
+
+    RECEIPTS = "_receipts"
+    REJECTED = "_rejected"
+    ERRORS = "_errors"
+    SCRATCH = "_work"
+    TABLES = "_tables"
+
+    def of(self, folder: Path) -> Path:
+        """The folder for this beside the folder of a stage's shards."""
+        return folder.parent / self / folder.name
+
 
 #: The counts of one kind of row: in, kept, rejected and failed by reason.
 Counts = dict[str, Any]
@@ -43,7 +58,10 @@ class Shard:
 
 
 class Work(Protocol):
-    """What a stage does to a shard: read its inputs, write files into ``out``, count rows."""
+    """What a stage does to a shard: read its inputs, write files into ``out``, count rows.
+
+    What it writes into ``out / Side.TABLES`` are side tables, which are no shards.
+    """
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]: ...
 
@@ -52,7 +70,7 @@ class Work(Protocol):
 class Output:
     """One file that a shard's work has written."""
 
-    file: str
+    file: str  # its path from the folder of the shards
     bytes: int
     sha256: str
     rows: int | None  # of a Parquet file
@@ -85,19 +103,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The receipts in a stage's folder."""
+    """The receipts of a stage's folder."""
 
     folder: Path
 
     def receipt(self, name: str) -> Receipt | None:
-        path = self.folder / RECEIPTS / f"{name}.json"
+        path = Side.RECEIPTS.of(self.folder) / f"{name}.json"
         if not path.exists():
             return None
         return Receipt.from_json(json.loads(path.read_text(encoding="utf-8")))
 
     def receipts(self) -> list[Receipt]:
         """All receipts, by the name of their shards."""
-        names = sorted(path.stem for path in (self.folder / RECEIPTS).glob("[!.]*.json"))
+        names = sorted(path.stem for path in Side.RECEIPTS.of(self.folder).glob("[!.]*.json"))
         return [receipt for name in names if (receipt := self.receipt(name))]
 
     def is_done(self, shard: Shard) -> bool:
@@ -125,17 +143,18 @@ class Ledger:
         valid = {shard.name for shard in shards}
         for receipt in self.receipts():
             if receipt.shard not in valid:
-                (self.folder / RECEIPTS / f"{receipt.shard}.json").unlink()
-                (self.folder / REJECTED / f"{receipt.shard}.json").unlink(missing_ok=True)
+                for side in (Side.RECEIPTS, Side.REJECTED):
+                    (side.of(self.folder) / f"{receipt.shard}.json").unlink(missing_ok=True)
         self.clear_scratch()
-        named = {path.name for path in self.outputs()}
-        for path in self.folder.glob("*"):
-            if path.is_file() and path.name not in named:
-                path.unlink()
+        named = {path.resolve() for path in self.outputs()}
+        for folder in (self.folder, Side.TABLES.of(self.folder)):
+            for path in folder.glob("*"):
+                if path.is_file() and path.resolve() not in named:
+                    path.unlink()
 
     def clear_scratch(self) -> None:
         """Remove what killed workers left; called before work starts."""
-        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+        shutil.rmtree(Side.SCRATCH.of(self.folder), ignore_errors=True)
 
 
 def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
@@ -145,16 +164,22 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
     it has ended and its account balances. Raises LostRowsError when it does not balance.
     """
     started = time.monotonic()
-    (folder / SCRATCH).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    Side.SCRATCH.of(folder).mkdir(parents=True, exist_ok=True)
     # A name of its own: a worker of a killed run may still be writing for a moment.
-    scratch = Path(tempfile.mkdtemp(prefix=f"{shard.name}-", dir=folder / SCRATCH))
+    scratch = Path(tempfile.mkdtemp(prefix=f"{shard.name}-", dir=Side.SCRATCH.of(folder)))
     tallies = work(shard, scratch)
     for tally in tallies.values():
         tally.check()
-    outputs = tuple(_publish(path, folder) for path in sorted(scratch.iterdir()))
+    shards = [path for path in sorted(scratch.iterdir()) if path.is_file()]
+    tables = sorted((scratch / Side.TABLES).glob("*"))
+    outputs = (
+        *(_publish(path, folder, folder) for path in shards),
+        *(_publish(path, Side.TABLES.of(folder), folder) for path in tables),
+    )
     shutil.rmtree(scratch)
     if samples := {kind: tally.samples for kind, tally in tallies.items() if tally.samples}:
-        write_json(samples, folder / REJECTED / f"{shard.name}.json")
+        write_json(samples, Side.REJECTED.of(folder) / f"{shard.name}.json")
     receipt = Receipt(
         shard=shard.name,
         key=shard.key,
@@ -162,16 +187,19 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
         outputs=outputs,
         seconds=round(time.monotonic() - started, 3),
     )
-    write_json(asdict(receipt), folder / RECEIPTS / f"{shard.name}.json")
+    write_json(asdict(receipt), Side.RECEIPTS.of(folder) / f"{shard.name}.json")
     return receipt
 
 
-def _publish(path: Path, folder: Path) -> Output:
+def _publish(path: Path, target: Path, folder: Path) -> Output:
+    """Move a file of the scratch folder into ``target``, the shards' folder or one beside it."""
     rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
-    output = Output(path.name, path.stat().st_size, file_hash(path), rows)
+    name = os.path.relpath(target / path.name, folder)
+    output = Output(name, path.stat().st_size, file_hash(path), rows)
     sync(path)
-    path.replace(folder / path.name)
-    sync(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    path.replace(target / path.name)
+    sync(target)
     return output
 
 
@@ -184,7 +212,7 @@ def attempt(work: Work, shard: Shard, folder: Path) -> str:
     before it could say that it was done.
     Returns the shard's name; ``outcome_of`` tells how it ended.
     """
-    error = folder / ERRORS / f"{shard.name}.txt"
+    error = Side.ERRORS.of(folder) / f"{shard.name}.txt"
     error.unlink(missing_ok=True)
     try:
         if not Ledger(folder).is_done(shard):
@@ -196,7 +224,7 @@ def attempt(work: Work, shard: Shard, folder: Path) -> str:
 
 def outcome_of(shard: Shard, folder: Path) -> Outcome:
     """How the last attempt at a shard ended, read from its receipt or its error."""
-    error = folder / ERRORS / f"{shard.name}.txt"
+    error = Side.ERRORS.of(folder) / f"{shard.name}.txt"
     if error.exists():
         return Outcome(shard.name, error=error.read_text(encoding="utf-8"))
     receipt = Ledger(folder).receipt(shard.name)

@@ -47,9 +47,9 @@ class Run:
         return Ledger(self.directory / stage)
 
     def outputs(self, stage: str) -> list[Path]:
-        """The output files of a stage, sorted by name; side tables (``_...``) are not data."""
-        files = self.ledger(stage).outputs()
-        return [file for file in files if not file.name.startswith("_")]
+        """The shards of a stage, sorted by name; side tables are none."""
+        ledger = self.ledger(stage)
+        return [file for file in ledger.outputs() if file.parent == ledger.folder]
 
     def resolve(self, text: str) -> str:
         """A setting's text with ``{run_dir}`` filled in."""

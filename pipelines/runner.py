@@ -11,7 +11,7 @@ from enum import IntEnum
 from pipelines.config import Config, ConfigError, Gate
 from pipelines.memory import peak_memory
 from pipelines.progress import Progress
-from pipelines.receipts import REJECTED, Outcome, Shard, StageTotals
+from pipelines.receipts import Outcome, Shard, Side, StageTotals
 from pipelines.run import Run
 from pipelines.services import services_of
 from pipelines.stages import STAGES
@@ -194,7 +194,7 @@ def _reads_damaged_inputs(run: Run, name: str) -> bool:
             name,
             reason,
             number,
-            run.directory / name / REJECTED,
+            Side.REJECTED.of(run.directory / name),
         )
     return bool(reasons)
 
@@ -217,6 +217,6 @@ def _passes_gate(run: Run, name: str) -> bool:
         gate.min_kept,
         100 * failed,
         100 * gate.max_failed,
-        run.directory / name / "_rejected",
+        Side.REJECTED.of(run.directory / name),
     )
     return False

@@ -13,7 +13,7 @@ from pipelines.checkpoints import checkpoint_inputs
 from pipelines.config import RaySettings, TrainSettings
 from pipelines.engines import cluster_cpus, in_process, start_ray
 from pipelines.progress import Status
-from pipelines.receipts import SCRATCH, Outcome, Shard
+from pipelines.receipts import Outcome, Shard, Side
 from pipelines.stages.base import Stage
 from workers.tally import Tally
 
@@ -46,7 +46,7 @@ class Model(Stage):
     def status(self) -> Status:
         lines = [
             line
-            for file in (self.folder / SCRATCH).glob(f"*/{METRICS}")
+            for file in Side.SCRATCH.of(self.folder).glob(f"*/{METRICS}")
             for line in file.read_text(encoding="utf-8").splitlines()
         ]
         if not lines:

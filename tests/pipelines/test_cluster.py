@@ -64,7 +64,7 @@ def start(shards, model, out, *more):
 
 def receipts(out):
     """The receipts so far, with the time at which each was written."""
-    files = (out / "_receipts").glob("[!.]*.json")
+    files = (out / "_receipts/embeddings").glob("[!.]*.json")
     return {file.name: (file.read_text(), file.stat().st_mtime_ns) for file in files}
 
 
@@ -119,7 +119,7 @@ def test_a_machine_dies_and_all_is_there_once_and_the_same(cluster, shards, tmp_
     process = start(shards, model, out, "--ray-address", cluster.address)
     before = wait_for_receipts(3, out, process)
     doomed, *_ = cluster.worker_nodes
-    switch_off_at_work(doomed, cluster, out / "_work")
+    switch_off_at_work(doomed, cluster, out / "_work/embeddings")
     said, errors = process.communicate(timeout=180)
     counters = metrics(cluster)
     assert process.returncode == 0, errors
@@ -127,13 +127,13 @@ def test_a_machine_dies_and_all_is_there_once_and_the_same(cluster, shards, tmp_
 
     assert len(before) < SHARDS
     assert {name: receipt for name, receipt in receipts(out).items() if name in before} == before
-    assert list((out / "_work").iterdir())  # what the machine left
+    assert list((out / "_work/embeddings").iterdir())  # what the machine left
 
     alone = tmp_path / "alone"
     assert start(shards, model, alone).wait(timeout=180) == 0
-    for file in sorted(alone.glob("*.parquet")):
-        assert (out / file.name).read_bytes() == file.read_bytes()
-    assert len(list(out.glob("*.parquet"))) == SHARDS
+    for file in sorted(alone.glob("embeddings/*")):
+        assert (out / "embeddings" / file.name).read_bytes() == file.read_bytes()
+    assert len(list(out.glob("embeddings/*"))) == SHARDS
 
     assert ROWS <= counters["ray_clip_rows_total"] <= SHARDS * ROWS
     busy = sum(counters[f"ray_clip_{work}_seconds_total"] for work in ("decoding", "computing"))

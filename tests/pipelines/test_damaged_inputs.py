@@ -81,7 +81,7 @@ def test_damage_is_reported_until_it_is_mended(tmp_path, run):
     rows = rows_of(tmp_path, "pairs")
     assert rows["pages"]["failed"] == {"damaged_record": 1}
     assert 0 < rows["pages"]["kept"] < PAGES_OF_WARC
-    samples = json.loads((tmp_path / "run/pairs/_rejected/all.json").read_text())
+    samples = json.loads((tmp_path / "run/_rejected/pairs/all.json").read_text())
     (sample,) = samples["pages"]["damaged_record"].values()
     assert "crawl.warc.gz@" in sample["source"]
     assert ds.dataset(tmp_path / "run/pairs").count_rows() == rows["pairs"]["kept"] > 0

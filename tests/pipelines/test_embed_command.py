@@ -16,6 +16,7 @@ from pipelines.embed import main
 from pipelines.receipts import Ledger
 from pipelines.stages.embeddings import Embeddings
 from tests.shards import pictures, save_tiny_model, write_tar
+from tests.tools import rows_by_tool
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,9 @@ def test_the_output_opens_in_other_tools(shards, model, tmp_path, capsys):
     assert run(shards, "--model", model, "--out", out, "--attributes", "photo") == 0
     assert "50 images in, 49 kept, 1 failed: not_an_image 1" in capsys.readouterr().out
 
-    frame = pd.read_parquet(out)
+    folder = out / "embeddings"
+    assert set(rows_by_tool(folder, tmp_path / "cache").values()) == {49}
+    frame = pd.read_parquet(folder)
     assert list(frame) == [
         *("pair_id", "image_embedding", "text_embedding", "similarity"),
         *("picture_hash", "labels", "score_photo"),
@@ -81,18 +84,15 @@ def test_the_output_opens_in_other_tools(shards, model, tmp_path, capsys):
     assert frame["score_photo"].between(0, 1).all()
     assert frame["picture_hash"].dtype == np.uint64
 
-    column = pa.dataset.dataset(out, format="parquet").to_table()["image_embedding"]
+    column = pa.dataset.dataset(folder, format="parquet").to_table()["image_embedding"]
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     np.testing.assert_array_equal(flat.reshape(-1, 32), image)
 
-    files = f"{out}/*.parquet"
-    np.testing.assert_array_equal(polars.read_parquet(files)["image_embedding"].to_numpy(), image)
-    query = f"select image_embedding from '{files}' order by filename, file_row_number"
+    np.testing.assert_array_equal(polars.read_parquet(folder)["image_embedding"].to_numpy(), image)
+    query = f"select image_embedding from '{folder}/*.parquet' order by filename, file_row_number"
     rows = duckdb.connect().execute(query).fetchall()
     np.testing.assert_array_equal([row for (row,) in rows], image)
-    rows = datasets.load_dataset(
-        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
-    )
+    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     np.testing.assert_array_equal(rows["image_embedding"], image)
 
 
@@ -100,17 +100,20 @@ def test_what_is_done_is_not_done_again_and_new_shards_are_added(shards, model, 
     out = tmp_path / "out"
     command = ("--model", model, "--out", out)
     assert run(shards / "00000.tar", *command) == 0
-    (first,) = Ledger(out).receipts()
+    (first,) = Ledger(out / "embeddings").receipts()
     assert run(shards / "*.parquet", *command) == 0
-    assert [receipt.shard for receipt in Ledger(out).receipts()] == ["00000", "00001"]
+    assert [receipt.shard for receipt in Ledger(out / "embeddings").receipts()] == [
+        "00000",
+        "00001",
+    ]
     capsys.readouterr()
     assert run(shards, *command) == 0
     assert "2 of 2 shards are in" in capsys.readouterr().out
-    assert Ledger(out).receipt("00000") == first
+    assert Ledger(out / "embeddings").receipt("00000") == first
 
     (shards / "00000.tar").touch()  # another time may be another content
     assert run(shards, *command) == 0
-    second = Ledger(out).receipt("00000")
+    second = Ledger(out / "embeddings").receipt("00000")
     assert second is not None
     assert second.key != first.key
 
@@ -122,7 +125,7 @@ def test_the_labels_of_a_file_and_of_a_data_set(shards, model, tmp_path):
     out = tmp_path / "out"
     command = ("--model", model, "--out", out, "--parts", "images")
     assert run(shards / "00001.parquet", *command, *labels) == 0
-    for row in pq.read_table(out / "00001.parquet")["labels"].to_pylist():
+    for row in pq.read_table(out / "embeddings/00001.parquet")["labels"].to_pylist():
         assert [label["set"] for label in row] == ["CIFAR10", "CIFAR10", "colours", "colours"]
         assert {label["label"] for label in row[2:]} < {"red", "green", "blue"}
 
@@ -132,8 +135,8 @@ def test_a_broken_shard_is_partial_and_the_others_are_kept(shards, model, tmp_pa
     out = tmp_path / "out"
     assert run(shards, "--model", model, "--out", out) == 3
     assert "2 of 3 shards are in" in capsys.readouterr().out
-    assert "is not a whole tar file" in (out / "_errors" / "00002.txt").read_text()
-    assert not (out / "00002.parquet").exists()
+    assert "is not a whole tar file" in (out / "_errors/embeddings/00002.txt").read_text()
+    assert not (out / "embeddings/00002.parquet").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.receipts import Ledger
+from pipelines.receipts import Ledger, Side
 from pipelines.stages import DATASET_STAGES, STAGES
 from tests.pipelines.conftest import wait_for
+from tests.tools import rows_by_tool
 from workers.contracts import DATASET, IMAGES, PAIRS, QUERIES
 from workers.pair_ids import make_pair_id
 from workers.pairs.captions import clean_caption
@@ -37,7 +38,7 @@ def shard_hashes(run_dir, stages=DATASET_STAGES):
 def receipt_times(run_dir, stage):
     return {
         path.name: path.stat().st_mtime_ns
-        for path in (run_dir / stage / "_receipts").glob("*.json")
+        for path in Side.RECEIPTS.of(run_dir / stage).glob("*.json")
     }
 
 
@@ -82,6 +83,18 @@ def test_every_pair_of_the_data_set_joins_with_every_stage(finished):
     assert {i for ids in dataset["query_ids"].to_pylist() for i in ids} <= query_ids
     assert min(dataset["similarity"].to_pylist()) >= 0.28
     assert all(labels[0]["set"] == "subject" for labels in dataset["labels"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    "stage", ["queries", "pairs", "images", "embeddings", "selection", "dataset"]
+)
+def test_the_folder_of_a_stage_opens_in_every_tool(finished, tmp_path, stage):
+    rows = sum(
+        pq.read_metadata(file).num_rows
+        for file in Ledger(finished / stage).outputs()
+        if file.parent == finished / stage
+    )
+    assert set(rows_by_tool(finished / stage, tmp_path).values()) == {rows}
 
 
 def test_the_noise_of_the_web_is_counted_by_reason(finished):
@@ -191,13 +204,9 @@ def test_a_missed_gate_is_exit_code_4(copy, commands):
 
 def test_killed_at_three_moments_and_resumed_gives_the_same_bytes(finished, commands, tmp_path):
     run_dir = tmp_path / "killed"
-    for stage, pattern in (
-        ("pages", "_receipts/*.json"),
-        ("images", "_work/*"),
-        ("embeddings", "_receipts/*.json"),
-    ):
+    for pattern in ("_receipts/pages/*.json", "_work/images/*", "_receipts/embeddings/*.json"):
         process = commands.start(BUILD, run_dir)
-        wait_for(run_dir / stage, pattern, process)
+        wait_for(run_dir, pattern, process)
         process.kill()  # the driver alone: what it started must find out by itself
         process.wait()
     result = commands.run(BUILD, run_dir)
@@ -207,7 +216,7 @@ def test_killed_at_three_moments_and_resumed_gives_the_same_bytes(finished, comm
 
 def test_interrupted_is_130_and_a_locked_run_is_75(commands, tmp_path):
     process = commands.start(BUILD, tmp_path)
-    wait_for(tmp_path, "pages/_work", process)
+    wait_for(tmp_path, "_work/pages", process)
     second = commands.run(BUILD, tmp_path)
     assert second.returncode == 75
     assert "another process" in second.stderr

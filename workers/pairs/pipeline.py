@@ -59,7 +59,7 @@ def build_pairs(
     """Make the ``pairs/`` shards of inputs and query shards in ``out_dir``.
 
     Writes at least ``settings.shards`` Parquet files, some perhaps without rows, and
-    ``_query_counts.parquet``. The bytes depend on the inputs, the settings and the seed alone.
+    ``_tables/query_counts.parquet``. The bytes depend on inputs, settings and seed alone.
     ``lower_case``: the queries are in lower case, so captions are matched in lower case, too.
 
     Returns the tallies "pages", "images", "redacted" (captions in which something was blotted

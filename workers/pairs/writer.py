@@ -19,8 +19,8 @@ from workers.pairs.tables import ShardTable, matches_of, reject_rows
 from workers.storage import write_table
 from workers.tally import Tally
 
-#: The counts of every query before and after balancing; readers of data skip its name.
-QUERY_COUNTS_FILE = "_query_counts.parquet"
+#: The counts of every query before and after balancing: a side table, apart from the shards.
+QUERY_COUNTS_FILE = "_tables/query_counts.parquet"
 QUERY_COUNTS = pa.schema(
     [
         pa.field("query_id", pa.int32(), nullable=False),

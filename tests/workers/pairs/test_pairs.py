@@ -108,7 +108,11 @@ def build(
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +156,10 @@ def test_tallies(built):
 
 def test_files(built):
     _, _, folder = built
-    names = ["00000.parquet", "00001.parquet", "00002.parquet", QUERY_COUNTS_FILE]
-    assert sorted(path.name for path in folder.iterdir()) == names
-    tables = [pq.read_table(folder / name) for name in names[:3]]
+    names = ["00000.parquet", "00001.parquet", "00002.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "_tables"]
+    assert (folder / QUERY_COUNTS_FILE).is_file()
+    tables = [pq.read_table(folder / name) for name in names]
     assert all(table.schema == PAIRS for table in tables)
     ids = [pair_id for table in tables for pair_id in table["pair_id"].to_pylist()]
     assert ids == sorted(ids)
