@@ -7,14 +7,12 @@ caller's; a kernel that finds one too small stops at the start of a word and say
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-F = TypeVar("F", bound=Callable[..., Any])
+from workers.compiled import compiled
 
 Bytes = npt.NDArray[np.uint8]
 Ids = npt.NDArray[np.int32]
@@ -37,12 +35,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 _HALF = np.uint64(32)
 
 
-def _compiled(function: F) -> F:
-    """Compiled when it is first called, and kept on the disk for later processes."""
-    return cast("F", njit(cache=True, nogil=True)(function))
-
-
-@_compiled
+@compiled
 def _hash(letters: Bytes, start: int, end: int) -> np.uint64:
     """FNV-1a, its bits mixed once more so that any of them can be a place or a partition."""
     value = _FNV_OFFSET
@@ -52,7 +45,7 @@ def _hash(letters: Bytes, start: int, end: int) -> np.uint64:
     return value ^ (value >> _HALF)
 
 
-@_compiled
+@compiled
 def _word_id(
     start: int, end: int, letters: Bytes, ends: Ints, hashes: Hashes, slots: Ids, state: Ints
 ) -> int:
@@ -78,7 +71,7 @@ def _word_id(
     return new
 
 
-@_compiled
+@compiled
 def _add_pairs(new: Ints, new_counts: Ints, pairs: Ints, state: Ints) -> None:
     """Add pairs to their table, in which a slot is a key and a count side by side."""
     mask = len(pairs) // 2 - 1
@@ -95,13 +88,13 @@ def _add_pairs(new: Ints, new_counts: Ints, pairs: Ints, state: Ints) -> None:
         pairs[2 * slot + 1] += new_counts[i] if len(new_counts) else 1
 
 
-@_compiled
+@compiled
 def _pair_place(key: int) -> np.int64:
     value = np.uint64(key) * _MIX
     return np.int64(value ^ (value >> _HALF))
 
 
-@_compiled
+@compiled
 def _decode(text: Bytes, i: int) -> tuple[Any, int]:
     """The code point at ``i`` of valid UTF-8, and where the next one starts."""
     first = np.int64(text[i])
@@ -115,7 +108,7 @@ def _decode(text: Bytes, i: int) -> tuple[Any, int]:
     return high | (text[i + 2] & 0x3F) << 6 | text[i + 3] & 0x3F, i + 4
 
 
-@_compiled
+@compiled
 def _encode(code: int, letters: Bytes, end: int) -> int:
     """Write a code point behind the letters; the new end."""
     if code < 0x80:
@@ -137,7 +130,7 @@ def _encode(code: int, letters: Bytes, end: int) -> int:
     return end + 4
 
 
-@_compiled
+@compiled
 def _write_word(
     text: Bytes, i: int, classes: Bytes, folded: Ids, letters: Bytes, end: int
 ) -> tuple[int, int]:
@@ -161,7 +154,7 @@ def _write_word(
     return end, i
 
 
-@_compiled
+@compiled
 def count_text(
     text: Bytes,
     start: int,
@@ -214,14 +207,14 @@ def count_text(
     return i
 
 
-@_compiled
+@compiled
 def count_listed(listed: Ints, pairs: Ints, state: Ints) -> None:
     """Add the listed pairs to their table, which has room for them, and empty the list."""
     _add_pairs(listed[: state[LISTED]], listed[:0], pairs, state)
     state[LISTED] = 0
 
 
-@_compiled
+@compiled
 def add_words(
     new_letters: Bytes,
     new_ends: Ids,
@@ -245,7 +238,7 @@ def add_words(
         word_counts[ids[i]] += new_counts[i]
 
 
-@_compiled
+@compiled
 def add_pairs(
     left: Ids, right: Ids, counts: Ints, ids: Ids, listed: Ints, pairs: Ints, state: Ints
 ) -> None:
@@ -255,7 +248,7 @@ def add_pairs(
     _add_pairs(listed, counts, pairs, state)
 
 
-@_compiled
+@compiled
 def rehash_words(hashes: Hashes, words: int, slots: Ids) -> None:
     """Enter all words in an empty table."""
     mask = len(slots) - 1
@@ -266,7 +259,7 @@ def rehash_words(hashes: Hashes, words: int, slots: Ids) -> None:
         slots[slot] = word
 
 
-@_compiled
+@compiled
 def rehash_pairs(old: Ints, pairs: Ints) -> None:
     """Move all pairs into an empty table."""
     mask = len(pairs) // 2 - 1
@@ -279,7 +272,7 @@ def rehash_pairs(old: Ints, pairs: Ints) -> None:
             pairs[2 * slot + 1] = old[i + 1]
 
 
-@_compiled
+@compiled
 def partitions_of(letters: Bytes, ends: Ids, partitions: int, result: Ids) -> None:
     """The partition of each word: a hash of its bytes."""
     for word in range(len(result)):
@@ -287,7 +280,7 @@ def partitions_of(letters: Bytes, ends: Ids, partitions: int, result: Ids) -> No
         result[word] = np.int64((value >> _HALF) % np.uint64(partitions))
 
 
-@_compiled
+@compiled
 def order_by_partition(parts: Ids, borders: Ints, order: Ids) -> None:
     """Places in ascending order of partition, else as they are.
 
@@ -304,7 +297,7 @@ def order_by_partition(parts: Ids, borders: Ints, order: Ids) -> None:
         following[parts[i]] += 1
 
 
-@_compiled
+@compiled
 def renumber(
     words: Ids, left: Ids, right: Ids, chosen: Ids, new_id: Ids, used: Ids
 ) -> tuple[int, Ids, Ids]:

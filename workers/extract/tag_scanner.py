@@ -8,11 +8,11 @@ attributes) or leave out what is nested deeply.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import njit
+
+from workers.compiled import compiled
 
 #: The elements whose tags are reported; those whose content is text come last.
 _TEXT_ELEMENTS = (
@@ -53,14 +53,6 @@ _TAB, _LF, _FF, _CR, _SPACE = b"\t\n\f\r "
 _BANG, _DASH, _SLASH, _LT, _EQUALS, _GT, _QUESTION = b"!-/<=>?"
 _DOUBLE, _SINGLE = b"\"'"
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _compiled(function: _Function) -> _Function:
-    """Machine code, kept on the disk beside this file; it runs without the lock of Python."""
-    compiled: _Function = njit(cache=True, nogil=True)(function)
-    return compiled
-
 
 def scan_tags(html: Any) -> Any:
     """The tags of the elements in NAMES in a document of UTF-8 bytes (uint8, any length).
@@ -71,7 +63,7 @@ def scan_tags(html: Any) -> Any:
     return _scan(html, _CODES, _FIRST_TEXT_ELEMENT)
 
 
-@_compiled
+@compiled
 def _scan(html: Any, codes: Any, first_text_element: int) -> Any:
     rows = np.empty((64, 5), np.int64)
     count, at, size = 0, 0, len(html)
@@ -101,22 +93,22 @@ def _scan(html: Any, codes: Any, first_text_element: int) -> Any:
     return rows[:count]
 
 
-@_compiled
+@compiled
 def _is_letter(byte: int) -> bool:
     return 97 <= byte | 32 <= 122
 
 
-@_compiled
+@compiled
 def _is_space(byte: int) -> bool:
     return byte == _SPACE or (_TAB <= byte <= _CR and byte != 11)
 
 
-@_compiled
+@compiled
 def _ends_name(byte: int) -> bool:
     return _is_space(byte) or byte in (_SLASH, _GT)
 
 
-@_compiled
+@compiled
 def _name(html: Any, at: int) -> tuple[Any, int]:
     """The code of the tag name at ``at``, -1 for one that is not all letters; and its end."""
     code, letters = np.int64(0), 0
@@ -130,13 +122,13 @@ def _name(html: Any, at: int) -> tuple[Any, int]:
     return code, at
 
 
-@_compiled
+@compiled
 def _find(codes: Any, code: int) -> int:
     slot = code % _SLOTS
     return codes[slot, 1] if codes[slot, 0] == code else -1
 
 
-@_compiled
+@compiled
 def _tag_end(html: Any, at: int) -> int:
     """Where a tag ends whose attributes begin at ``at``; -1 if the document ends before."""
     size = len(html)
@@ -156,14 +148,14 @@ def _tag_end(html: Any, at: int) -> int:
     return -1
 
 
-@_compiled
+@compiled
 def _skip_spaces(html: Any, at: int) -> int:
     while at < len(html) and _is_space(html[at]):
         at += 1
     return at
 
 
-@_compiled
+@compiled
 def _value_end(html: Any, at: int) -> int:
     size = len(html)
     if at < size and (html[at] == _DOUBLE or html[at] == _SINGLE):
@@ -177,7 +169,7 @@ def _value_end(html: Any, at: int) -> int:
     return at
 
 
-@_compiled
+@compiled
 def _text_end(html: Any, at: int, code: int) -> int:
     """Where the end tag of a text element stands; the end of the document if it has none."""
     size = len(html)
@@ -192,7 +184,7 @@ def _text_end(html: Any, at: int, code: int) -> int:
     return size
 
 
-@_compiled
+@compiled
 def _comment_end(html: Any, at: int) -> int:
     """Where a comment, a declaration or another thing that is no tag ends; ``at`` is its "<"."""
     size = len(html)
