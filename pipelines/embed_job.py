@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,13 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipelines import log as logs
 from pipelines.board import Board
 from pipelines.cli import say
 from pipelines.config import ConfigError, RaySettings, digest
 from pipelines.engines import in_process
 from pipelines.progress import Progress, Status
-from pipelines.receipts import Ledger, Outcome, Shard, StageTotals
+from pipelines.receipts import Ledger, Outcome, Shard, StageTotals, first_problem
 from pipelines.run import lock_folder
 from pipelines.runner import ExitCode
 from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors, status_of
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 #: Folder for the lock, the logs and what the embeddings were made with.
 RECORD = "_run"
 ENDINGS = (".parquet", *TAR_ENDINGS)
+
+_IDENTITY = TypeAdapter(dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class Job:
             LockedError: another process works on the folder.
         """
         shards = plan(shard_files(self.patterns), digest(self.identity))
-        self._refuse_other_content()
+        self._refuse_other_content(shards)  # before anything is written there
         with lock_folder(self.folder / RECORD, "choose another --out"):
+            self._refuse_other_content(shards)  # another process may have written it since
             write_json(self.identity, self._identity_file)
             logs.configure(self.folder / RECORD)
             ledger = Ledger(self.shards)
@@ -85,20 +89,42 @@ class Job:
     def _identity_file(self) -> Path:
         return self.folder / RECORD / "settings.json"
 
-    def _refuse_other_content(self) -> None:
+    def _refuse_other_content(self, shards: Sequence[Shard]) -> None:
         """Raise ConfigError where the folder holds files of another kind, model or settings.
 
         Nothing is ever removed: the shards may be given a part at a time.
         """
-        if not self.folder.is_dir() or not any(self.folder.iterdir()):
+        if not self.folder.is_dir():
             return
         if not self._identity_file.exists():
-            raise ConfigError(f"--out {self.folder}: it holds other files; choose an empty folder")
-        if json.loads(self._identity_file.read_text(encoding="utf-8")) != self.identity:
+            if any(path.name != RECORD for path in self.folder.iterdir()):
+                raise ConfigError(
+                    f"--out {self.folder}: it holds other files; choose an empty folder"
+                )
+            return
+        try:
+            recorded = _IDENTITY.validate_json(self._identity_file.read_bytes())
+        except (IsADirectoryError, ValidationError) as error:
+            self._refuse_unknown_content(shards, first_problem(error))
+            return
+        if recorded != self.identity:
             raise ConfigError(
                 f"--out {self.folder}: its embeddings were made by another model or release, or "
                 f"with other settings ({self._identity_file}); choose another folder"
             )
+
+    def _refuse_unknown_content(self, shards: Sequence[Shard], problem: str) -> None:
+        """Where the record cannot be read, a receipt tells: its key covers the settings, too."""
+        ledger = Ledger(self.shards)
+        found = (ledger.receipt(shard.name) for shard in shards)
+        keys = {receipt.key for receipt in found if receipt}
+        if ledger.receipts() and keys.isdisjoint(shard.key for shard in shards):
+            raise ConfigError(
+                f"--out {self.folder}: {self._identity_file} cannot be read ({problem}), and none "
+                "of its embeddings is known to be of this model, these settings and SHARDS; give "
+                "the same command as before, or choose another folder"
+            )
+        log.warning("%s cannot be read (%s); it is made again", self._identity_file, problem)
 
     def _work(self, todo: list[Shard], total: int, ray: RaySettings | None) -> int:
         """The number of shards that failed."""

@@ -7,7 +7,7 @@ with a receipt is whole, and one without is done again from the start.
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import shutil
 import tempfile
@@ -17,12 +17,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import pyarrow.parquet as pq
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
-from workers.storage import file_hash, sync, write_json, write_text
+from pipelines.config import ConfigError
+from workers.storage import file_hash, make_way, remove_leftovers, sync, write_json, write_text
 from workers.tally import Tally
+
+log = logging.getLogger(__name__)
 
 
 class Side(StrEnum):
@@ -37,6 +48,9 @@ class Side(StrEnum):
     ERRORS = "_errors"
     SCRATCH = "_work"
     TABLES = "_tables"
+    #: The names of each shard's files, written before they appear: whose they are is known without
+    #: a receipt, too.
+    OUTPUTS = "_outputs"
 
     def of(self, folder: Path) -> Path:
         """The folder for this beside the folder of a stage's shards."""
@@ -66,30 +80,64 @@ class Work(Protocol):
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]: ...
 
 
+Number = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_EXACT = ConfigDict(strict=True, extra="forbid")
+
+
+class _Account(BaseModel):
+    model_config = _EXACT
+
+    rows_in: Number = Field(alias="in")
+    kept: Number
+    rejected: dict[str, Number]
+    failed: dict[str, Number]
+
+
+def _balanced(counts: Counts) -> Counts:
+    account = _Account.model_validate(counts)
+    dropped = sum(account.rejected.values()) + sum(account.failed.values())
+    if account.rows_in != account.kept + dropped:
+        raise ValueError("its account does not balance")
+    return counts
+
+
 @dataclass(frozen=True)
 class Output:
     """One file that a shard's work has written."""
 
+    __pydantic_config__ = _EXACT
+
     file: str  # its path from the folder of the shards
-    bytes: int
-    sha256: str
-    rows: int | None  # of a Parquet file
+    bytes: Number
+    sha256: Sha256
+    rows: Number | None  # of a Parquet file
 
 
 @dataclass(frozen=True)
 class Receipt:
     """Proof that a shard is whole, with the account of its rows."""
 
+    __pydantic_config__ = _EXACT
+
     shard: str
     key: str
-    rows: Mapping[str, Counts]  # by kind of row: pages, pairs, images, ...
+    rows: Mapping[str, Annotated[Counts, AfterValidator(_balanced)]]  # by kind: pages, pairs, ...
     outputs: tuple[Output, ...]
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Receipt:
-        outputs = tuple(Output(**output) for output in value.pop("outputs"))
-        return cls(outputs=outputs, **value)
+
+_RECEIPT = TypeAdapter(Receipt)
+_NAMES = TypeAdapter(list[str])
+
+
+def first_problem(error: Exception) -> str:
+    """What is wrong with a file of JSON, in one line."""
+    if not isinstance(error, ValidationError):
+        return getattr(error, "strerror", None) or str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 @dataclass(frozen=True)
@@ -108,14 +156,28 @@ class Ledger:
     folder: Path
 
     def receipt(self, name: str) -> Receipt | None:
-        path = Side.RECEIPTS.of(self.folder) / f"{name}.json"
-        if not path.exists():
+        """The receipt of a shard. One that cannot be read, or is another's, is none."""
+        try:
+            receipt = _RECEIPT.validate_json(self._record(Side.RECEIPTS, name).read_bytes())
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValidationError):
             return None
-        return Receipt.from_json(json.loads(path.read_text(encoding="utf-8")))
+        is_ours = all(map(self._is_inside, _files_of(receipt)))
+        return receipt if receipt.shard == name and is_ours else None
+
+    def _record(self, side: Side, name: str) -> Path:
+        return side.of(self.folder) / f"{name}.json"
+
+    def _names(self, side: Side) -> list[str]:
+        return sorted(path.stem for path in side.of(self.folder).glob("[!.]*.json"))
+
+    def _is_inside(self, file: str) -> bool:
+        """Whether a file's name leads into the folder of shards or of side tables."""
+        path = Path(os.path.normpath(self.folder / file))
+        return path.parent in (self.folder, Side.TABLES.of(self.folder)) and "\0" not in file
 
     def receipts(self) -> list[Receipt]:
         """All receipts, by the name of their shards."""
-        names = sorted(path.stem for path in Side.RECEIPTS.of(self.folder).glob("[!.]*.json"))
+        names = self._names(Side.RECEIPTS)
         return [receipt for name in names if (receipt := self.receipt(name))]
 
     def is_done(self, shard: Shard) -> bool:
@@ -127,34 +189,64 @@ class Ledger:
 
     def _is_whole(self, output: Output) -> bool:
         path = self.folder / output.file
-        return path.exists() and path.stat().st_size == output.bytes
+        return path.is_file() and path.stat().st_size == output.bytes
 
     def outputs(self) -> list[Path]:
         """The output files of all receipts, sorted."""
         files = (output.file for receipt in self.receipts() for output in receipt.outputs)
         return [self.folder / file for file in sorted(files)]
 
-    def discard_all_but(self, shards: Iterable[Shard]) -> None:
-        """Remove the receipts of other shards, then every file that no receipt names.
+    def announced(self, name: str) -> set[str]:
+        """The files that attempts at a shard may have left here without a receipt."""
+        try:
+            files = _NAMES.validate_json(self._record(Side.OUTPUTS, name).read_bytes())
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValidationError):
+            return set()
+        return set(filter(self._is_inside, files))
 
-        Called before work starts, so that a reader never meets output of an older
-        configuration beside the new, and a receipt never names a file that is gone.
+    def announce(self, name: str, files: Iterable[str]) -> None:
+        """Say that these files are the shard's, before they are renamed into the folder."""
+        write_json(sorted(files), self._record(Side.OUTPUTS, name))
+
+    def keep_only(self, shards: Iterable[Shard]) -> None:
+        """Remove what the run has made for other shards: their files, samples and receipts.
+
+        Called with the run locked, before work starts, so that a reader never meets output of an
+        older configuration beside the new. What no receipt and no announcement names is not the
+        run's, and stays. A receipt goes after its files: killed here, the next run goes on.
         """
+        self._check_folders()
         valid = {shard.name for shard in shards}
-        for receipt in self.receipts():
-            if receipt.shard not in valid:
-                for side in (Side.RECEIPTS, Side.REJECTED):
-                    (side.of(self.folder) / f"{receipt.shard}.json").unlink(missing_ok=True)
+        receipts = {name: self.receipt(name) for name in self._names(Side.RECEIPTS)}
+        kept = {file for name in valid for file in _files_of(receipts.get(name))}
+        for name in sorted({*receipts, *self._names(Side.OUTPUTS)} - valid):
+            receipt, path = receipts.get(name), self._record(Side.RECEIPTS, name)
+            if receipt is None and path.exists():
+                log.warning("%s cannot be read: it counts as none, its shard as not done", path)
+            for file in (_files_of(receipt) | self.announced(name)) - kept:
+                if not (self.folder / file).is_dir():
+                    (self.folder / file).unlink(missing_ok=True)
+            for side in (Side.REJECTED, Side.RECEIPTS, Side.OUTPUTS):
+                make_way(self._record(side, name))
+                self._record(side, name).unlink(missing_ok=True)
         self.clear_scratch()
-        named = {path.resolve() for path in self.outputs()}
-        for folder in (self.folder, Side.TABLES.of(self.folder)):
-            for path in folder.glob("*"):
-                if path.is_file() and path.resolve() not in named:
-                    path.unlink()
+
+    def _check_folders(self) -> None:
+        """Raise ConfigError where a file stands in the place of a folder."""
+        for folder in (self.folder, *(side.of(self.folder) for side in Side)):
+            for path in (folder.parent, folder):
+                if path.exists() and not path.is_dir():
+                    raise ConfigError(f"{path}: a file stands where the run has a folder; move it")
 
     def clear_scratch(self) -> None:
         """Remove what killed workers left; called before work starts."""
         shutil.rmtree(Side.SCRATCH.of(self.folder), ignore_errors=True)
+        for folder in (self.folder, *(side.of(self.folder) for side in Side)):
+            remove_leftovers(folder)
+
+
+def _files_of(receipt: Receipt | None) -> set[str]:
+    return {output.file for output in receipt.outputs} if receipt else set()
 
 
 def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
@@ -171,12 +263,7 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
     tallies = work(shard, scratch)
     for tally in tallies.values():
         tally.check()
-    shards = [path for path in sorted(scratch.iterdir()) if path.is_file()]
-    tables = sorted((scratch / Side.TABLES).glob("*"))
-    outputs = (
-        *(_publish(path, folder, folder) for path in shards),
-        *(_publish(path, Side.TABLES.of(folder), folder) for path in tables),
-    )
+    outputs = _publish(shard, scratch, folder)
     shutil.rmtree(scratch)
     if samples := {kind: tally.samples for kind, tally in tallies.items() if tally.samples}:
         write_json(samples, Side.REJECTED.of(folder) / f"{shard.name}.json")
@@ -191,15 +278,32 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
     return receipt
 
 
-def _publish(path: Path, target: Path, folder: Path) -> Output:
-    """Move a file of the scratch folder into ``target``, the shards' folder or one beside it."""
+def _publish(shard: Shard, scratch: Path, folder: Path) -> tuple[Output, ...]:
+    """Rename a shard's files into the folder of shards, and of side tables."""
+    written = {path.name: path for path in scratch.iterdir() if path.is_file()}
+    tables = Path(os.path.relpath(Side.TABLES.of(folder), folder))
+    for path in (scratch / Side.TABLES).glob("*"):
+        written[str(tables / path.name)] = path
+    ledger = Ledger(folder)
+    before = ledger.announced(shard.name) | _files_of(ledger.receipt(shard.name))
+    if taken := sorted(file for file in written.keys() - before if (folder / file).exists()):
+        raise FileExistsError(f"{folder / taken[0]} is not the run's: move it out of the run")
+    ledger.announce(shard.name, written.keys() | before)
+    outputs = tuple(_publish_file(path, folder, file) for file, path in sorted(written.items()))
+    for file in before - written.keys():  # of an attempt that ended without a receipt
+        (folder / file).unlink(missing_ok=True)
+    return outputs
+
+
+def _publish_file(path: Path, folder: Path, file: str) -> Output:
     rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
-    name = os.path.relpath(target / path.name, folder)
-    output = Output(name, path.stat().st_size, file_hash(path), rows)
+    output = Output(file, path.stat().st_size, file_hash(path), rows)
     sync(path)
-    target.mkdir(parents=True, exist_ok=True)
-    path.replace(target / path.name)
-    sync(target)
+    final = folder / file
+    final.parent.mkdir(parents=True, exist_ok=True)
+    make_way(final)
+    path.replace(final)
+    sync(final.parent)
     return output
 
 
@@ -213,6 +317,7 @@ def attempt(work: Work, shard: Shard, folder: Path) -> str:
     Returns the shard's name; ``outcome_of`` tells how it ended.
     """
     error = Side.ERRORS.of(folder) / f"{shard.name}.txt"
+    make_way(error)
     error.unlink(missing_ok=True)
     try:
         if not Ledger(folder).is_done(shard):
@@ -225,8 +330,8 @@ def attempt(work: Work, shard: Shard, folder: Path) -> str:
 def outcome_of(shard: Shard, folder: Path) -> Outcome:
     """How the last attempt at a shard ended, read from its receipt or its error."""
     error = Side.ERRORS.of(folder) / f"{shard.name}.txt"
-    if error.exists():
-        return Outcome(shard.name, error=error.read_text(encoding="utf-8"))
+    if error.is_file():
+        return Outcome(shard.name, error=error.read_text(encoding="utf-8", errors="replace"))
     receipt = Ledger(folder).receipt(shard.name)
     if receipt is None or receipt.key != shard.key:
         return Outcome(shard.name, error="the worker died before it could write a receipt")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import fcntl
-import json
+import logging
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from pipelines.config import Config, digest
-from pipelines.receipts import Ledger, StageTotals
-from workers.storage import file_hash, write_json
+from pipelines.receipts import Ledger, Sha256, StageTotals, first_problem
+from workers.storage import file_hash, remove_leftovers, write_json
+
+log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 RECORD = "run.json"
@@ -25,23 +30,25 @@ class LockedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """A run's configuration and directory, with a folder for each stage.
-
-    ``record`` is what ``run.json`` holds: the resolved configuration and its hash, the code's
-    version, the hashes of the input files, the seed, and the counts of every stage.
-    """
+    """A run's configuration and directory, with a folder for each stage."""
 
     config: Config
     directory: Path
-    record: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def open(cls, config: Config, directory: Path) -> Run:
-        """Open a run's directory, new or with the record of what was done before."""
-        directory = directory.absolute()
-        path = directory / RECORD
-        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return cls(config, directory, record)
+        """Open a run's directory, new or with what was done before."""
+        return cls(config, directory.absolute())
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` holds: the resolved configuration and its hash, the code's version,
+        the hashes of the input files, the seed, and the counts of every stage.
+
+        It is read once, and once more when the run is locked. Empty where there is none, and where
+        there is one that cannot be read, which is said.
+        """
+        return read_record(self.directory / RECORD)
 
     def ledger(self, stage: str) -> Ledger:
         return Ledger(self.directory / stage)
@@ -103,7 +110,47 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Hold the run for this process. Raises LockedError when another one holds it."""
         with lock_folder(self.directory, "choose another --run-dir"):
+            vars(self).pop("record", None)  # another process may have written it since
+            remove_leftovers(self.directory)
             yield
+
+
+class _InputFile(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    sha256: Sha256
+    bytes: int
+    mtime_ns: int
+
+
+class _StageRecord(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    wall_seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+class _Record(BaseModel):
+    """What is read out of a record; the rest is for people, and written anew each time."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    inputs: dict[str, dict[str, _InputFile]] = {}
+    stages: dict[str, _StageRecord] = {}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's record as plain data; empty, with a warning, where it cannot be read.
+
+    Nothing is lost by that: what has been done stands in the receipts.
+    """
+    try:
+        return _Record.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
+    except FileNotFoundError:
+        return {}
+    except (IsADirectoryError, ValidationError) as error:
+        log.warning("%s cannot be read (%s); it is made again", path, first_problem(error))
+        return {}
 
 
 @contextmanager

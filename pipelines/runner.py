@@ -94,7 +94,7 @@ def run_stages(run: Run, names: Sequence[str]) -> Result:
                 "run the stages before it first (pipelines.build_dataset, then pipelines.train)"
             )
         plan = Plan.of(stage)
-        run.ledger(name).discard_all_but(plan.done)
+        run.ledger(name).keep_only(plan.done)
         if plan.todo:
             worked = True
             if not _work(stage, plan):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+log = logging.getLogger(__name__)
 
 #: Parquet readers skip names that begin with a dot, so a leftover is never read as data.
 TEMPORARY_PREFIX = ".tmp-"
@@ -24,19 +28,45 @@ ROW_GROUP_ROWS = 256
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success sync it and rename it into place.
 
-    On an exception the temporary file is removed and ``path`` stays as it was. A killed
-    process leaves the temporary file, which the next writer of ``path`` overwrites.
+    On an exception the temporary file is removed and ``path`` stays as it was. Its name is this
+    writer's alone: of two writers of ``path`` the last one wins, with a whole file. A killed
+    process leaves its temporary file, for ``remove_leftovers``. A folder in the place of ``path``
+    makes way (``make_way``).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{unique}{path.suffix}")
     try:
         yield temporary
         sync(temporary)
+        make_way(path)
         temporary.replace(path)
         sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in a folder; no other may write there."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def make_way(path: Path) -> None:
+    """Free the place of a file from a folder that stands there.
+
+    An empty one is removed. Another may hold what somebody wants: it is renamed, and this said.
+    """
+    if not path.is_dir():
+        return
+    try:
+        path.rmdir()
+    except OSError:
+        aside = path.with_name(f"{path.name}.aside-{secrets.token_hex(4)}")
+        path.rename(aside)
+        log.warning("%s is a folder where a file belongs; it is now %s", path, aside.name)
 
 
 def sync(path: Path) -> None:

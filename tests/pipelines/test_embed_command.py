@@ -180,3 +180,24 @@ def test_a_folder_of_an_older_release_is_left_alone(shards, model, tmp_path, err
         assert run(shards, "--model", model, "--out", tmp_path / "out") == 0
     assert run(shards, "--model", model, "--out", tmp_path / "out") == 2
     assert "made by another model or release" in errors()
+
+
+def test_settings_that_cannot_be_read_are_told_by_the_receipts(shards, tmp_path, errors):
+    models = [save_tiny_model(tmp_path / f"{seed}.safetensors", seed) for seed in (0, 1)]
+    out = tmp_path / "out"
+    assert run(shards / "00000.tar", "--model", models[0], "--out", out) == 0
+    settings = out / "_run" / "settings.json"
+    before = settings.read_text()
+    for damage in (b"", b"null", b"{}x", b"\xff"):
+        settings.write_bytes(damage)
+        assert run(shards, "--model", models[1], "--out", out) == 2
+        assert "settings.json cannot be read" in errors()
+        assert run(shards, "--model", models[0], "--out", out) == 0
+        assert "it is made again" in errors()
+        assert settings.read_text() == before
+
+
+def test_a_first_start_that_was_killed_is_not_taken_for_other_content(shards, model, tmp_path):
+    (tmp_path / "out" / "_run").mkdir(parents=True)
+    (tmp_path / "out" / "_run" / "run.lock").touch()
+    assert run(shards, "--model", model, "--out", tmp_path / "out") == 0

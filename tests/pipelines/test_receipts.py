@@ -1,7 +1,14 @@
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.config import ConfigError
 from pipelines.receipts import Ledger, Shard, Side, StageTotals, attempt, outcome_of, perform
 from tests.tools import rows_by_tool
 from workers.tally import LostRowsError, Tally
@@ -90,16 +97,164 @@ def test_a_worker_that_died_without_a_word_is_an_error(folder):
     assert "died" in str(outcome_of(shard(key="new"), folder).error)
 
 
-def test_stale_receipts_and_files_without_one_are_removed(folder):
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_is_left_of_other_shards_and_of_killed_writers_is_removed(folder, tmp_path):
     for name in ("00000", "00001"):
         perform(write_rows, shard(name), folder)
-    (folder / ".tmp-00002.parquet").write_bytes(b"half")
-    (folder / "00003.parquet").write_bytes(b"published, but killed before the receipt")
     ledger = Ledger(folder)
-    ledger.discard_all_but([shard("00001")])
+    ledger.announce("00003", ["00003.parquet"])
+    (folder / "00003.parquet").write_bytes(b"published, but killed before the receipt")
+    for place in (
+        *("pairs/.tmp-1-ab.parquet", "_receipts/pairs/.tmp-2-cd.json"),
+        "_work/pairs/00004-x/00004.parquet",
+    ):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(b"half")
+    ledger.keep_only([shard("00001")])
     assert [receipt.shard for receipt in ledger.receipts()] == ["00001"]
-    assert [path.name for path in folder.glob("*") if path.is_file()] == ["00001.parquet"]
+    sides = [f"{side}/pairs/00001.json" for side in ("_outputs", "_receipts", "_rejected")]
+    assert files_in(tmp_path) == [*sides, "pairs/00001.parquet"]
     assert ledger.outputs() == [folder / "00001.parquet"]
+
+
+def write_two_files(shard, out):
+    for name in "ab":
+        (out / f"{name}.txt").write_text(shard.key)
+    tally = Tally()
+    tally.reject("odd", "1", {})
+    return {"rows": tally}
+
+
+def keep_and_perform(folder, kill_at=None):
+    """A stage's clean-up and work; killed before the step ``kill_at``, if it comes to that."""
+    steps = itertools.count(1)
+
+    def stepping(original):
+        def step(self, *arguments, **named):
+            if next(steps) == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(self, *arguments, **named)
+
+        return step
+
+    if kill_at:  # in a process of its own
+        for name in ("replace", "unlink", "rmdir", "mkdir"):
+            setattr(Path, name, stepping(getattr(Path, name)))
+    ledger = Ledger(folder)
+    ledger.keep_only([shard()] if ledger.is_done(shard()) else [])
+    attempt(write_two_files, shard(), folder)
+
+
+def test_killed_before_any_change_of_a_name_the_next_run_leaves_the_same_files(tmp_path):
+    keep_and_perform(tmp_path / "whole" / "pairs")
+    for kill_at in itertools.count(1):
+        folder = tmp_path / str(kill_at) / "pairs"
+        perform(write_two_files, shard(key="of an older configuration"), folder)
+        child = os.fork()
+        if not child:
+            keep_and_perform(folder, kill_at)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        keep_and_perform(folder)
+        assert outcome_of(shard(), folder).receipt, kill_at
+        assert files_in(folder.parent) == files_in(tmp_path / "whole"), kill_at
+        if not status:
+            break
+        assert status == signal.SIGKILL
+    assert kill_at > 15
+
+
+def test_an_attempt_that_follows_a_lost_one_removes_what_that_one_left(folder):
+    Ledger(folder).announce("00000", ["00000.parquet", "00000-001.parquet"])
+    folder.mkdir()
+    (folder / "00000-001.parquet").write_bytes(b"of an attempt whose worker died")
+    perform(write_rows, shard(), folder)
+    assert [path.name for path in folder.iterdir()] == ["00000.parquet"]
+
+
+def test_a_file_that_is_not_the_runs_is_never_replaced(folder):
+    folder.mkdir()
+    (folder / "00000.parquet").write_bytes(b"somebody's")
+    attempt(write_rows, shard(), folder)
+    assert "is not the run's" in str(outcome_of(shard(), folder).error)
+    assert (folder / "00000.parquet").read_bytes() == b"somebody's"
+
+
+def _with(**fields):
+    def _damage(path):
+        receipt = json.loads(path.read_text())
+        receipt.update(fields)
+        path.write_text(json.dumps(receipt))
+
+    return _damage
+
+
+def _folder(path):
+    path.unlink()
+    path.mkdir()
+    (path / "notes").touch()
+
+
+COUNTS = {"in": 3, "kept": 2, "rejected": {"odd": 1}, "failed": {}}
+OUTPUT = {"file": "00000.parquet", "bytes": 1, "sha256": "0" * 64, "rows": 2}
+DAMAGE = {
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "null": lambda path: path.write_text("null"),
+    "a list": lambda path: path.write_text("[]"),
+    "not UTF-8": lambda path: path.write_bytes(path.read_bytes().replace(b"odd", b"\xff\xfe\xfd")),
+    "a folder": _folder,
+    "another key": _with(colour="red"),
+    "another shard's": _with(shard="00001"),
+    "a text for a number": _with(seconds="soon"),
+    "no number": _with(seconds=float("nan")),
+    "rows that are a list": _with(rows=[]),
+    "rows below zero": _with(rows={"rows": {**COUNTS, "in": -1, "kept": -2}}),
+    "lost rows": _with(rows={"rows": {**COUNTS, "in": 4}}),
+    "counts without a reason": _with(rows={"rows": {**COUNTS, "rejected": 1}}),
+    "outputs that are none": _with(outputs=[None]),
+    "a sum that is none": _with(outputs=[{**OUTPUT, "sha256": "0"}]),
+    "an output elsewhere": _with(outputs=[{**OUTPUT, "file": "../00000.parquet"}]),
+    "an output at the root": _with(outputs=[{**OUTPUT, "file": "/00000.parquet"}]),
+    "an output in a sub-folder": _with(outputs=[{**OUTPUT, "file": "a/00000.parquet"}]),
+    "an output of another stage": _with(outputs=[{**OUTPUT, "file": "../_tables/images/00000"}]),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_receipt_that_cannot_be_read_is_none_and_its_shard_is_done_again(
+    tmp_path, folder, kind, caplog
+):
+    before = perform(write_rows, shard(), folder)
+    perform(write_rows, shard("00001"), folder)
+    outside = tmp_path / "00000.parquet"
+    outside.touch()
+    DAMAGE[kind](tmp_path / "_receipts" / "pairs" / "00000.json")
+    ledger = Ledger(folder)
+    assert ledger.receipt("00000") is None
+    assert [receipt.shard for receipt in ledger.receipts()] == ["00001"]
+    assert not ledger.is_done(shard())
+    assert outcome_of(shard(), folder).receipt is None
+    ledger.keep_only([shard("00001")])
+    assert "00000.json cannot be read" in caplog.text
+    assert [path.name for path in folder.iterdir()] == ["00001.parquet"]
+    assert outside.exists()
+    attempt(write_rows, shard(), folder)
+    receipt = outcome_of(shard(), folder).receipt
+    assert receipt is not None
+    assert receipt.outputs == before.outputs
+
+
+@pytest.mark.parametrize("place", ["pairs", "_receipts", "_receipts/pairs", "_work/pairs"])
+def test_a_file_in_the_place_of_a_folder_is_named(folder, place):
+    path = folder.parent / place
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    with pytest.raises(ConfigError, match=f"{path}: a file stands"):
+        Ledger(folder).keep_only([])
 
 
 def test_totals_add_up_by_kind_and_reason(folder):
@@ -128,10 +283,10 @@ def test_a_side_table_is_part_of_its_shard(folder, tmp_path):
     ledger = Ledger(folder)
     table = tmp_path / "_tables/pairs/counts.parquet"
     perform(write_rows_and_a_table, shard(), folder)
-    ledger.discard_all_but([shard()])
+    ledger.keep_only([shard()])
     assert ledger.is_done(shard())
     table.unlink()
     assert not ledger.is_done(shard())
     perform(write_rows_and_a_table, shard(), folder)
-    ledger.discard_all_but([])
+    ledger.keep_only([])
     assert not table.exists()

@@ -4,6 +4,8 @@ import os
 import pytest
 
 from pipelines.config import Config
+from pipelines.receipts import StageTotals
+from pipelines.report import status_text
 from pipelines.run import LockedError, Run
 from pipelines.runner import Plan
 from pipelines.stages import STAGES
@@ -100,3 +102,42 @@ def test_a_run_is_locked_for_one_process(run):
         pass
     with run.lock():
         pass
+
+
+RECORDS = {
+    "empty": b"",
+    "half": b'{"name": "test", "inpu',
+    "null": b"null",
+    "a list": b"[]",
+    "not UTF-8": b'{"name": "\xff"}',
+    "inputs that are none": b'{"inputs": {"queries": [1]}}',
+    "a sum that is none": b'{"inputs": {"queries": {"d": {"sha256": 1, "bytes": 1}}}}',
+    "stages that are none": b'{"stages": {"queries": {"wall_seconds": "long"}}}',
+}
+
+
+@pytest.mark.parametrize("kind", [*RECORDS, "a folder"])
+def test_a_record_that_cannot_be_read_is_said_and_made_again(run, kind, caplog):
+    path = run.directory / "run.json"
+    path.mkdir(parents=True)
+    if kind in RECORDS:
+        path.rmdir()
+        path.write_bytes(RECORDS[kind])
+    before = key(run)
+    assert caplog.text.count("cannot be read") == 1
+    assert "Cat" not in status_text(run)
+    with run.lock():
+        assert key(run) == before
+        run.save()
+    assert Run(run.config, run.directory).record == json.loads(path.read_text())
+
+
+def test_what_another_process_recorded_before_the_lock_was_taken_stays_on_record(run):
+    other = Run(run.config, run.directory)
+    assert other.record == {}
+    with run.lock():
+        run.note_stage("queries", StageTotals(shards=3))
+        run.save()
+    with other.lock():
+        other.save()
+    assert Run(run.config, run.directory).record["stages"]["queries"]["shards"] == 3

@@ -5,7 +5,7 @@ import pytest
 from workers.contracts import DATASET, PAIRS, embeddings_schema
 from workers.pair_ids import make_pair_id
 from workers.sampling import draw
-from workers.storage import replacing, write_table
+from workers.storage import remove_leftovers, replacing, write_table, write_text
 
 
 def _leaf_codecs(path):
@@ -27,6 +27,41 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
         write_and_fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_never_share_a_temporary_one(tmp_path):
+    path = tmp_path / "run.json"
+    with replacing(path) as one:
+        with replacing(path) as other:
+            other.write_text("the other's")
+            one.write_text("one's, and longer")
+        assert path.read_text() == "the other's"
+    assert path.read_text() == "one's, and longer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_hidden_from_readers_and_removed(tmp_path):
+    write = replacing(tmp_path / "00000.parquet")
+    left = write.__enter__()  # and never ended
+    left.write_bytes(b"half")
+    assert left.name.startswith(".")
+    assert left.suffix == ".parquet"
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_place_of_a_file_makes_way_and_loses_nothing(tmp_path, caplog):
+    path = tmp_path / "run.json"
+    for content in ([], ["notes"]):
+        path.unlink(missing_ok=True)
+        path.mkdir()
+        for name in content:
+            (path / name).touch()
+        write_text("{}", path)
+        assert path.read_text() == "{}"
+    (aside,) = tmp_path.glob("run.json.aside-*")
+    assert (aside / "notes").exists()
+    assert aside.name in caplog.text
 
 
 def test_pixels_and_embeddings_are_not_compressed_and_text_is(tmp_path):
