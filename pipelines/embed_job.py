@@ -96,6 +96,7 @@ class Job:
         """
         if not self.folder.is_dir():
             return
+        Ledger(self.shards).refuse_foreign_data()
         if not self._identity_file.exists():
             if any(path.name != RECORD for path in self.folder.iterdir()):
                 raise ConfigError(

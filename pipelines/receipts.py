@@ -57,6 +57,9 @@ class Side(StrEnum):
         return folder.parent / self / folder.name
 
 
+#: What any tool that is given a folder of shards reads in it.
+DATA_ENDINGS = (".parquet", ".warc", ".warc.gz")
+
 #: The counts of one kind of row: in, kept, rejected and failed by reason.
 Counts = dict[str, Any]
 
@@ -230,6 +233,38 @@ class Ledger:
                 make_way(self._record(side, name))
                 self._record(side, name).unlink(missing_ok=True)
         self.clear_scratch()
+        if names := [path.name for path in self.foreign()]:
+            log.warning("%s: not the run's, left alone: %s", self.folder, ", ".join(names))
+
+    def foreign(self) -> list[Path]:
+        """What stands among the shards and is not the run's, hidden names aside; sorted."""
+        paths = [path for path in self.folder.glob("*") if not path.name.startswith((".", "_"))]
+        # Most files have the name of their shard: then not one receipt has to be read.
+        names = {*self._names(Side.RECEIPTS), *self._names(Side.OUTPUTS)}
+        if all(path.stem in names for path in paths):
+            return []
+        ours = {file for name in names for file in self.announced(name)}
+        ours |= {file for receipt in self.receipts() for file in _files_of(receipt)}
+        # Another process may have removed some of its own in the meantime.
+        return sorted(path for path in paths if path.name not in ours and path.exists())
+
+    def refuse_foreign_data(self) -> None:
+        """Raise ConfigError where readers of the folder would take for data what is not the run's.
+
+        That is the case for Parquet and WARC files, and in sub-folders too.
+        """
+        found = [
+            file
+            for path in self.foreign()
+            for file in (path, *path.rglob("*"))
+            if file.is_file() and file.name.lower().endswith(DATA_ENDINGS)
+        ]
+        if found:
+            more = f" (and {len(found) - 1} more files)" if len(found) > 1 else ""
+            raise ConfigError(
+                f"{found[0]}{more} is not the run's, and readers of {self.folder.name}/ would take "
+                "it for data: move it elsewhere, then give the same command again"
+            )
 
     def _check_folders(self) -> None:
         """Raise ConfigError where a file stands in the place of a folder."""

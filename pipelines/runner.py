@@ -56,6 +56,7 @@ def check(run: Run, names: Sequence[str]) -> None:
     """Raise ConfigError for what would end one of the stages later, before any has started."""
     _check_names(run.config)
     for name in names:
+        run.ledger(name).refuse_foreign_data()
         STAGES[name](run).check()
 
 

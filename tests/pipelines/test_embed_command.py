@@ -201,3 +201,12 @@ def test_a_first_start_that_was_killed_is_not_taken_for_other_content(shards, mo
     (tmp_path / "out" / "_run").mkdir(parents=True)
     (tmp_path / "out" / "_run" / "run.lock").touch()
     assert run(shards, "--model", model, "--out", tmp_path / "out") == 0
+
+
+def test_another_file_among_the_embeddings_is_refused(shards, model, tmp_path, errors):
+    out = tmp_path / "out"
+    assert run(shards, "--model", model, "--out", out) == 0
+    (out / "embeddings" / "mine.parquet").touch()
+    assert run(shards, "--model", model, "--out", out) == 2
+    assert "mine.parquet is not the run's" in errors()
+    assert (out / "embeddings" / "mine.parquet").exists()

@@ -183,6 +183,34 @@ def test_a_file_that_is_not_the_runs_is_never_replaced(folder):
     assert (folder / "00000.parquet").read_bytes() == b"somebody's"
 
 
+def test_what_is_not_the_runs_is_left_alone_and_said_once(folder, caplog):
+    for name in ("00000", "00001"):
+        perform(write_rows, shard(name), folder)
+    (folder / "NOTES.md").write_text("mine")
+    (folder / "sketches").mkdir()
+    (folder / "sketches" / "a.png").touch()
+    ledger = Ledger(folder)
+    ledger.refuse_foreign_data()
+    ledger.keep_only([shard("00001")])
+    assert caplog.text.count("not the run's, left alone: NOTES.md, sketches") == 1
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"00001.parquet", "NOTES.md", "sketches"}
+
+
+@pytest.mark.parametrize("place", ["extra.parquet", "0/1/extra.PARQUET", "a.warc", "a.warc.gz"])
+def test_what_readers_would_take_for_the_runs_data_is_refused(folder, place):
+    ledger = Ledger(folder)
+    ledger.refuse_foreign_data()
+    perform(write_rows, shard(), folder)
+    ledger.announce("00001", ["00001.parquet"])
+    (folder / "00001.parquet").touch()  # of a killed run
+    ledger.refuse_foreign_data()
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    (folder / place).write_bytes(b"somebody's")
+    with pytest.raises(ConfigError, match=f"{place} is not the run's.*move it elsewhere"):
+        ledger.refuse_foreign_data()
+
+
 def _with(**fields):
     def _damage(path):
         receipt = json.loads(path.read_text())

@@ -3,11 +3,11 @@ import os
 
 import pytest
 
-from pipelines.config import Config
+from pipelines.config import Config, ConfigError
 from pipelines.receipts import StageTotals
 from pipelines.report import status_text
 from pipelines.run import LockedError, Run
-from pipelines.runner import Plan
+from pipelines.runner import Plan, check
 from pipelines.stages import STAGES
 from query_builder.inputs import SYNSET_FILES
 from query_builder.settings import QuerySettings
@@ -141,3 +141,11 @@ def test_what_another_process_recorded_before_the_lock_was_taken_stays_on_record
     with other.lock():
         other.save()
     assert Run(run.config, run.directory).record["stages"]["queries"]["shards"] == 3
+
+
+def test_foreign_data_is_refused_before_any_stage_has_started(run):
+    (run.directory / "dataset").mkdir(parents=True)
+    (run.directory / "dataset" / "extra.parquet").touch()
+    check(run, ["queries"])
+    with pytest.raises(ConfigError, match="extra.parquet is not the run's"):
+        check(run, ["queries", "dataset"])
