@@ -13,7 +13,7 @@ import numpy as np
 from pipelines.cli import open_run, parser, run_command, say
 from pipelines.config import ConfigError
 from pipelines.run import Run
-from pipelines.runner import ExitCode
+from pipelines.runner import ExitCode, is_complete
 from pipelines.stages.selection import embedded_shards
 from workers.selection.planted_noise import Bools, plant_noise
 from workers.selection.select import EmbeddedShard, select
@@ -44,9 +44,12 @@ def calibrate(arguments: argparse.Namespace) -> ExitCode:
     if not 0 < arguments.noise < 1:
         raise ConfigError(f"--noise {arguments.noise}: a share between 0 and 1, such as 0.3")
     run = open_run(arguments)
-    shards = embedded_shards(run)
-    if not shards:
-        raise ConfigError(f"{run.directory} has no embeddings; run pipelines.build_dataset first")
+    shards = embedded_shards(run) if is_complete(run, "embeddings", {}) else []
+    if not any(len(shard.verdicts) for shard in shards):
+        raise ConfigError(
+            f"{run.directory} has no pairs embedded in full with this configuration; run "
+            "pipelines.build_dataset first"
+        )
     with tempfile.TemporaryDirectory(prefix="noise-") as folder:
         noisy, wrong = plant_noise(shards, arguments.noise, run.config.seed, Path(folder))
         is_wrong = np.concatenate(wrong)

@@ -17,6 +17,7 @@ from pipelines.report import read_report, write_report
 from pipelines.run import LockedError, Run
 from pipelines.runner import ExitCode, check, run_stages
 from pipelines.services import ServiceError
+from workers.file_systems import local_folder
 from workers.settings import resolve_path
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,6 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--run-dir",
-        type=Path,
         metavar="DIR",
         help="where the run lives; by default runs/NAME, NAME as the configuration says",
     )
@@ -75,13 +75,21 @@ def open_run(arguments: argparse.Namespace) -> Run:
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from error
     config = load_config(path, arguments.overrides)
-    return Run.open(config, arguments.run_dir or Path("runs") / config.name)
+    return Run.open(config, output_folder("--run-dir", arguments.run_dir or f"runs/{config.name}"))
+
+
+def output_folder(option: str, text: str) -> Path:
+    """A folder that an option names to write to. Raises ConfigError where there can be none."""
+    try:
+        return local_folder(text)
+    except OSError as error:
+        raise ConfigError(f"{option} {error}; choose another") from error
 
 
 def run_command(command: Callable[[], ExitCode]) -> ExitCode:
     """Run a command; what its user can mend becomes a message and an exit code, not a trace."""
     signal.signal(signal.SIGTERM, _interrupt)
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(handlers=[logs.console()])
     try:
         return command()
     except (ConfigError, ServiceError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.cli import EXIT_CODES, run_command
+from pipelines.cli import EXIT_CODES, output_folder, run_command
 from pipelines.config import ConfigError, RaySettings, build_settings
 from pipelines.embed_job import Job
 from pipelines.runner import ExitCode
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("shards", nargs="+", metavar="SHARDS", help="files, folders of them, or globs in quotes")
-    add("--out", required=True, type=Path, metavar="DIR", help="where the embeddings go")
+    add("--out", required=True, metavar="DIR", help="where the embeddings go")
     add("--model", metavar="NAME_OR_PATH", help="a known model or a checkpoint (default: starter)")
     add("--parts", choices=("both", "images", "texts"), default="both", help="towers that work")
     for part in ("id", "image", "text"):
@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
 def embed(arguments: argparse.Namespace) -> ExitCode:
     """Do the shards without a valid receipt."""
     settings = embed_settings(arguments)
-    job = Job(settings, input_settings(arguments), arguments.out.absolute(), arguments.shards)
+    out = output_folder("--out", arguments.out)
+    job = Job(settings, input_settings(arguments), out, arguments.shards)
     return job.run(ray_settings(arguments))
 
 

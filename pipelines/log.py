@@ -8,8 +8,17 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from workers.credentials import shown, shown_settings
+
 #: The loggers whose INFO is ours; of libraries, warnings are enough.
 OURS = ("pipelines", "query_builder", "workers", "clip_model")
+
+
+class Lines(logging.Formatter):
+    """The message alone. Whoever logs a URL, or whichever library, no credentials come through."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 class JsonLines(logging.Formatter):
@@ -20,12 +29,19 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
+            "message": shown(record.getMessage()),
+            **shown_settings(getattr(record, "fields", {})),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = shown(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def console() -> logging.Handler:
+    """Short lines on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines())
+    return handler
 
 
 def configure(directory: Path) -> None:
@@ -34,10 +50,8 @@ def configure(directory: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(folder / "run.jsonl", encoding="utf-8")
     file.setFormatter(JsonLines())
-    console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
-    root.handlers = [file, console]
+    root.handlers = [file, console()]
     root.setLevel(logging.WARNING)
     # Beam warns of Google Cloud's packages, which nothing here needs.
     logging.getLogger("apache_beam").setLevel(logging.ERROR)

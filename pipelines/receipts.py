@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from pipelines.config import ConfigError
+from workers.credentials import shown
 from workers.storage import file_hash, make_way, remove_leftovers, sync, write_json, write_text
 from workers.tally import Tally
 
@@ -358,7 +359,7 @@ def attempt(work: Work, shard: Shard, folder: Path) -> str:
         if not Ledger(folder).is_done(shard):
             perform(work, shard, folder)
     except Exception:  # noqa: BLE001
-        write_text(traceback.format_exc(), error)
+        write_text(shown(traceback.format_exc()), error)
     return shard.name
 
 

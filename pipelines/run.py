@@ -14,8 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.config import Config, digest
+from pipelines.config import Config, ConfigError, digest
 from pipelines.receipts import Ledger, Sha256, StageTotals, first_problem
+from workers.credentials import shown_settings
 from workers.storage import file_hash, remove_leftovers, write_json
 
 log = logging.getLogger(__name__)
@@ -81,11 +82,16 @@ class Run:
 
     def is_recorded(self) -> bool:
         """Whether the record is of this very configuration."""
-        return self.record.get("configuration_hash") == digest(self.config.model_dump(mode="json"))
+        return self.record.get("configuration_hash") == digest(self._configuration())
+
+    def _configuration(self) -> dict[str, Any]:
+        """The configuration as it may be stored."""
+        configuration: dict[str, Any] = shown_settings(self.config.model_dump(mode="json"))
+        return configuration
 
     def save(self) -> None:
         """Write ``run.json``."""
-        configuration = self.config.model_dump(mode="json")
+        configuration = self._configuration()
         head = {
             "name": self.config.name,
             "seed": self.config.seed,
@@ -157,10 +163,17 @@ def read_record(path: Path) -> dict[str, Any]:
 def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
     """Hold a folder for this process; the kernel lets go of it whatever ends the process.
 
-    Raises LockedError, which says what to do ``otherwise``, when another process holds it.
+    Raises LockedError, which says what to do ``otherwise``, when another process holds it, and
+    ConfigError when the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "run.lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "run.lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written to: {error.strerror}; {otherwise}"
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

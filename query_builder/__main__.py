@@ -18,7 +18,8 @@ from pydantic.fields import FieldInfo
 
 from query_builder.inputs import Inputs, find_inputs
 from query_builder.settings import KINDS, QuerySettings
-from workers.file_systems import size_of
+from workers.credentials import shown
+from workers.file_systems import local_folder, size_of
 from workers.tally import Tally
 
 COMPLETE, CONFIGURATION, PARTIAL, INTERRUPTED = 0, 2, 3, 130
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("dumps", nargs="+", metavar="DUMP", help=_describe("dumps"))
     result.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="new or empty directory to write to"
+        "--out", required=True, metavar="DIR", help="new or empty directory to write to"
     )
     for option, key in {**LISTS, **VALUES}.items():
         nargs = "+" if option in LISTS else None
@@ -121,15 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Beam logs a traceback for what it then raises.
     logging.basicConfig(level=logging.INFO if options.verbose else logging.CRITICAL)
     try:
+        out = local_folder(options.out)
+        _check_empty(out)
         settings = _settings(options)
         files = find_inputs(settings)
-        _check_empty(options.out)
     except (OSError, ValidationError) as error:
-        sys.stderr.write(f"query_builder: {error}\n")
+        sys.stderr.write(f"query_builder: {shown(str(error))}\n")
         return CONFIGURATION
     try:
         with _insistent_interrupts():
-            return _build(files, options.out, settings, options.beam)
+            return _build(files, out, settings, options.beam)
     except KeyboardInterrupt:
         sys.stderr.write("query_builder: interrupted, no list was written\n")
         return INTERRUPTED

@@ -18,6 +18,7 @@ from lxml import etree
 
 from query_builder.compressed import Chunk, read_xml
 from query_builder.sources import Part
+from workers.credentials import shown
 from workers.tally import Tally
 
 #: More bytes than this without a page are no part of a dump; they need not be held.
@@ -66,7 +67,7 @@ def read_pages(part: Part, tally: Tally) -> Iterator[Page]:
         text = page.findtext("{*}revision/{*}text") or ""
         reason = _rejection(page, text)
         if reason:
-            tally.reject(reason, title, {"title": title, "file": part.file})
+            tally.reject(reason, title, {"title": title, "file": shown(part.file)})
             continue
         tally.keep()
         yield Page(title, text)
@@ -74,8 +75,9 @@ def read_pages(part: Part, tally: Tally) -> Iterator[Page]:
 
 def _fail(part: Part, damage: Damage, tally: Tally) -> None:
     error = f"{damage.reason} (at byte {damage.offset} of the file)"
-    row = {"file": part.file, "offset": damage.offset, "error": error}
-    tally.fail("damaged_dump", f"{part.file}@{damage.offset:015d}", row)
+    file = shown(part.file)
+    row = {"file": file, "offset": damage.offset, "error": error}
+    tally.fail("damaged_dump", f"{file}@{damage.offset:015d}", row)
 
 
 def _rejection(page: Any, text: str) -> str | None:

@@ -2,29 +2,64 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
 
+from workers.credentials import shown
 from workers.settings import resolve_path
 
 _WEB = ("http", "https")
 
+#: What the clients of stores raise beside OSError, by the module that has it once it is loaded.
+_CLIENT_ERRORS = {
+    "aiohttp": ("ClientError",),
+    "botocore.exceptions": ("BotoCoreError", "ClientError"),
+    "google.auth.exceptions": ("GoogleAuthError",),
+    "gcsfs.retry": ("HttpError",),
+    "azure.core.exceptions": ("AzureError",),
+}
+
 
 def open_file(url: str) -> BinaryIO:
     """Open a file for reading; the file can seek. ``url`` is a path or an fsspec URL."""
-    system, path = _file_system(url)
-    file: BinaryIO = system.open(path, "rb")
+    with _as_os_error(url):
+        system, path = _file_system(url)
+        file: BinaryIO = system.open(path, "rb")
     return file
+
+
+def local_folder(text: str) -> Path:
+    """A folder to write to, absolute. Raises OSError, with what to do, where there can be none."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:/", text):
+        raise OSError(f"{shown(text)}: only a local or mounted path can be written to for now")
+    folder = Path(text).expanduser().absolute()
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:  # a name that is too long, or a folder that may not be looked into
+        raise OSError(f"{folder} cannot be a folder: {error.strerror}") from error
+    if not there.is_dir():
+        raise OSError(f"{folder} cannot be a folder: {there} is a file")
+    return folder
 
 
 def list_files(pattern: str) -> tuple[str, list[str]]:
     """The folder and the files that a path, glob, folder or URL names: absolute, sorted.
 
     A folder gives all files below it and is itself the first item; otherwise that is "". URLs of
-    the web name one file: they have no folders to list. Raises FileNotFoundError if there is none.
+    the web name one file: they have no folders to list. Raises FileNotFoundError if there is none,
+    and OSError where its store cannot be asked.
     """
+    with _as_os_error(pattern):
+        return _list_files(pattern)
+
+
+def _list_files(pattern: str) -> tuple[str, list[str]]:
     system, path = _file_system(str(resolve_path(pattern)) if not is_remote(pattern) else pattern)
     if not system.exists(path):
         found = [] if _is_web(system) else [p for p in system.glob(path) if system.isfile(p)]
@@ -34,14 +69,15 @@ def list_files(pattern: str) -> tuple[str, list[str]]:
     else:
         found, folder = system.find(path), _full_name(system, path)
     if not found:
-        raise FileNotFoundError(f"there is no file {pattern}")
+        raise FileNotFoundError(f"there is no file {shown(pattern)}")
     return folder, sorted(_full_name(system, path) for path in found)
 
 
 def version_of(url: str) -> str:
     """What changes when a file does and costs no reading: size, time and tag, where known."""
-    system, path = _file_system(url)
-    info = system.info(path)
+    with _as_os_error(url):
+        system, path = _file_system(url)
+        info = system.info(path)
     known = ("size", "mtime", "LastModified", "last_modified", "created", "ETag", "etag")
     return ";".join(f"{key}={info[key]}" for key in known if info.get(key) is not None)
 
@@ -60,14 +96,16 @@ def is_remote(url: str) -> bool:
 
 def exists(url: str) -> bool:
     """Whether there is such a file."""
-    system, path = _file_system(url)
-    return bool(system.exists(path))
+    with _as_os_error(url):
+        system, path = _file_system(url)
+        return bool(system.exists(path))
 
 
 def size_of(url: str) -> int:
     """Bytes of a file as it is stored; 0 where a server does not tell."""
-    system, path = _file_system(url)
-    return int(system.size(path) or 0)
+    with _as_os_error(url):
+        system, path = _file_system(url)
+        return int(system.size(path) or 0)
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -75,8 +113,32 @@ def _file_system(url: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise OSError(f"{url}: {error}") from error
+        raise OSError(f"{shown(url)}: {error}") from error
     return system, path
+
+
+@contextmanager
+def _as_os_error(url: str) -> Iterator[None]:
+    """What a store's client raises becomes an OSError, as for a file that is here; no secrets."""
+    try:
+        yield
+    except _store_errors() as error:
+        text = shown(str(error))
+        if isinstance(error, OSError) and text == str(error):
+            raise
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        raise kind(f"{shown(url)}: {text or type(error).__name__}") from error
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """Evaluated where an exception came up, so the client that raised it is loaded by now."""
+    clients = (
+        getattr(sys.modules[module], name)
+        for module, names in _CLIENT_ERRORS.items()
+        if module in sys.modules
+        for name in names
+    )
+    return (OSError, *clients)
 
 
 def _is_web(system: Any) -> bool:

@@ -11,6 +11,7 @@ from pipelines.config import ConfigError, digest
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
+from workers.credentials import shown
 from workers.extract.inputs import Input, find_inputs
 from workers.file_systems import version_of
 from workers.pairs.captions import CaptionCleaner
@@ -38,7 +39,7 @@ class Pairs(Stage):
         settings = self.run.config.pairs
         try:
             return find_inputs(settings.inputs, settings.list_columns, settings.root_url or "")
-        except (FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"pairs.inputs: {error}") from error
 
     def inputs_to_read(self) -> list[Input]:
@@ -54,7 +55,10 @@ class Pairs(Stage):
         del identity["inputs"]  # their content counts, and stands in the key already
         inputs = self.inputs_to_read()
         files = [Path(source.url) for source in inputs if is_local_file(source)]
-        versions = [version for source in inputs for version in _versions(source)]
+        try:
+            versions = [version for source in inputs for version in _versions(source)]
+        except OSError as error:
+            raise ConfigError(f"pairs.inputs: {error}") from error
         shard = self.shard("all", identity, [*self.run.outputs("queries"), *files], versions)
         return [shard] if inputs else []
 
@@ -80,11 +84,12 @@ def _versions(source: Input) -> list[str]:
     """What tells that an input has changed which is not one file of this machine.
 
     A folder of pages and what lies on other machines is not read for it: size and time count.
+    A URL that is signed anew is the same file.
     """
     what = f"{source.kind} {source.name} {source.columns} {source.root_url}"
     if is_local_file(source):
         return [what]
-    return [what, digest([[path, version_of(path)] for path in source.paths()])]
+    return [what, digest([[shown(path), version_of(path)] for path in source.paths()])]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.config import ConfigError
@@ -12,6 +12,7 @@ from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
 from query_builder.inputs import Inputs, find_inputs
 from query_builder.settings import QuerySettings
+from workers.credentials import shown
 from workers.file_systems import is_remote, version_of
 from workers.settings import find_files
 from workers.tally import Tally
@@ -42,13 +43,22 @@ class Queries(Stage):
         for named in ("dumps", "views", "wordnet"):
             del identity[named]  # their content counts, and stands in the key already
         if remote:  # it is not read twice: the version that its store tells stands for it
-            identity["remote"] = [version_of(dump) for dump in remote]
+            identity["remote"] = _versions(remote)
         inputs = [*local, *files.views, *files.synsets]
-        return [self.shard("all", identity, inputs, values=[*counts, *remote])]
+        shard = self.shard("all", identity, inputs, values=[*counts, *map(shown, remote)])
+        # The key is the same however a URL is signed; the work needs the signature.
+        return [replace(shard, values=(*counts, *remote))]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
         return in_process(BuildQueries(config.queries, config.beam.options), shards, self.folder)
+
+
+def _versions(dumps: Sequence[str]) -> list[str]:
+    try:
+        return [version_of(dump) for dump in dumps]
+    except OSError as error:
+        raise ConfigError(f"queries.dumps: {error}") from error
 
 
 @dataclass(frozen=True)

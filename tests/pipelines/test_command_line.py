@@ -1,15 +1,16 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 COMMANDS = ["pipelines.build_dataset", "pipelines.train", "pipelines.evaluate"]
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=120
-    )
+def run(*arguments, **options):
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -41,12 +42,42 @@ def test_help_explains_every_option(command):
         (["--set", "pairs.captions.redact.phone_regions=[UK]"], "there is no region UK"),
         (["--set", "pairs.captions.too_shrot.chars=3"], "boilerplate, file_name, garbled"),
         (["--stage", "embeddings"], "stage embeddings reads images, not complete"),
+        (["--run-dir", "s3://bucket/run"], "--run-dir s3://bucket/run: only a local or mounted"),
+        (
+            ["--run-dir", "/dev/null/run"],
+            "/dev/null/run cannot be a folder: /dev/null is a file",
+        ),
+        (["--run-dir", "x" * 300], "File name too long; choose another"),
+        (
+            ["--set", "pairs.inputs=[s3://b/x.parquet]"],
+            "pairs.inputs: s3://b/x.parquet: Install",
+        ),
+        (["--set", "queries.dumps=[s3://b/x.bz2]", "--plan"], "s3://b/x.bz2: Install s3fs"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(tmp_path, arguments, message):
-    result = run("pipelines.build_dataset", "--run-dir", str(tmp_path / "run"), *arguments)
+    (tmp_path / "s3fs.py").write_text("raise ImportError")  # as where it is not installed
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
+    command = ["pipelines.build_dataset", "--run-dir", str(tmp_path / "run"), *arguments]
+    result = run(*command, env=environment)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_run_directory_that_cannot_be_made_is_refused(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "gone" / "away")
+    result = run("pipelines.build_dataset", "--run-dir", str(link))
+    assert result.returncode == 2, result.stderr
+    assert f"{link} cannot be written to: File exists; choose another --run-dir" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_noise_is_planted_in_whole_runs_alone(tmp_path):
+    result = run("pipelines.calibrate", "--run-dir", str(tmp_path))
+    assert result.returncode == 2, result.stderr
+    assert "no pairs embedded in full with this configuration; run pipelines" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -150,6 +150,7 @@ def test_a_broken_shard_is_partial_and_the_others_are_kept(shards, model, tmp_pa
         (["SHARDS", "--set", "heads={a: {path: absent}}"], "there is no file absent"),
         (["MODEL"], "is none of .parquet"),
         (["SHARDS", "TWIN"], "two files would be called"),
+        (["SHARDS", "--out", "s3://b/out"], "--out s3://b/out: only a local or mounted path"),
     ],
 )
 def test_what_cannot_work_is_refused(shards, model, tmp_path, errors, arguments, message):

@@ -49,6 +49,8 @@ def test_truncated_dump_exits_3_and_names_the_file(enwiki, tmp_path, capsys):
         (["--min-count", "0"], "greater than or equal to 1"),
         (["--titles", "some"], "'all' or 'none'"),
         (["missing.bz2"], "there is no file missing.bz2"),
+        (["--out", "s3://bucket/out"], "s3://bucket/out: only a local or mounted path"),
+        (["http://u:p@127.0.0.1:9/x?token=t"], "there is no file http://127.0.0.1:9/x\n"),
         (["--views", "no.gz"], "views: there is no file no.gz"),
         (["--view-projects", "english"], "write 'english' as en.wikipedia"),
         (["--wordnet", "."], "has no data.noun"),

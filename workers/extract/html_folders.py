@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import quote
 
+from workers.credentials import shown
 from workers.extract.inputs import Input
 from workers.extract.pages import MAX_PAGE_BYTES, Page
 from workers.file_systems import open_file
@@ -23,7 +24,8 @@ def read_html(source: Input, pages: Tally) -> Iterator[Page]:
             with open_file(path) as file:
                 body = file.read(MAX_PAGE_BYTES + 1)
         except OSError as error:
-            pages.fail("damaged_file", place, {"source": path, "error": str(error)})
+            row = {"source": shown(path), "error": shown(str(error))}
+            pages.fail("damaged_file", place, row)
             continue
         url = f"{source.root_url.rstrip('/')}/{quote(name)}" if source.root_url else ""
         yield Page(url, body, "", "", place, local=True)

@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from workers.credentials import shown
 from workers.extract.candidates import CANDIDATES, TABLE_ROWS
 from workers.extract.inputs import Input, InputKind
 from workers.extract.list_columns import DELIMITERS
@@ -45,7 +46,9 @@ def read_pair_list(source: Input, images: Tally) -> Iterator[pa.Table]:
             for first, urls, captions in _reader(source)(file, source, images):
                 yield _candidates(first, urls, captions, source, images)
     except (OSError, pa.ArrowException) as error:
-        images.fail("damaged_file", source.name, {"source": source.url, "error": str(error)})
+        images.fail(
+            "damaged_file", source.name, {"source": shown(source.url), "error": shown(str(error))}
+        )
 
 
 def _reader(source: Input) -> Callable[[BinaryIO, Input, Tally], Iterator[_Batch]]:
