@@ -27,7 +27,7 @@ from benchmarks.memory import fresh_process, peak_bytes
 from benchmarks.photographs import photographs
 from pipelines.embed import main as embed
 from pipelines.receipts import Side
-from pipelines.runner import ExitCode
+from workers.exit_codes import ExitCode
 
 ACTORS = (0, 1, 2)  # 0: without Ray
 TIMES = (1, 2, 4)

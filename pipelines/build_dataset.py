@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from pipelines.cli import open_run, parser, run_command, run_locked, say
+from pipelines.cli import open_run, parser, run_command, run_locked, say, start
 from pipelines.report import plan_text, status_text
-from pipelines.runner import ExitCode, check
+from pipelines.runner import check
 from pipelines.stages import DATASET_STAGES
+from workers.exit_codes import ExitCode
 
 
 def main(argv: Sequence[str] | None = None) -> ExitCode:
@@ -50,4 +50,4 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

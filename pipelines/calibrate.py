@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.cli import open_run, parser, run_command, say
+from pipelines.cli import open_run, parser, run_command, say, start
 from pipelines.config import ConfigError
 from pipelines.run import Run
-from pipelines.runner import ExitCode, is_complete
+from pipelines.runner import is_complete
 from pipelines.stages.selection import embedded_shards
+from workers.exit_codes import ExitCode
 from workers.selection.planted_noise import Bools, plant_noise
 from workers.selection.select import EmbeddedShard, select
 
@@ -88,4 +88,4 @@ def _line(name: str, is_kept: Bools, is_wrong: Bools) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

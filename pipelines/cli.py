@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
+from typing import NoReturn
 
 from pipelines import log as logs
 from pipelines.config import ConfigError, load_config
 from pipelines.engines import stop_ray
 from pipelines.report import read_report, write_report
 from pipelines.run import LockedError, Run
-from pipelines.runner import ExitCode, check, run_stages
+from pipelines.runner import check, run_stages
 from pipelines.services import ServiceError
+from workers.exit_codes import ExitCode, explain
 from workers.file_systems import local_folder
 from workers.settings import resolve_path
+from workers.supervisor import last_end, supervised
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +31,11 @@ exit codes:
   0    complete, or nothing to do
   2    the configuration cannot be used
   3    partial: some shards failed, a rerun tries those again and keeps the rest; or an input is
-       damaged, and what could be read of it was used
+       damaged, and what could be read of it was used; or the disk is full
   4    a quality gate of the configuration is not met
+  70   a fault of the program itself; its trace stands in logs/run.jsonl
   75   another process is working on the same run directory
-  130  interrupted; a rerun goes on where it stopped
+  130  interrupted (143: by SIGTERM, 129: by SIGHUP); a rerun goes on where it stopped
 """
 
 
@@ -86,10 +88,14 @@ def output_folder(option: str, text: str) -> Path:
         raise ConfigError(f"{option} {error}; choose another") from error
 
 
+def start(main: Callable[[], int]) -> NoReturn:
+    """What each command's module does when it is run: ``main`` in a process that is watched."""
+    sys.exit(supervised(main))
+
+
 def run_command(command: Callable[[], ExitCode]) -> ExitCode:
-    """Run a command; what its user can mend becomes a message and an exit code, not a trace."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    logging.basicConfig(handlers=[logs.console()])
+    """Run a command; whatever ends it becomes a message and an exit code, never a trace."""
+    logs.to_stderr()
     try:
         return command()
     except (ConfigError, ServiceError) as error:
@@ -101,13 +107,12 @@ def run_command(command: Callable[[], ExitCode]) -> ExitCode:
     except KeyboardInterrupt:
         log.error("interrupted; the same command goes on where this one stopped")
         return ExitCode.INTERRUPTED
+    except Exception as error:
+        code, text = explain(error)
+        log.error("%s", text, exc_info=True)
+        return code
     finally:
         stop_ray()
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    # A scheduler's SIGTERM must end services and Ray just as Ctrl-C does.
-    raise KeyboardInterrupt
 
 
 def say(text: str) -> None:
@@ -121,6 +126,8 @@ def run_locked(run: Run, stages: Sequence[str]) -> ExitCode:
     check(run, stages)
     with run.lock():
         logs.configure(run.directory)
+        if last_end():
+            log.warning("this goes on for a process that %s", last_end())
         is_new = not run.is_recorded()
         run.save()
         try:

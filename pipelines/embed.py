@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipelines.cli import EXIT_CODES, output_folder, run_command
+from pipelines.cli import EXIT_CODES, output_folder, run_command, start
 from pipelines.config import ConfigError, RaySettings, build_settings
 from pipelines.embed_job import Job
-from pipelines.runner import ExitCode
 from workers.embedding.settings import ATTRIBUTES, EmbedSettings, InputSettings
+from workers.exit_codes import ExitCode
 
 DESCRIPTION = """\
 Embed shards of pictures and captions with any CLIP that clip_model loads: webdataset tars and
@@ -143,4 +142,4 @@ def ray_settings(arguments: argparse.Namespace) -> RaySettings | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -20,10 +20,10 @@ from pipelines.engines import in_process
 from pipelines.progress import Progress, Status
 from pipelines.receipts import Ledger, Outcome, Shard, StageTotals, first_problem
 from pipelines.run import lock_folder
-from pipelines.runner import ExitCode
 from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors, status_of
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import TAR_ENDINGS
+from workers.exit_codes import ExitCode
 from workers.settings import find_files
 from workers.storage import file_hash, write_json
 

@@ -6,34 +6,63 @@ ends; receipts are written where the work is done, so what is done stays done if
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import socket
 import sys
+import threading
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from pipelines.board import Board, Reporter
-from pipelines.config import RaySettings
-from pipelines.receipts import Outcome, Shard, Work, attempt, outcome_of
+from pipelines.config import ConfigError, RaySettings
+from pipelines.receipts import Ledger, Outcome, Shard, Work, attempt, outcome_of
+from workers import supervisor
 from workers.embedding.meter import Activity
 
 if TYPE_CHECKING:
     import ray
     import ray.actor
 
-#: A dead worker or node must not end a stage that has hours behind it.
-MAX_RETRIES = 3
-#: CPUs of a machine that no actor asks for: actors that hold every CPU leave none for Ray Data's
-#: own tasks, which then never start.
-CPUS_LEFT_FREE = 1
+log = logging.getLogger(__name__)
+
+#: A shard whose process dies so often is left out for this time, and the others are done.
+MAX_ATTEMPTS = 3
+#: So often a shard may lose its machine, which is not its fault.
+MAX_LOST_MACHINES = 20
+#: Seconds within which a Ray cluster must answer.
+ANSWER_TIMEOUT = 10.0
 
 
 def in_process(work: Work, shards: Sequence[Shard], folder: Path) -> Iterator[Outcome]:
-    """One shard after the other, here. For work that starts an engine of its own (Beam)."""
+    """One shard after the other, here. For work that starts an engine of its own (Beam).
+
+    A shard that kills this process kills those that are started in its place, too (see
+    ``workers.supervisor``): after MAX_ATTEMPTS it is left out.
+    """
     for shard in shards:
-        attempt(work, shard, folder)
-        yield outcome_of(shard, folder)
+        task = str(folder / shard.name)
+        deaths = supervisor.begin(task)
+        if deaths < MAX_ATTEMPTS:
+            attempt(work, shard, folder)
+            yield outcome_of(shard, folder)
+        else:
+            error = f"{supervisor.last_end()}"
+            yield Outcome(shard.name, error=lost_too_often(deaths, error))
+        supervisor.end(task)
+
+
+def lost_too_often(times: int, error: object) -> str:
+    """Why a shard is left out."""
+    return (
+        f"the process that worked on it was lost {times} times, so it is left out for this time: "
+        f"{error}"
+    )
 
 
 def on_beam(
@@ -63,28 +92,68 @@ def in_ray_tasks(
     import ray
 
     start_ray(settings)
-    task = ray.remote(attempt).options(num_cpus=1, max_retries=MAX_RETRIES)
+    # Ray's own retries end neither at a lack of memory nor say which shard was to blame.
+    task = ray.remote(attempt).options(num_cpus=1, max_retries=0)
     window = 2 * cluster_cpus()
     work_reference = ray.put(work)
-    waiting = list(reversed(shards))
+    queue = ShardQueue(shards)
     running: dict[ray.ObjectRef, Shard] = {}
-    while waiting or running:
-        while waiting and len(running) < window:
-            shard = waiting.pop()
+    while queue.waiting or running:
+        while queue.waiting and len(running) < window:
+            shard = queue.waiting.popleft()
             running[task.remote(work_reference, shard, folder)] = shard
         done, _ = ray.wait(list(running))
         for reference in done:
-            yield _outcome_of_task(reference, running.pop(reference), folder)
+            shard = running.pop(reference)
+            if outcome := queue.outcome(shard, folder, loss_of(reference)):
+                yield outcome
 
 
-def _outcome_of_task(reference: ray.ObjectRef, shard: Shard, folder: Path) -> Outcome:
+class ShardQueue:
+    """The shards that wait, and how often each was lost together with its process or machine."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.waiting = deque(shards)
+        self._deaths: Counter[str] = Counter()
+        self._lost_machines: Counter[str] = Counter()
+
+    def outcome(self, shard: Shard, folder: Path, loss: Exception | None) -> Outcome | None:
+        """How an attempt that has ended went; None when the shard waits for another one."""
+        if loss is None or Ledger(folder).is_done(shard):  # lost after its receipt was written
+            return outcome_of(shard, folder)
+        # Who works on machines that come and go must not lose a shard for it.
+        counts, most = (
+            (self._lost_machines, MAX_LOST_MACHINES)
+            if is_loss_of_machine(loss)
+            else (self._deaths, MAX_ATTEMPTS)
+        )
+        counts[shard.name] += 1
+        if counts[shard.name] < most:
+            self.waiting.append(shard)
+            return None
+        return Outcome(shard.name, error=lost_too_often(counts[shard.name], loss))
+
+
+def loss_of(reference: ray.ObjectRef) -> Exception | None:
+    """The error of Ray's when what a reference stands for was lost with its process."""
     import ray
 
     try:
         ray.get(reference)
     except ray.exceptions.RayError as error:
-        return Outcome(shard.name, error=str(error))
-    return outcome_of(shard, folder)
+        return error
+    return None
+
+
+def is_loss_of_machine(error: Exception) -> bool:
+    """Whether Ray says that a whole machine was lost, and not the process on it alone."""
+    import ray
+
+    if isinstance(error, ray.exceptions.NodeDiedError):
+        return True
+    return isinstance(error, ray.exceptions.RayActorError) and (
+        error.preempted or "its node has died" in str(error)
+    )
 
 
 @dataclass(frozen=True)
@@ -123,11 +192,10 @@ class Actors:
         hosts = [node for node, room in zip(nodes, places, strict=True) if room]
         number = max(1, min(settings.actors or sum(places), shards))
         if not hosts:
-            return cls(number, CPUS_LEFT_FREE, gpus, None)
+            return cls(number, 1, gpus, None)
         together = min(number, max(places)) if gpus else -(-number // len(hosts))
         cores = int(min(node["CPU"] for node in hosts))
-        cpus = max(0.5, (cores - CPUS_LEFT_FREE) / together)
-        return cls(number, cpus, gpus, max(1, cores // together))
+        return cls(number, cores / together, gpus, max(1, cores // together))
 
 
 class WatchedWork(Work, Protocol):
@@ -140,59 +208,68 @@ class WatchedWork(Work, Protocol):
 def in_ray_actors(
     work: WatchedWork, shards: Sequence[Shard], folder: Path, actors: Actors, board: Board
 ) -> Iterator[Outcome]:
-    """Ray Data actors that keep what ``work`` has loaded, a model say, from shard to shard.
+    """Ray actors that keep what ``work`` has loaded, a model say, from shard to shard.
 
-    A row is a shard, not a picture: pixels never enter the object store, so the driver's memory
-    does not grow with the data. Ray has been started, by ``Actors.of``. The actors of a machine
-    that dies are started on others, and what they had begun is begun again.
+    What is sent to them is a shard, not a picture: pixels never enter the object store, so the
+    driver's memory does not grow with the data. Ray has been started, by ``Actors.of``. An actor
+    that is lost is replaced, on another machine if its own is gone, and its shard begun again.
     """
-    import ray.data
+    import ray
 
-    quiet_ray_data()
-    by_name = {shard.name: shard for shard in shards}
-    outcomes = ray.data.from_items(
-        [{"shard": shard} for shard in by_name], override_num_blocks=len(shards)
-    ).map_batches(
-        ShardActor,
-        fn_constructor_kwargs={
-            "work": work,
-            "shards": by_name,
-            "folder": folder,
-            "board": board.open(),
-        },
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=actors.number),
-        num_cpus=actors.cpus,
-        num_gpus=actors.gpus or None,
+    kind = ray.remote(ShardActor).options(
+        num_cpus=actors.cpus, num_gpus=actors.gpus, max_restarts=0, max_task_retries=0
     )
-    for row in outcomes.iter_rows():
-        yield outcome_of(by_name[row["shard"]], folder)
+    shared = ray.put((work, folder, board.open()))
+    queue = ShardQueue(shards)
+    # An actor gets its first shard when it has started: there may be no machine for it yet.
+    starting: dict[ray.ObjectRef, ray.actor.ActorHandle] = {}
+    running: dict[ray.ObjectRef, tuple[ray.actor.ActorHandle, Shard]] = {}
+    failed_starts = 0
+    while queue.waiting or running:
+        wanted = min(actors.number - len(running), len(queue.waiting))
+        for _ in range(wanted - len(starting)):
+            actor = kind.remote(shared)
+            starting[actor.ready.remote()] = actor
+        (reference, *_), _ = ray.wait([*starting, *running])
+        loss = loss_of(reference)
+        if reference in starting:
+            actor = starting.pop(reference)
+            failed_starts = failed_starts + 1 if loss else 0
+            if failed_starts == MAX_ATTEMPTS:
+                raise ConfigError(f"ray: an embedding actor cannot be started: {loss}")
+        else:
+            actor, shard = running.pop(reference)
+            if outcome := queue.outcome(shard, folder, loss):
+                yield outcome
+        if queue.waiting and not loss:
+            shard = queue.waiting.popleft()
+            running[actor.attempt.remote(shard)] = actor, shard
+        else:
+            ray.kill(actor)
+    for actor in starting.values():
+        ray.kill(actor)
 
 
 class ShardActor:
     """Does shards, one a call; ``work`` keeps its model between the calls."""
 
-    def __init__(
-        self,
-        work: WatchedWork,
-        shards: dict[str, Shard],
-        folder: Path,
-        board: ray.actor.ActorHandle,
-    ) -> None:
-        self.work = work
-        self.shards = shards
-        self.folder = folder
-        self.reporter = Reporter(board, work)
+    def __init__(self, shared: tuple[WatchedWork, Path, ray.actor.ActorHandle]) -> None:
+        self.work, self.folder, board = shared
+        self.reporter = Reporter(board, self.work)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        (name,) = batch["shard"]
-        attempt(self.work, self.shards[name], self.folder)
+    def ready(self) -> None:
+        """Answers once the actor has started."""
+
+    def attempt(self, shard: Shard) -> None:
+        attempt(self.work, shard, self.folder)
         self.reporter.report()
-        return {"shard": [name]}
 
 
 def start_ray(settings: RaySettings) -> None:
-    """Connect to the configured Ray cluster, or start one here; nothing if that is done."""
+    """Connect to the configured Ray cluster, or start one here; nothing if that is done.
+
+    Raises ConfigError when no cluster answers or none can be started.
+    """
     import ray
 
     if ray.is_initialized():
@@ -200,16 +277,54 @@ def start_ray(settings: RaySettings) -> None:
     # Set before Ray starts its processes, which inherit them: nothing may call out from a run.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    # Ray Data's actors log a warning as an error at every start (ray #53727).
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        if settings.address:
+            _check_answers(settings.address)
+        _init_ray(settings)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's aborts the process (ray #17308)
+
+
+def _init_ray(settings: RaySettings) -> None:
+    import ray
+
     here = settings.address is None
-    ray.init(
-        address=settings.address or "local",
-        num_cpus=(settings.num_cpus or os.cpu_count()) if here else None,
-        include_dashboard=False if here else None,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    session = supervisor.session_folder()
+    for last in (False, True):
+        try:
+            ray.init(
+                address=settings.address or "local",
+                num_cpus=(settings.num_cpus or os.cpu_count()) if here else None,
+                include_dashboard=False if here else None,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=str(session / "ray") if here and session else None,
+            )
+            return
+        except Exception as error:  # Ray raises plain ones, too
+            ray.shutdown()
+            # On a machine under load, a start can time out once.
+            if last or not here:
+                raise ConfigError(
+                    f"ray.address: Ray {'does not start here' if here else 'cannot be reached'}: "
+                    f"{error}"
+                ) from error
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConfigError where nothing listens at a cluster's address: Ray would wait long."""
+    place = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        host, port = place.hostname, place.port
+        if host and port:
+            socket.create_connection((host, port), ANSWER_TIMEOUT).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"ray.address: nothing answers at {address} ({error}); is the cluster up, and its "
+            "port open from here?"
+        ) from error
 
 
 def cluster_cpus() -> int:
@@ -217,17 +332,6 @@ def cluster_cpus() -> int:
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-
-def quiet_ray_data() -> None:
-    """No bars and plan dumps of Ray Data's own: the run has its own progress."""
-    import logging
-
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def stop_ray() -> None:

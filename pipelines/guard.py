@@ -1,8 +1,9 @@
 """``python -m pipelines.guard COMMAND...``: run a command that must not outlive its parent.
 
 The parent holds the other end of standard input. When it closes, because the parent is done or
-was killed in whatever way, the command is ended; otherwise a killed run would leave its services
-behind, and the next run would find their ports taken.
+was killed in whatever way, the command is ended, and killed if it does not end by itself;
+otherwise a killed run would leave its services behind, and the next run would find their ports
+taken. The command dies with the guard, too: whoever kills it kills both.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from types import FrameType
 from typing import NoReturn
+
+from workers.processes import adopt_orphans, end_with_parent, kill_descendants
 
 #: Seconds that a command has to end by itself before it is killed.
 GRACE = 5.0
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
     """Ask a process to end, then make it."""
     process.terminate()
     try:
-        process.wait(timeout=GRACE)
+        process.wait(timeout=grace)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -31,21 +35,34 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def main() -> NoReturn:
     """Run the command until it ends, standard input closes or SIGTERM comes."""
-    process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    adopt_orphans()
+    process = subprocess.Popen(
+        sys.argv[1:],
+        stdin=subprocess.DEVNULL,
+        preexec_fn=partial(end_with_parent, os.getpid()),  # no thread has been started yet
+    )
+    ending = threading.Event()
 
     def end_at_sigterm(_signal: int, _frame: FrameType | None) -> None:
-        process.terminate()
+        ending.set()
 
-    def end_with_parent() -> None:
+    def end_with_input() -> None:
         while os.read(sys.stdin.fileno(), 1):
             pass
+        ending.set()
+
+    def end_command() -> None:
+        ending.wait()
         end(process)
 
     # Ctrl-C reaches the whole group; the run ends its services in its own order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_at_sigterm)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    sys.exit(process.wait())
+    for action in (end_with_input, end_command):
+        threading.Thread(target=action, daemon=True).start()
+    code = process.wait()
+    kill_descendants()  # what the command has left
+    os._exit(code if code >= 0 else 128 - code)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,13 @@ OURS = ("pipelines", "query_builder", "workers", "clip_model")
 
 
 class Lines(logging.Formatter):
-    """The message alone. Whoever logs a URL, or whichever library, no credentials come through."""
+    """The message alone, without a trace, which is for the file.
+
+    Whoever logs a URL, or whichever library, no credentials come through.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record))
+        return shown(record.getMessage())
 
 
 class JsonLines(logging.Formatter):
@@ -37,21 +40,33 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def console() -> logging.Handler:
-    """Short lines on stderr."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines())
-    return handler
+class LogFile(logging.FileHandler):
+    """A file whose disk may be full: that is said once, and ends nothing."""
+
+    said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
+        if not self.said:
+            self.said = True
+            sys.stderr.write(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}\n")
+
+
+def to_stderr() -> None:
+    """Send the logs of this process to stderr alone, until `configure` knows of a directory."""
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(Lines())
+    logging.getLogger().handlers = [console]
 
 
 def configure(directory: Path) -> None:
     """Send the logs of this process to stderr and to ``logs/run.jsonl`` in ``directory``."""
     folder = directory / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(folder / "run.jsonl", encoding="utf-8")
+    file = LogFile(folder / "run.jsonl", encoding="utf-8")
     file.setFormatter(JsonLines())
+    to_stderr()
     root = logging.getLogger()
-    root.handlers = [file, console()]
+    root.addHandler(file)
     root.setLevel(logging.WARNING)
     # Beam warns of Google Cloud's packages, which nothing here needs.
     logging.getLogger("apache_beam").setLevel(logging.ERROR)

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 from pipelines.config import Config, ConfigError, Gate
 from pipelines.memory import peak_memory
@@ -16,22 +15,12 @@ from pipelines.run import Run
 from pipelines.services import services_of
 from pipelines.stages import STAGES
 from pipelines.stages.base import Stage
+from workers.exit_codes import ExitCode
 
 log = logging.getLogger(__name__)
 
 #: How the reasons begin for which a part of an input is not in a stage's output.
 DAMAGED = "damaged_"
-
-
-class ExitCode(IntEnum):
-    """What the command line says to a scheduler."""
-
-    COMPLETE = 0  # or nothing to do
-    CONFIGURATION = 2
-    PARTIAL = 3  # some shards failed, or some input is damaged
-    QUALITY = 4  # a gate was not met
-    LOCKED = 75  # another process works on the run
-    INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -102,6 +91,7 @@ def run_stages(run: Run, names: Sequence[str]) -> Result:
                 return Result(ExitCode.PARTIAL, worked)
         else:
             log.info("%s: complete, nothing to do (%d shards)", name, len(plan.done))
+        stage.tidy()
         if not _passes_gate(run, name):
             return Result(ExitCode.QUALITY, worked)
         complete[name] = True

@@ -50,7 +50,7 @@ def _running(name: str, service: Service, run: Run) -> Iterator[None]:
             log.info("service %s: ready", name)
             yield
         finally:
-            end(process)
+            end(process, 2 * GRACE)  # the guard itself waits for the service
 
 
 def _wait_until_free(name: str, service: Service) -> None:

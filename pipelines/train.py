@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from pipelines.cli import parser, run_command, run_one_stage
-from pipelines.runner import ExitCode
+from pipelines.cli import parser, run_command, run_one_stage, start
+from workers.exit_codes import ExitCode
 
 
 def main(argv: Sequence[str] | None = None) -> ExitCode:
@@ -21,4 +20,4 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start(main)

@@ -29,8 +29,8 @@ from workers.tally import Tally
 
 log = logging.getLogger(__name__)
 
-#: Called after each epoch with its metrics and the state to go on from.
-Report = Callable[[dict[str, Any], dict[str, Any]], None]
+#: Called after each epoch with the state to go on from, the metrics so far among it.
+Report = Callable[[dict[str, Any]], None]
 
 
 class DivergedError(RuntimeError):
@@ -41,6 +41,7 @@ class DivergedError(RuntimeError):
 class Trained:
     model: CLIP
     pairs: Tally
+    metrics: list[dict[str, Any]]  # of each epoch; the same for the same data, settings and seed
 
 
 def train(
@@ -54,8 +55,8 @@ def train(
 
     Args:
         shards: Parquet files with the columns of ``contracts.DATASET``.
-        report: called after each epoch; what it is given as state, ``state`` takes back to go
-            on from there.
+        report: called after each epoch; what it is given, ``state`` takes back to go on from
+            there.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
@@ -81,11 +82,11 @@ def train(
     model.train()
     optimizer = _optimizer(model, settings)
     crop = random_square_crop(model.config.image_resolution)
-    first_epoch = 0
+    first_epoch, metrics = 0, list[dict[str, Any]]()
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        first_epoch = state["epoch"] + 1
+        first_epoch, metrics = state["epoch"] + 1, state["metrics"]
 
     for epoch in range(first_epoch, settings.epochs):
         started, losses = time.monotonic(), []
@@ -115,17 +116,18 @@ def train(
                 model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
             losses.append(loss.item())
 
-        metrics = {
-            "epoch": epoch,
-            "loss": sum(losses) / len(losses),
-            "pairs_per_second": len(losses) * batch_size / (time.monotonic() - started),
-        }
-        log.info("epoch %(epoch)d: loss %(loss).4f, %(pairs_per_second).0f pairs/s", metrics)
+        metrics.append({"epoch": epoch, "loss": sum(losses) / len(losses)})
+        pairs_per_second = len(losses) * batch_size / (time.monotonic() - started)
+        log.info("epoch %d: loss %.4f, %.0f pairs/s", epoch, metrics[-1]["loss"], pairs_per_second)
         report(
-            metrics,
-            {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()},
+            {
+                "epoch": epoch,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "metrics": metrics,
+            }
         )
-    return Trained(model.eval(), tally)
+    return Trained(model.eval(), tally, metrics)
 
 
 def _batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:

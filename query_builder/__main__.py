@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGALRM, SIGINT
-from types import FrameType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
@@ -19,12 +15,10 @@ from pydantic.fields import FieldInfo
 from query_builder.inputs import Inputs, find_inputs
 from query_builder.settings import KINDS, QuerySettings
 from workers.credentials import shown
+from workers.exit_codes import ExitCode
 from workers.file_systems import local_folder, size_of
+from workers.supervisor import supervised
 from workers.tally import Tally
-
-COMPLETE, CONFIGURATION, PARTIAL, INTERRUPTED = 0, 2, 3, 130
-#: Seconds after which an interrupt that has not ended the work is tried again.
-INSISTENCE = 5.0
 
 EPILOG = """\
 DIR/00000.parquet has the columns query_id, query, kind (word, bigram, title or synset), count,
@@ -32,7 +26,8 @@ pmi, npmi and views. The same files and options always give the same bytes. docs
 which terms become queries.
 
 exit codes: 0 complete; 2 wrong options, missing file or DIR not empty; 3 a file is damaged and
-what could be read of it was used; 130 interrupted
+what could be read of it was used; 70 the process was killed, for lack of memory for example, or
+has a fault; 130 interrupted (143: by SIGTERM, 129: by SIGHUP)
 """
 
 
@@ -128,33 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = find_inputs(settings)
     except (OSError, ValidationError) as error:
         sys.stderr.write(f"query_builder: {shown(str(error))}\n")
-        return CONFIGURATION
+        return ExitCode.CONFIGURATION
     try:
-        with _insistent_interrupts():
-            return _build(files, out, settings, options.beam)
+        return _build(files, out, settings, options.beam)
     except KeyboardInterrupt:
         sys.stderr.write("query_builder: interrupted, no list was written\n")
-        return INTERRUPTED
-
-
-@contextmanager
-def _insistent_interrupts() -> Iterator[None]:
-    """Ctrl-C interrupts the block, and again every few seconds for as long as the block goes on.
-
-    An exception that is raised while a library's callback or destructor runs is dropped there.
-    """
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        signal.setitimer(signal.ITIMER_REAL, INSISTENCE)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (SIGINT, SIGALRM)}
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return ExitCode.INTERRUPTED
 
 
 def _settings(options: argparse.Namespace) -> QuerySettings:
@@ -187,7 +161,7 @@ def _build(files: Inputs, out: Path, settings: QuerySettings, beam: Sequence[str
     sys.stdout.write(f"wrote {tallies['terms'].kept:,} queries to {out}\n")
     found = list(problems(tallies, settings))
     sys.stderr.writelines(f"query_builder: {problem}\n" for problem in found)
-    return PARTIAL if found else COMPLETE
+    return ExitCode.PARTIAL if found else ExitCode.COMPLETE
 
 
 def problems(tallies: Mapping[str, Tally], settings: QuerySettings) -> Iterator[str]:
@@ -216,4 +190,5 @@ def summary(tallies: Mapping[str, Tally]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not started again: a list is made as a whole, and DIR is no longer empty.
+    sys.exit(supervised(main, restarts=0, lost=ExitCode.FAULT))

@@ -47,6 +47,9 @@ class Stage(ABC):
         """What it says between the ends of two shards; a thread of its own asks."""
         return Status()
 
+    def tidy(self) -> None:  # noqa: B027 - most stages leave nothing
+        """Remove what is of no use any more, called whenever all shards have receipts."""
+
     def shard(
         self,
         name: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pipelines.engines import cluster_cpus, in_process, start_ray
 from pipelines.progress import Status
 from pipelines.receipts import Outcome, Shard, Side
 from pipelines.stages.base import Stage
+from workers.storage import write_json, write_text
 from workers.tally import Tally
 
 #: The stage's output files: the weights, and a line of JSON for each epoch.
@@ -61,6 +63,9 @@ class Model(Stage):
         config = self.run.config
         work = TrainOnRay(config.model, config.seed, config.ray, self.folder / RAY_STORAGE)
         return in_process(work, shards, self.folder)
+
+    def tidy(self) -> None:
+        shutil.rmtree(self.folder / RAY_STORAGE, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,6 @@ def train_worker(config: dict[str, Any]) -> None:
 
     import clip_model
     from pipelines.training import train
-    from workers.storage import write_json
 
     state = None
     if checkpoint := ray.train.get_checkpoint():
@@ -126,12 +130,12 @@ def train_worker(config: dict[str, Any]) -> None:
 
     out = Path(config["out"])
 
-    def report(metrics: dict[str, Any], state: dict[str, Any]) -> None:
-        with (out / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+    def report(state: dict[str, Any]) -> None:
+        write_metrics(state["metrics"], out / METRICS)
         with tempfile.TemporaryDirectory() as folder:
             torch.save(state, Path(folder) / "state.pt")
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(state["metrics"][-1], checkpoint=checkpoint)
 
     trained = train(
         [Path(shard) for shard in config["shards"]],
@@ -140,5 +144,11 @@ def train_worker(config: dict[str, Any]) -> None:
         report,
         state,
     )
+    write_metrics(trained.metrics, out / METRICS)
     write_json(trained.pairs.counts(), out / ACCOUNT)
     clip_model.save(trained.model, out / CHECKPOINT)
+
+
+def write_metrics(metrics: Sequence[dict[str, Any]], path: Path) -> None:
+    """A line of JSON for each epoch, those before a restart too."""
+    write_text("".join(f"{json.dumps(epoch)}\n" for epoch in metrics), path)

@@ -1,0 +1,244 @@
+"""A command at work in a process of its own, watched by one that does nothing else.
+
+Ray replaces the handlers of signals, callbacks of libraries drop the exception that an interrupt
+raises, and C++ ends a process without a word, Ray's for example when its raylet has died. None of
+that may decide how a command ends. So the process that was started does no work. It starts the
+worker, passes on signals and insists on them, starts a worker that was lost again, and in the end
+kills whatever is left of what was started, and removes the temporary files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from workers.exit_codes import ExitCode, explain
+from workers.processes import adopt_orphans, end_with_parent, kill_descendants
+
+#: A worker that died is started again so many times.
+RESTARTS = 5
+#: Seconds that an interrupted worker has to end; after the first of them it is asked again.
+GRACE, INSISTENCE = 8.0, 3.0
+#: Seconds between two looks at the worker.
+_INTERVAL = 0.02
+
+#: The environment's names for the folder of temporary files and for how the last worker ended.
+_SESSION, _LAST_END = "CLIP_SESSION", "CLIP_LAST_END"
+_PREFIX = "clip-"
+#: Stands in such a folder, so that nobody else's is ever taken for one.
+_MARK = "clip-from-scratch-session"
+#: Ray's sockets are in it, and a socket's path has 107 bytes at most.
+_LONGEST_FOLDER = 24
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def supervised(
+    command: Callable[[], int], restarts: int = RESTARTS, lost: int = ExitCode.PARTIAL
+) -> int:
+    """Run a command in a child process; returns its exit code, in the parent and in the child.
+
+    Args:
+        restarts: how often a child that was killed, or ended without an exit code of its own,
+            is started again.
+        lost: the exit code when the last one was, too.
+
+    Returns:
+        128 + the signal's number when it was interrupted (130 for SIGINT, 143 for SIGTERM).
+    """
+    this = os.getpid()
+    adopt_orphans()
+    _remove_leftovers()
+    folder = _open_session()
+    try:
+        return _Watch().run(command, restarts, lost)
+    finally:
+        if os.getpid() == this:
+            kill_descendants()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def last_end() -> str | None:
+    """How the worker before this one ended, where this one was started in its place."""
+    return os.environ.get(_LAST_END)
+
+
+def session_folder() -> Path | None:
+    """The folder of temporary files of this command; None where it is not supervised."""
+    return Path(folder) if (folder := os.environ.get(_SESSION)) else None
+
+
+def begin(task: str) -> int:
+    """Note that this worker begins a task that may kill it.
+
+    Returns how many workers of this command have died at it. Call `end` when it is over.
+    """
+    if (note := _note(task)) is None:
+        return 0
+    deaths = int(note.read_text()) if note.exists() else 0
+    note.write_text(str(deaths + 1))
+    return deaths
+
+
+def end(task: str) -> None:
+    """Note that a task that `begin` has noted is over, whatever came out."""
+    if note := _note(task):
+        note.unlink(missing_ok=True)
+
+
+def _note(task: str) -> Path | None:
+    folder = session_folder()
+    return folder / f"task-{hashlib.sha256(task.encode()).hexdigest()}" if folder else None
+
+
+class _Watch:
+    """The parent's side."""
+
+    def __init__(self) -> None:
+        self._asked = 0  # the signal that came
+        self._times = 0  # how often it came
+
+    def run(self, command: Callable[[], int], restarts: int, lost: int) -> int:
+        for attempt in range(restarts + 1):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            parent = os.getpid()
+            # What comes between the fork and the handlers waits.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            worker = os.fork()
+            if not worker:
+                return _work(command, parent)
+            self._listen()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            code = self._wait(worker)
+            if self._asked and code:
+                return 128 + self._asked
+            if code not in (1, *range(-64, 0)):
+                return code
+            kill_descendants()
+            ended = _describe(code)
+            os.environ[_LAST_END] = ended
+            again = f"starting it again, {attempt + 1} of {restarts} times"
+            _say(f"the worker process {ended}; {again if attempt < restarts else 'giving up'}")
+        return lost
+
+    def _listen(self) -> None:
+        for number in _SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup and & of shells ignore some
+                signal.signal(number, self._note_signal)
+
+    def _note_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._asked = number
+        self._times += 1
+
+    def _wait(self, worker: int) -> int:
+        """Wait for the worker's end, and see to it once a signal has come; its exit code."""
+        asked_at = again_at = 0.0
+        while True:
+            with suppress(ChildProcessError):
+                ended, status = os.waitpid(worker, os.WNOHANG)
+                if ended:
+                    return os.waitstatus_to_exitcode(status)
+            now = time.monotonic()
+            if self._asked and not asked_at:
+                asked_at = again_at = now
+            if asked_at and now >= again_at:
+                # Of its own handlers only SIGTERM's is sure to be ours: Ray Train takes SIGINT's.
+                os.kill(worker, signal.SIGTERM)
+                again_at = now + INSISTENCE
+            if asked_at and (now > asked_at + GRACE or self._times > 1):
+                os.kill(worker, signal.SIGKILL)
+            _reap_orphans(worker)
+            time.sleep(_INTERVAL)
+
+
+def _reap_orphans(worker: int) -> None:
+    """Let go of adopted processes that have ended."""
+    with suppress(ChildProcessError):
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None or ended.si_pid == worker:
+                return
+            os.waitpid(ended.si_pid, 0)
+
+
+def _work(command: Callable[[], int], parent: int) -> int:
+    """The child's side."""
+    # A group of its own: Ctrl-C reaches the parent alone, which passes it on.
+    os.setpgid(0, 0)
+    end_with_parent(parent)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    try:
+        return command()
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last resort, below every command
+        code, text = explain(error)
+        _say(text)
+        return code
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending, and soon killed if it hangs
+
+
+def interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """A handler that makes any signal what Ctrl-C is."""
+    raise KeyboardInterrupt
+
+
+def _describe(code: int) -> str:
+    if code >= 0:
+        return f"ended without a word (exit code {code}), as when Ray's raylet or GCS has died"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _open_session() -> Path:
+    """Make the folder that all temporary files of the command go into, and hold its lock."""
+    before = tempfile.gettempdir()
+    short = before if len(before) <= _LONGEST_FOLDER else "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=short))
+    _try_lock(folder)  # held until this process and the worker have ended
+    (folder / _MARK).touch()
+    os.environ[_SESSION] = os.environ["TMPDIR"] = str(folder)
+    os.environ.setdefault("RAY_TMPDIR", before)  # where Ray looks for a cluster of this machine
+    tempfile.tempdir = None
+    return folder
+
+
+def _remove_leftovers() -> None:
+    """Remove the folders of commands that were killed together with their parents."""
+    for place in {tempfile.gettempdir(), "/tmp"}:
+        for mark in Path(place).glob(f"{_PREFIX}*/{_MARK}"):
+            with suppress(OSError):  # another user's, or another command removes it, too
+                if mark.stat().st_uid == os.getuid() and (lock := _try_lock(mark.parent)):
+                    shutil.rmtree(mark.parent, ignore_errors=True)
+                    os.close(lock)
+
+
+def _try_lock(folder: Path) -> int | None:
+    """Lock a folder until this process and its forks end; None when another one holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
