@@ -195,10 +195,20 @@ def _unpack(raw: bytes, marker: bytes) -> tuple[bytes, int]:
     if marker == _PLAIN:
         return raw, len(raw)
     if marker == _ZSTD:
-        frame = raw[: raw.find(_ZSTD, len(_ZSTD)) % (len(raw) + 1)]
-        return ZstdReader(BytesIO(frame)).read(), len(frame)
+        return _unpack_frame(raw[: raw.find(_ZSTD, len(_ZSTD)) % (len(raw) + 1)])
     member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     plain = member.decompress(raw, 2 * MAX_RECORD_BYTES)
     if not member.eof:
         raise OSError("the gzip member does not end")
     return plain, len(raw) - len(member.unused_data)
+
+
+def _unpack_frame(frame: bytes) -> tuple[bytes, int]:
+    """As ``_unpack``, for a zstd frame behind which the first bytes of another may stand."""
+    try:
+        return ZstdReader(BytesIO(frame)).read(), len(frame)
+    except OSError:
+        for begun in (_ZSTD[:n] for n in range(1, len(_ZSTD))):
+            if frame.endswith(begun):
+                return _unpack_frame(frame.removesuffix(begun))
+        raise
