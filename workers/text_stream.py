@@ -1,7 +1,8 @@
-"""The bytes of a text file, decompressed; of a damaged one, the whole lines before the damage."""
+"""The lines of a text file, decompressed and in UTF-8; of a damaged one, those that are whole."""
 
 from __future__ import annotations
 
+import codecs
 import zlib
 from collections.abc import Iterator
 from io import RawIOBase
@@ -9,22 +10,49 @@ from typing import BinaryIO
 
 from fastwarc.stream_io import ZstdReader
 
+#: A longer line is no row: nobody's caption has this many bytes.
+MAX_LINE_BYTES = 8 << 20
+
+#: Stands for each byte that is no UTF-8: a noncharacter, which no text holds.
+NOT_TEXT = "\ufdd0"
+
+#: Stands for a line that is too long. It is no row of any format, nor part of one.
+LONG_LINE = f"{NOT_TEXT} a line of more than {MAX_LINE_BYTES:,} bytes"
+
+#: Bytes that are held beside lines.
 _CHUNK = 1 << 20
+#: What follows a gzip member is copied for each member: many small ones are kept cheap.
+_GZIP_CHUNK = 1 << 16
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
+def _not_text(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return NOT_TEXT * (error.end - error.start), error.end
+
+
+codecs.register_error("not_text", _not_text)
+
+
+class LongLineError(ValueError):
+    """A first line that is too long to be one."""
+
+
 class TextStream(RawIOBase):
-    """A readable stream over a plain, gzip or zstd file.
+    """A readable stream over a plain, gzip or zstd file, in time linear in its length.
 
     Where the compressed data breaks off, the stream ends after the last whole line, so that no
-    half row is taken for a whole one; ``error`` then says what happened.
+    half row is taken for a whole one; ``error`` then says what happened. A line of more than
+    MAX_LINE_BYTES becomes LONG_LINE, so that it costs neither memory nor the lines after it.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._chunks = _decompressed(file)
-        self._ready = b""
-        self._held = b""  # after the last line feed so far
+        self._ready = bytearray()  # whole lines
+        self._line = bytearray()  # what is known of the next
+        self._in_long_line = False
+        self._quotes = 0  # in the long line
         self._ended = False
         self.error = ""
 
@@ -35,9 +63,28 @@ class TextStream(RawIOBase):
         """At most ``size`` bytes, or all; b"" at the end."""
         while not self._ended and (size < 0 or len(self._ready) < size):
             self._fill()
-        if size < 0:
-            size = len(self._ready)
-        given, self._ready = self._ready[:size], self._ready[size:]
+        return self._give(len(self._ready) if size < 0 else size)
+
+    def read_lines(self, size: int) -> bytes:
+        """Whole lines, of ``size`` bytes together or a little more; b"" at the end."""
+        while not self._ended and len(self._ready) < size:
+            self._fill()
+        return self._give(len(self._ready))
+
+    def first_lines(self, size: int) -> bytes:
+        """As ``read_lines``, but never reads through a long line: those before it.
+
+        Raises LongLineError where the first line is one.
+        """
+        while not self._ended and not self._in_long_line and len(self._ready) < size:
+            self._fill()
+        if self._in_long_line and not self._ready:
+            raise LongLineError(f"the first line has more than {MAX_LINE_BYTES:,} bytes")
+        return self._give(len(self._ready))
+
+    def _give(self, size: int) -> bytes:
+        given = bytes(self._ready[:size])
+        del self._ready[:size]
         return given
 
     def _fill(self) -> None:
@@ -49,15 +96,51 @@ class TextStream(RawIOBase):
             return
         if not chunk:
             self._ended = True
-            self._ready += self._held
+            self._end_line(b"")
             return
-        whole, line_feed, rest = (self._held + chunk).rpartition(b"\n")
-        self._ready += whole + line_feed
-        self._held = rest
+        first = chunk.find(b"\n") + 1
+        if first:
+            last = chunk.rfind(b"\n") + 1
+            self._go_on(chunk[: first - 1])
+            self._end_line(b"\n")
+            self._ready += _valid(chunk[first:last])
+            chunk = chunk[last:]
+        self._go_on(chunk)
+
+    def _go_on(self, piece: bytes) -> None:
+        """A line goes on, or begins."""
+        if not self._in_long_line:
+            self._line += piece
+            if len(self._line) <= MAX_LINE_BYTES:
+                return
+            self._in_long_line, self._quotes, piece = True, 0, bytes(self._line)
+            self._line.clear()
+        self._quotes += piece.count(b'"')
+
+    def _end_line(self, line_feed: bytes) -> None:
+        if self._in_long_line:
+            # Of CSV, what begins or ends a quoted text must still do so.
+            self._ready += LONG_LINE.encode() + b'"' * (self._quotes % 2) + line_feed
+            self._in_long_line = False
+        else:
+            self._ready += _valid(bytes(self._line)) + line_feed
+            self._line.clear()
+
+
+def _valid(lines: bytes) -> bytes:
+    """Whole lines as UTF-8."""
+    try:
+        lines.decode()
+    except UnicodeDecodeError:
+        return lines.decode(errors="not_text").encode()
+    return lines
 
 
 def _decompressed(file: BinaryIO) -> Iterator[bytes]:
-    """The content of a file in pieces; raises OSError, EOFError or zlib.error where it breaks."""
+    """The content of a file in pieces of at most _CHUNK bytes.
+
+    Raises OSError, EOFError or zlib.error where it breaks.
+    """
     magic = file.read(4)
     file.seek(0)
     if magic.startswith(_GZIP):
@@ -70,12 +153,14 @@ def _gunzip(file: BinaryIO) -> Iterator[bytes]:
     # fastwarc's and zlib's own readers take a cut file for a whole one.
     member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     started = False
-    while chunk := file.read(_CHUNK):
+    while chunk := file.read(_GZIP_CHUNK):
         while chunk:
-            if piece := member.decompress(chunk):
+            if piece := member.decompress(chunk, _CHUNK):
                 yield piece
-            started, chunk = not member.eof, member.unused_data
+            started = not member.eof
+            chunk = member.unconsumed_tail
             if member.eof:
+                chunk = member.unused_data
                 member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     if started:
         raise EOFError("the file ends inside a gzip member")

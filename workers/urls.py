@@ -16,7 +16,10 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 _PLAIN = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]*")
 
 #: A URL that matches (Python's syntax and RE2's) is one that ``absolute_url`` leaves as it is.
-NORMAL_URL = r"^https?://[a-z0-9.\-]+/[A-Za-z0-9\-._~:/?@!$&'()*+,;=]*$"
+NORMAL_URL = (
+    r"^https?://[a-z0-9.\-]+/[A-Za-z0-9\-._~:/@!$&'()*+,;=]*"
+    r"(?:\?[A-Za-z0-9\-._~:/?@!$&'()*+,;=]+)?$"
+)
 
 _NORMAL = re.compile(NORMAL_URL.removesuffix("$") + r"\Z")
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.file_systems import open_file
-from workers.text_stream import TextStream
+from workers.text_stream import LongLineError, TextStream
 
 #: Names of columns, in lower case. LAION: URL, TEXT. COYO and DataComp: url, text.
 URL_NAMES = frozenset({"url", "image_url", "img_url", "image_link"})
@@ -50,15 +50,22 @@ def find_columns(file: str, kind: str, named: tuple[str, str] | None) -> ListCol
         if kind == "parquet":
             return _parquet_columns(file, named)
         with open_file(file) as opened, TextStream(opened) as stream:
-            sample = stream.read(_SAMPLE_BYTES)
+            lines = _first_lines(file, stream)
     except (OSError, pa.ArrowInvalid):
         return None
-    lines = [line for line in sample.decode("utf-8", "replace").splitlines(True) if line.strip()]
     if not lines:
         return None
     if kind == "jsonl":
         return _json_columns(file, lines[0], named)
     return _delimited_columns(file, lines, DELIMITERS[kind], named)
+
+
+def _first_lines(file: str, stream: TextStream) -> list[str]:
+    try:
+        sample = stream.first_lines(_SAMPLE_BYTES)
+    except LongLineError as error:
+        raise ValueError(f"{file}: {error}; one row a line is needed") from error
+    return [line for line in sample.decode().split("\n") if line.strip()]
 
 
 def _parquet_columns(file: str, named: tuple[str, str] | None) -> ListColumns:
@@ -94,7 +101,7 @@ def _delimited_columns(
     file: str, lines: Sequence[str], delimiter: str, named: tuple[str, str] | None
 ) -> ListColumns:
     # A caption may hold line feeds, so the reader gets more than the first line.
-    text = StringIO("".join(lines), newline="")
+    text = StringIO("\n".join(lines), newline="")
     try:
         if delimiter == "\t":
             first = next(csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE))

@@ -23,11 +23,11 @@ from workers.extract.inputs import Input, InputKind
 from workers.extract.list_columns import DELIMITERS
 from workers.file_systems import open_file
 from workers.tally import Tally
-from workers.text_stream import TextStream
+from workers.text_stream import LONG_LINE, MAX_LINE_BYTES, NOT_TEXT, TextStream
 from workers.urls import NORMAL_URL, UrlError, absolute_url
 
-#: A row of a text file is shorter than this.
-_BLOCK_BYTES = 8 << 20
+#: Bytes of text that are read at a time: a row has no more.
+_BLOCK_BYTES = MAX_LINE_BYTES + (1 << 16)
 
 #: Characters of a text that a sample of rejected rows shows.
 _SHOWN = 1_000
@@ -84,14 +84,13 @@ def _texts(column: Any) -> tuple[Any, Any]:
     """A column of a batch as strings, "" for null; and which values are not UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    column = pc.fill_null(column.cast(pa.binary()), b"")  # what says it is text may not be
     try:
         texts = column.cast(pa.string())
-        bad = pa.array([False]).take(pa.array([0] * len(texts), pa.int64()))
     except pa.ArrowInvalid:
-        decoded = [(value or b"").decode("utf-8", "replace") for value in column.to_pylist()]
+        decoded = [value.decode(errors="not_text") for value in column.to_pylist()]
         texts = pa.array(decoded, pa.string())
-        bad = pc.match_substring(texts, "\ufffd")
-    return pc.fill_null(texts, ""), bad
+    return texts, pc.match_substring(texts, NOT_TEXT)
 
 
 def normal_urls(urls: Any) -> tuple[Any, Any]:
@@ -169,7 +168,7 @@ def _read_delimited(file: BinaryIO, source: Input, images: Tally) -> Iterator[_B
         yield first, *(batch.column(name) for name in columns)
         first += len(batch)
     for number, text in enumerate(bad_rows):
-        _fail("bad_row", first + number, text, source, images)
+        _fail(_reason(text), first + number, text, source, images)
     _check_end(stream, first, source, images)
 
 
@@ -182,7 +181,7 @@ def _read_json(file: BinaryIO, source: Input, images: Tally) -> Iterator[_Batch]
     options = pyarrow.json.ParseOptions(schema, unexpected_field_behavior="ignore")
     stream = TextStream(file)
     first = 0
-    for block in _line_blocks(stream):
+    while block := stream.read_lines(_BLOCK_BYTES):
         reading = pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1)
         try:
             table = pyarrow.json.read_json(BytesIO(block), reading, options)
@@ -194,22 +193,11 @@ def _read_json(file: BinaryIO, source: Input, images: Tally) -> Iterator[_Batch]
     _check_end(stream, first, source, images)
 
 
-def _line_blocks(stream: TextStream) -> Iterator[bytes]:
-    """The lines of a stream, many at a time."""
-    held = b""
-    while chunk := stream.read(_BLOCK_BYTES):
-        whole, line_feed, held = (held + chunk).rpartition(b"\n")
-        if whole:
-            yield whole + line_feed
-    if held.strip():
-        yield held
-
-
 def _read_lines(block: bytes, first: int, source: Input, images: Tally) -> pa.Table:
     """The rows of the lines that hold the two columns as text or null; the others are failed."""
     columns = _columns(source)
     rows: list[list[str | None]] = []
-    for number, line in enumerate(filter(bytes.strip, block.split(b"\n"))):
+    for number, line in enumerate(filter(str.strip, block.decode().split("\n"))):
         try:
             row = json.loads(line)
             values = [row.get(name) for name in columns]
@@ -217,11 +205,16 @@ def _read_lines(block: bytes, first: int, source: Input, images: Tally) -> pa.Ta
                 raise ValueError("a value of the two columns is not text")
             pa.array(values, pa.string())  # a lone surrogate is no text
         except (ValueError, AttributeError, RecursionError) as error:
-            _fail("bad_row", first + number, str(error), source, images)
+            _fail(_reason(line), first + number, str(error), source, images)
         else:
             rows.append(values)
     arrays = [pa.array([row[n] for row in rows], pa.string()) for n in range(2)]
     return pa.Table.from_arrays(arrays, names=columns)
+
+
+def _reason(line: str) -> str:
+    """Why a line is no row."""
+    return "row_too_long" if line.startswith(LONG_LINE) else "bad_row"
 
 
 def _columns(source: Input) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.workers.packing import zstd
@@ -19,6 +19,7 @@ from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import find_inputs
 from workers.extract.pair_lists import normal_urls
 from workers.tally import Tally
+from workers.text_stream import MAX_LINE_BYTES
 from workers.urls import UrlError, absolute_url
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
@@ -141,6 +142,66 @@ def test_bytes_that_are_not_utf8_fail_alone(tmp_path):
     assert images.failed == {"not_utf8": 1}
 
 
+def test_rows_that_are_neither_whole_nor_utf8_fail_alone(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"url,text\nhttp://a/,caf\xe9\ncaf\xe9\nhttp://b/,\xef\xbf\xbd cafe\n")
+    found, images = read(path)
+    assert found == [("http://b/", "\ufffd cafe", None, "a.csv@1")]
+    assert images.failed == {"not_utf8": 1, "bad_row": 1}
+
+
+def test_bytes_that_a_parquet_file_calls_text_fail_alone(tmp_path):
+    offsets = pa.array([0, 4, 9], pa.int32()).buffers()[1]
+    texts = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"caf\xe9a cat")])
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"url": ["http://a/", "http://b/"], "text": texts}), path)
+    found, images = read(path)
+    assert found == [("http://b/", "a cat", None, "a.parquet@1")]
+    assert images.failed == {"not_utf8": 1}
+
+
+LONG = "x" * (MAX_LINE_BYTES + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "failed"),
+    [
+        ("a.jsonl", ['{"url": "http://a/", "text": "a"}', f'{{"url": "{LONG}"}}',
+                     '{"url": "http://b/", "text": "b"}'], {"row_too_long": 1}),
+        ("a.tsv", ["url\ttext", "http://a/\ta", f"http://c/\t{LONG}", "http://b/\tb"],
+         {"row_too_long": 1}),
+        ("a.csv", ["url,text", "http://a/,a", f"http://c/,{LONG}", "http://b/,b"],
+         {"row_too_long": 1}),
+        ("quoted.csv", ["url,text", "http://a/,a", 'http://c/,"short', f'{LONG}"', "http://b/,b"],
+         {"not_utf8": 1}),
+        ("opened.csv", ["url,text", "http://a/,a", f'http://c/,"{LONG}', 'short"', "http://b/,b"],
+         {"row_too_long": 1, "bad_row": 1}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_row_that_is_too_long_fails_alone(tmp_path, name, lines, failed, suffix):
+    path = tmp_path / (name + suffix)
+    path.write_bytes(COMPRESS[suffix]("\n".join(lines).encode()))
+    found, images = read(path)
+    assert [row[:2] for row in found] == [("http://a/", "a"), ("http://b/", "b")]
+    assert images.failed == failed
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.tsv", "a.jsonl.gz"])
+def test_a_list_in_one_long_line_is_refused_before_the_work(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(COMPRESS[path.suffix if path.suffix == ".gz" else ""](b"[" + LONG.encode()))
+    with pytest.raises(ValueError, match=f"{name}: the first line has more than .* one row a line"):
+        find_inputs([str(path)])
+
+
+def test_a_first_line_longer_than_others_read_is_understood(tmp_path):
+    path = tmp_path / "a.jsonl"
+    row = {"html": "x" * 200_000, "url": "http://a/", "text": "a\u2028cat"}
+    path.write_text(json.dumps(row, ensure_ascii=False))
+    assert [row[:2] for row in read(path)[0]] == [("http://a/", "a\u2028cat")]
+
+
 def test_bad_json_lines_fail_alone(tmp_path):
     path = tmp_path / "a.jsonl"
     good = json.dumps({"url": "http://a/", "text": "a cat"})
@@ -193,6 +254,7 @@ def test_an_empty_list_has_no_rows(tmp_path):
 
 
 @settings(deadline=None)
+@example(["http://a.example/?", "http://a.example/??", "http://a.example/a?b?"])
 @given(st.lists(st.text(max_size=12).map(lambda tail: f"http://a.example/{tail}") | st.text()))
 def test_the_fast_way_to_normal_urls_gives_what_the_slow_way_gives(urls):
     def slow(url):
