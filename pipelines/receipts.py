@@ -73,6 +73,7 @@ class Shard:
     key: str  # hash of the inputs' content, of the settings and of the code's version
     inputs: tuple[str, ...] = ()  # paths that it reads
     values: tuple[str, ...] = ()  # other input, such as the URLs of a crawl
+    attempt: int = 1  # a receipt of an earlier one is valid, and not what is asked for
 
 
 class Work(Protocol):
@@ -129,6 +130,7 @@ class Receipt:
     rows: Mapping[str, Annotated[Counts, AfterValidator(_balanced)]]  # by kind: pages, pairs, ...
     outputs: tuple[Output, ...]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    attempt: Annotated[int, Field(ge=1)] = 1  # how often the shard has been tried
 
 
 _RECEIPT = TypeAdapter(Receipt)
@@ -187,7 +189,7 @@ class Ledger:
     def is_done(self, shard: Shard) -> bool:
         """Whether the shard's receipt is valid and its outputs are there in full."""
         receipt = self.receipt(shard.name)
-        if receipt is None or receipt.key != shard.key:
+        if receipt is None or not _is_of(receipt, shard):
             return False
         return all(self._is_whole(output) for output in receipt.outputs)
 
@@ -281,6 +283,10 @@ class Ledger:
             remove_leftovers(folder)
 
 
+def _is_of(receipt: Receipt, shard: Shard) -> bool:
+    return receipt.key == shard.key and receipt.attempt >= shard.attempt
+
+
 def _files_of(receipt: Receipt | None) -> set[str]:
     return {output.file for output in receipt.outputs} if receipt else set()
 
@@ -301,14 +307,18 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
         tally.check()
     outputs = _publish(shard, scratch, folder)
     shutil.rmtree(scratch)
+    rejected = Side.REJECTED.of(folder) / f"{shard.name}.json"
     if samples := {kind: tally.samples for kind, tally in tallies.items() if tally.samples}:
-        write_json(samples, Side.REJECTED.of(folder) / f"{shard.name}.json")
+        write_json(samples, rejected)
+    else:
+        rejected.unlink(missing_ok=True)
     receipt = Receipt(
         shard=shard.name,
         key=shard.key,
         rows={kind: tally.counts() for kind, tally in tallies.items()},
         outputs=outputs,
         seconds=round(time.monotonic() - started, 3),
+        attempt=shard.attempt,
     )
     write_json(asdict(receipt), Side.RECEIPTS.of(folder) / f"{shard.name}.json")
     return receipt
@@ -325,6 +335,8 @@ def _publish(shard: Shard, scratch: Path, folder: Path) -> tuple[Output, ...]:
     if taken := sorted(file for file in written.keys() - before if (folder / file).exists()):
         raise FileExistsError(f"{folder / taken[0]} is not the run's: move it out of the run")
     ledger.announce(shard.name, written.keys() | before)
+    # The receipt of an earlier attempt was valid until now; it does not tell of what comes.
+    (Side.RECEIPTS.of(folder) / f"{shard.name}.json").unlink(missing_ok=True)
     outputs = tuple(_publish_file(path, folder, file) for file, path in sorted(written.items()))
     for file in before - written.keys():  # of an attempt that ended without a receipt
         (folder / file).unlink(missing_ok=True)
@@ -369,7 +381,7 @@ def outcome_of(shard: Shard, folder: Path) -> Outcome:
     if error.is_file():
         return Outcome(shard.name, error=error.read_text(encoding="utf-8", errors="replace"))
     receipt = Ledger(folder).receipt(shard.name)
-    if receipt is None or receipt.key != shard.key:
+    if receipt is None or not _is_of(receipt, shard):
         return Outcome(shard.name, error="the worker died before it could write a receipt")
     return Outcome(shard.name, receipt=receipt)
 

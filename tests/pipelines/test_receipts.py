@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -72,6 +73,29 @@ def test_what_has_its_receipt_is_not_done_again_when_an_engine_asks_again(folder
     assert outcome_of(shard(), folder).receipt == first
     attempt(break_down, shard(key="k2"), folder)
     assert "disk full" in (outcome_of(shard(key="k2"), folder).error or "")
+
+
+def test_a_further_attempt_takes_the_place_of_the_one_before_it(folder):
+    first = perform(write_rows, shard(), folder)
+    again = replace(shard(), attempt=2)
+    assert Ledger(folder).is_done(shard())
+    assert not Ledger(folder).is_done(again)
+
+    attempt(break_down, again, folder)
+    assert "disk full" in str(outcome_of(again, folder).error)
+    assert Ledger(folder).receipt("00000") == first, "what was there is valid all the same"
+
+    def write_more(shard, out):
+        pq.write_table(pa.table({"n": [1, 2, 3]}), out / f"{shard.name}.parquet")
+        return {"rows": Tally(rows_in=3, kept=3)}
+
+    attempt(write_more, again, folder)
+    attempt(break_down, again, folder)  # asked for once more, and done already
+    receipt = outcome_of(again, folder).receipt
+    assert receipt
+    assert (receipt.attempt, receipt.rows["rows"]["kept"]) == (2, 3)
+    assert pq.read_table(folder / "00000.parquet").num_rows == 3
+    assert not (folder.parent / "_rejected/pairs/00000.json").exists(), "nothing is rejected now"
 
 
 def test_lost_rows_get_no_receipt_and_publish_nothing(folder):
