@@ -13,7 +13,7 @@ from pipelines.cli import open_run, parser, run_command, say, start
 from pipelines.config import ConfigError
 from pipelines.run import Run
 from pipelines.runner import is_complete
-from pipelines.stages.selection import embedded_shards
+from pipelines.stages.selection import Selection, embedded_shards
 from workers.exit_codes import ExitCode
 from workers.selection.planted_noise import Bools, plant_noise
 from workers.selection.select import EmbeddedShard, select
@@ -44,7 +44,10 @@ def calibrate(arguments: argparse.Namespace) -> ExitCode:
     if not 0 < arguments.noise < 1:
         raise ConfigError(f"--noise {arguments.noise}: a share between 0 and 1, such as 0.3")
     run = open_run(arguments)
-    shards = embedded_shards(run) if is_complete(run, "embeddings", {}) else []
+    shards = []
+    if is_complete(run, "embeddings", {}):
+        run.check_outputs(*Selection.reads, drop=False)
+        shards = embedded_shards(run)
     if not any(len(shard.verdicts) for shard in shards):
         raise ConfigError(
             f"{run.directory} has no pairs embedded in full with this configuration; run "

@@ -12,6 +12,7 @@ from typing import NoReturn
 from pipelines import log as logs
 from pipelines.config import ConfigError, load_config
 from pipelines.engines import stop_ray
+from pipelines.receipts import DamagedError
 from pipelines.report import read_report, write_report
 from pipelines.run import LockedError, Run
 from pipelines.runner import check, run_stages
@@ -101,6 +102,9 @@ def run_command(command: Callable[[], ExitCode]) -> ExitCode:
     except (ConfigError, ServiceError) as error:
         log.error("%s", error)
         return ExitCode.CONFIGURATION
+    except DamagedError as error:
+        log.error("%s", error)
+        return ExitCode.PARTIAL
     except LockedError as error:
         log.error("%s", error)
         return ExitCode.LOCKED

@@ -118,6 +118,11 @@ class Config(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="of the run; runs/NAME by default")
     seed: int = Field(default=0, description="of every sampling decision")
+    verify_inputs: bool = Field(
+        default=True,
+        description="compare each file with its sha256 before a stage reads it; false: only after "
+        "the work on it has failed (`python -m pipelines.verify` does it at any time)",
+    )
     queries: QuerySettings
     pages: CrawlSettings = CrawlSettings()
     pairs: PairSettings = PairSettings()

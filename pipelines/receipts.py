@@ -14,11 +14,14 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import (
     AfterValidator,
@@ -65,6 +68,19 @@ DATA_ENDINGS = (".parquet", ".warc", ".warc.gz")
 Counts = dict[str, Any]
 
 
+class DamagedError(RuntimeError):
+    """A file does not hold what is known of it; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that is read, and what is known of it."""
+
+    path: Path
+    sha256: str
+    receipt: Path | None = None  # that names it; none: it comes from outside the run
+
+
 @dataclass(frozen=True)
 class Shard:
     """One piece of a stage's work."""
@@ -73,6 +89,8 @@ class Shard:
     key: str  # hash of the inputs' content, of the settings and of the code's version
     inputs: tuple[str, ...] = ()  # paths that it reads
     values: tuple[str, ...] = ()  # other input, such as the URLs of a crawl
+    sources: tuple[Source, ...] = ()  # the inputs again, where their content was hashed
+    verify: bool = True  # whether to compare them with their hashes before they are read
     attempt: int = 1  # a receipt of an earlier one is valid, and not what is asked for
 
 
@@ -202,6 +220,14 @@ class Ledger:
         files = (output.file for receipt in self.receipts() for output in receipt.outputs)
         return [self.folder / file for file in sorted(files)]
 
+    def sources(self) -> list[Source]:
+        """The output files of all receipts, to be read."""
+        return [
+            Source(self.folder / file.file, file.sha256, self._record(Side.RECEIPTS, receipt.shard))
+            for receipt in self.receipts()
+            for file in receipt.outputs
+        ]
+
     def announced(self, name: str) -> set[str]:
         """The files that attempts at a shard may have left here without a receipt."""
         try:
@@ -291,6 +317,61 @@ def _files_of(receipt: Receipt | None) -> set[str]:
     return {output.file for output in receipt.outputs} if receipt else set()
 
 
+def damaged(sources: Sequence[Source]) -> list[Source]:
+    """Those that do not hold what is known of them; as many are hashed at a time as CPUs are."""
+    with ThreadPoolExecutor(min(len(sources), os.cpu_count() or 1) or 1) as pool:
+        whole = pool.map(_is_unchanged, sources)
+        return [source for source, is_whole in zip(sources, whole, strict=True) if not is_whole]
+
+
+def _is_unchanged(source: Source) -> bool:
+    try:
+        # What comes from outside, a model say, is read once by a process for all its shards.
+        sha256 = file_hash(source.path) if source.receipt else hash_once(source.path)
+    except OSError:  # it is gone, or the disk does not give it
+        return False
+    return sha256 == source.sha256
+
+
+def hash_once(path: Path) -> str:
+    """The sha256 of a file, read again by this process only when its size or time has changed."""
+    status = path.stat()
+    return _hash_of(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash_of(path: Path, _bytes: int, _mtime_ns: int) -> str:
+    return file_hash(path)
+
+
+def check_sources(sources: Sequence[Source], *, drop: bool = True) -> None:
+    """Raise DamagedError for files that do not hold what is known of them.
+
+    Args:
+        drop: remove the receipts that name them, so that the next run makes the files again. Only
+            for work on a run: another process that works on it would take them for done.
+    """
+    found = damaged(sources)
+    for source in found:
+        if drop and source.receipt:
+            source.receipt.unlink(missing_ok=True)
+    if found:
+        raise DamagedError("\n".join(_what_to_do(source, drop) for source in found))
+
+
+def _what_to_do(source: Source, dropped: bool) -> str:
+    if not source.receipt:
+        return (
+            f"{source.path} does not hold what it held when the run was planned: restore it, or "
+            "`touch` it if it is meant to be as it is; then give the same command again"
+        )
+    what = f"{source.path} is damaged: it does not hold what its receipt says."
+    if dropped:
+        stage = source.receipt.parent.name
+        return f"{what} The receipt is removed: the stage {stage} makes it again in the next run"
+    return f"{what} `python -m pipelines.verify --mend` says what to do"
+
+
 def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
     """Do a shard's work and write its receipt.
 
@@ -311,6 +392,7 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
     if samples := {kind: tally.samples for kind, tally in tallies.items() if tally.samples}:
         write_json(samples, rejected)
     else:
+        make_way(rejected)
         rejected.unlink(missing_ok=True)
     receipt = Receipt(
         shard=shard.name,
@@ -369,10 +451,36 @@ def attempt(work: Work, shard: Shard, folder: Path) -> str:
     error.unlink(missing_ok=True)
     try:
         if not Ledger(folder).is_done(shard):
+            if shard.verify:
+                check_sources(shard.sources)
             perform(work, shard, folder)
+    except DamagedError as damage:
+        write_text(str(damage), error)
     except Exception:  # noqa: BLE001
-        write_text(shown(traceback.format_exc()), error)
+        write_text(f"{_damage_of(shard)}{shown(traceback.format_exc())}", error)
     return shard.name
+
+
+def _damage_of(shard: Shard) -> str:
+    """What of a failed shard's input is to blame for it, a line each."""
+    lines = [f"{path} is not a whole Parquet file" for path in shard.inputs if _is_broken(path)]
+    if not shard.verify:
+        try:
+            check_sources(shard.sources)
+        except DamagedError as damage:
+            lines.append(str(damage))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _is_broken(path: str) -> bool:
+    """Whether the footer of a Parquet file does not parse."""
+    if not (path.endswith(".parquet") and Path(path).is_file()):
+        return False
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return True
+    return False
 
 
 def outcome_of(shard: Shard, folder: Path) -> Outcome:

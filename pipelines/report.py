@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pipelines.receipts import StageTotals
 from pipelines.run import Run
 from pipelines.runner import Plan, is_complete
@@ -54,9 +56,11 @@ def write_report(run: Run) -> str:
 
 
 def read_report(run: Run) -> str:
-    """The report as it was last written; written now if it is not there."""
-    path = run.directory / REPORT
-    return path.read_text(encoding="utf-8") if path.exists() else write_report(run)
+    """The report as it was last written; written now if it is not there, or no text."""
+    try:
+        return (run.directory / REPORT).read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
+        return write_report(run)
 
 
 def _stage_table(run: Run) -> Iterator[str]:
@@ -102,7 +106,12 @@ def _calibration_lines(run: Run) -> Iterator[str]:
         return
     from pipelines.calibration import calibrate
 
-    result = calibrate(truth, run.outputs("embeddings"), run.outputs("dataset"))
+    run.check_outputs("embeddings", "dataset", drop=True)
+    try:
+        result = calibrate(truth, run.outputs("embeddings"), run.outputs("dataset"))
+    except (OSError, KeyError, pa.ArrowException) as error:
+        yield f"The truth at {truth} cannot be read: similarity is not calibrated ({error})."
+        return
     if result is None:
         yield "The truth does not know both right and wrong pairs of those embedded."
         return
@@ -129,6 +138,7 @@ def _score_lines(run: Run) -> Iterator[str]:
     files = run.outputs("scores")
     if not files:
         return
+    run.check_outputs("scores", drop=True)
     scores = json.loads(files[0].read_text(encoding="utf-8"))
     yield "## Models on held-out pairs"
     yield ""

@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.config import Config, ConfigError, digest
-from pipelines.receipts import Ledger, Sha256, StageTotals, first_problem
+from pipelines.receipts import Ledger, Sha256, StageTotals, check_sources, first_problem, hash_once
 from workers.credentials import shown_settings
-from workers.storage import file_hash, remove_leftovers, write_json
+from workers.storage import remove_leftovers, write_json
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,12 @@ class Run:
         ledger = self.ledger(stage)
         return [file for file in ledger.outputs() if file.parent == ledger.folder]
 
+    def check_outputs(self, *stages: str, drop: bool) -> None:
+        """Raise DamagedError, as before the work on a shard, where an output is not as it was."""
+        if self.config.verify_inputs:
+            sources = [source for stage in stages for source in self.ledger(stage).sources()]
+            check_sources(sources, drop=drop)
+
     def resolve(self, text: str) -> str:
         """A setting's text with ``{run_dir}`` filled in."""
         return text.replace("{run_dir}", str(self.directory))
@@ -74,7 +80,7 @@ class Run:
         known = self.record.get("inputs", {}).get(stage, {}).get(str(path), {})
         if stamp.items() <= known.items():
             return dict(known)
-        return {"sha256": file_hash(path), **stamp}
+        return {"sha256": hash_once(path), **stamp}
 
     def note_inputs(self, stage: str, inputs: dict[str, Any]) -> None:
         """Record the input files that a stage's plan has read."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pipelines.config import digest
 from pipelines.progress import Status
-from pipelines.receipts import Outcome, Shard
+from pipelines.receipts import Outcome, Shard, Source
 from pipelines.run import Run
 
 
@@ -64,29 +64,30 @@ class Stage(ABC):
             inputs: files it reads; their content counts, not their names.
             values: other input.
         """
+        sources = tuple(map(self._source, inputs))
         key = digest(
             {
                 "stage": self.name,
                 "version": self.version,
                 "settings": identity,
-                "inputs": [self._content(path) for path in inputs],
+                "inputs": [source.sha256 for source in sources],
                 "values": list(values),
             }
         )
-        return Shard(name, key, tuple(map(str, inputs)), tuple(values))
+        verify = self.run.config.verify_inputs
+        return Shard(name, key, tuple(map(str, inputs)), tuple(values), sources, verify)
 
-    def _content(self, path: Path) -> str:
-        """The sha256 of a file: of another stage's output, as its receipt says it."""
-        if sha256 := self._known.get(path):
-            return sha256
+    def _source(self, path: Path) -> Source:
+        """A file with its sha256: of another stage's output, as its receipt says it."""
+        if source := self._known.get(path):
+            return source
         self.inputs[str(path)] = self.run.identify_input(self.name, path)
-        return str(self.inputs[str(path)]["sha256"])
+        return Source(path, str(self.inputs[str(path)]["sha256"]))
 
     @cached_property
-    def _known(self) -> dict[Path, str]:
+    def _known(self) -> dict[Path, Source]:
         return {
-            self.run.directory / stage / output.file: output.sha256
+            source.path: source
             for stage in self.reads
-            for receipt in self.run.ledger(stage).receipts()
-            for output in receipt.outputs
+            for source in self.run.ledger(stage).sources()
         }

@@ -1,6 +1,7 @@
 """A small run of the real thing: Beam, Scrapy, img2dataset over HTTP, Ray, CLIP, Parquet."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -69,6 +70,14 @@ def finished(commands, tmp_path_factory):
         result = commands.run(f"pipelines.{module}", run_dir)
         assert result.returncode == 0, result.stdout + result.stderr
     return run_dir
+
+
+def flip_a_byte(path: Path):
+    """Damage of the same size and time."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def wait_for(path: Path, pattern: str, process, seconds=120.0):

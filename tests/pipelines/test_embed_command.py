@@ -132,10 +132,14 @@ def test_the_labels_of_a_file_and_of_a_data_set(shards, model, tmp_path):
 
 def test_a_broken_shard_is_partial_and_the_others_are_kept(shards, model, tmp_path, capsys):
     (shards / "00002.tar").write_bytes((shards / "00000.tar").read_bytes()[:5000])
+    (shards / "00003.parquet").write_bytes(b"PAR1 no footer PAR1")
     out = tmp_path / "out"
     assert run(shards, "--model", model, "--out", out) == 3
-    assert "2 of 3 shards are in" in capsys.readouterr().out
+    assert "2 of 4 shards are in" in capsys.readouterr().out
     assert "is not a whole tar file" in (out / "_errors/embeddings/00002.txt").read_text()
+    assert f"{shards}/00003.parquet is not a whole Parquet file" in (
+        (out / "_errors/embeddings/00003.txt").read_text()
+    )
     assert not (out / "embeddings/00002.parquet").exists()
 
 

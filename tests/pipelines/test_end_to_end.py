@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.receipts import Ledger, Side
 from pipelines.stages import DATASET_STAGES, STAGES
-from tests.pipelines.conftest import wait_for
+from tests.pipelines.conftest import flip_a_byte, wait_for
 from tests.tools import rows_by_tool
 from workers.contracts import DATASET, IMAGES, PAIRS, QUERIES
 from workers.pair_ids import make_pair_id
@@ -183,17 +183,20 @@ def test_a_lost_shard_is_made_again_alone_with_the_same_bytes(copy, commands):
     assert shard_hashes(copy) == hashes
 
 
-def test_a_damaged_shard_ends_in_partial_and_keeps_the_others(copy, commands):
-    damaged = copy / "images" / "00001.parquet"
-    bytes_ = damaged.read_bytes()
-    damaged.write_bytes(b"\0" * len(bytes_))
-    result = commands.run(BUILD, copy, "--set", "embeddings.batch_size=32")
+def test_a_flipped_byte_is_found_before_it_is_read_and_mended_by_the_next_run(copy, commands):
+    hashes = shard_hashes(copy)
+    command = (BUILD, copy, "--set", "embeddings.batch_size=32")
+    flip_a_byte(copy / "images" / "00001.parquet")
+    result = commands.run(*command)
     assert result.returncode == 3, result.stderr
     assert "embeddings: shard 00001 failed" in result.stderr
+    assert "images/00001.parquet is damaged" in result.stderr
+    assert "Traceback" not in result.stderr
     done = {receipt.shard for receipt in Ledger(copy / "embeddings").receipts()}
     assert done == {"00000", "00002"}
-    damaged.write_bytes(bytes_)
-    assert commands.run(BUILD, copy, "--set", "embeddings.batch_size=32").returncode == 0
+    assert commands.run(*command).returncode == 0
+    assert commands.run(BUILD, copy).returncode == 0
+    assert shard_hashes(copy) == hashes
 
 
 def test_a_missed_gate_is_exit_code_4(copy, commands):

@@ -10,8 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import ConfigError
-from pipelines.receipts import Ledger, Shard, Side, StageTotals, attempt, outcome_of, perform
+from pipelines.receipts import (
+    Ledger,
+    Shard,
+    Side,
+    Source,
+    StageTotals,
+    attempt,
+    outcome_of,
+    perform,
+)
+from tests.pipelines.conftest import flip_a_byte
 from tests.tools import rows_by_tool
+from workers.storage import file_hash
 from workers.tally import LostRowsError, Tally
 
 
@@ -307,6 +318,73 @@ def test_a_file_in_the_place_of_a_folder_is_named(folder, place):
     path.touch()
     with pytest.raises(ConfigError, match=f"{path}: a file stands"):
         Ledger(folder).keep_only([])
+
+
+@pytest.fixture
+def reader(folder):
+    """A shard of another stage that reads what this one has made, and something from outside."""
+    perform(write_rows, shard(), folder)
+    outside = folder.parent / "model.pt"
+    outside.write_bytes(b"weights")
+    sources = (*Ledger(folder).sources(), Source(outside, file_hash(outside)))
+    return Shard("a", "k", tuple(str(source.path) for source in sources), (), sources)
+
+
+def read_rows(shard, out):
+    """Work that does not notice a byte."""
+    (out / "copy.txt").write_bytes(Path(shard.inputs[0]).read_bytes())
+    return {"rows": Tally()}
+
+
+def test_what_is_read_is_compared_with_its_receipt(folder, reader):
+    images = folder.parent / "images"
+    attempt(read_rows, reader, images)
+    assert outcome_of(reader, images).receipt
+    Ledger(images).keep_only([])
+    flip_a_byte(folder / "00000.parquet")
+    assert Ledger(folder).is_done(shard()), "its size is right"
+    attempt(read_rows, reader, images)
+    error = outcome_of(reader, images).error or ""
+    assert f"{folder / '00000.parquet'} is damaged" in error
+    assert "the stage pairs makes it again in the next run" in error
+    assert "Traceback" not in error
+    assert not list(images.iterdir())
+    assert not Ledger(folder).is_done(shard()), "the stage that made it does it again"
+
+
+def test_a_damaged_file_from_outside_is_named(folder, reader):
+    outside = folder.parent / "model.pt"
+    flip_a_byte(outside)
+    attempt(read_rows, reader, folder.parent / "images")
+    assert f"{outside} does not hold what it held" in str(
+        outcome_of(reader, folder.parent / "images").error
+    )
+    assert Ledger(folder).is_done(shard())
+
+
+def test_a_file_that_is_gone_is_damaged(folder, reader):
+    (folder / "00000.parquet").unlink()
+    attempt(read_rows, reader, folder.parent / "images")
+    assert "is damaged" in str(outcome_of(reader, folder.parent / "images").error)
+
+
+def read_footer(shard, out):
+    pq.read_metadata(shard.inputs[0])
+    return {"rows": Tally()}
+
+
+def test_where_it_was_not_asked_for_damage_is_looked_for_after_a_failure(folder, reader):
+    images, path = folder.parent / "images", folder / "00000.parquet"
+    unasked = replace(reader, verify=False)
+    flip_a_byte(path)
+    attempt(read_rows, unasked, images)
+    assert outcome_of(unasked, images).receipt
+    Ledger(images).keep_only([])
+    path.write_bytes(b"\0" * path.stat().st_size)
+    attempt(read_footer, unasked, images)
+    error = outcome_of(unasked, images).error or ""
+    assert error.startswith(f"{path} is not a whole Parquet file\n{path} is damaged")
+    assert not Ledger(folder).is_done(shard())
 
 
 def test_totals_add_up_by_kind_and_reason(folder):
