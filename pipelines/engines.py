@@ -47,14 +47,13 @@ def in_process(work: Work, shards: Sequence[Shard], folder: Path) -> Iterator[Ou
     """
     for shard in shards:
         task = str(folder / shard.name)
-        deaths = supervisor.begin(task)
-        if deaths < MAX_ATTEMPTS:
-            attempt(work, shard, folder)
-            yield outcome_of(shard, folder)
-        else:
-            error = f"{supervisor.last_end()}"
-            yield Outcome(shard.name, error=lost_too_often(deaths, error))
+        if (deaths := supervisor.deaths(task)) >= MAX_ATTEMPTS:
+            yield Outcome(shard.name, error=lost_too_often(deaths, supervisor.last_end()))
+            continue
+        supervisor.begin(task)
+        attempt(work, shard, folder)
         supervisor.end(task)
+        yield outcome_of(shard, folder)
 
 
 def lost_too_often(times: int, error: object) -> str:
@@ -280,7 +279,7 @@ def start_ray(settings: RaySettings) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if settings.address:
-            _check_answers(settings.address)
+            check_answers(settings.address)
         _init_ray(settings)
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -313,7 +312,7 @@ def _init_ray(settings: RaySettings) -> None:
                 ) from error
 
 
-def _check_answers(address: str) -> None:
+def check_answers(address: str) -> None:
     """Raise ConfigError where nothing listens at a cluster's address: Ray would wait long."""
     place = urlsplit(address if "://" in address else f"ray://{address}")
     try:

@@ -78,20 +78,20 @@ def session_folder() -> Path | None:
     return Path(folder) if (folder := os.environ.get(_SESSION)) else None
 
 
-def begin(task: str) -> int:
-    """Note that this worker begins a task that may kill it.
+def deaths(task: str) -> int:
+    """How many workers of this command have died between `begin` and `end` of a task."""
+    note = _note(task)
+    return int(note.read_text()) if note and note.exists() else 0
 
-    Returns how many workers of this command have died at it. Call `end` when it is over.
-    """
-    if (note := _note(task)) is None:
-        return 0
-    deaths = int(note.read_text()) if note.exists() else 0
-    note.write_text(str(deaths + 1))
-    return deaths
+
+def begin(task: str) -> None:
+    """Note that this worker begins a task that may kill it."""
+    if note := _note(task):
+        note.write_text(str(deaths(task) + 1))
 
 
 def end(task: str) -> None:
-    """Note that a task that `begin` has noted is over, whatever came out."""
+    """Note that a task is over, whatever came out."""
     if note := _note(task):
         note.unlink(missing_ok=True)
 

@@ -34,11 +34,12 @@ def ignore_everything():
     time.sleep(600)
 
 def die_twice():
-    deaths = supervisor.begin("task")
+    deaths = supervisor.deaths("task")
+    supervisor.begin("task")
     if deaths < 2:
         os.kill(os.getpid(), signal.SIGSEGV)
     supervisor.end("task")
-    assert supervisor.begin("task") == 0
+    assert supervisor.deaths("task") == 0
     print(deaths, supervisor.last_end())
 
 def full_disk():
