@@ -43,15 +43,12 @@ def reject(
     rejected = len(rows) if total is None else total
     if not rejected:
         return
-    tally.rows_in += rejected
-    tally.rejected[reason] += rejected
     order = [(by, "descending")] if by in rows.column_names else []
     nearest = rows.sort_by([*order, ("query", "ascending")]).slice(0, SAMPLES_PER_REASON)
     shown = nearest.select([name for name in _SHOWN if name in rows.column_names])
-    sample = {
+    sample = [
         # Ascending keys are descending values, so that samples can be merged.
-        f"{_DESCENDING - (row.get(by) or 0):016d} {row['query']}": {**(note or {}), **row}
+        (f"{_DESCENDING - (row.get(by) or 0):016d} {row['query']}", {**(note or {}), **row})
         for row in shown.to_pylist()
-    }
-    sample |= tally.samples.get(reason, {})
-    tally.samples[reason] = {key: sample[key] for key in sorted(sample)[:SAMPLES_PER_REASON]}
+    ]
+    tally.reject_many(reason, rejected, sample)

@@ -7,14 +7,23 @@ an account that does not balance.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from heapq import nsmallest
 from typing import Any
 
 #: How many dropped rows of each reason a tally keeps to look at.
 SAMPLES_PER_REASON = 20
+
+#: Characters of a text that a sample shows.
+SHOWN_CHARS = 1_000
+
+#: Dropped rows of one reason, by key.
+Sample = dict[str, dict[str, Any]]
+
+#: Dropped rows with their keys.
+Rows = Iterable[tuple[str, Mapping[str, Any]]]
 
 
 class LostRowsError(RuntimeError):
@@ -25,15 +34,16 @@ class LostRowsError(RuntimeError):
 class Tally:
     """Counts of rows in, kept, rejected by reason and failed by reason, with samples.
 
-    The sample of a reason is its rows with the smallest keys, so it does not depend on the
-    order in which rows were met or tallies were added up.
+    The sample of a reason is its rows with the smallest keys and, of rows with one key, the
+    smallest: a function of the set of its rows, whatever the order in which they were met or
+    tallies were added up. Texts are cut to what somebody would read.
     """
 
     rows_in: int = 0
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
-    samples: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    samples: dict[str, Sample] = field(default_factory=dict)
 
     def keep(self, rows: int = 1) -> None:
         self.rows_in += rows
@@ -43,16 +53,14 @@ class Tally:
         """Count a row that was decided against; ``key`` orders the sample, ``row`` is shown."""
         self._drop(self.rejected, reason, key, row)
 
-    def reject_many(self, reason: str, rows: int, sample: Mapping[str, Mapping[str, Any]]) -> None:
-        """Count ``rows`` rejected rows; ``sample`` holds, by key, those with the smallest keys.
+    def reject_many(self, reason: str, rows: int, sample: Rows) -> None:
+        """Count ``rows`` rejected rows; ``sample`` has those with the smallest keys.
 
-        Needs SAMPLES_PER_REASON of them, or all where there are fewer.
+        Needs all that have the SAMPLES_PER_REASON smallest keys; more do no harm.
         """
         self.rows_in += rows
         self.rejected[reason] += rows
-        merged = {**self.samples.get(reason, {}), **{key: dict(row) for key, row in sample.items()}}
-        smallest = nsmallest(SAMPLES_PER_REASON, merged)
-        self.samples[reason] = {key: merged[key] for key in smallest}
+        self._show(reason, sample)
 
     def fail(self, reason: str, key: str, row: Mapping[str, Any]) -> None:
         """Count a row that could not be worked on."""
@@ -61,10 +69,21 @@ class Tally:
     def _drop(self, counts: Counter[str], reason: str, key: str, row: Mapping[str, Any]) -> None:
         self.rows_in += 1
         counts[reason] += 1
+        self._show(reason, [(key, row)])
+
+    def _show(self, reason: str, rows: Rows) -> None:
+        """Take rows into the sample of a reason, as far as they belong there."""
         sample = self.samples.setdefault(reason, {})
-        sample[key] = dict(row)
-        if len(sample) > SAMPLES_PER_REASON:
-            del sample[max(sample)]
+        for key, row in rows:
+            name = _shown(key)
+            if len(sample) == SAMPLES_PER_REASON and name > max(sample):
+                continue
+            shown = {what: _shown(value) for what, value in row.items()}
+            if name in sample:
+                shown = min(shown, sample[name], key=_content)
+            sample[name] = shown
+            if len(sample) > SAMPLES_PER_REASON:
+                del sample[max(sample)]
 
     def check(self) -> None:
         """Raise LostRowsError unless rows in = kept + rejected + failed."""
@@ -85,9 +104,7 @@ class Tally:
             result.rejected.update(tally.rejected)
             result.failed.update(tally.failed)
             for reason, sample in tally.samples.items():
-                merged = {**result.samples.get(reason, {}), **sample}
-                smallest = nsmallest(SAMPLES_PER_REASON, merged)
-                result.samples[reason] = {key: merged[key] for key in smallest}
+                result._show(reason, sample.items())
         return result
 
     @classmethod
@@ -105,3 +122,16 @@ class Tally:
             "rejected": dict(sorted(self.rejected.items())),
             "failed": dict(sorted(self.failed.items())),
         }
+
+
+def _shown(value: Any) -> Any:
+    """A value as a sample shows it: of a text, what can be read and written."""
+    if not isinstance(value, str):
+        return value
+    text = value if len(value) <= SHOWN_CHARS else f"{value[:SHOWN_CHARS]}..."
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _content(row: Mapping[str, Any]) -> str:
+    """What decides between rows of one key."""
+    return json.dumps(row, sort_keys=True, default=str)

@@ -290,7 +290,7 @@ class HostCrawl:
                 yield absolute_url(reference, base)
             except UrlError as error:
                 if self._is_new(reference):
-                    self._reject(error.reason, reference[:1000])
+                    self._reject(error.reason, reference)
 
     def _is_new(self, url: str) -> bool:
         text = url.encode("utf-8", "surrogatepass")

@@ -25,9 +25,6 @@ MAX_PAGE_BYTES = 64 << 20
 
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.\-]*:")
 
-#: Characters of a text that a sample of rejected rows shows.
-SHOWN = 1_000
-
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -61,7 +58,7 @@ class NotAPageError(Exception):
     def count(self, pages: Tally, url: str, source: str) -> None:
         """Count it into the tally of pages."""
         drop = pages.fail if self.failed else pages.reject
-        drop(self.reason, source, {"url": url[:SHOWN], "source": source})
+        drop(self.reason, source, {"url": url, "source": source})
 
 
 def page_pairs(page: Page, pages: Tally, images: Tally) -> Iterator[Candidate]:
@@ -115,11 +112,7 @@ def image_pairs(
             if image.again and (url, text) in seen:
                 reason = "noscript_copy"
             if reason:
-                row = {
-                    "url": image.reference[:SHOWN],
-                    "caption": text[:SHOWN],
-                    "page_url": page_url,
-                }
+                row = {"url": image.reference, "caption": text, "page_url": page_url}
                 images.reject(reason, f"{source}#{number:06d}.{rank}", row)
             else:
                 images.keep()

@@ -29,9 +29,6 @@ from workers.urls import NORMAL_URL, UrlError, absolute_url
 #: Bytes of text that are read at a time: a row has no more.
 _BLOCK_BYTES = MAX_LINE_BYTES + (1 << 16)
 
-#: Characters of a text that a sample of rejected rows shows.
-_SHOWN = 1_000
-
 #: (number of the first row, URLs, captions)
 _Batch = tuple[int, Any, Any]
 
@@ -72,7 +69,7 @@ def _candidates(first: int, urls: Any, captions: Any, source: Input, images: Tal
         strict=True,
     ):
         count = images.fail if reason == "not_utf8" else images.reject
-        count(reason, row, {"url": url[:_SHOWN], "caption": caption[:_SHOWN], "source": row})
+        count(reason, row, {"url": url, "caption": caption, "source": row})
     pages = pa.nulls(len(normal), pa.string())
     table = pa.Table.from_arrays([normal, captions, pages, sources], schema=CANDIDATES)
     table = table.filter(pc.invert(bad))
@@ -230,4 +227,4 @@ def _check_end(stream: TextStream, row: int, source: Input, images: Tally) -> No
 
 def _fail(reason: str, row: int, error: str, source: Input, images: Tally) -> None:
     place = f"{source.name}@{row}"
-    images.fail(reason, place, {"source": place, "error": error[:_SHOWN]})
+    images.fail(reason, place, {"source": place, "error": error})

@@ -101,16 +101,16 @@ def _keep(table: pa.Table, rows: Bools, reason: str) -> tuple[pa.Table, Tally]:
 
 
 def reject_rows(tally: Tally, reason: str, rows: pa.Table) -> None:
-    """Count a table of rejected pairs; the sample is those with the smallest pair_ids."""
+    """Count a table of rejected pairs; the sample has those with the smallest pair_ids."""
     if not len(rows):
         return
-    keys = [("pair_id", "ascending"), ("source", "ascending")]
-    smallest = rows.take(pc.select_k_unstable(rows, SAMPLES_PER_REASON, keys)).to_pylist()
-    sample = {
-        f"{row['pair_id']} {row['source']}": {name: row[name] for name in CANDIDATES.names}
-        for row in smallest
-    }
-    tally.reject_many(reason, len(rows), sample)
+    keys = pc.binary_join_element_wise(rows["pair_id"], rows["source"], " ")
+    different = pc.unique(keys)
+    last = pc.max(different.take(pc.bottom_k_unstable(different, SAMPLES_PER_REASON)))
+    shown = rows.select(CANDIDATES.names).append_column("key", keys)
+    first = shown.filter(pc.less_equal(keys, last))
+    sample = first.group_by(first.column_names, use_threads=False).aggregate([]).to_pylist()
+    tally.reject_many(reason, len(rows), ((row.pop("key"), row) for row in sample))
 
 
 def matches_of(table: pa.Table, seed: int) -> tuple[Ints, Ints, Floats]:

@@ -121,4 +121,4 @@ def _write(shard: EmbeddedShard, reasons: Sequence[str], path: Path) -> Tally:
 def _reject(tally: Tally, reason: str, rows: pa.Table) -> None:
     if len(rows):
         sample = rows.sort_by("pair_id").slice(0, SAMPLES_PER_REASON).to_pylist()
-        tally.reject_many(reason, len(rows), {row["pair_id"]: row for row in sample})
+        tally.reject_many(reason, len(rows), ((row["pair_id"], row) for row in sample))
