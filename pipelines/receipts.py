@@ -33,6 +33,7 @@ from pydantic import (
 )
 
 from pipelines.config import ConfigError
+from workers.crawl.warc_writer import content_hash
 from workers.credentials import shown
 from workers.storage import file_hash, make_way, remove_leftovers, sync, write_json, write_text
 from workers.tally import Tally
@@ -79,6 +80,7 @@ class Source:
     path: Path
     sha256: str
     receipt: Path | None = None  # that names it; none: it comes from outside the run
+    content: str | None = None  # stands for it in a key; none: the sha256
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class Output:
     bytes: Number
     sha256: Sha256
     rows: Number | None  # of a Parquet file
+    content: Sha256 | None = None  # of a WARC without its dates, which no reader depends on
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,12 @@ class Ledger:
     def sources(self) -> list[Source]:
         """The output files of all receipts, to be read."""
         return [
-            Source(self.folder / file.file, file.sha256, self._record(Side.RECEIPTS, receipt.shard))
+            Source(
+                self.folder / file.file,
+                file.sha256,
+                self._record(Side.RECEIPTS, receipt.shard),
+                file.content,
+            )
             for receipt in self.receipts()
             for file in receipt.outputs
         ]
@@ -427,7 +435,8 @@ def _publish(shard: Shard, scratch: Path, folder: Path) -> tuple[Output, ...]:
 
 def _publish_file(path: Path, folder: Path, file: str) -> Output:
     rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
-    output = Output(file, path.stat().st_size, file_hash(path), rows)
+    content = content_hash(path) if path.suffix == ".warc" else None
+    output = Output(file, path.stat().st_size, file_hash(path), rows, content)
     sync(path)
     final = folder / file
     final.parent.mkdir(parents=True, exist_ok=True)

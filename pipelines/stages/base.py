@@ -70,7 +70,7 @@ class Stage(ABC):
                 "stage": self.name,
                 "version": self.version,
                 "settings": identity,
-                "inputs": [source.sha256 for source in sources],
+                "inputs": [source.content or source.sha256 for source in sources],
                 "values": list(values),
             }
         )

@@ -25,11 +25,10 @@ def read(run_dir, stage):
 
 
 def shard_hashes(run_dir, stages=DATASET_STAGES):
-    """The sha256 of every output; that of a WARC holds its date, so it is left out."""
+    """The sha256 of every output; of a WARC without its dates."""
     return {
-        f"{stage}/{output.file}": output.sha256
+        f"{stage}/{output.file}": output.content or output.sha256
         for stage in stages
-        if stage != "pages"
         for receipt in Ledger(run_dir / stage).receipts()
         for output in receipt.outputs
     }

@@ -1,16 +1,18 @@
 import json
 import os
+from datetime import UTC, datetime
 
 import pytest
 
 from pipelines.config import Config, ConfigError
-from pipelines.receipts import StageTotals
+from pipelines.receipts import Shard, StageTotals, perform
 from pipelines.report import status_text
 from pipelines.run import LockedError, Run
 from pipelines.runner import Plan, check
 from pipelines.stages import STAGES
 from query_builder.inputs import SYNSET_FILES
 from query_builder.settings import QuerySettings
+from workers.crawl.warc_writer import response_record
 
 
 @pytest.fixture
@@ -43,6 +45,32 @@ def test_a_key_covers_the_input_and_its_own_settings_and_nothing_else(run, dump,
 
     assert key(changed(queries=run.config.queries.model_copy(update={"min_count": 7}))) != before
     assert key(changed(selection=run.config.selection.model_copy(update={"steps": ()}))) == before
+
+
+def crawl(run, body, day):
+    """A finished stage of pages, in its smallest form."""
+
+    def fetch(shard, out):
+        record = response_record("http://a/", 200, {}, body, datetime(2026, 11, day, tzinfo=UTC))
+        (out / "a.warc").write_bytes(record)
+        return {}
+
+    perform(fetch, Shard("a", "key"), run.directory / "pages")
+
+
+def test_the_key_of_pairs_covers_the_pages_and_not_the_day_of_the_crawl(run):
+    def pairs_key():
+        (shard,) = STAGES["pairs"](run).plan()
+        return shard.key
+
+    crawl(run, b"a page", day=1)
+    before = pairs_key()
+    first = (run.directory / "pages/a.warc").read_bytes()
+    crawl(run, b"a page", day=2)
+    assert (run.directory / "pages/a.warc").read_bytes() != first
+    assert pairs_key() == before
+    crawl(run, b"a Page", day=2)
+    assert pairs_key() != before
 
 
 def test_a_key_of_queries_covers_views_and_wordnet_by_content_and_kind(run, dump, tmp_path):

@@ -2,7 +2,7 @@
 
 Records are spooled in the order in which pages arrive and copied in the order of their URLs.
 Only ``WARC-Date`` differs between two crawls of unchanged pages, and its length is constant,
-so the offset of a page changes only when a page changes.
+so the offset of a page changes only when a page changes, and ``content_hash`` does.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ STORED_HEADERS = (
     "TDM-Reservation",
     "TDM-Policy",
 )
+
+_RECORD_END = b"\r\n\r\n"
 
 
 class WarcWriter:
@@ -65,6 +67,21 @@ class WarcWriter:
             for _, offset, length in sorted(self._index):
                 self._spool.seek(offset)
                 file.write(self._spool.read(length))
+
+
+def content_hash(path: Path) -> str:
+    """The sha256 of a file of this writer's without its dates: it changes when a page does."""
+    digest = hashlib.sha256()
+    length = 0
+    with path.open("rb") as file:
+        while line := file.readline():
+            if line.startswith(b"Content-Length: "):
+                length = int(line.partition(b" ")[2])
+            if not line.startswith(b"WARC-Date: "):
+                digest.update(line)
+            if line == b"\r\n":
+                digest.update(file.read(length + len(_RECORD_END)))
+    return digest.hexdigest()
 
 
 def response_record(
@@ -109,7 +126,7 @@ def _http_message(status: int, headers: Mapping[str, str], body: bytes) -> bytes
 
 def _record(headers: Mapping[str, str], block: bytes) -> bytes:
     head = _head("WARC/1.1", {**headers, "Content-Length": str(len(block))})
-    return head + block + b"\r\n\r\n"
+    return head + block + _RECORD_END
 
 
 def _head(first_line: str, headers: Mapping[str, str]) -> bytes:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from fastwarc.warc import ArchiveIterator
 
-from workers.crawl.warc_writer import WarcWriter, response_record
+from workers.crawl.warc_writer import WarcWriter, content_hash, response_record
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 HTML = {"Content-Type": "text/html"}
@@ -49,6 +50,32 @@ def test_only_the_date_depends_on_the_visit():
     assert [a for a, b in zip(one, two, strict=True) if a != b] == [
         b"WARC-Date: 2026-11-22T00:00:00Z"
     ]
+
+
+def write(path, bodies, about="test"):
+    with WarcWriter(path, {"software": about}) as writer:
+        for url, body in bodies.items():
+            writer.add(url, 200, HTML, body)
+        writer.finish()
+    return path
+
+
+def test_the_content_of_a_file_changes_with_its_pages_and_not_with_its_dates(tmp_path):
+    pages = {"http://a/": b"a page\r\n\r\nWARC-Date: 1\r\n", "http://b/": b"b" * 100_000}
+    first = write(tmp_path / "first.warc", pages)
+    later = tmp_path / "later.warc"
+    dates = re.compile(rb"(WARC-Date: )[0-9TZ:-]{20}")
+    later.write_bytes(dates.sub(rb"\g<1>2001-01-01T00:00:00Z", first.read_bytes()))
+    assert first.read_bytes() != later.read_bytes()
+    assert content_hash(first) == content_hash(later)
+    others = [
+        write(tmp_path / "body.warc", pages | {"http://a/": b"a page\r\n\r\nWARC-Date: 2\r\n"}),
+        write(tmp_path / "url.warc", {url.upper(): body for url, body in pages.items()}),
+        write(tmp_path / "fewer.warc", {"http://a/": pages["http://a/"]}),
+        write(tmp_path / "about.warc", pages, about="another"),
+    ]
+    hashes = {content_hash(path) for path in [first, *others]}
+    assert len(hashes) == 5
 
 
 def test_ids_differ_with_url_and_content():
