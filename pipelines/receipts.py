@@ -207,6 +207,20 @@ class Ledger:
         names = self._names(Side.RECEIPTS)
         return [receipt for name in names if (receipt := self.receipt(name))]
 
+    def unreadable(self) -> list[str]:
+        """The shards whose receipts cannot be read."""
+        return [name for name in self._names(Side.RECEIPTS) if not self.receipt(name)]
+
+    def begun(self) -> list[str]:
+        """The shards that were tried and have left something: files or an error."""
+        errors = Side.ERRORS.of(self.folder).glob("[!.]*.txt")
+        return sorted({*self._names(Side.OUTPUTS), *(path.stem for path in errors)})
+
+    def drop(self, name: str) -> None:
+        """Remove a shard's receipt: its files stay until the next run makes it again."""
+        make_way(self._record(Side.RECEIPTS, name))
+        self._record(Side.RECEIPTS, name).unlink(missing_ok=True)
+
     def is_done(self, shard: Shard) -> bool:
         """Whether the shard's receipt is valid and its outputs are there in full."""
         receipt = self.receipt(shard.name)

@@ -152,17 +152,25 @@ class _Record(BaseModel):
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A run's record as plain data; empty, with a warning, where it cannot be read.
+    """``load_record``; empty, with a warning, where it cannot be read.
 
     Nothing is lost by that: what has been done stands in the receipts.
     """
+    try:
+        return load_record(path)
+    except ValueError as error:
+        log.warning("%s cannot be read (%s); it is made again", path, error)
+        return {}
+
+
+def load_record(path: Path) -> dict[str, Any]:
+    """A run's record as plain data, empty if there is none. Raises ValueError if it is damaged."""
     try:
         return _Record.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
     except FileNotFoundError:
         return {}
     except (IsADirectoryError, ValidationError) as error:
-        log.warning("%s cannot be read (%s); it is made again", path, first_problem(error))
-        return {}
+        raise ValueError(first_problem(error)) from error
 
 
 @contextmanager

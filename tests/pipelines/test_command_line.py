@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["pipelines.build_dataset", "pipelines.train", "pipelines.evaluate"]
+COMMANDS = [
+    *("pipelines.build_dataset", "pipelines.train", "pipelines.evaluate"),
+    *("pipelines.calibrate", "pipelines.verify"),
+]
 
 
 def run(*arguments, **options):
@@ -96,3 +99,9 @@ def test_plan_and_status_do_nothing(tmp_path):
     status = run("pipelines.build_dataset", "--run-dir", str(run_dir), "--status")
     assert status.returncode == 0
     assert not run_dir.exists()
+
+
+def test_what_is_no_run_cannot_be_verified(tmp_path):
+    result = run("pipelines.verify", str(tmp_path))
+    assert result.returncode == 2
+    assert f"{tmp_path} is no run" in result.stderr

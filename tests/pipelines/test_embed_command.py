@@ -14,7 +14,10 @@ import pytest
 
 from pipelines.embed import main
 from pipelines.receipts import Ledger
+from pipelines.run import lock_folder
 from pipelines.stages.embeddings import Embeddings
+from pipelines.verify import main as verify
+from tests.pipelines.conftest import flip_a_byte
 from tests.shards import pictures, save_tiny_model, write_tar
 from tests.tools import rows_by_tool
 
@@ -215,3 +218,17 @@ def test_another_file_among_the_embeddings_is_refused(shards, model, tmp_path, e
     assert run(shards, "--model", model, "--out", out) == 2
     assert "mine.parquet is not the run's" in errors()
     assert (out / "embeddings" / "mine.parquet").exists()
+
+
+def test_embeddings_are_verified_and_mended(shards, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(shards, "--model", model, "--out", out) == 0
+    assert verify([str(out)]) == 0
+    flip_a_byte(out / "embeddings" / "00001.parquet")
+    assert verify([str(out), "--mend"]) == 3
+    assert "again by: python -m pipelines.embed, given as before" in capsys.readouterr().out
+    with lock_folder(out / "_run", ""):
+        assert verify([str(out)]) == 3
+        assert verify([str(out), "--mend"]) == 75
+    assert run(shards, "--model", model, "--out", out) == 0
+    assert verify([str(out)]) == 0

@@ -1,6 +1,7 @@
 """The main job on a small sample site, through every stage and engine, for real."""
 
 import json
+import re
 import shutil
 import signal
 
@@ -11,7 +12,9 @@ import pytest
 
 from pipelines.receipts import Ledger, Side
 from pipelines.stages import DATASET_STAGES, STAGES
+from pipelines.verify import check_all
 from tests.pipelines.conftest import flip_a_byte, wait_for
+from tests.pipelines.damage import FINDINGS, edit
 from tests.tools import rows_by_tool
 from workers.contracts import DATASET, IMAGES, PAIRS, QUERIES
 from workers.pair_ids import make_pair_id
@@ -224,3 +227,32 @@ def test_interrupted_is_130_and_a_locked_run_is_75(commands, tmp_path):
     assert "another process" in second.stderr
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 130
+
+
+@pytest.mark.parametrize(("damage", "stage", "what"), FINDINGS)
+def test_verification_finds(copy, damage, stage, what):
+    damage(copy)
+    found = [f"{row.stage}: {f.what}" for row in check_all(copy) for f in row.findings]
+    assert any(text.startswith(stage) and what in text for text in found), found
+
+
+def test_verification_finds_nothing_in_a_finished_run(finished):
+    rows = list(check_all(finished))
+    assert [row.stage for row in rows] == [*STAGES, "inputs"]
+    assert [finding for row in rows for finding in row.findings] == []
+
+
+def test_what_verification_has_found_is_mended_by_the_command_it_names(copy, commands):
+    hashes = shard_hashes(copy, STAGES)
+    edit("selection", lambda table: table[1:])(copy)
+    result = commands.run("pipelines.verify", copy)
+    assert result.returncode == 3, result.stderr
+    assert re.search(r"^\| selection \| 1 \| \d+ \| [12] \|$", result.stdout, re.MULTILINE)
+    assert "selection: 00001.parquet: its pairs are not those of embeddings/" in result.stdout
+    assert f"python -m {BUILD}" in result.stdout
+    assert Ledger(copy / "selection").receipt("all")
+    assert commands.run("pipelines.verify", copy, "--mend").returncode == 3
+    assert not Ledger(copy / "selection").receipt("all")
+    assert commands.run(BUILD, copy).returncode == 0
+    assert not any(row.findings for row in check_all(copy))
+    assert shard_hashes(copy, STAGES) == hashes
