@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os.path import abspath
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ from pipelines.cli import say
 from pipelines.config import ConfigError, RaySettings, digest
 from pipelines.engines import in_process
 from pipelines.progress import Progress, Status
-from pipelines.receipts import Ledger, Outcome, Shard, StageTotals, first_problem
+from pipelines.receipts import Ledger, Outcome, Receipt, Shard, StageTotals, first_problem
 from pipelines.run import lock_folder
 from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors, status_of
+from workers.credentials import shown
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import TAR_ENDINGS
 from workers.exit_codes import ExitCode
@@ -32,6 +36,12 @@ log = logging.getLogger(__name__)
 #: Folder for the lock, the logs and what the embeddings were made with.
 RECORD = "_run"
 ENDINGS = (".parquet", *TAR_ENDINGS)
+#: Hexadecimal digits of a hash of an input's path in its output's name.
+PATH_DIGITS = 10
+#: Raise it when outputs are named or placed in another way.
+LAYOUT = 2
+#: Outputs that the summary names.
+NAMED = 10
 
 _IDENTITY = TypeAdapter(dict[str, Any])
 
@@ -52,7 +62,8 @@ class Job:
             ConfigError: a file is missing, or the folder holds something else.
             LockedError: another process works on the folder.
         """
-        shards = plan(shard_files(self.patterns), digest(self.identity))
+        files, done = shard_files(self.patterns), Ledger(self.shards).receipts()
+        shards = plan(files, digest(self.identity), done)
         self._refuse_other_content(shards)  # before anything is written there
         with lock_folder(self.folder / RECORD, "choose another --out"):
             self._refuse_other_content(shards)  # another process may have written it since
@@ -75,6 +86,7 @@ class Job:
         content = content_of(self.settings)
         return {
             "version": Embeddings.version,
+            "layout": LAYOUT,
             "settings": content.identity,
             "files": [*content.published, *(file_hash(path) for path in content.files)],
             "input": self.source.model_dump(),
@@ -165,7 +177,9 @@ class Job:
                 f"{counts['in']:,} {kind} in, {counts['kept']:,} kept, "
                 f"{sum(counts['failed'].values()):,} failed{': ' if failed else ''}{failed}"
             )
-        return "\n".join(lines)
+        names = [f"  {shard.name}.parquet of {shown(str(shard.made_of))}" for shard in shards]
+        more = [f"  ... and {len(names) - NAMED:,} more; each receipt says what it was made of"]
+        return "\n".join([*lines, *names[:NAMED], *more[: len(names) > NAMED]])
 
 
 def load(work: Embed) -> None:
@@ -203,27 +217,33 @@ def _has(folder: str, ending: str) -> bool:
     return any(Path(folder).glob(f"*{ending}"))
 
 
-def plan(files: Sequence[Path], settings_digest: str) -> list[Shard]:
-    """A shard for each file, of its name if no other has it, else of its folder's and its own.
+def plan(files: Sequence[Path], settings_digest: str, done: Sequence[Receipt] = ()) -> list[Shard]:
+    """A shard for each file, of the file's name and a hash of its path.
+
+    So its output has the same name whatever it is given together with, and however it is named
+    (from another folder, by a glob). A file that has moved since is known by its stamp, and keeps
+    its output's name.
 
     A file's name, size and time stand for its content, as in `make`: reading terabytes to hash
     them would take longer than many a GPU needs to embed them.
+
+    Args:
+        done: the receipts of what has been embedded before.
     """
-    stems = Counter(_stem(path) for path in files)
-    names = [
-        _stem(path) if stems[_stem(path)] == 1 else f"{path.parent.name}-{_stem(path)}"
-        for path in files
-    ]
-    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise ConfigError(f"SHARDS: two files would be called {twice[0]}; embed them apart")
-    return [_shard(name, path, settings_digest) for name, path in zip(names, files, strict=True)]
+    moved = {r.key: r.shard for r in done if r.made_of and not Path(r.made_of).exists()}
+    shards = {path: _shard(Path(path), settings_digest, moved) for path in map(abspath, files)}
+    names = Counter(shard.name for shard in shards.values())
+    if twice := [path for path, shard in shards.items() if names[shard.name] > 1]:
+        raise ConfigError(f"SHARDS: {' and '.join(twice)} cannot be told apart; embed them apart")
+    return list(shards.values())
+
+
+def _shard(path: Path, settings_digest: str, moved: Mapping[str, str]) -> Shard:
+    status = path.stat()
+    key = digest([settings_digest, [path.name, status.st_size, status.st_mtime_ns]])
+    name = f"{_stem(path)}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:PATH_DIGITS]}"
+    return Shard(moved.get(key, name), key, (str(path),), made_of=str(path))
 
 
 def _stem(path: Path) -> str:
     return path.name[: -len(next(e for e in ENDINGS if path.name.endswith(e)))]
-
-
-def _shard(name: str, path: Path, settings_digest: str) -> Shard:
-    status = path.stat()
-    stamp = [path.name, status.st_size, status.st_mtime_ns]
-    return Shard(name, digest([settings_digest, stamp]), (str(path),))

@@ -94,6 +94,7 @@ class Shard:
     sources: tuple[Source, ...] = ()  # the inputs again, where their content was hashed
     verify: bool = True  # whether to compare them with their hashes before they are read
     attempt: int = 1  # a receipt of an earlier one is valid, and not what is asked for
+    made_of: str | None = None  # the one file from outside that gives the shard its name
 
 
 class Work(Protocol):
@@ -152,6 +153,7 @@ class Receipt:
     outputs: tuple[Output, ...]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     attempt: Annotated[int, Field(ge=1)] = 1  # how often the shard has been tried
+    made_of: str | None = None  # the file from outside, where there is one of the shard's own
 
 
 _RECEIPT = TypeAdapter(Receipt)
@@ -423,6 +425,7 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
         outputs=outputs,
         seconds=round(time.monotonic() - started, 3),
         attempt=shard.attempt,
+        made_of=shard.made_of,
     )
     write_json(asdict(receipt), Side.RECEIPTS.of(folder) / f"{shard.name}.json")
     return receipt

@@ -99,26 +99,78 @@ def test_the_output_opens_in_other_tools(shards, model, tmp_path, capsys):
     np.testing.assert_array_equal(rows["image_embedding"], image)
 
 
+def made_of(out):
+    """The receipts by the names of the files that they are of."""
+    receipts = Ledger(out / "embeddings").receipts()
+    return {str(receipt.made_of): receipt for receipt in receipts}
+
+
 def test_what_is_done_is_not_done_again_and_new_shards_are_added(shards, model, tmp_path, capsys):
     out = tmp_path / "out"
     command = ("--model", model, "--out", out)
-    assert run(shards / "00000.tar", *command) == 0
-    (first,) = Ledger(out / "embeddings").receipts()
+    tar, parquet = (str(shards / name) for name in ("00000.tar", "00001.parquet"))
+    assert run(tar, *command) == 0
+    first = made_of(out)
+    assert list(first) == [tar]
     assert run(shards / "*.parquet", *command) == 0
-    assert [receipt.shard for receipt in Ledger(out / "embeddings").receipts()] == [
-        "00000",
-        "00001",
-    ]
+    assert set(made_of(out)) == {tar, parquet}
     capsys.readouterr()
     assert run(shards, *command) == 0
     assert "2 of 2 shards are in" in capsys.readouterr().out
-    assert Ledger(out / "embeddings").receipt("00000") == first
+    assert made_of(out)[tar] == first[tar]
 
     (shards / "00000.tar").touch()  # another time may be another content
     assert run(shards, *command) == 0
-    second = Ledger(out / "embeddings").receipt("00000")
-    assert second is not None
-    assert second.key != first.key
+    second = made_of(out)
+    assert set(second) == {tar, parquet}
+    assert second[tar].key != first[tar].key
+    assert second[tar].shard == first[tar].shard
+
+
+@pytest.fixture
+def two_folders(tmp_path):
+    """Files of the same names, of 3 and of 2 rows that have no identity of their own."""
+    some = list(pictures(5))
+    for folder, part in (("a", some[:3]), ("b", some[3:])):
+        (tmp_path / folder / "part").mkdir(parents=True)
+        table = pa.table({"jpg": [jpg for _, jpg in part], "caption": [text for text, _ in part]})
+        pq.write_table(table, tmp_path / folder / "part" / "00000.parquet")
+    return tmp_path / "a" / "part", tmp_path / "b" / "part"
+
+
+def test_files_of_one_name_stay_apart_however_they_are_given(
+    two_folders, model, tmp_path, capsys, monkeypatch
+):
+    first, second = two_folders
+    command = ("--model", model, "--out", tmp_path / "out")
+    assert run(first, *command) == 0
+    assert run(second / "00000.parquet", *command) == 0
+    folder = tmp_path / "out" / "embeddings"
+    ids = pa.dataset.dataset(folder, format="parquet").to_table()["pair_id"].to_pylist()
+    assert len(set(ids)) == 5, "rows without an identity get that of their shard"
+    outputs = {path.name for path in folder.iterdir()}
+    monkeypatch.chdir(second)
+    for names in (["00000.parquet", first], ["*", "../../a/part/*.parquet"], [second, "../part"]):
+        capsys.readouterr()
+        assert run(*names, *command) == 0
+        assert "nothing to do" in capsys.readouterr().err
+        assert {path.name for path in folder.iterdir()} == outputs
+    assert run(first, second, "--model", model, "--out", tmp_path / "together") == 0
+    assert {path.name for path in (tmp_path / "together/embeddings").iterdir()} == outputs
+    said = capsys.readouterr().out
+    for name in outputs:
+        assert f"  {name} of {tmp_path}" in said
+
+
+def test_a_file_that_has_moved_keeps_its_output(two_folders, model, tmp_path, capsys):
+    command = ("--model", model, "--out", tmp_path / "out")
+    assert run(*two_folders, *command) == 0
+    outputs = {path.name for path in (tmp_path / "out/embeddings").iterdir()}
+    two_folders[0].rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert run(tmp_path / "elsewhere", two_folders[1], *command) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out/embeddings").iterdir()} == outputs
 
 
 def test_the_labels_of_a_file_and_of_a_data_set(shards, model, tmp_path):
@@ -128,7 +180,7 @@ def test_the_labels_of_a_file_and_of_a_data_set(shards, model, tmp_path):
     out = tmp_path / "out"
     command = ("--model", model, "--out", out, "--parts", "images")
     assert run(shards / "00001.parquet", *command, *labels) == 0
-    for row in pq.read_table(out / "embeddings/00001.parquet")["labels"].to_pylist():
+    for row in pq.read_table(out / "embeddings")["labels"].to_pylist():
         assert [label["set"] for label in row] == ["CIFAR10", "CIFAR10", "colours", "colours"]
         assert {label["label"] for label in row[2:]} < {"red", "green", "blue"}
 
@@ -139,11 +191,11 @@ def test_a_broken_shard_is_partial_and_the_others_are_kept(shards, model, tmp_pa
     out = tmp_path / "out"
     assert run(shards, "--model", model, "--out", out) == 3
     assert "2 of 4 shards are in" in capsys.readouterr().out
-    assert "is not a whole tar file" in (out / "_errors/embeddings/00002.txt").read_text()
-    assert f"{shards}/00003.parquet is not a whole Parquet file" in (
-        (out / "_errors/embeddings/00003.txt").read_text()
-    )
-    assert not (out / "embeddings/00002.parquet").exists()
+    tar, parquet = (path.read_text() for path in sorted((out / "_errors/embeddings").iterdir()))
+    assert "is not a whole tar file" in tar
+    assert f"{shards}/00003.parquet is not a whole Parquet file" in parquet
+    names = sorted(path.name[:5] for path in (out / "embeddings").iterdir())
+    assert names == ["00000", "00001"]
 
 
 @pytest.mark.parametrize(
@@ -156,15 +208,11 @@ def test_a_broken_shard_is_partial_and_the_others_are_kept(shards, model, tmp_pa
         (["SHARDS", "--set", "attributes={cat: {}}"], "attribute cat needs prompts"),
         (["SHARDS", "--set", "heads={a: {path: absent}}"], "there is no file absent"),
         (["MODEL"], "is none of .parquet"),
-        (["SHARDS", "TWIN"], "two files would be called"),
         (["SHARDS", "--out", "s3://b/out"], "--out s3://b/out: only a local or mounted path"),
     ],
 )
 def test_what_cannot_work_is_refused(shards, model, tmp_path, errors, arguments, message):
-    twin = tmp_path / "twin" / "shards"
-    twin.mkdir(parents=True)
-    (twin / "00000.tar").write_bytes(b"")
-    for name, path in {"SHARDS": shards, "TWIN": twin, "MODEL": model}.items():
+    for name, path in {"SHARDS": shards, "MODEL": model}.items():
         arguments = [text.replace(name, str(path)) for text in arguments]
     out = tmp_path / "out"
     assert run("--model", model, "--out", out, *arguments) == 2
@@ -224,7 +272,7 @@ def test_embeddings_are_verified_and_mended(shards, model, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(shards, "--model", model, "--out", out) == 0
     assert verify([str(out)]) == 0
-    flip_a_byte(out / "embeddings" / "00001.parquet")
+    flip_a_byte(next((out / "embeddings").glob("00001-*.parquet")))
     assert verify([str(out), "--mend"]) == 3
     assert "again by: python -m pipelines.embed, given as before" in capsys.readouterr().out
     with lock_folder(out / "_run", ""):

@@ -85,7 +85,8 @@ class Embedder:
         """
         tally = Tally()
         schema = self.schema(source)
-        windows = self._windows(read_shard(shard, source, self.meter.read), source, tally)
+        samples = read_shard(shard, source, self.meter.read, out.stem)
+        windows = self._windows(samples, source, tally)
         with (
             self.meter.shard(),
             table_writer(schema, out) as file,

@@ -55,21 +55,24 @@ def _tell_nobody(share: float) -> None:
     pass
 
 
-def read_shard(path: Path, settings: InputSettings, tell: Tell = _tell_nobody) -> Iterator[Sample]:
+def read_shard(
+    path: Path, settings: InputSettings, tell: Tell = _tell_nobody, name: str | None = None
+) -> Iterator[Sample]:
     """The rows of a shard, in its order.
 
     Args:
         tell: is called now and then with the share of the shard that has been read.
+        name: begins the identity of rows that have none; the file's without its ending if None.
 
     Raises:
         ShardError: no column holds what is asked for, or the file is broken.
     """
     if path.name.endswith(TAR_ENDINGS):
         return _read_tar(path, settings, tell)
-    return _read_parquet(path, settings, tell)
+    return _read_parquet(path, settings, tell, name or path.stem)
 
 
-def _read_parquet(path: Path, settings: InputSettings, tell: Tell) -> Iterator[Sample]:
+def _read_parquet(path: Path, settings: InputSettings, tell: Tell, shard: str) -> Iterator[Sample]:
     file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
     names = file.schema_arrow.names
     image_name = settings.images and _column(names, IMAGE_COLUMNS, settings.image_column, path)
@@ -82,7 +85,7 @@ def _read_parquet(path: Path, settings: InputSettings, tell: Tell) -> Iterator[S
         for index in range(len(batch)):
             identity = values[id_name][index] if id_name else None
             yield Sample(
-                _identity(identity, path, row),
+                _identity(identity, shard, row),
                 _bytes(values[image_name][index], image_name, path) if image_name else None,
                 values[text_name][index] if text_name else None,
             )
@@ -106,9 +109,9 @@ def _id_column(names: Sequence[str], wanted: str | None, path: Path) -> str | No
     return next((name for name in ID_COLUMNS if name in names), None)
 
 
-def _identity(value: Any, path: Path, row: int) -> str:
+def _identity(value: Any, shard: str, row: int) -> str:
     """A row's own identity, or the shard's name and the row's number."""
-    return f"{path.stem}/{row:09d}" if value is None else str(value)
+    return f"{shard}/{row:09d}" if value is None else str(value)
 
 
 def _bytes(value: Any, column: str, path: Path) -> bytes | None:

@@ -52,8 +52,8 @@ from pathlib import Path
 from workers.embedding import embedder as embed
 from workers.embedding.settings import EmbedSettings
 
-def until_killed(path, source, tell):
-    for number, sample in enumerate(read_shard(path, source, tell)):
+def until_killed(*arguments):
+    for number, sample in enumerate(read_shard(*arguments)):
         if number == 4_500:
             os.kill(os.getpid(), signal.SIGKILL)
         yield sample
