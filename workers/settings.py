@@ -35,7 +35,9 @@ class CrawlSettings(Settings):
     TUNING: ClassVar[frozenset[str]] = frozenset({"requests_per_host", "delay", "retry_pause"})
 
     seeds: tuple[str, ...] = Field(
-        default=(), description="URLs to start from; only pages of the seeds' own hosts are read"
+        default=(),
+        description="URLs to start from; only pages of the seeds' own hosts are read, http and "
+        "https of a host by one crawler",
     )
     max_depth: int = Field(default=5, ge=0, description="links followed away from a seed")
     max_pages_per_host: int = Field(default=100_000, ge=1, description="pages read from one host")

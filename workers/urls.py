@@ -12,12 +12,17 @@ from w3lib.url import safe_url_string
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
+#: A longer URL is refused: it is the length that RFC 9110 asks of all software, and servers
+#: refuse longer ones.
+MAX_URL_CHARS = 8_000
+
 #: URLs made of these characters alone need no percent-encoding.
 _PLAIN = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=]*")
 
-#: A URL that matches (Python's syntax and RE2's) is one that ``absolute_url`` leaves as it is.
+#: A URL that matches (Python's syntax and RE2's) is one that ``absolute_url`` leaves as it is,
+#: or refuses for its length.
 NORMAL_URL = (
-    r"^https?://[a-z0-9.\-]+/[A-Za-z0-9\-._~:/@!$&'()*+,;=]*"
+    r"^https?://[a-z0-9.\-]*[a-z0-9\-]/[A-Za-z0-9\-._~:/@!$&'()*+,;=]*"
     r"(?:\?[A-Za-z0-9\-._~:/?@!$&'()*+,;=]+)?$"
 )
 
@@ -29,7 +34,7 @@ _SIMPLE_PATH = re.compile(rf"/?{_PART}(?:/{_PART})*+(?:\?[A-Za-z0-9\-._~:/?@!$&'
 
 #: Bases that such references can be put behind: the host and the folder are groups.
 _SIMPLE_BASE = re.compile(
-    rf"(https?://[a-z0-9.\-]+/)((?:{_PART}/)*+)(?:{_PART})?(?:\?[A-Za-z0-9\-._~:/?@!$&'()*+,;=]*)?"
+    rf"(https?://[a-z0-9.\-]*[a-z0-9\-]/)((?:{_PART}/)*+)(?:{_PART})?(?:\?[A-Za-z0-9\-._~:/?@!$&'()*+,;=]*)?"
 )
 
 #: Query parameters that tell where a visitor came from and never which picture it is: names in
@@ -59,10 +64,11 @@ class UrlError(ValueError):
 def absolute_url(reference: str, base: str = "") -> str:
     """The absolute http or https URL that ``reference`` means on a page at ``base``.
 
-    Normal form: lower-case scheme and host, no default port, a path of at least "/", no
-    fragment, every character outside the URL alphabet percent-encoded. Raises UrlError
-    (data_uri, not_http, bad_url); a URL with a user name or password is a bad one, since it
-    would send credentials that were found on a page.
+    Normal form: lower-case scheme and host, the host in ASCII (IDNA) and without a dot at its
+    end, no default port, a path of at least "/", no fragment and no empty query, every character
+    outside the URL alphabet percent-encoded. Raises UrlError
+    (data_uri, not_http, bad_url, url_too_long); a URL with a user name or password is a bad one,
+    since it would send credentials that were found on a page.
     """
     reference = reference.strip()
     if reference[:5].lower() == "data:":
@@ -73,7 +79,7 @@ def absolute_url(reference: str, base: str = "") -> str:
             raise UrlError("not_http")
         path, query = parts.path or "/", parts.query
         url = urlunsplit((parts.scheme, _authority(parts), path, query, ""))
-        return url if _PLAIN.fullmatch(url) else safe_url_string(url)
+        return _short(url if _PLAIN.fullmatch(url) else safe_url_string(url))
     except UrlError:
         raise
     except ValueError as error:  # of the port, the brackets of an IPv6 address, or IDNA
@@ -91,15 +97,25 @@ class Base:
     def absolute_url(self, reference: str) -> str:
         """``absolute_url`` of a reference of the page."""
         if _NORMAL.match(reference):
-            return reference
+            return _short(reference)
         if self._root and _SIMPLE_PATH.fullmatch(reference):
-            return self._root + reference[1:] if reference[0] == "/" else self._folder + reference
+            rooted = reference[0] == "/"
+            return _short(self._root + reference[1:] if rooted else self._folder + reference)
         return absolute_url(reference, self._url)
 
 
+def _short(url: str) -> str:
+    if len(url) > MAX_URL_CHARS:
+        raise UrlError("url_too_long")
+    return url
+
+
 def _authority(parts: SplitResult) -> str:
-    host = parts.hostname
-    if not host or parts.username is not None or any(map(str.isspace, host)):
+    host = parts.hostname or ""
+    if not host.isascii():
+        host = host.encode("idna").decode()
+    host = host.removesuffix(".")  # of the root of all names
+    if not host.strip(".") or parts.username is not None or any(map(str.isspace, host)):
         raise UrlError("bad_url")
     host = f"[{host}]" if ":" in host else host
     port = parts.port
@@ -109,6 +125,16 @@ def _authority(parts: SplitResult) -> str:
 def authority(url: str) -> str:
     """The HOST or HOST:PORT of a normal URL."""
     return urlsplit(url).netloc
+
+
+def normal_host(host: str) -> str:
+    """HOST or HOST:PORT as it stands in normal URLs: lower case, no default port.
+
+    The ports of http and https are both default ones: they belong to one host.
+    """
+    return min(
+        (authority(absolute_url(f"{scheme}://{host}/")) for scheme in DEFAULT_PORTS), key=len
+    )
 
 
 def without_tracking(url: str) -> str:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pipelines.config import ConfigError
 from pipelines.engines import on_beam
@@ -14,6 +13,7 @@ from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
 from workers.settings import CrawlSettings
 from workers.tally import Tally
+from workers.urls import UrlError, absolute_url, authority, normal_host
 
 
 class Pages(Stage):
@@ -22,15 +22,22 @@ class Pages(Stage):
     name = "pages"
 
     def check(self) -> None:
-        for seed in self.run.config.pages.seeds:
-            if urlsplit(seed).scheme not in ("http", "https") or not urlsplit(seed).hostname:
-                raise ConfigError(f"pages.seeds: {seed!r} is not an http or https URL")
+        self.seeds_by_host()
+
+    def seeds_by_host(self) -> dict[str, set[str]]:
+        """The seeds in normal form, by host however it was written. Raises ConfigError."""
+        hosts: dict[str, set[str]] = defaultdict(set)
+        for number, seed in enumerate(self.run.config.pages.seeds):
+            try:
+                url = absolute_url(seed)
+                hosts[normal_host(authority(url))].add(url)
+            except UrlError as error:
+                raise ConfigError(f"pages.seeds.{number}: {_refusal(seed)}") from error
+        return hosts
 
     def plan(self) -> list[Shard]:
         settings = self.run.config.pages
-        hosts: dict[str, list[str]] = defaultdict(list)
-        for seed in settings.seeds:
-            hosts[urlsplit(seed).netloc].append(seed)
+        hosts = self.seeds_by_host()
         # The seeds of other hosts do not change what is read from this one.
         identity = settings.identity()
         del identity["seeds"]
@@ -42,6 +49,13 @@ class Pages(Stage):
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
         return on_beam(Crawl(config.pages), shards, self.folder, config.beam.options)
+
+
+def _refusal(seed: str) -> str:
+    """Why a seed cannot be used, without what may be a password in it."""
+    if "@" in seed.partition("://")[2].partition("/")[0] or ("://" not in seed and "@" in seed):
+        return "a URL with a user name or password is not crawled; give it without"
+    return f"{seed!r} is not an http or https URL"
 
 
 @dataclass(frozen=True)

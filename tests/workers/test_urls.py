@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.urls import Base, UrlError, absolute_url, authority, url_keys, without_tracking
+from workers.urls import (
+    MAX_URL_CHARS,
+    Base,
+    UrlError,
+    absolute_url,
+    authority,
+    normal_host,
+    url_keys,
+    without_tracking,
+)
 
 BASE = "http://example.org/dir/page?query"
 WHOLE = ["http://a.example/b", "https://A.example/b/../c", "http://a.example/é"]
@@ -24,6 +33,9 @@ WHOLE = ["http://a.example/b", "https://A.example/b/../c", "http://a.example/é"
         ("http://other.example:80", "http://other.example/"),
         ("http://[::1]:8080/", "http://[::1]:8080/"),
         ("http://münchen.example/ü?ä=ö", "http://xn--mnchen-3ya.example/%C3%BC?%C3%A4=%C3%B6"),
+        ("http://BÜCHER.example./", "http://xn--bcher-kva.example/"),
+        ("http://other.example./a", "http://other.example/a"),
+        ("http://other.example/?", "http://other.example/"),
         ("a%20b c", "http://example.org/dir/a%20b%20c"),
         ("a\nb\t", "http://example.org/dir/ab"),
     ],
@@ -45,12 +57,34 @@ def test_normal_form(reference, url):
         ("http://a.example:99999/", "bad_url"),
         ("http://name:word@a.example/", "bad_url"),
         ("http://a b.example/", "bad_url"),
+        ("http://../", "bad_url"),
+        ("http://\u200d.example/", "bad_url"),
+        ("http://a.example/" + "a" * 8000, "url_too_long"),
+        ("a" * 8000, "url_too_long"),
+        ("é" * 2000, "url_too_long"),
     ],
 )
 def test_refused(reference, reason):
-    with pytest.raises(UrlError) as caught:
-        absolute_url(reference, BASE)
-    assert caught.value.reason == reason
+    for resolve in (
+        lambda: absolute_url(reference, BASE),
+        lambda: Base(BASE).absolute_url(reference),
+    ):
+        with pytest.raises(UrlError) as caught:
+            resolve()
+        assert caught.value.reason == reason
+
+
+def test_the_longest_url():
+    url = "http://a.example/".ljust(MAX_URL_CHARS, "a")
+    assert absolute_url(url) == Base(BASE).absolute_url(url) == url
+
+
+@pytest.mark.parametrize(
+    "host", ["Example.com", "example.com:443", "example.com:80", "EXAMPLE.com.", "example.com.:443"]
+)
+def test_one_host_has_one_name(host):
+    assert normal_host(host) == "example.com"
+    assert normal_host("Bücher.example:8080") == "xn--bcher-kva.example:8080"
 
 
 @given(st.text(max_size=60))

@@ -40,7 +40,8 @@ def permitted_addresses(host: str, port: int, allowed: Collection[str]) -> list[
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = sorted({(family != socket.AF_INET, str(ip[0])) for family, *_, ip in found})
-    named = host in allowed or f"{host}:{port}" in allowed
+    names = {name.lower() for name in allowed}
+    named = host in names or f"{host}:{port}" in names
     for _, address in addresses:
         if not named and not is_public(address):
             raise PrivateAddressError(f"{host} is at {address}, which is not public")

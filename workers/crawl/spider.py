@@ -57,7 +57,7 @@ from workers.extract.page import PageError, base_of, is_html, links_of, parse_pa
 from workers.sampling import draw
 from workers.settings import CrawlSettings
 from workers.tally import Tally
-from workers.urls import DEFAULT_PORTS, UrlError, absolute_url, authority
+from workers.urls import DEFAULT_PORTS, UrlError, absolute_url, authority, normal_host
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
@@ -429,13 +429,6 @@ def run_job(job: CrawlJob) -> Tally:
             pages = crawl.pages
         writer.finish()
     return pages
-
-
-def normal_host(host: str) -> str:
-    """HOST or HOST:PORT as it stands in normal URLs: lower case, no default port."""
-    return min(
-        (authority(absolute_url(f"{scheme}://{host}/")) for scheme in DEFAULT_PORTS), key=len
-    )
 
 
 def _resolve(job: CrawlJob) -> tuple[str | None, dict[str, str]]:

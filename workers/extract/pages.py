@@ -18,7 +18,7 @@ from workers.extract.page import (
 )
 from workers.extract.page_images import images_of
 from workers.tally import Tally
-from workers.urls import Base, UrlError, absolute_url
+from workers.urls import MAX_URL_CHARS, Base, UrlError, absolute_url
 
 #: A longer page is refused. Time and memory are linear up to here; crawls cut pages far earlier.
 MAX_PAGE_BYTES = 64 << 20
@@ -59,6 +59,12 @@ class NotAPageError(Exception):
         """Count it into the tally of pages."""
         drop = pages.fail if self.failed else pages.reject
         drop(self.reason, source, {"url": url, "source": source})
+
+
+def refuse_long(url: str) -> None:
+    """Raise NotAPageError for a page's address that is too long to be one."""
+    if len(url) > MAX_URL_CHARS:
+        raise NotAPageError("url_too_long", failed=False)
 
 
 def page_pairs(page: Page, pages: Tally, images: Tally) -> Iterator[Candidate]:

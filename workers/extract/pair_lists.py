@@ -24,7 +24,7 @@ from workers.extract.list_columns import DELIMITERS
 from workers.file_systems import open_file
 from workers.tally import Tally
 from workers.text_stream import LONG_LINE, MAX_LINE_BYTES, NOT_TEXT, TextStream
-from workers.urls import NORMAL_URL, UrlError, absolute_url
+from workers.urls import MAX_URL_CHARS, NORMAL_URL, UrlError, absolute_url
 
 #: Bytes of text that are read at a time: a row has no more.
 _BLOCK_BYTES = MAX_LINE_BYTES + (1 << 16)
@@ -95,7 +95,8 @@ def normal_urls(urls: Any) -> tuple[Any, Any]:
 
     Most URLs of a list are normal already: only the others are looked at one by one.
     """
-    odd = pc.invert(pc.match_substring_regex(urls, NORMAL_URL))
+    long = pc.greater(pc.binary_length(urls), MAX_URL_CHARS)
+    odd = pc.or_(long, pc.invert(pc.match_substring_regex(urls, NORMAL_URL)))
     results = [_normal(url) for url in urls.filter(odd).to_pylist()]
     normal = pa.array([url for url, _ in results], pa.string())
     reasons = pa.array([reason for _, reason in results], pa.string())

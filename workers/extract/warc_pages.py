@@ -9,7 +9,7 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 
 from workers.extract.inputs import Input
 from workers.extract.page import is_html
-from workers.extract.pages import MAX_PAGE_BYTES, NotAPageError, Page
+from workers.extract.pages import MAX_PAGE_BYTES, NotAPageError, Page, refuse_long
 from workers.extract.warc_records import MAX_RECORD_BYTES, Damage, RawRecord, read_records
 from workers.file_systems import open_file
 from workers.tally import Tally
@@ -52,6 +52,7 @@ def _page(record: RawRecord, place: str) -> Page:
         raise NotAPageError(f"http_{headers.status_code}", failed=True)
     if not is_html(content_type):
         raise NotAPageError("not_html", failed=False)
+    refuse_long(record.url)
     robots = ",".join(headers.get_multiple("X-Robots-Tag"))
     return Page(record.url, body, content_type, robots, place)
 

@@ -18,7 +18,7 @@ from workers.extract.candidates import Candidate
 from workers.extract.inputs import Input
 from workers.extract.page import OPT_OUTS, is_html, robots_directives
 from workers.extract.page_images import different
-from workers.extract.pages import FoundImage, NotAPageError, image_pairs
+from workers.extract.pages import FoundImage, NotAPageError, image_pairs, refuse_long
 from workers.extract.warc_pages import whole_records
 from workers.extract.warc_records import RawRecord
 from workers.tally import Tally
@@ -97,11 +97,12 @@ def wat_pairs(source: Input, pages: Tally, images: Tally) -> Iterator[Candidate]
             if wat.envelope.warc.kind not in ("response", ""):
                 continue  # of a request, or of the crawl: no page
             html = _html(wat)
+            url = wat.envelope.warc.url or record.url
+            refuse_long(url)
         except NotAPageError as verdict:
             verdict.count(pages, record.url, place)
             continue
         pages.keep()
-        url = wat.envelope.warc.url or record.url
         origin = wat.container
         if origin.filename and origin.offset != "":
             place = f"{origin.filename.rpartition('/')[2]}@{origin.offset}"

@@ -129,6 +129,8 @@ def test_texts(tmp_path, html, texts):
         ("<img src='file:///etc/passwd' alt=cat>", "not_http"),
         ("<img src='http://user:word@example.org/a.png' alt=cat>", "bad_url"),
         ("<img src='http://example.org:port/a.png' alt=cat>", "bad_url"),
+        (f"<img src={'a' * 8000} alt=cat>", "url_too_long"),
+        (f"<img src=http://a.example/{'a' * 8000} alt=cat>", "url_too_long"),
     ],
 )
 def test_images_that_make_no_pair(tmp_path, image, reason):
@@ -182,9 +184,10 @@ def test_pages_by_reason(tmp_path):
         record(image, X_Robots_Tag="noai, noimageai"),
         record(b"<meta name=robots content='noindex'>" + image),
         record(b""),
+        record(image).replace(PAGE_URL.encode(), PAGE_URL.encode() + b"a" * 8000),
     )
     assert pages.kept == 1
-    assert pages.rejected == {"not_html": 1, "opted_out": 2}
+    assert pages.rejected == {"not_html": 1, "opted_out": 2, "url_too_long": 1}
     assert pages.failed == {"http_404": 1, "not_parsable": 1}
 
 

@@ -114,15 +114,18 @@ def test_rows_by_reason(tmp_path):
     rows = [
         *ROWS,
         ("HTTP://A.example:80/1 2.jpg#top", "made normal"),
+        ("http://a.example/".ljust(8000, "a"), "the longest"),
+        ("http://a.example/".ljust(8001, "a"), "x"), ("http://a.example/" + "é" * 2000, "x"),
         ("", "x"), (None, "x"), ("ftp://a/b", "x"), ("data:,", "x"), ("http://u:p@a/", "x"),
         ("http://a/", ""), ("http://a/", " \t"), ("http://a/", None),
     ]  # fmt: skip
     path = write_parquet(tmp_path / "a.parquet", ("url", "text"), rows)
     found, images = read(path)
     normal = ("http://a.example/1%202.jpg", "made normal")
-    assert found == expected(path, [*ROWS, normal])
+    longest = ("http://a.example/".ljust(8000, "a"), "the longest")
+    assert found == expected(path, [*ROWS, normal, longest])
     assert images.rejected == {
-        "no_url": 2, "not_http": 1, "data_uri": 1, "bad_url": 1, "no_caption": 3
+        "no_url": 2, "not_http": 1, "data_uri": 1, "bad_url": 1, "no_caption": 3, "url_too_long": 2
     }  # fmt: skip
 
 

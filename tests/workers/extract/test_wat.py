@@ -25,7 +25,7 @@ def wat_record(payload: bytes, url: str = URL) -> bytes:
 
 
 def page(links: list[dict[str, str]], head: Any = None, kind: str = "response", status: str = "200",
-         headers: Any = None, html: bool = True) -> bytes:  # fmt: skip
+         headers: Any = None, html: bool = True, url: str = URL) -> bytes:  # fmt: skip
     response: dict[str, Any] = {
         "Response-Message": {"Version": "HTTP/1.1", "Status": status, "Reason": "OK"},
         "Headers": headers or {"Content-Type": "text/html; charset=utf-8"},
@@ -40,7 +40,7 @@ def page(links: list[dict[str, str]], head: Any = None, kind: str = "response", 
         },
         "Envelope": {
             "Format": "WARC",
-            "WARC-Header-Metadata": {"WARC-Type": kind, "WARC-Target-URI": URL},
+            "WARC-Header-Metadata": {"WARC-Type": kind, "WARC-Target-URI": url},
             "Payload-Metadata": {
                 "Actual-Content-Type": "application/http; msgtype=response",
                 "HTTP-Response-Metadata": response,
@@ -103,6 +103,8 @@ def test_pages_by_reason(tmp_path):
     links = [image("b.png", alt="x")]
     _, pages, images = read(
         tmp_path,
+        page([*links, image("a" * 8000, alt="x")]),
+        page(links, url=URL + "a" * 8000),
         page(links, {"Metas": [{"name": "Robots", "content": "NOINDEX"}, {"property": "x"}]}),
         page(links, status="404"),
         page(links, headers={"Content-Type": "image/png"}),
@@ -114,9 +116,10 @@ def test_pages_by_reason(tmp_path):
         wat_record(b'{"Envelope": {"Payload-Metadata": {}}}'),
         page(links),
     )
-    assert pages.rejected == {"opted_out": 1, "not_html": 2}
+    assert pages.rejected == {"opted_out": 1, "not_html": 2, "url_too_long": 1}
+    assert images.rejected == {"url_too_long": 1}
     assert pages.failed == {"http_404": 1, "bad_json": 3, "not_http": 1}
-    assert pages.kept == images.kept == 1
+    assert pages.kept == images.kept == 2
 
 
 def test_a_cut_member_costs_its_own_page_alone(tmp_path):
