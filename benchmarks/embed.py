@@ -36,7 +36,7 @@ from workers.embedding.embedder import Embedder
 from workers.embedding.overlap import overlap
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import read_shard
-from workers.hardware import computes_bfloat16, usable_cores
+from workers.hardware import computes_bfloat16, fastest_device, usable_cores
 from workers.storage import ROW_GROUP_ROWS
 from workers.tally import Tally
 
@@ -224,7 +224,7 @@ def main() -> int:
     add("--rounds", type=int, default=3, help="of each side; the median counts")
     options = parser.parse_args()
     on_gpu = torch.cuda.is_available()
-    is_fast = computes_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
+    is_fast = computes_bfloat16(fastest_device())
     through_model = min(options.images, options.through_model or (2_000 if is_fast else 64))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -7,7 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os.path import abspath
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipelines.board import Board
 from pipelines.cli import say
 from pipelines.config import ConfigError, RaySettings, digest
 from pipelines.engines import in_process
+from pipelines.precision import check_precision, decided, precision_of
 from pipelines.progress import Progress, Status
 from pipelines.receipts import Ledger, Outcome, Receipt, Shard, StageTotals, first_problem
 from pipelines.run import lock_folder
@@ -59,12 +60,20 @@ class Job:
         """Do the shards without a valid receipt, in Ray actors, or in this process without Ray.
 
         Raises:
-            ConfigError: a file is missing, or the folder holds something else.
+            ConfigError: a file is missing, the folder holds something else, or a machine would
+                only emulate the precision.
             LockedError: another process works on the folder.
         """
-        files, done = shard_files(self.patterns), Ledger(self.shards).receipts()
-        shards = plan(files, digest(self.identity), done)
+        files = shard_files(self.patterns)
+        content_of(self.settings)  # what is not there is said before a cluster is asked anything
+        settings = decided(self.settings, self._recorded_precision(), ray)
+        return replace(self, settings=settings)._run(files, ray)
+
+    def _run(self, files: Sequence[Path], ray: RaySettings | None) -> ExitCode:
+        shards = plan(files, digest(self.identity), Ledger(self.shards).receipts())
         self._refuse_other_content(shards)  # before anything is written there
+        if not all(map(Ledger(self.shards).is_done, shards)):
+            check_precision(self.settings, ray)
         with lock_folder(self.folder / RECORD, "choose another --out"):
             self._refuse_other_content(shards)  # another process may have written it since
             write_json(self.identity, self._identity_file)
@@ -100,6 +109,14 @@ class Job:
     @property
     def _identity_file(self) -> Path:
         return self.folder / RECORD / "settings.json"
+
+    def _recorded_precision(self) -> object:
+        """That of the record; if it cannot be read, that of the embeddings."""
+        try:
+            recorded = _IDENTITY.validate_json(self._identity_file.read_bytes())
+            return recorded["settings"]["precision"]
+        except (OSError, ValidationError, LookupError, TypeError):
+            return precision_of(Ledger(self.shards).outputs())
 
     def _refuse_other_content(self, shards: Sequence[Shard]) -> None:
         """Raise ConfigError where the folder holds files of another kind, model or settings.

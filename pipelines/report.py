@@ -13,6 +13,7 @@ from pipelines.receipts import StageTotals
 from pipelines.run import Run
 from pipelines.runner import Plan, is_complete
 from pipelines.stages import STAGES
+from pipelines.stages.embeddings import PRECISION
 from workers.storage import write_text
 
 #: The report's file in the run's directory.
@@ -46,6 +47,7 @@ def write_report(run: Run) -> str:
         "",
         *_stage_table(run),
         "",
+        *_precision_lines(run),
         *_cost_lines(run),
         *_calibration_lines(run),
         *_score_lines(run),
@@ -81,6 +83,12 @@ def _reasons(counts: dict[str, int]) -> str:
     total = f"{sum(counts.values()):,}"
     by_number = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return f"{total}: " + ", ".join(f"{reason} {number:,}" for reason, number in by_number)
+
+
+def _precision_lines(run: Run) -> Iterator[str]:
+    if precision := run.decision(PRECISION):
+        yield f"Embedded in {precision}."
+        yield ""
 
 
 def _cost_lines(run: Run) -> Iterator[str]:

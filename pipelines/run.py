@@ -44,7 +44,8 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """What ``run.json`` holds: the resolved configuration and its hash, the code's version,
-        the hashes of the input files, the seed, and the counts of every stage.
+        the hashes of the input files, the seed, what `auto` was decided to be, and the counts of
+        every stage.
 
         It is read once, and once more when the run is locked. Empty where there is none, and where
         there is one that cannot be read, which is said.
@@ -86,6 +87,17 @@ class Run:
         """Record the input files that a stage's plan has read."""
         self.record.setdefault("inputs", {})[stage] = inputs
 
+    def decision(self, key: str) -> str | None:
+        """What a setting that leaves something open was decided to be, if it was."""
+        decisions: dict[str, str] = self.record.get("decisions", {})
+        return decisions.get(key)
+
+    def note_decision(self, key: str, value: str) -> None:
+        """Record a decision at once: a run that is killed goes on with it."""
+        if self.decision(key) != value:
+            self.record.setdefault("decisions", {})[key] = value
+            self.save()
+
     def is_recorded(self) -> bool:
         """Whether the record is of this very configuration."""
         return self.record.get("configuration_hash") == digest(self._configuration())
@@ -105,6 +117,7 @@ class Run:
             "code": {"version": VERSION, "commit": code_commit()},
         }
         tail = {
+            "decisions": self.record.get("decisions", {}),
             "inputs": self.record.get("inputs", {}),
             "stages": self.record.get("stages", {}),
             "configuration": configuration,
@@ -147,6 +160,7 @@ class _Record(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
+    decisions: dict[str, str] = {}
     inputs: dict[str, dict[str, _InputFile]] = {}
     stages: dict[str, _StageRecord] = {}
 

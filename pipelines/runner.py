@@ -83,6 +83,7 @@ def run_stages(run: Run, names: Sequence[str]) -> Result:
                 f"stage {name} reads {', '.join(missing)}, not complete with this configuration: "
                 "run the stages before it first (pipelines.build_dataset, then pipelines.train)"
             )
+        stage.prepare()
         plan = Plan.of(stage)
         run.ledger(name).keep_only(plan.done)
         if plan.todo:

@@ -64,7 +64,7 @@ def ask(examples: Sequence[Example]) -> Questions:
 
 @torch.inference_mode()
 def _score(checkpoint: str, questions: Questions, settings: ScoreSettings) -> dict[str, float]:
-    model, preprocess = clip_model.load(checkpoint)
+    model, preprocess = clip_model.load(checkpoint, half=False)  # as on a CPU, on a GPU too
     images = _image_features(model, preprocess, questions.jpgs, settings.batch_size)  # [P, D]
     classes = clip_model.zero_shot_classifier(model, questions.captions, settings.templates).cpu()
     texts = clip_model.encode_texts(model, questions.captions).cpu()  # [C, D]

@@ -70,7 +70,9 @@ def embeddings_schema(
 
     Both embeddings have unit length before they are rounded to float16; ``similarity`` is
     their cosine, computed before the rounding. ``picture_hash`` is ``embedding.picture_hash``'s; no
-    value of it is null, which pandas would answer with floats that lose its last bits.
+    value of it is null, which pandas would answer with floats that lose its last bits. Files carry
+    metadata beside it: ``model``, a known model's name or the checkpoint's sha256, and
+    ``precision``, fp32 or bf16.
 
     Args:
         images, texts: which towers worked; ``similarity`` needs both, the hash, labels and scores

@@ -13,6 +13,8 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 #: What Linux says of a CPU, and its flags for instructions that compute in bfloat16 (x86, Arm).
 CPU_INFORMATION = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+#: What ONEDNN_MAX_CPU_ISA can hold oneDNN to, so that it takes bfloat16 and emulates it.
+EMULATING_ISAS = frozenset({"AVX512_CORE", "AVX512_CORE_VNNI"})
 
 
 def usable_cores() -> int:
@@ -36,11 +38,25 @@ def _quota(path: Path) -> int | None:
         return None
 
 
+def fastest_device() -> torch.device:
+    """A GPU if this process may use one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster there than float32, and not emulated."""
+    """Whether bfloat16 is faster there than float32, and not emulated.
+
+    On a CPU it takes the instructions, and oneDNN's leave to use them, which ONEDNN_MAX_CPU_ISA
+    can withhold: a processor then counts as one of the kind that it is held to.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
-        return not BFLOAT16_FLAGS.isdisjoint(CPU_INFORMATION.read_text().split())
+        flags = CPU_INFORMATION.read_text().split()
     except OSError:  # not Linux
         return False
+    if BFLOAT16_FLAGS.isdisjoint(flags) or not torch.backends.mkldnn.is_available():
+        return False
+    # oneDNN says only whether it takes bfloat16, which it emulates from AVX-512 on.
+    held_to = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return held_to not in EMULATING_ISAS and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -35,6 +35,12 @@ class Stage(ABC):
     def check(self) -> None:  # noqa: B027 - most stages have nothing to check
         """Raise ConfigError for what can be seen to be wrong before any stage has started."""
 
+    def prepare(self) -> None:  # noqa: B027 - most stages have nothing to decide
+        """Decide what the configuration leaves open, once, when the stages it reads are complete.
+
+        Called before a plan that is worked off, never for one that is only looked at.
+        """
+
     @abstractmethod
     def plan(self) -> list[Shard]:
         """All shards of the stage, done or not."""

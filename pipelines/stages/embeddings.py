@@ -12,6 +12,7 @@ from pipelines.board import Board
 from pipelines.checkpoints import checkpoint_inputs
 from pipelines.config import ConfigError, RaySettings
 from pipelines.engines import Actors, in_ray_actors
+from pipelines.precision import check_precision, decided, on_record, precision_of
 from pipelines.progress import Status
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
@@ -24,24 +25,47 @@ if TYPE_CHECKING:
 
 BOTH_PARTS = InputSettings()
 
+#: The setting that `auto` leaves to the machines.
+PRECISION = "embeddings.precision"
+
 
 class Embeddings(Stage):
     """A shard a shard of pictures."""
 
     name = "embeddings"
     reads = ("images",)
-    version = 3
+    version = 4
 
     def check(self) -> None:
         content_of(self.run.config.embeddings)
 
+    def prepare(self) -> None:
+        """Decide the precision, and see that the machines have it before anything is discarded."""
+        config, ledger = self.run.config, self.run.ledger(self.name)
+        if not self.run.outputs("images"):
+            return
+        settings = decided(config.embeddings, self._recorded_precision(), config.ray)
+        if not all(map(ledger.is_done, self._shards(settings))):
+            check_precision(settings, config.ray)
+        self.run.note_decision(PRECISION, settings.precision)
+
     def plan(self) -> list[Shard]:
-        settings = self.run.config.embeddings
+        # While `auto` is not decided, it stands in the keys, and no receipt has such a key.
+        return self._shards(self._settings())
+
+    def _shards(self, settings: EmbedSettings) -> list[Shard]:
         content = content_of(settings)
         return [
             self.shard(path.stem, content.identity, [path, *content.files], content.published)
             for path in self.run.outputs("images")
         ]
+
+    def _settings(self) -> EmbedSettings:
+        return on_record(self.run.config.embeddings, self._recorded_precision())
+
+    def _recorded_precision(self) -> str | None:
+        """That of the run's record; if the record is lost, that of its embeddings."""
+        return self.run.decision(PRECISION) or precision_of(self.run.outputs(self.name))
 
     @cached_property
     def board(self) -> Board:
@@ -51,9 +75,8 @@ class Embeddings(Stage):
         return status_of(self.board.activity())
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
-        config = self.run.config
-        work = Embed(config.embeddings)
-        return embed_in_actors(work, shards, self.folder, config.ray, self.board)
+        ray = self.run.config.ray
+        return embed_in_actors(Embed(self._settings()), shards, self.folder, ray, self.board)
 
 
 def status_of(activity: Activity) -> Status:
@@ -105,9 +128,12 @@ class Content:
 
 def content_of(settings: EmbedSettings) -> Content:
     """Raises ConfigError for a model, a file or a data set's name that is not there."""
+    from clip_model.registry import available_models
+
     model, published = checkpoint_inputs(settings.model, "embeddings.model")
     identity = settings.identity()
-    del identity["model"]
+    if settings.model not in available_models():  # a file, whose name is no matter
+        del identity["model"]
     for head in identity["heads"].values():
         del head["path"]
     _check_label_sets(settings)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.precision import machines_without_bfloat16
+from tests.processors import hide_bfloat16
+
 PICTURES = 240
 
 
@@ -52,6 +55,21 @@ class Commands:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
+
+
+@pytest.fixture
+def move(monkeypatch, tmp_path):
+    """Goes on with a machine without bfloat16, and comes back to this one."""
+    machines_without_bfloat16.cache_clear()
+
+    def move_to(*, elsewhere):
+        machines_without_bfloat16.cache_clear()
+        monkeypatch.setattr("workers.hardware.CPU_INFORMATION", Path("/proc/cpuinfo"))
+        if elsewhere:
+            hide_bfloat16(monkeypatch, tmp_path)
+
+    yield move_to
+    machines_without_bfloat16.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """`python -m pipelines.embed` on shards of other people's layouts."""
 
+import json
 import logging
 
 import datasets
@@ -18,6 +19,7 @@ from pipelines.run import lock_folder
 from pipelines.stages.embeddings import Embeddings
 from pipelines.verify import main as verify
 from tests.pipelines.conftest import flip_a_byte
+from tests.processors import needs_bfloat16
 from tests.shards import pictures, save_tiny_model, write_tar
 from tests.tools import rows_by_tool
 
@@ -171,6 +173,39 @@ def test_a_file_that_has_moved_keeps_its_output(two_folders, model, tmp_path, ca
     assert run(tmp_path / "elsewhere", two_folders[1], *command) == 0
     assert "nothing to do" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "out/embeddings").iterdir()} == outputs
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("starts_without", [True, False])
+def test_a_folder_keeps_its_precision_whatever_machine_goes_on(
+    shards, model, tmp_path, errors, move, starts_without
+):
+    out = tmp_path / "out"
+    command = ("--model", model, "--out", out)
+    move(elsewhere=starts_without)
+    assert run(shards / "00000.tar", *command) == 0
+    move(elsewhere=not starts_without)
+    assert run(shards / "00000.tar", *command) == 0
+    if not starts_without:
+        assert run(shards, *command) == 2
+        assert "would only emulate" in errors()
+        move(elsewhere=False)
+    assert run(shards, *command) == 0
+    precision = "fp32" if starts_without else "bf16"
+    identity = json.loads((out / "_run" / "settings.json").read_text())
+    assert identity["settings"]["precision"] == precision
+    for file in (out / "embeddings").glob("*.parquet"):
+        assert pq.read_schema(file).metadata[b"precision"] == precision.encode()
+
+
+def test_a_precision_that_this_machine_has_not_leaves_no_folder(
+    shards, model, tmp_path, errors, move
+):
+    move(elsewhere=True)
+    out = tmp_path / "out"
+    assert run(shards, "--model", model, "--out", out, "--set", "precision=bf16") == 2
+    assert "would only emulate" in errors()
+    assert not out.exists()
 
 
 def test_the_labels_of_a_file_and_of_a_data_set(shards, model, tmp_path):

@@ -22,10 +22,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+import clip_model
 from clip_model import tokenize
+from clip_model.checkpoint import checkpoint_files
 from clip_model.preprocess import ImageError, image_bytes_transform
 from workers.contracts import embeddings_schema
-from workers.embedding.encoders import Encoder, load_encoder, one_threaded
+from workers.embedding.encoders import Encoder, load_encoder, one_threaded, precision_on
 from workers.embedding.labels import Labels
 from workers.embedding.meter import Meter
 from workers.embedding.overlap import Handle, in_chunks, overlap
@@ -33,8 +35,8 @@ from workers.embedding.picture_hash import picture_hash
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import Sample, read_shard
 from workers.embedding.windows import Row, Window, window_table
-from workers.hardware import usable_cores
-from workers.storage import ROW_GROUP_ROWS, table_writer
+from workers.hardware import fastest_device, usable_cores
+from workers.storage import ROW_GROUP_ROWS, file_hash, table_writer
 from workers.tally import Tally
 
 #: Pictures that a thread decodes at a time: enough to make handing them over cost nothing.
@@ -54,10 +56,16 @@ class Embedder:
 
     Raises:
         RuntimeError: the settings name an unknown model.
+        PrecisionError: they ask for bf16, which this machine would only emulate.
         LabelError: labels, attributes or heads that the model cannot give.
     """
 
     def __init__(self, settings: EmbedSettings) -> None:
+        #: What the file of a shard says of it, to whoever reads its schema.
+        self.metadata = {
+            "model": model_label(settings.model),
+            "precision": precision_on(fastest_device(), settings),
+        }
         self.threads = settings.threads or usable_cores()
         self._pool = ThreadPoolExecutor(self.threads, "embed", initializer=one_threaded)
         #: For whoever watches, from any thread.
@@ -99,11 +107,12 @@ class Embedder:
         return {"images" if source.images else "texts": tally}
 
     def schema(self, source: InputSettings = BOTH_PARTS) -> pa.Schema:
-        """The columns of the embeddings."""
+        """The columns of the embeddings; its metadata say of which model, in which precision."""
         scores = [name for name, _ in self._labels.scores]
-        return embeddings_schema(
+        columns = embeddings_schema(
             self.model.config.embed_dim, images=source.images, texts=source.texts, scores=scores
         )
+        return columns.with_metadata(self.metadata)
 
     def _windows(
         self, samples: Iterable[Sample], source: InputSettings, tally: Tally
@@ -204,6 +213,13 @@ class TextsUnderWay:
     def cancel(self) -> None:
         for batch in self.batches:
             batch.cancel()
+
+
+def model_label(name_or_path: str) -> str:
+    """A known model's name; of a checkpoint, whose name says little, its files' sha256."""
+    if name_or_path in clip_model.available_models():
+        return name_or_path
+    return " ".join(f"sha256:{file_hash(path)}" for path in checkpoint_files(name_or_path))
 
 
 def _hashed(sample: Sample, levels: Tensor | ImageError) -> Row:

@@ -25,12 +25,16 @@ from clip_model.model import convert_weights
 from clip_model.preprocess import fold_normalisation
 from workers.embedding.meter import Meter
 from workers.embedding.overlap import Handle
-from workers.embedding.settings import EmbedSettings
-from workers.hardware import computes_bfloat16
+from workers.embedding.settings import EmbedSettings, Precision
+from workers.hardware import computes_bfloat16, fastest_device
 
 CPU_BATCH, GPU_BATCH = 16, 512
 #: Token sequences on a GPU are padded to a multiple of this: five shapes to compile, not 77.
 TOKENS_ROUNDED_TO = 16
+
+
+class PrecisionError(RuntimeError):
+    """This machine would only emulate the precision that is asked for."""
 
 
 class Encoder(Protocol):
@@ -69,9 +73,9 @@ def load_encoder(
 
     Raises:
         RuntimeError: as `clip_model.load`.
+        PrecisionError: as `precision_on`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, _ = clip_model.load(settings.model, device, half=False)
+    model, _ = clip_model.load(settings.model, fastest_device(), half=False)
     return encoder_of(model, settings, pool, threads, meter)
 
 
@@ -80,7 +84,7 @@ def encoder_of(
 ) -> Encoder:
     """The encoder of a float32 model where it is; the model is changed, and may be half after."""
     device = model.logit_scale.device
-    if settings.precision == "bf16" or (settings.precision == "auto" and computes_bfloat16(device)):
+    if precision_on(device, settings) == "bf16":
         convert_weights(model, torch.bfloat16)
     folded = fold_normalisation(model.eval().requires_grad_(False))
     # Convolutions of a ResNet are a quarter faster with the channels innermost.
@@ -89,6 +93,23 @@ def encoder_of(
         return GpuEncoder(folded, settings.batch_size or GPU_BATCH, meter)
     # One batch more than threads: the next is there when the first thread is done.
     return CpuEncoder(folded, settings.batch_size or CPU_BATCH, threads + 1, pool, meter)
+
+
+def precision_on(device: torch.device, settings: EmbedSettings) -> Precision:
+    """The settings' precision; of `auto`, the faster one there.
+
+    Raises:
+        PrecisionError: bf16 is asked for and would be emulated, a hundred times slower at worst.
+    """
+    is_fast = computes_bfloat16(device)
+    if settings.precision == "bf16" and not is_fast:
+        raise PrecisionError(
+            "precision is bf16, which this machine only emulates: use one that computes in it, or "
+            "set embeddings.precision: fp32 (pipelines.embed: --set precision=fp32)"
+        )
+    if settings.precision == "auto":
+        return "bf16" if is_fast else "fp32"
+    return settings.precision
 
 
 def one_threaded() -> None:

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from workers.settings import Settings
 
+Precision = Literal["fp32", "bf16"]
+
 
 class LabelSet(Settings):
     """A list of classes; each picture gets the most probable ones by zero-shot."""
@@ -81,7 +83,10 @@ class EmbedSettings(Settings):
 
     model: str = Field(default="starter", description="a known model's name or a checkpoint file")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="auto: bf16 where the hardware computes in it, else fp32"
+        default="auto",
+        description="auto: bf16 if all machines that work compute in it (decided once, when the "
+        "first shard is embedded, and recorded in run.json), else fp32; docs/embedding.md says "
+        "what they differ by",
     )
     batch_size: int | None = Field(
         default=None, ge=1, description="pictures a forward pass; none: 16 on a CPU, 512 on a GPU"

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,13 @@ from torch.nn import functional as F
 
 import clip_model
 from benchmarks.photographs import photographs
+from tests.processors import PRECISIONS, hide_bfloat16
 from tests.shards import pictures, save_tiny_model, write_images, write_tar
 from workers.contracts import embeddings_schema
 from workers.embedding.embedder import Embedder
+from workers.embedding.encoders import PrecisionError
 from workers.embedding.settings import EmbedSettings, InputSettings, LabelSet
-from workers.storage import remove_leftovers
+from workers.storage import file_hash, remove_leftovers
 
 COLOURS = LabelSet(classes=("red", "green", "blue"), templates=("{}", "a {} picture"), top_k=2)
 SIZES = LabelSet(classes=("large", "small"))
@@ -77,9 +80,13 @@ def embed(model, images, out, **settings):
     return tally, pq.read_table(out)
 
 
-def test_embeddings_and_similarity_are_the_models_own(model_path, shard, tmp_path):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_embeddings_and_similarity_are_the_models_own(model_path, shard, tmp_path, precision):
+    """To the last place of float16 in fp32; to what bfloat16's 8 bits leave in bf16."""
     path, rows = shard
-    tally, table = embed(model_path, path, tmp_path / "e.parquet", batch_size=16)
+    tally, table = embed(
+        model_path, path, tmp_path / "e.parquet", batch_size=16, precision=precision
+    )
     assert tally.kept == 50
     assert table.schema.equals(embeddings_schema(32))
     assert table["pair_id"].to_pylist() == [row["pair_id"] for row in rows]
@@ -92,9 +99,11 @@ def test_embeddings_and_similarity_are_the_models_own(model_path, shard, tmp_pat
             model.encode_text(clip_model.tokenize([row["caption"] for row in rows])), dim=-1
         )
     stored = np.array(table["image_embedding"].to_pylist(), dtype=np.float32)
-    np.testing.assert_allclose(stored, image.numpy(), atol=1e-3)
+    atol = {"fp32": 1e-3, "bf16": 2e-2}[precision]
+    np.testing.assert_allclose(stored, image.numpy(), atol=atol)
     similarity = (image * text).sum(dim=-1).numpy()
-    np.testing.assert_allclose(table["similarity"].to_numpy(), similarity, atol=1e-5)
+    atol = {"fp32": 1e-5, "bf16": 1e-2}[precision]
+    np.testing.assert_allclose(table["similarity"].to_numpy(), similarity, atol=atol)
 
 
 def test_labels_are_the_most_probable_classes_of_each_set(model_path, shard, tmp_path):
@@ -151,10 +160,14 @@ def test_a_tenth_of_damage_is_a_tenth_of_failed_rows_and_not_one_lost(model_path
     assert table["pair_id"].to_pylist() == whole
 
 
-def test_the_same_shard_gives_the_same_bytes_whatever_the_threads(model_path, shard, tmp_path):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_same_shard_gives_the_same_bytes_whatever_the_threads(
+    model_path, shard, tmp_path, precision
+):
     path, _ = shard
     for threads in (1, 2, 5):
-        embed(model_path, path, tmp_path / f"{threads}.parquet", threads=threads, batch_size=8)
+        out = tmp_path / f"{threads}.parquet"
+        embed(model_path, path, out, threads=threads, batch_size=8, precision=precision)
     files = {(tmp_path / f"{threads}.parquet").read_bytes() for threads in (1, 2, 5)}
     assert len(files) == 1
 
@@ -181,7 +194,9 @@ def test_machines_differ_by_no_more_than_float32_rounding(shard, tmp_path):
     }
     command = [sys.executable, "-c", EMBEDDED, str(path), str(tmp_path / "there.parquet")]
     subprocess.run(command, env=os.environ | old, check=True, timeout=120)
-    assert_equal_but_for_rounding(pq.read_table(tmp_path / "there.parquet"), here)
+    there = pq.read_table(tmp_path / "there.parquet")
+    assert_equal_but_for_rounding(there, here)
+    assert there["picture_hash"].equals(here["picture_hash"])
 
 
 def assert_equal_but_for_rounding(table, other):
@@ -191,12 +206,17 @@ def assert_equal_but_for_rounding(table, other):
         np.testing.assert_allclose(matrix(table, name), matrix(other, name), atol=2.5e-4)
 
 
-def test_the_fast_path_equals_the_reference_for_photographs(tmp_path):
-    """Both towers, from JPEG bytes on, against Pillow, torchvision and untrimmed captions."""
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_fast_path_equals_the_reference_for_photographs(tmp_path, precision):
+    """Both towers, from JPEG bytes on, against Pillow, torchvision and untrimmed captions.
+
+    docs/embedding.md states both tolerances, and the cosine of bf16's embeddings with fp32's.
+    """
     jpgs = list(photographs(100))
     captions = [f"{'a very ' * (number % 11)}small thing {number}" for number in range(len(jpgs))]
     write_images(zip(captions, jpgs, strict=True), tmp_path / "00000.parquet")
-    _, table = embed("starter", tmp_path / "00000.parquet", tmp_path / "e.parquet")
+    images, out = tmp_path / "00000.parquet", tmp_path / "e.parquet"
+    _, table = embed("starter", images, out, precision=precision)
     rows = pq.read_table(tmp_path / "00000.parquet").to_pylist()
     model, preprocess = clip_model.load("starter", "cpu")
     with torch.inference_mode():
@@ -205,10 +225,46 @@ def test_the_fast_path_equals_the_reference_for_photographs(tmp_path):
         text = clip_model.encode_texts(model, [row["caption"] for row in rows])
     stored = [torch.from_numpy(matrix(table, f"{part}_embedding")) for part in ("image", "text")]
     # Every picture against every caption: 10,000 pairs.
+    tolerance = {"fp32": 1e-3, "bf16": 1e-2}[precision]
     difference = stored[0] @ stored[1].T - image @ text.T
-    assert difference.abs().max() < 1e-3
+    assert difference.abs().max() < tolerance
     np.testing.assert_allclose(
-        table["similarity"].to_numpy(), (image * text).sum(dim=-1).numpy(), atol=1e-3
+        table["similarity"].to_numpy(), (image * text).sum(dim=-1).numpy(), atol=tolerance
+    )
+    assert F.cosine_similarity(stored[0], image).min() > 0.9995
+    assert F.cosine_similarity(stored[1], text).min() > 0.9995
+
+
+@pytest.mark.parametrize("precision", [*PRECISIONS, "auto"])
+def test_a_shard_says_of_which_model_it_is_and_in_which_precision(
+    model_path, shard, tmp_path, precision
+):
+    path, _ = shard
+    for model in (model_path, "starter"):
+        embed(model, path, tmp_path / "e.parquet", precision=precision)
+        label = model if model == "starter" else f"sha256:{file_hash(Path(model_path))}"
+        concrete = PRECISIONS[-1] if precision == "auto" else precision
+        metadata = pq.read_schema(tmp_path / "e.parquet").metadata
+        assert metadata == {b"model": label.encode(), b"precision": concrete.encode()}
+
+
+def test_a_processor_without_bfloat16_refuses_it_and_is_not_slow_in_silence(
+    model_path, monkeypatch, tmp_path
+):
+    hide_bfloat16(monkeypatch, tmp_path)
+    with pytest.raises(PrecisionError, match=r"only emulates.*set embeddings\.precision: fp32"):
+        Embedder(EmbedSettings(model=model_path, precision="bf16"))
+    assert Embedder(EmbedSettings(model=model_path)).metadata["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("isa", ["AVX2", "AVX512_CORE"])
+def test_a_processor_is_of_the_kind_that_onednn_is_held_to(isa):
+    program = (
+        "import torch; from workers.hardware import computes_bfloat16 as computes;"
+        "assert not computes(torch.device('cpu'))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"ONEDNN_MAX_CPU_ISA": isa}, check=True
     )
 
 
