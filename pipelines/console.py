@@ -13,6 +13,7 @@ MODULES = {
     "wit-evaluate": "pipelines.evaluate",
     "wit-queries": "query_builder",
     "wit-train": "pipelines.train",
+    "wit-verify": "pipelines.verify",
 }
 
 

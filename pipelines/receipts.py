@@ -201,6 +201,8 @@ class Ledger:
 
     def _is_inside(self, file: str) -> bool:
         """Whether a file's name leads into the folder of shards or of side tables."""
+        if "/" not in file:
+            return file not in ("", ".", "..") and "\0" not in file
         path = Path(os.path.normpath(self.folder / file))
         return path.parent in (self.folder, Side.TABLES.of(self.folder)) and "\0" not in file
 
@@ -223,12 +225,17 @@ class Ledger:
         make_way(self._record(Side.RECEIPTS, name))
         self._record(Side.RECEIPTS, name).unlink(missing_ok=True)
 
-    def is_done(self, shard: Shard) -> bool:
-        """Whether the shard's receipt is valid and its outputs are there in full."""
+    def valid(self, shard: Shard) -> Receipt | None:
+        """The shard's receipt if it is of the same key and its outputs are there in full."""
         receipt = self.receipt(shard.name)
-        if receipt is None or not _is_of(receipt, shard):
-            return False
-        return all(self._is_whole(output) for output in receipt.outputs)
+        if receipt is None or receipt.key != shard.key:
+            return None
+        return receipt if all(map(self._is_whole, receipt.outputs)) else None
+
+    def is_done(self, shard: Shard) -> bool:
+        """Whether its receipt is valid, and of the attempt that is asked for or a later one."""
+        receipt = self.valid(shard)
+        return receipt is not None and _is_of(receipt, shard)
 
     def _is_whole(self, output: Output) -> bool:
         path = self.folder / output.file
