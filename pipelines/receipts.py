@@ -194,7 +194,7 @@ class Ledger:
         return receipt if receipt.shard == name and is_ours else None
 
     def _record(self, side: Side, name: str) -> Path:
-        return side.of(self.folder) / f"{name}.json"
+        return side.of(self.folder) / f"{name}{'.txt' if side is Side.ERRORS else '.json'}"
 
     def _names(self, side: Side) -> list[str]:
         return sorted(path.stem for path in side.of(self.folder).glob("[!.]*.json"))
@@ -272,7 +272,7 @@ class Ledger:
         write_json(sorted(files), self._record(Side.OUTPUTS, name))
 
     def keep_only(self, shards: Iterable[Shard]) -> None:
-        """Remove what the run has made for other shards: their files, samples and receipts.
+        """Remove what the run has of other shards: their files, samples, errors and receipts.
 
         Called with the run locked, before work starts, so that a reader never meets output of an
         older configuration beside the new. What no receipt and no announcement names is not the
@@ -282,14 +282,14 @@ class Ledger:
         valid = {shard.name for shard in shards}
         receipts = {name: self.receipt(name) for name in self._names(Side.RECEIPTS)}
         kept = {file for name in valid for file in _files_of(receipts.get(name))}
-        for name in sorted({*receipts, *self._names(Side.OUTPUTS)} - valid):
+        for name in sorted({*receipts, *self.begun()} - valid):
             receipt, path = receipts.get(name), self._record(Side.RECEIPTS, name)
             if receipt is None and path.exists():
                 log.warning("%s cannot be read: it counts as none, its shard as not done", path)
             for file in (_files_of(receipt) | self.announced(name)) - kept:
                 if not (self.folder / file).is_dir():
                     (self.folder / file).unlink(missing_ok=True)
-            for side in (Side.REJECTED, Side.RECEIPTS, Side.OUTPUTS):
+            for side in (Side.REJECTED, Side.ERRORS, Side.RECEIPTS, Side.OUTPUTS):
                 make_way(self._record(side, name))
                 self._record(side, name).unlink(missing_ok=True)
         self.clear_scratch()
@@ -399,7 +399,9 @@ def _what_to_do(source: Source, dropped: bool) -> str:
     what = f"{source.path} is damaged: it does not hold what its receipt says."
     if dropped:
         stage = source.receipt.parent.name
-        return f"{what} The receipt is removed: the stage {stage} makes it again in the next run"
+        commands = {"model": "pipelines.train", "scores": "pipelines.evaluate"}
+        command = commands.get(stage, "pipelines.build_dataset")
+        return f"{what} The receipt is removed: {command} makes it again, then give this one again"
     return f"{what} `python -m pipelines.verify --mend` says what to do"
 
 

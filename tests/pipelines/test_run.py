@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pipelines.config import Config, ConfigError
-from pipelines.receipts import Shard, StageTotals, perform
+from pipelines.receipts import DamagedError, Shard, StageTotals, perform
 from pipelines.report import status_text, write_report
 from pipelines.run import LockedError, Run
 from pipelines.runner import Plan, check
@@ -204,3 +204,21 @@ def test_status_and_report_count_nothing_of_an_older_configuration(run, dump, te
     text = text_of(Run(run.config, run.directory))
     assert "| queries |" not in text
     assert f"the stage cannot be planned: queries.dumps: there is no file {dump}" in text
+
+
+def test_who_reads_without_the_lock_removes_no_receipt(run):
+    perform(one_file, Shard("all", "k"), run.directory / "scores")
+    run.check_outputs("scores", "model", drop=False)
+    (run.directory / "scores" / "scores.json").write_text("[]")
+    ledger = run.ledger("scores")
+    with pytest.raises(DamagedError, match="pipelines.verify --mend"):
+        run.check_outputs("scores", drop=False)
+    assert ledger.receipts()
+    with pytest.raises(DamagedError, match="pipelines.evaluate makes it again"):
+        run.check_outputs("scores", drop=True)
+    assert not ledger.receipts()
+
+
+def one_file(shard, out):
+    (out / "scores.json").write_text("{}")
+    return {"pairs": Tally()}
