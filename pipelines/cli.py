@@ -19,20 +19,22 @@ from pipelines.runner import check, run_stages
 from pipelines.services import ServiceError
 from workers.exit_codes import ExitCode, explain
 from workers.file_systems import local_folder
+from workers.settings import resolve_path
 from workers.supervisor import last_end, supervised
 
 log = logging.getLogger(__name__)
 
-#: The configuration of the embedded sample: in a checkout, and not in a wheel.
-SAMPLE = Path(__file__).parents[1] / "examples/sample/sample.yaml"
+#: The configuration of the embedded sample.
+SAMPLE = "package:examples/sample/sample.yaml"
 
 EXIT_CODES = """\
 exit codes:
   0    complete, or nothing to do
   2    the configuration cannot be used
-  3    partial: some shards failed, a rerun tries those again and keeps the rest; or an input is
-       damaged, and what could be read of it was used; or the disk is full
-  4    a quality gate of the configuration is not met
+  3    partial: some shards failed, or too much of them could not be reached: a rerun tries those
+       again and keeps the rest; or an input is damaged, and what could be read of it was used; or
+       the disk is full
+  4    a quality gate is not met: one of the configuration, or a stage has kept nothing
   70   a fault of the program itself; its trace stands in logs/run.jsonl
   75   another process is working on the same run directory
   130  interrupted (143: by SIGTERM, 129: by SIGHUP); a rerun goes on where it stopped
@@ -72,12 +74,11 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
 
 def open_run(arguments: argparse.Namespace) -> Run:
     """The run that the arguments name. Raises ConfigError."""
-    if not arguments.config and not SAMPLE.is_file():
-        raise ConfigError(
-            "name a configuration (docs/configuration.md): the embedded sample, which is used "
-            "without one, is not installed with the package; it runs in a checkout"
-        )
-    config = load_config(arguments.config or SAMPLE, arguments.overrides)
+    try:
+        path = arguments.config or resolve_path(SAMPLE)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+    config = load_config(path, arguments.overrides)
     return Run.open(config, output_folder("--run-dir", arguments.run_dir or f"runs/{config.name}"))
 
 

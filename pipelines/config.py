@@ -97,7 +97,7 @@ class BeamSettings(Settings):
 
 
 class Gate(Settings):
-    """What a stage must reach, or the run stops with exit code 4."""
+    """What a stage must reach, or the run stops with exit code 4; stages not named, too."""
 
     min_kept: int = Field(default=1, ge=0, description="rows kept, at least")
     max_failed: Share = Field(default=1.0, description="share of the rows in that may fail")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from pipelines.config import Config, ConfigError, Gate
+from pipelines.config import Config, ConfigError
+from pipelines.gates import gate_of, is_met, shortfall
 from pipelines.memory import peak_memory
+from pipelines.outages import Unreached, is_outage, is_worth_another_try
 from pipelines.progress import Progress
 from pipelines.receipts import Outcome, Receipt, Shard, Side, StageTotals
 from pipelines.run import Run
@@ -25,20 +27,38 @@ DAMAGED = "damaged_"
 
 @dataclass(frozen=True)
 class Plan:
-    """The shards of a stage: done and to do."""
+    """The shards of a stage: done and to do.
+
+    Those ``again`` are valid as they are, but some of their rows could not be reached: they are
+    tried once more, while the stages after this one may use what there is.
+    """
 
     done: list[Shard]
     todo: list[Shard]
+    again: list[Shard] = field(default_factory=list)
 
     @classmethod
     def of(cls, stage: Stage) -> Plan:
         ledger = stage.run.ledger(stage.name)
-        done: list[Shard] = []
-        todo: list[Shard] = []
+        plan = cls([], [])
+        receipts: list[tuple[Shard, Receipt]] = []
         for shard in stage.plan():
-            (done if ledger.is_done(shard) else todo).append(shard)
+            if receipt := ledger.valid_receipt(shard):
+                receipts.append((shard, receipt))
+            else:
+                plan.todo.append(shard)
         stage.run.note_inputs(stage.name, stage.inputs)
-        return cls(done, todo)
+        # A gate that is missed must not be missed for ever with nothing tried.
+        totals = StageTotals.of([receipt for _, receipt in receipts])
+        missed = not plan.todo and not is_met(gate_of(stage.run.config, stage.name), totals)
+        for shard, receipt in receipts:
+            if is_worth_another_try(receipt, stage.tolerance, missed=missed):
+                # What the last attempt has left may be read, so it is compared, too.
+                sources = (*shard.sources, *ledger.sources_of(receipt))
+                plan.again.append(replace(shard, attempt=receipt.attempt + 1, sources=sources))
+            else:
+                plan.done.append(shard)
+        return plan
 
 
 def check(run: Run, names: Sequence[str]) -> None:
@@ -85,10 +105,10 @@ def run_stages(run: Run, names: Sequence[str]) -> Result:
             )
         stage.prepare()
         plan = Plan.of(stage)
-        run.ledger(name).keep_only(plan.done)
-        if plan.todo:
+        run.ledger(name).keep_only([*plan.done, *plan.again])
+        if plan.todo or plan.again:
             worked = True
-            if not _work(stage, plan):
+            if not _work(stage, plan) or _ends_in_outage(stage):
                 return Result(ExitCode.PARTIAL, worked)
         else:
             log.info("%s: complete, nothing to do (%d shards)", name, len(plan.done))
@@ -104,7 +124,7 @@ def run_stages(run: Run, names: Sequence[str]) -> Result:
 
 
 def is_complete(run: Run, name: str, known: dict[str, bool]) -> bool:
-    """Whether every shard of a stage, and of those that it reads, has a valid receipt.
+    """Whether every shard of a stage, and of those that it reads, is done and no outage.
 
     ``known`` holds the answers so far: planning reads every receipt of a stage, and most stages
     are read by several others.
@@ -112,51 +132,24 @@ def is_complete(run: Run, name: str, known: dict[str, bool]) -> bool:
     if name not in known:
         stage = STAGES[name](run)
         above = all(is_complete(run, other, known) for other in stage.reads)
-        known[name] = above and not Plan.of(stage).todo
+        known[name] = above and not Plan.of(stage).todo and not _outage(stage)
     return known[name]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What a stage has done of this configuration, and how many receipts it has beside it."""
-
-    receipts: list[Receipt]
-    others: int
-    why: str  # these others are not counted
-
-
-def standings(run: Run) -> dict[str, Standing]:
-    """How far each stage is; nothing of an older configuration is taken for this one's."""
-    complete: dict[str, bool] = {}
-    return {name: _standing(run, name, complete) for name in STAGES}
-
-
-def _standing(run: Run, name: str, complete: dict[str, bool]) -> Standing:
-    stage, ledger = STAGES[name](run), run.ledger(name)
-    shards: list[Shard] = []
-    why = "they are of an older configuration"
-    try:
-        if waits := [other for other in stage.reads if not is_complete(run, other, complete)]:
-            why = f"whether they are its own can be told once {', '.join(waits)} is complete"
-        else:
-            shards = stage.plan()
-    except ConfigError as error:
-        why = f"the stage cannot be planned: {error}"
-    valid = [receipt for shard in shards if (receipt := ledger.valid(shard))]
-    return Standing(valid, len(ledger.receipts()) - len(valid), why)
 
 
 def _work(stage: Stage, plan: Plan) -> bool:
     """Do a stage's open shards; True when every one of them ended with a receipt."""
-    total = len(plan.done) + len(plan.todo)
-    log.info("%s: %d of %d shards to do", stage.name, len(plan.todo), total)
+    todo = [*plan.todo, *plan.again]
+    total = len(plan.done) + len(todo)
+    log.info("%s: %d of %d shards to do", stage.name, len(todo), total)
+    if plan.again:
+        log.info("%s: %d of them once more, for what failed to come", stage.name, len(plan.again))
     started, failures = time.monotonic(), 0
     with (
         peak_memory() as peak,
         services_of(stage.run, stage.name),
         Progress(stage.name, total, len(plan.done), stage.status) as progress,
     ):
-        for outcome in stage.execute(plan.todo):
+        for outcome in stage.execute(todo):
             progress.advance(outcome)
             failures += _log_outcome(stage, outcome)
     totals = StageTotals.of(stage.run.ledger(stage.name).receipts())
@@ -165,6 +158,30 @@ def _work(stage: Stage, plan: Plan) -> bool:
     stage.run.save()
     _log_totals(stage.name, totals, wall)
     return not failures
+
+
+def _outage(stage: Stage) -> list[Receipt]:
+    """The shards of which more could not be reached than is tolerated."""
+    receipts = stage.run.ledger(stage.name).receipts()
+    return [receipt for receipt in receipts if is_outage(receipt, stage.tolerance)]
+
+
+def _ends_in_outage(stage: Stage) -> bool:
+    """Whether the stage is partial because the network, or what it asks, is away; says so."""
+    receipts = _outage(stage)
+    if not receipts:
+        return False
+    unreached = Unreached.of(receipts)
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(unreached.reasons.items()))
+    *_, kind = receipts[0].rows
+    limit = f"{stage.name}.max_unreachable"
+    log.error(
+        f"{stage.name}: {unreached.reasons.total():,} of {unreached.rows:,} {kind} in "
+        f"{unreached.shards:,} shards could not be reached ({reasons}), more than {limit} "
+        f"({stage.tolerance.max_unreachable}): is the network down? A rerun tries them again and "
+        f"keeps the rest; with a higher {limit} it goes on without them"
+    )
+    return True
 
 
 def _log_outcome(stage: Stage, outcome: Outcome) -> bool:
@@ -222,23 +239,9 @@ def _reads_damaged_inputs(run: Run, name: str) -> bool:
 
 
 def _passes_gate(run: Run, name: str) -> bool:
-    """Whether a stage's last kind of row reaches what the configuration asks of it."""
-    gate = run.config.gates.get(name, Gate(min_kept=0))
-    totals = StageTotals.of(run.ledger(name).receipts())
-    if not totals.rows:
-        return gate.min_kept == 0
-    *_, counts = totals.rows.values()
-    failed = sum(counts["failed"].values()) / max(1, counts["in"])
-    if counts["kept"] >= gate.min_kept and failed <= gate.max_failed:
+    """Whether a stage reaches its gate; says what it lacks."""
+    gate, totals = gate_of(run.config, name), StageTotals.of(run.ledger(name).receipts())
+    if is_met(gate, totals):
         return True
-    log.error(
-        "%s: the gate is not met: %d kept (at least %d), %.1f%% failed (at most %.1f%%); look at "
-        "%s for samples of what was dropped",
-        name,
-        counts["kept"],
-        gate.min_kept,
-        100 * failed,
-        100 * gate.max_failed,
-        Side.REJECTED.of(run.directory / name),
-    )
+    log.error("%s", shortfall(name, gate, totals, Side.REJECTED.of(run.directory / name)))
     return False

@@ -53,6 +53,18 @@ IMAGES = pa.schema(
     ]
 )
 
+#: ``_tables/images/``: the pairs without a picture, sorted by ``pair_id``: what is asked for again.
+WITHOUT_PICTURE = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),  # as the tally of the stage names it
+        pa.field("rejected", pa.bool_(), nullable=False),  # a decision of ours; else it failed
+        pa.field("error_message", pa.string()),  # img2dataset's; null where it said nothing
+    ]
+)
+
 #: One zero-shot label of one picture: the best classes of each label set.
 LABEL = pa.struct(
     [

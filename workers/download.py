@@ -1,29 +1,34 @@
 """Download: a shard of pairs to a shard of pictures, by img2dataset's own downloader.
 
 img2dataset writes its rows in the order in which the downloads end, failed ones among them.
-Here the rows are sorted by ``pair_id``, failed ones are counted by reason, and a row that
-img2dataset has lost is found out.
+Here the rows are sorted by ``pair_id``, failed ones are kept in a table with their reasons, and a
+row that img2dataset has lost is found out.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workers.contracts import IMAGES
-from workers.img2dataset_parts import img2dataset_parts
+from workers.contracts import IMAGES, WITHOUT_PICTURE
+from workers.failures import is_passing
 from workers.settings import DownloadSettings
 from workers.storage import write_table
 from workers.tally import Tally
 
 #: The columns that img2dataset is given and hands on.
 COLUMNS = ["pair_id", "url", "caption"]
+
+#: Digits of the shard's number in img2dataset's keys.
+OOM_SHARDS = 5
 
 #: Answers with one of these X-Robots-Tag directives do not want their pictures used.
 OPT_OUTS = ["noai", "noimageai", "noindex", "noimageindex", "noml"]
@@ -43,48 +48,92 @@ FAILURES = (
     (re.compile(r"IncompleteRead"), "cut_off"),
     (re.compile(r"timed out"), "timeout"),
     (re.compile(r"Name or service not known|getaddrinfo|No address associated"), "unknown_host"),
-    (re.compile(r"Connection|Remote end closed|Errno"), "connection"),
+    (re.compile(r"name resolution|nodename nor servname"), "unknown_host"),
+    (re.compile(r"Connection|Remote end closed|EOF occurred|Errno"), "connection"),
     (re.compile(r"decoding error|imdecode|!buf.empty"), "not_an_image"),
 )
 
 
-def download_shard(pairs: Path, out: Path, settings: DownloadSettings) -> dict[str, Tally]:
+@dataclass(frozen=True)
+class ShardFiles:
+    """What a download writes, and what a further attempt goes on from."""
+
+    pictures: Path  # the columns of ``contracts.IMAGES``
+    without: Path  # those of ``contracts.WITHOUT_PICTURE``
+
+
+def download_shard(
+    pairs: Path, out: ShardFiles, settings: DownloadSettings, before: ShardFiles | None = None
+) -> dict[str, Tally]:
     """Download the pictures of a shard of pairs.
 
     Args:
         pairs: Parquet file with the columns of ``contracts.PAIRS``.
-        out: file to write, with the columns of ``contracts.IMAGES``.
+        out: files to write. They do not depend on the attempt at which a picture came.
+        before: files of the attempt before this one. What it has or has given up is kept; only
+            what failed for a passing reason is asked for again.
 
     Returns:
         The account of the pictures: every pair is kept, rejected or failed.
     """
     asked = pq.read_table(pairs, columns=COLUMNS)
+    pictures, without = IMAGES.empty_table(), WITHOUT_PICTURE.empty_table()
+    to_ask = asked
+    if before:
+        pictures, without = pq.read_table(before.pictures), pq.read_table(before.without)
+        passing = pa.array(map(is_passing, without["reason"].to_pylist()), pa.bool_())
+        to_ask = _rows_of(asked, without.filter(passing))
+        without = without.filter(pc.invert(passing))
+    with tempfile.TemporaryDirectory(dir=out.pictures.parent) as scratch:
+        results = _run_img2dataset(to_ask, Path(scratch), settings)
+    good = results.filter(pc.equal(results["status"], "success")).select(IMAGES.names).cast(IMAGES)
+    pictures = pa.concat_tables([pictures, good]).sort_by("pair_id")
+    without = pa.concat_tables([without, _without_picture(to_ask, results)]).sort_by("pair_id")
+    write_table(_with_keys(pictures, asked, _shard_id(out.pictures)), out.pictures)
+    write_table(without, out.without)
+    return {"images": _account(pictures, without)}
+
+
+def _rows_of(asked: pa.Table, some: pa.Table) -> pa.Table:
+    return asked.filter(pc.is_in(asked["pair_id"], value_set=some["pair_id"].combine_chunks()))
+
+
+def _account(pictures: pa.Table, without: pa.Table) -> Tally:
     tally = Tally()
-    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-        results = _run_img2dataset(asked, Path(scratch), shard_id=_shard_id(out), settings=settings)
-    good = results.filter(pc.equal(results["status"], "success")).sort_by("pair_id")
-    tally.keep(good.num_rows)
-    _count_bad(results.filter(pc.not_equal(results["status"], "success")), tally)
-    _count_lost(asked, results, tally)
-    write_table(good.select(IMAGES.names).cast(IMAGES), out)
-    return {"images": tally}
+    tally.keep(pictures.num_rows)
+    for row in without.to_pylist():
+        drop = tally.reject if row.pop("rejected") else tally.fail
+        drop(row.pop("reason"), row["pair_id"], row)
+    return tally
+
+
+def _with_keys(pictures: pa.Table, asked: pa.Table, shard_id: int) -> pa.Table:
+    """The keys that img2dataset gives when it is asked for all the pairs of a shard at once."""
+    digits = math.ceil(math.log10(max(1, asked.num_rows)))
+    places = pc.index_in(pictures["pair_id"], value_set=asked["pair_id"].combine_chunks())
+    keys = [f"{10**digits * shard_id + n:0{digits + OOM_SHARDS}d}" for n in places.to_pylist()]
+    at = IMAGES.get_field_index("key")
+    return pictures.set_column(at, IMAGES.field(at), pa.array(keys, pa.string()))
 
 
 def _shard_id(out: Path) -> int:
     return int(out.stem) if out.stem.isdigit() else 0
 
 
-def _run_img2dataset(
-    asked: pa.Table, scratch: Path, shard_id: int, settings: DownloadSettings
-) -> pa.Table:
+def _run_img2dataset(asked: pa.Table, scratch: Path, settings: DownloadSettings) -> pa.Table:
     """What img2dataset makes of the rows: one row each, with status, error and JPEG bytes."""
-    parts = img2dataset_parts()
+    # It asks a server for updates at import otherwise; a run reaches only what it is told to.
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    from img2dataset.downloader import Downloader
+    from img2dataset.resizer import Resizer
+    from img2dataset.writer import ParquetSampleWriter
+
     source = scratch / "pairs.feather"
     with pa.ipc.new_file(source, asked.schema) as writer:
         writer.write_table(asked)
-    downloader = parts.Downloader(
-        sample_writer_class=parts.ParquetSampleWriter,
-        resizer=parts.Resizer(
+    downloader = Downloader(
+        sample_writer_class=ParquetSampleWriter,
+        resizer=Resizer(
             image_size=settings.image_size,
             resize_mode=settings.resize_mode,
             resize_only_if_bigger=settings.resize_only_if_bigger,
@@ -99,7 +148,7 @@ def _run_img2dataset(
         column_list=COLUMNS,
         timeout=settings.timeout,
         number_sample_per_shard=max(1, asked.num_rows),
-        oom_shard_count=5,
+        oom_shard_count=OOM_SHARDS,
         compute_hash="sha256",
         verify_hash_type=None,
         encode_format="jpg",
@@ -107,18 +156,26 @@ def _run_img2dataset(
         user_agent_token=settings.user_agent,
         disallowed_header_directives=OPT_OUTS,
     )
-    downloader.download_shard((shard_id, str(source)))
-    return pq.read_table(scratch / f"{shard_id:05d}.parquet")
+    downloader.download_shard((0, str(source)))
+    return pq.read_table(scratch / "00000.parquet")
 
 
-def _count_bad(bad: pa.Table, tally: Tally) -> None:
-    columns = ["pair_id", "url", "caption", "error_message"]
-    for row in bad.select(columns).to_pylist():
+def _without_picture(asked: pa.Table, results: pa.Table) -> pa.Table:
+    """The rows that did not become a picture, and why.
+
+    img2dataset prints an error of its own handling of a row and goes on without it: such a row is
+    lost.
+    """
+    bad = results.filter(pc.not_equal(results["status"], "success"))
+    answered = pc.is_in(asked["pair_id"], value_set=results["pair_id"].combine_chunks())
+    rows = bad.select([*COLUMNS, "error_message"]).to_pylist()
+    for row in rows:
         text = row["error_message"]
-        if text in REJECTIONS:
-            tally.reject(REJECTIONS[text], row["pair_id"], row)
-        else:
-            tally.fail(failure_reason(text), row["pair_id"], row)
+        row["rejected"] = text in REJECTIONS
+        row["reason"] = REJECTIONS.get(text) or failure_reason(text)
+    for row in asked.filter(pc.invert(answered)).to_pylist():
+        rows.append({**row, "rejected": False, "reason": "lost_by_img2dataset"})
+    return pa.Table.from_pylist(rows, schema=WITHOUT_PICTURE)
 
 
 def failure_reason(text: str) -> str:
@@ -127,11 +184,3 @@ def failure_reason(text: str) -> str:
         if match := pattern.search(text):
             return match.expand(reason)
     return "other"
-
-
-def _count_lost(asked: pa.Table, results: pa.Table, tally: Tally) -> None:
-    """img2dataset prints the error and goes on when handling a row fails: count such rows."""
-    answered = pc.is_in(asked["pair_id"], value_set=results["pair_id"].combine_chunks())
-    rows: list[dict[str, Any]] = asked.filter(pc.invert(answered)).to_pylist()
-    for row in rows:
-        tally.fail("lost_by_img2dataset", row["pair_id"], row)

@@ -21,7 +21,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    #: Fields that change the speed of the work and never its output.
+    #: Fields that change how fast and how often the work is done and never its output.
     TUNING: ClassVar[frozenset[str]] = frozenset()
 
     def identity(self) -> dict[str, Any]:
@@ -32,7 +32,9 @@ class Settings(BaseModel):
 class CrawlSettings(Settings):
     """Fetch pages, politely, into WARC files: one file a seed host."""
 
-    TUNING: ClassVar[frozenset[str]] = frozenset({"requests_per_host", "delay", "retry_pause"})
+    TUNING: ClassVar[frozenset[str]] = frozenset(
+        {"requests_per_host", "delay", "retry_pause", "max_unreachable"}
+    )
 
     seeds: tuple[str, ...] = Field(
         default=(),
@@ -47,6 +49,12 @@ class CrawlSettings(Settings):
     retries: int = Field(default=2, ge=0, description="further tries after a passing failure")
     retry_pause: float = Field(
         default=2.0, ge=0.0, description="seconds, at most, before the first of these; doubles"
+    )
+    max_unreachable: Share = Field(
+        default=0.3,
+        description="share of a host's pages that may have failed for a passing reason "
+        "(connection, timeout, dns, truncated, robots_unreachable, http_408, http_429, http_5xx); "
+        "above it the host counts as away: the run ends with exit code 3, a rerun crawls it again",
     )
     max_page_bytes: int = Field(default=10_000_000, ge=1, description="larger pages are refused")
     user_agent: str = Field(
@@ -63,11 +71,23 @@ class CrawlSettings(Settings):
 class DownloadSettings(Settings):
     """img2dataset's settings for a shard of pairs."""
 
-    TUNING: ClassVar[frozenset[str]] = frozenset({"threads"})
+    TUNING: ClassVar[frozenset[str]] = frozenset({"threads", "max_unreachable", "reruns"})
 
     threads: int = Field(default=32, ge=1, description="downloads at a time in one task")
     timeout: float = Field(default=10.0, gt=0.0, description="seconds for one picture")
     retries: int = Field(default=1, ge=0, description="further tries after a failed one")
+    max_unreachable: Share = Field(
+        default=0.3,
+        description="share of a shard's pictures that may have failed for a passing reason "
+        "(connection, timeout, unknown_host, cut_off, http_408, http_429, http_5xx); above it the "
+        "run ends with exit code 3, and a rerun tries them again",
+    )
+    reruns: int = Field(
+        default=2,
+        ge=0,
+        description="how many reruns try such pictures again where they are fewer; final failures "
+        "are never tried again",
+    )
     image_size: int = Field(default=256, ge=1, description="pixels, as resize_mode uses them")
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
         default="keep_ratio", description="img2dataset's resize_mode; keep_ratio: shorter side"

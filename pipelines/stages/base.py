@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.config import digest
+from pipelines.outages import Tolerance
 from pipelines.progress import Status
 from pipelines.receipts import Outcome, Shard, Source
 from pipelines.run import Run
@@ -23,6 +24,8 @@ class Stage(ABC):
     name: ClassVar[str]
     #: The stages whose folders it reads; they must be complete before it is planned.
     reads: ClassVar[tuple[str, ...]] = ()
+    #: When rows that could not be reached are tried again.
+    tolerance: Tolerance = Tolerance()
     #: Raise it when the code gives other bytes for the same inputs and settings.
     version: ClassVar[int] = 1
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.engines import in_ray_tasks
-from pipelines.receipts import Outcome, Shard
+from pipelines.outages import Tolerance
+from pipelines.receipts import Outcome, Shard, Side
+from pipelines.run import Run
 from pipelines.stages.base import Stage
 from workers.settings import DownloadSettings
 from workers.tally import Tally
@@ -18,6 +20,12 @@ class Images(Stage):
 
     name = "images"
     reads = ("pairs",)
+    version = 2
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        settings = run.config.images
+        self.tolerance = Tolerance(settings.max_unreachable, settings.reruns)
 
     def plan(self) -> list[Shard]:
         identity = self.run.config.images.identity()
@@ -25,15 +33,19 @@ class Images(Stage):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
-        return in_ray_tasks(Download(config.images), shards, self.folder, config.ray)
+        return in_ray_tasks(Download(config.images, self.folder), shards, self.folder, config.ray)
 
 
 @dataclass(frozen=True)
 class Download:
     settings: DownloadSettings
+    folder: Path  # where the attempt before a further one has left its files
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.download import download_shard
+        from workers.download import ShardFiles, download_shard
 
+        name = f"{shard.name}.parquet"
+        new = ShardFiles(out / name, out / Side.TABLES / name)
+        old = ShardFiles(self.folder / name, Side.TABLES.of(self.folder) / name)
         (pairs,) = map(Path, shard.inputs)
-        return download_shard(pairs, out / f"{shard.name}.parquet", self.settings)
+        return download_shard(pairs, new, self.settings, old if shard.attempt > 1 else None)

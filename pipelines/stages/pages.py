@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pipelines.config import ConfigError
 from pipelines.engines import on_beam
+from pipelines.outages import Tolerance
 from pipelines.receipts import Outcome, Shard
+from pipelines.run import Run
 from pipelines.stages.base import Stage
 from workers.settings import CrawlSettings
 from workers.tally import Tally
@@ -20,6 +22,11 @@ class Pages(Stage):
     """A shard a host, so that a host is asked by one crawler at a time."""
 
     name = "pages"
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        # A host that was away is crawled again whole; what one of its pages lacks is left.
+        self.tolerance = Tolerance(run.config.pages.max_unreachable)
 
     def check(self) -> None:
         self.seeds_by_host()

@@ -54,13 +54,13 @@ from workers.crawl.addresses import PrivateAddressError, permitted_addresses
 from workers.crawl.host import TALLIES, CrawlError, CrawlJob
 from workers.crawl.warc_writer import STORED_HEADERS, WarcWriter
 from workers.extract.page import PageError, base_of, is_html, links_of, parse_page
+from workers.failures import is_passing
 from workers.sampling import draw
 from workers.settings import CrawlSettings
 from workers.tally import Tally
 from workers.urls import DEFAULT_PORTS, UrlError, absolute_url, authority, normal_host
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 MAX_REDIRECTS = 5
 MAX_RETRY_PAUSE = 60.0  # seconds
 MAX_CRAWL_DELAY = 60.0  # seconds
@@ -126,11 +126,11 @@ class Fetcher:
             try:
                 response = await self._once(url, any_type)
             except FetchError as error:
-                if last or error.reason not in ("connection", "timeout", "truncated"):
+                if last or not is_passing(error.reason):
                     raise
                 pause = self._backoff(url, attempt)
             else:
-                if last or response.status not in RETRIED:
+                if last or not is_passing(f"http_{response.status}"):
                     return response
                 pause = _retry_after(response) or self._backoff(url, attempt)
             await asyncio.sleep(min(pause, MAX_RETRY_PAUSE))
@@ -204,7 +204,7 @@ async def read_robots(origin: str, fetcher: Fetcher, agent: str) -> Robots:
 def _judge_robots(response: scrapy.http.Response, agent: str) -> Robots:
     if 200 <= response.status < 300:
         return Robots(_robots_parser(response.body), agent)
-    if 400 <= response.status < 500 and response.status not in RETRIED:
+    if 400 <= response.status < 500 and not is_passing(f"http_{response.status}"):
         return Robots(_robots_parser(b""), agent)
     return Robots(_robots_parser(b""), agent, unreachable="robots_unreachable")
 

@@ -1,0 +1,38 @@
+"""Gates: what a stage must reach. An empty data set is no success, so each stage has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.config import Config, Gate
+from pipelines.receipts import StageTotals
+
+
+def gate_of(config: Config, stage: str) -> Gate:
+    """The gate of a stage; one that the configuration does not name is ``Gate()``."""
+    return config.gates.get(stage, Gate())
+
+
+def is_met(gate: Gate, totals: StageTotals) -> bool:
+    """Whether a stage's last kind of row reaches its gate. Without shards there is none."""
+    if not totals.rows:
+        return True
+    *_, counts = totals.rows.values()
+    failed = sum(counts["failed"].values()) / max(1, counts["in"])
+    return bool(counts["kept"] >= gate.min_kept and failed <= gate.max_failed)
+
+
+def shortfall(stage: str, gate: Gate, totals: StageTotals, samples: Path) -> str:
+    """One line: what is missing, why rows of each kind were dropped, and where some of them are."""
+    *_, (kind, counts) = totals.rows.items()
+    failed = sum(counts["failed"].values()) / max(1, counts["in"])
+    line = (
+        f"{stage}: the gate is not met: {counts['kept']:,} of {counts['in']:,} {kind} kept (at "
+        f"least {gate.min_kept:,}), {failed:.1%} failed (at most {gate.max_failed:.1%})"
+    )
+    for kind, counts in totals.rows.items():
+        dropped = {**counts["rejected"], **counts["failed"]}
+        if dropped:
+            reasons = ", ".join(f"{reason} {number:,}" for reason, number in dropped.items())
+            line += f"; dropped {kind}: {reasons}"
+    return f"{line}; samples of them are in {samples}" if samples.is_dir() else line

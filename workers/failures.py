@@ -1,0 +1,17 @@
+"""Which failures may pass: what is asked for again later may then be there."""
+
+from __future__ import annotations
+
+import re
+
+#: The reasons of ``images`` and ``pages`` for which nothing, or no whole answer, came. A status of
+#: 408, 429 or 5xx says itself that it may be otherwise later. All other reasons are final.
+_PASSING = re.compile(
+    r"connection|timeout|unknown_host|dns|cut_off|truncated|robots_unreachable"
+    r"|http_(?:408|429|5\d\d)"
+)
+
+
+def is_passing(reason: str) -> bool:
+    """Whether a row that failed for this reason may not fail at another time."""
+    return _PASSING.fullmatch(reason) is not None
