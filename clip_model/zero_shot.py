@@ -37,24 +37,34 @@ def zero_shot_classifier(
         RuntimeError: a prompt is longer than the context.
     """
     names = class_set(class_names) if isinstance(class_names, str) else class_names
-    sentences = _sentences(templates)
-    if not names or not sentences:
+    prompts_of = sentences(templates)
+    if not names or not prompts_of:
         raise ValueError("zero-shot classification needs at least one class and one template")
-    classes_at_once = max(1, batch_size // len(sentences))
+    classes_at_once = max(1, batch_size // len(prompts_of))
     chunks = []
     for start in range(0, len(names), classes_at_once):
-        prompts = [fill(sentences, name) for name in names[start : start + classes_at_once]]
+        prompts = [fill(prompts_of, name) for name in names[start : start + classes_at_once]]
         features = encode_texts(model, [text for texts in prompts for text in texts], batch_size)
         by_class = features.split([len(texts) for texts in prompts])
         chunks.append(torch.stack([of_one.mean(dim=0) for of_one in by_class]))  # CE
     return F.normalize(torch.cat(chunks), dim=-1)
 
 
-def _sentences(templates: Sequence[str] | str) -> tuple[str, ...]:
+def sentences(templates: Sequence[str] | str) -> tuple[str, ...]:
+    """The sentences of ``templates``: several, one, or those of a set's name.
+
+    Raises:
+        ValueError: there is no such set; or a sentence has no place for a name, or others.
+    """
     if isinstance(templates, str):
         return (templates,) if SLOT in templates else template_set(templates)
     if without_slot := [template for template in templates if SLOT not in template]:
         raise ValueError(f"templates without {{}}: {without_slot}")
+    for template in templates:
+        try:
+            template.format("")
+        except (ValueError, LookupError) as error:
+            raise ValueError(f"{template!r} is no template: {{}} alone may stand in it") from error
     return tuple(templates)
 
 

@@ -44,6 +44,7 @@ def calibrate(arguments: argparse.Namespace) -> ExitCode:
     if not 0 < arguments.noise < 1:
         raise ConfigError(f"--noise {arguments.noise}: a share between 0 and 1, such as 0.3")
     run = open_run(arguments)
+    Selection(run).check()
     shards = []
     if is_complete(run, "embeddings", {}):
         run.check_outputs(*Selection.reads, drop=False)

@@ -23,6 +23,7 @@ from pipelines.engines import in_process
 from pipelines.precision import check_precision, decided, precision_of
 from pipelines.progress import Progress, Status
 from pipelines.receipts import Ledger, Outcome, Receipt, Shard, StageTotals, first_problem
+from pipelines.references import check_embeddings
 from pipelines.run import lock_folder
 from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors, status_of
 from workers.credentials import shown
@@ -66,6 +67,7 @@ class Job:
         """
         files = shard_files(self.patterns)
         content_of(self.settings)  # what is not there is said before a cluster is asked anything
+        check_embeddings(self.settings)
         settings = decided(self.settings, self._recorded_precision(), ray)
         return replace(self, settings=settings)._run(files, ray)
 

@@ -13,6 +13,7 @@ from pipelines.memory import peak_memory
 from pipelines.outages import Unreached, is_outage, is_worth_another_try
 from pipelines.progress import Progress
 from pipelines.receipts import Outcome, Receipt, Shard, Side, StageTotals
+from pipelines.references import check_truth
 from pipelines.run import Run
 from pipelines.services import services_of
 from pipelines.stages import STAGES
@@ -64,6 +65,7 @@ class Plan:
 def check(run: Run, names: Sequence[str]) -> None:
     """Raise ConfigError for what would end one of the stages later, before any has started."""
     _check_names(run.config)
+    check_truth(run.config, run.directory)
     for name in names:
         run.ledger(name).refuse_foreign_data()
         STAGES[name](run).check()

@@ -15,6 +15,7 @@ from pipelines.engines import Actors, in_ray_actors
 from pipelines.precision import check_precision, decided, on_record, precision_of
 from pipelines.progress import Status
 from pipelines.receipts import Outcome, Shard
+from pipelines.references import check_embeddings
 from pipelines.stages.base import Stage
 from workers.embedding.meter import Activity
 from workers.embedding.settings import EmbedSettings, InputSettings
@@ -38,6 +39,7 @@ class Embeddings(Stage):
 
     def check(self) -> None:
         content_of(self.run.config.embeddings)
+        check_embeddings(self.run.config.embeddings)
 
     def prepare(self) -> None:
         """Decide the precision, and see that the machines have it before anything is discarded."""
@@ -127,7 +129,7 @@ class Content:
 
 
 def content_of(settings: EmbedSettings) -> Content:
-    """Raises ConfigError for a model, a file or a data set's name that is not there."""
+    """Raises ConfigError for a model or a file that is not there."""
     from clip_model.registry import available_models
 
     model, published = checkpoint_inputs(settings.model, "embeddings.model")
@@ -136,19 +138,7 @@ def content_of(settings: EmbedSettings) -> Content:
         del identity["model"]
     for head in identity["heads"].values():
         del head["path"]
-    _check_label_sets(settings)
     return Content(identity, [*model, *_head_files(settings)], list(published))
-
-
-def _check_label_sets(settings: EmbedSettings) -> None:
-    from clip_model.templates import class_set
-
-    for name, labels in settings.label_sets.items():
-        if isinstance(labels.classes, str):
-            try:
-                class_set(labels.classes)
-            except ValueError as error:
-                raise ConfigError(f"embeddings.label_sets.{name}.classes: {error}") from error
 
 
 def _head_files(settings: EmbedSettings) -> list[Path]:

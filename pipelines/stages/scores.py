@@ -10,6 +10,7 @@ from pipelines.checkpoints import checkpoint_inputs
 from pipelines.config import Config
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
+from pipelines.references import check_templates
 from pipelines.stages.base import Stage
 from pipelines.stages.model import CHECKPOINT
 from workers.storage import write_json
@@ -21,6 +22,9 @@ class Scores(Stage):
 
     name = "scores"
     reads = ("dataset", "model")
+
+    def check(self) -> None:
+        check_templates(self.run.config.scores.templates, "scores.templates")
 
     def plan(self) -> list[Shard]:
         config = self.run.config

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipelines.config import ConfigError
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
+from pipelines.references import check_step
 from pipelines.run import Run
 from pipelines.stages.base import Stage
 from pipelines.stages.queries import named_files
@@ -35,6 +36,7 @@ class Selection(Stage):
                 make_filter(step)
             except ValueError as error:
                 raise ConfigError(f"selection.steps.{number}: {error}") from error
+            check_step(step, f"selection.steps.{number}", self.run.config.embeddings)
 
     def references(self) -> list[Path]:
         """The files that steps compare with, such as an evaluation set's embeddings."""

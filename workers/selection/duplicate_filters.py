@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workers.embedding.matrix import embedding_matrix
+from workers.selection import settings
 from workers.selection.base_filter import Filter, Floats, Keep, Survivors
 from workers.selection.duplicates import Tables
 from workers.selection.exact_duplicates import exact_duplicates
@@ -64,19 +65,23 @@ class SemanticDuplicates(Duplicates):
 
 
 class Contamination(Filter):
-    reason, columns = "in_evaluation_set", ("image_embedding", "text_embedding")
+    reason = "in_evaluation_set"
+
+    def __init__(self, step: settings.ContaminationStep) -> None:
+        super().__init__(step)
+        self.columns = step.columns
+        self.limits = (step.max_image_similarity, step.max_text_similarity)
 
     def fit(self, survivors: Survivors) -> None:  # noqa: ARG002 - it learns from other files
         files = find_files(self.step.embeddings)
-        self.images = _references(files, "image_embedding")
-        self.texts = _references(files, "text_embedding")
+        self.references = [_references(files, column) for column in self.columns]
 
     def keeps(self, rows: pa.Table) -> Keep:
-        images = embedding_matrix(rows["image_embedding"])
-        new = nearest(images, self.images) < self.step.max_image_similarity
-        if self.step.max_text_similarity < 1:
-            texts = embedding_matrix(rows["text_embedding"])
-            new &= nearest(texts, self.texts) < self.step.max_text_similarity
+        new = np.ones(len(rows), bool)
+        for column, references, limit in zip(
+            self.columns, self.references, self.limits, strict=False
+        ):
+            new &= nearest(embedding_matrix(rows[column]), references) < limit
         return new
 
 

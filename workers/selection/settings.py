@@ -128,6 +128,12 @@ class ContaminationStep(Step):
         default=1.0, description="cosine of a caption and any caption; 1: captions do not count"
     )
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is compared."""
+        images, texts = "image_embedding", "text_embedding"
+        return (images, texts) if self.max_text_similarity < 1 else (images,)
+
 
 class AgreementStep(Step):
     """Pairs that another model finds similar, too."""

@@ -1,0 +1,154 @@
+"""What a configuration refers to is there, or the command says so before it does anything."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipelines.config import Config, ConfigError
+from pipelines.run import Run
+from pipelines.runner import check
+from pipelines.stages import DATASET_STAGES
+from tests.shards import save_tiny_model
+from workers.contracts import embeddings_schema
+
+EMBEDDINGS = {
+    "label_sets": {"colour": {"classes": ["red", "green"]}, "things": {"classes": "CIFAR10"}},
+    "attributes": {"photo": {}},
+}
+
+
+@pytest.fixture
+def checked(tmp_path):
+    """Checks a configuration of a tiny model (32 dimensions) as a command does, at once."""
+    model = save_tiny_model(tmp_path / "tiny.safetensors")
+    dump = tmp_path / "dump.xml"
+    dump.write_text("<mediawiki/>")
+    head = tmp_path / "head.safetensors"
+    save_file({"weight": torch.zeros(1, 32), "bias": torch.zeros(1)}, head)
+    heads = {"aesthetic": {"path": str(head)}}
+
+    def _checked(steps=(), embeddings=(), **more):
+        config = {
+            "name": "test",
+            "queries": {"dumps": [str(dump)]},
+            "embeddings": EMBEDDINGS | {"model": model, "heads": heads} | dict(embeddings),
+            "selection": {"steps": list(steps)},
+            **more,
+        }
+        run = Run.open(Config.model_validate(config), tmp_path / "run")
+        check(run, [*DATASET_STAGES, "scores"])
+        return run
+
+    return _checked
+
+
+def embedded(path, dim=32, drop=()):
+    table = embeddings_schema(dim).empty_table()
+    pq.write_table(table.drop_columns(list(drop)), path)
+    return [str(path)]
+
+
+def test_what_is_there_may_be_referred_to(checked, tmp_path):
+    whole = embedded(tmp_path / "whole.parquet")
+    pictures = embedded(tmp_path / "pictures.parquet", drop=["text_embedding", "similarity"])
+    columns = {"url": ["u"], "caption": ["c"], "name": ["n"], "correct": [True]}
+    pq.write_table(pa.table(columns), tmp_path / "truth.parquet")
+    checked(
+        [
+            {"filter": "score", "score": "photo", "min": 0.5},
+            {"filter": "score", "score": "aesthetic", "min": 0.5},
+            {"filter": "label", "set": "colour", "keep": ["red"]},
+            {"filter": "label", "set": "things", "drop": ["cat", "dog"]},
+            {"filter": "contamination", "embeddings": pictures},
+            {"filter": "contamination", "embeddings": whole, "max_text_similarity": 0.9},
+            {"filter": "agreement", "embeddings": whole, "min": 0.3},
+        ],
+        report={"truth": str(tmp_path / "truth.parquet")},
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"filter": "score", "score": "foto"},
+         r"selection.steps.0.score: 'foto' is not in embeddings.attributes or embeddings.heads; "
+         r"there are photo and 1 more"),
+        ({"filter": "label", "set": "nosuch"},
+         "selection.steps.0.set: 'nosuch' is not in embeddings.label_sets; there are colour"),
+        ({"filter": "label", "set": "colour", "keep": ["red", "grean"]},
+         r"keep: 'grean' is not in embeddings.label_sets.colour.classes; there are green and 1 m"),
+        ({"filter": "label", "set": "things", "drop": ["piano"]},
+         "drop: 'piano' is not in embeddings.label_sets.things.classes; there are airplane"),
+        ({"filter": "agreement", "embeddings": ["absent*.parquet"], "min": 0.3},
+         r"selection.steps.0.embeddings: there is no file absent\*.parquet"),
+        ({"filter": "agreement", "embeddings": "NO_TEXTS", "min": 0.3},
+         "selection.steps.0.embeddings: .*no_texts.parquet has no column similarity; it has"),
+        ({"filter": "contamination", "embeddings": "NO_TEXTS", "max_text_similarity": 0.9},
+         "no_texts.parquet has no column text_embedding"),
+        ({"filter": "contamination", "embeddings": "WIDE"},
+         "image_embedding has 512 dimensions, the embeddings of embeddings.model 32: embed the"),
+        ({"filter": "contamination", "embeddings": "LISTS"}, "holds list<.*, not embeddings"),
+        ({"filter": "contamination", "embeddings": "TEXT"}, "cannot be read as Parquet"),
+    ],
+)  # fmt: skip
+def test_a_step_that_refers_to_nothing_is_refused(checked, tmp_path, step, message):
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    lists = pa.table({"image_embedding": [[1.0]]})
+    pq.write_table(lists, tmp_path / "lists.parquet")
+    files = {
+        "NO_TEXTS": embedded(tmp_path / "no_texts.parquet", drop=["text_embedding", "similarity"]),
+        "WIDE": embedded(tmp_path / "wide.parquet", dim=512),
+        "LISTS": [str(tmp_path / "lists.parquet")],
+        "TEXT": [str(tmp_path / "text.parquet")],
+    }
+    if isinstance(step.get("embeddings"), str):
+        step = step | {"embeddings": files[step["embeddings"]]}
+    with pytest.raises(ConfigError, match=message):
+        checked([step])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"embeddings": {"label_sets": {"a": {"classes": "Imagnet"}}}},
+         "embeddings.label_sets.a.classes: no classes are called 'Imagnet'; there are"),
+        ({"embeddings": {"label_sets": {"a": {"templates": "Imagnet"}}}},
+         "embeddings.label_sets.a.templates: no templates are called 'Imagnet'; there are"),
+        ({"embeddings": {"label_sets": {"a": {"templates": ["a photo"]}}}},
+         r"embeddings.label_sets.a.templates: templates without {}: \['a photo'\]"),
+        ({"embeddings": {"label_sets": {"a": {"templates": ["a {} in {place}"]}}}},
+         r"embeddings.label_sets.a.templates: 'a {} in {place}' is no template"),
+        ({"embeddings": {"heads": {"wide": {"path": "WIDE"}}}},
+         r"embeddings.heads.wide.path: head wide: .* has \[1, 512\]; linear layers from"),
+        ({"scores": {"templates": ["a photo"]}}, "scores.templates: templates without {}"),
+        ({"gates": {"image": {}}}, "gates: there is no stage 'image'; stages: queries"),
+        ({"services": {"dns": {"command": ["x"], "ready": "http://a/", "stages": ["imges"]}}},
+         "services.dns.stages: there is no stage 'imges'"),
+        ({"report": {"truth": "absent.parquet"}},
+         "report.truth: there is no file absent.parquet, and no service makes it"),
+        ({"report": {"truth": "WIDE"}}, "report.truth: .* cannot be read as Parquet"),
+        ({"report": {"truth": "TRUTH"}},
+         "report.truth: .* has no column name, correct; it has url, caption"),
+    ],
+)  # fmt: skip
+def test_another_reference_to_nothing_is_refused(checked, tmp_path, more, message):
+    save_file({"weight": torch.zeros(1, 512)}, tmp_path / "wide.safetensors")
+    pq.write_table(pa.table({"url": ["u"], "caption": ["c"]}), tmp_path / "truth.parquet")
+    for section in (
+        more.get("report", {}),
+        more.get("embeddings", {}).get("heads", {}).get("wide"),
+    ):
+        for key, value in (section or {}).items():
+            files = {"WIDE": "wide.safetensors", "TRUTH": "truth.parquet"}
+            section[key] = str(tmp_path / files[value]) if value in files else value
+    with pytest.raises(ConfigError, match=message):
+        checked(**more)
+
+
+def test_a_truth_that_a_service_makes_may_be_absent(checked):
+    made = "{run_dir}/truth.parquet"
+    command = ["python", "-m", "site", "--truth", made]
+    service = {"command": command, "ready": "http://a/", "stages": ["pages"]}
+    checked(report={"truth": made}, services={"site": service})
