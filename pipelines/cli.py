@@ -19,13 +19,12 @@ from pipelines.runner import check, run_stages
 from pipelines.services import ServiceError
 from workers.exit_codes import ExitCode, explain
 from workers.file_systems import local_folder
-from workers.settings import resolve_path
 from workers.supervisor import last_end, supervised
 
 log = logging.getLogger(__name__)
 
-#: The configuration of the embedded sample.
-SAMPLE = "package:examples/sample/sample.yaml"
+#: The configuration of the embedded sample: in a checkout, and not in a wheel.
+SAMPLE = Path(__file__).parents[1] / "examples/sample/sample.yaml"
 
 EXIT_CODES = """\
 exit codes:
@@ -74,11 +73,12 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
 
 def open_run(arguments: argparse.Namespace) -> Run:
     """The run that the arguments name. Raises ConfigError."""
-    try:
-        path = arguments.config or resolve_path(SAMPLE)
-    except FileNotFoundError as error:
-        raise ConfigError(str(error)) from error
-    config = load_config(path, arguments.overrides)
+    if not arguments.config and not SAMPLE.is_file():
+        raise ConfigError(
+            "name a configuration (docs/configuration.md): the embedded sample, which is used "
+            "without one, is not installed with the package; it runs in a checkout"
+        )
+    config = load_config(arguments.config or SAMPLE, arguments.overrides)
     return Run.open(config, output_folder("--run-dir", arguments.run_dir or f"runs/{config.name}"))
 
 

@@ -194,13 +194,15 @@ class Ledger:
         return receipt if receipt.shard == name and is_ours else None
 
     def _record(self, side: Side, name: str) -> Path:
-        return side.of(self.folder) / f"{name}.json"
+        return side.of(self.folder) / f"{name}{'.txt' if side is Side.ERRORS else '.json'}"
 
     def _names(self, side: Side) -> list[str]:
         return sorted(path.stem for path in side.of(self.folder).glob("[!.]*.json"))
 
     def _is_inside(self, file: str) -> bool:
         """Whether a file's name leads into the folder of shards or of side tables."""
+        if "/" not in file:
+            return file not in ("", ".", "..") and "\0" not in file
         path = Path(os.path.normpath(self.folder / file))
         return path.parent in (self.folder, Side.TABLES.of(self.folder)) and "\0" not in file
 
@@ -223,16 +225,17 @@ class Ledger:
         make_way(self._record(Side.RECEIPTS, name))
         self._record(Side.RECEIPTS, name).unlink(missing_ok=True)
 
-    def is_done(self, shard: Shard) -> bool:
-        """Whether the shard's receipt is valid and its outputs are there in full."""
-        return self.valid_receipt(shard) is not None
-
-    def valid_receipt(self, shard: Shard) -> Receipt | None:
-        """The receipt of a shard that is done."""
+    def valid(self, shard: Shard) -> Receipt | None:
+        """The shard's receipt if it is of the same key and its outputs are there in full."""
         receipt = self.receipt(shard.name)
-        if receipt is None or not _is_of(receipt, shard):
+        if receipt is None or receipt.key != shard.key:
             return None
         return receipt if all(map(self._is_whole, receipt.outputs)) else None
+
+    def is_done(self, shard: Shard) -> bool:
+        """Whether its receipt is valid, and of the attempt that is asked for or a later one."""
+        receipt = self.valid(shard)
+        return receipt is not None and _is_of(receipt, shard)
 
     def _is_whole(self, output: Output) -> bool:
         path = self.folder / output.file
@@ -268,7 +271,7 @@ class Ledger:
         write_json(sorted(files), self._record(Side.OUTPUTS, name))
 
     def keep_only(self, shards: Iterable[Shard]) -> None:
-        """Remove what the run has made for other shards: their files, samples and receipts.
+        """Remove what the run has of other shards: their files, samples, errors and receipts.
 
         Called with the run locked, before work starts, so that a reader never meets output of an
         older configuration beside the new. What no receipt and no announcement names is not the
@@ -278,14 +281,14 @@ class Ledger:
         valid = {shard.name for shard in shards}
         receipts = {name: self.receipt(name) for name in self._names(Side.RECEIPTS)}
         kept = {file for name in valid for file in _files_of(receipts.get(name))}
-        for name in sorted({*receipts, *self._names(Side.OUTPUTS)} - valid):
+        for name in sorted({*receipts, *self.begun()} - valid):
             receipt, path = receipts.get(name), self._record(Side.RECEIPTS, name)
             if receipt is None and path.exists():
                 log.warning("%s cannot be read: it counts as none, its shard as not done", path)
             for file in (_files_of(receipt) | self.announced(name)) - kept:
                 if not (self.folder / file).is_dir():
                     (self.folder / file).unlink(missing_ok=True)
-            for side in (Side.REJECTED, Side.RECEIPTS, Side.OUTPUTS):
+            for side in (Side.REJECTED, Side.ERRORS, Side.RECEIPTS, Side.OUTPUTS):
                 make_way(self._record(side, name))
                 self._record(side, name).unlink(missing_ok=True)
         self.clear_scratch()
@@ -395,7 +398,9 @@ def _what_to_do(source: Source, dropped: bool) -> str:
     what = f"{source.path} is damaged: it does not hold what its receipt says."
     if dropped:
         stage = source.receipt.parent.name
-        return f"{what} The receipt is removed: the stage {stage} makes it again in the next run"
+        commands = {"model": "pipelines.train", "scores": "pipelines.evaluate"}
+        command = commands.get(stage, "pipelines.build_dataset")
+        return f"{what} The receipt is removed: {command} makes it again, then give this one again"
     return f"{what} `python -m pipelines.verify --mend` says what to do"
 
 

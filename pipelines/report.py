@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines.receipts import StageTotals
 from pipelines.run import Run
-from pipelines.runner import Plan, is_complete
+from pipelines.runner import Plan, Standing, is_complete, standings
 from pipelines.stages import STAGES
 from pipelines.stages.embeddings import PRECISION
 from workers.storage import write_text
@@ -39,22 +39,22 @@ def plan_text(run: Run, names: Sequence[str]) -> str:
 
 
 def status_text(run: Run) -> str:
-    """The receipts so far: shards and rows of each stage, dropped rows by reason."""
-    return "\n".join([f"status of {run.directory}", "", *_stage_table(run)])
+    """What is done of this configuration: rows of each stage, dropped rows by reason."""
+    return "\n".join([f"status of {run.directory}", "", *_stage_table(standings(run))])
 
 
 def write_report(run: Run) -> str:
     """Write the report into the run's directory and give its text."""
-    lines = [
-        f"# Run {run.config.name}",
-        "",
-        *_stage_table(run),
-        "",
-        *_precision_lines(run),
-        *_cost_lines(run),
-        *_calibration_lines(run),
-        *_score_lines(run),
-    ]
+    stages = standings(run)
+    done = {name for name, standing in stages.items() if standing.receipts}
+    lines = [f"# Run {run.config.name}", "", *_stage_table(stages), ""]
+    if "embeddings" in done:
+        lines += _precision_lines(run)
+    lines += _cost_lines(run, done)
+    if "dataset" in done:
+        lines += _calibration_lines(run)
+    if "scores" in done:
+        lines += _score_lines(run)
     text = "\n".join(lines).rstrip() + "\n"
     write_text(text, run.directory / REPORT)
     return text
@@ -68,16 +68,21 @@ def read_report(run: Run) -> str:
         return write_report(run)
 
 
-def _stage_table(run: Run) -> Iterator[str]:
+def _stage_table(stages: Mapping[str, Standing]) -> Iterator[str]:
     """Every stage's rows: in = kept + rejected by reason + failed by reason."""
     yield "| stage | rows | in | kept | rejected | failed |"
     yield "|---|---|--:|--:|---|---|"
-    for name in STAGES:
-        for kind, counts in StageTotals.of(run.ledger(name).receipts()).rows.items():
+    for name, standing in stages.items():
+        for kind, counts in StageTotals.of(standing.receipts).rows.items():
             yield (
                 f"| {name} | {kind} | {counts['in']:,} | {counts['kept']:,} "
                 f"| {_reasons(counts['rejected'])} | {_reasons(counts['failed'])} |"
             )
+    others = {name: standing for name, standing in stages.items() if standing.others}
+    if others:
+        yield ""
+    for name, standing in others.items():
+        yield f"{name}: shards that are not counted: {standing.others:,}; {standing.why}"
 
 
 def _reasons(counts: dict[str, int]) -> str:
@@ -94,14 +99,18 @@ def _precision_lines(run: Run) -> Iterator[str]:
         yield ""
 
 
-def _cost_lines(run: Run) -> Iterator[str]:
+def _cost_lines(run: Run, done: Container[str]) -> Iterator[str]:
     stages: dict[str, dict[str, Any]] = run.record.get("stages", {})
-    timed = {name: stages[name] for name in STAGES if "wall_seconds" in stages.get(name, {})}
+    timed = {
+        name: stages[name]
+        for name in STAGES
+        if name in done and "wall_seconds" in stages.get(name, {})
+    }
     if not timed:
         return
     each = ", ".join(f"{name} {figures['wall_seconds']:.0f}" for name, figures in timed.items())
     total = sum(figures["wall_seconds"] for figures in timed.values())
-    peak = max(figures["peak_bytes"] for figures in timed.values())
+    peak = max(figures.get("peak_bytes", 0) for figures in timed.values())
     yield f"Seconds at the last work on each stage: {each}; {total:.0f} in all."
     yield f"Peak memory of all processes: {peak / 2**30:.2f} GiB."
     yield ""

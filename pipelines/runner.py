@@ -44,7 +44,7 @@ class Plan:
         plan = cls([], [])
         receipts: list[tuple[Shard, Receipt]] = []
         for shard in stage.plan():
-            if receipt := ledger.valid_receipt(shard):
+            if receipt := ledger.valid(shard):
                 receipts.append((shard, receipt))
             else:
                 plan.todo.append(shard)
@@ -136,6 +136,36 @@ def is_complete(run: Run, name: str, known: dict[str, bool]) -> bool:
         above = all(is_complete(run, other, known) for other in stage.reads)
         known[name] = above and not Plan.of(stage).todo and not _outage(stage)
     return known[name]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a stage has done of this configuration, and how many receipts it has beside it."""
+
+    receipts: list[Receipt]
+    others: int
+    why: str  # these others are not counted
+
+
+def standings(run: Run) -> dict[str, Standing]:
+    """How far each stage is; nothing of an older configuration is taken for this one's."""
+    complete: dict[str, bool] = {}
+    return {name: _standing(run, name, complete) for name in STAGES}
+
+
+def _standing(run: Run, name: str, complete: dict[str, bool]) -> Standing:
+    stage, ledger = STAGES[name](run), run.ledger(name)
+    shards: list[Shard] = []
+    why = "they are of an older configuration"
+    try:
+        if waits := [other for other in stage.reads if not is_complete(run, other, complete)]:
+            why = f"whether they are its own can be told once {', '.join(waits)} is complete"
+        else:
+            shards = stage.plan()
+    except ConfigError as error:
+        why = f"the stage cannot be planned: {error}"
+    valid = [receipt for shard in shards if (receipt := ledger.valid(shard))]
+    return Standing(valid, len(ledger.receipts()) - len(valid), why)
 
 
 def _work(stage: Stage, plan: Plan) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -18,10 +21,10 @@ def compiled(function: Function) -> Function:
     Numba looks at the module alone to see whether the code is out of date: a compiled function
     calls only compiled and inlined functions of its own module.
     """
-    try:
-        return cast(Function, numba.njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # Numba found no folder for it
-        return cast(Function, numba.njit(nogil=True)(function))
+    dispatcher = numba.njit(nogil=True)(function)
+    with contextlib.suppress(RuntimeError):  # Numba found no folder for it
+        dispatcher._cache = _Cache(function)  # as `cache=True` does it with Numba's own class
+    return cast(Function, dispatcher)
 
 
 def inlined(function: Function) -> Function:
@@ -30,3 +33,35 @@ def inlined(function: Function) -> Function:
     For what is called from inner loops: an array costs a call seven arguments.
     """
     return cast(Function, numba.njit(forceinline=True, nogil=True)(function))
+
+
+class _FilePerKey(IndexDataCacheFile):  # type: ignore[misc]
+    """Kept code in a file of its own for each processor and types of arguments.
+
+    Numba numbers its files, and two processes that begin together can give two keys one number:
+    then a machine that shares the folder runs code that was made for another kind of processor.
+    """
+
+    def __init__(self, folder: str, name: str, stamp: object) -> None:
+        super().__init__(folder, name, stamp)
+        self._name = name
+
+    def save(self, key: object, data: object) -> None:
+        self._file(key).save(key, data)
+
+    def load(self, key: object) -> Any:
+        return self._file(key).load(key)
+
+    def _file(self, key: object) -> Any:
+        """Of a key: types, the processor's name and features, a hash of the bytecode."""
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        return IndexDataCacheFile(self._cache_path, f"{self._name}-{digest}", self._source_stamp)
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's cache of a function, in such files."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__(function)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file: Any = _FilePerKey(self._cache_path, self._impl.filename_base, stamp)

@@ -8,7 +8,6 @@ row that img2dataset has lost is found out.
 from __future__ import annotations
 
 import math
-import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from workers.contracts import IMAGES, WITHOUT_PICTURE
 from workers.failures import is_passing
+from workers.img2dataset_parts import img2dataset_parts
 from workers.settings import DownloadSettings
 from workers.storage import write_table
 from workers.tally import Tally
@@ -122,18 +122,13 @@ def _shard_id(out: Path) -> int:
 
 def _run_img2dataset(asked: pa.Table, scratch: Path, settings: DownloadSettings) -> pa.Table:
     """What img2dataset makes of the rows: one row each, with status, error and JPEG bytes."""
-    # It asks a server for updates at import otherwise; a run reaches only what it is told to.
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    from img2dataset.downloader import Downloader
-    from img2dataset.resizer import Resizer
-    from img2dataset.writer import ParquetSampleWriter
-
+    parts = img2dataset_parts()
     source = scratch / "pairs.feather"
     with pa.ipc.new_file(source, asked.schema) as writer:
         writer.write_table(asked)
-    downloader = Downloader(
-        sample_writer_class=ParquetSampleWriter,
-        resizer=Resizer(
+    downloader = parts.Downloader(
+        sample_writer_class=parts.ParquetSampleWriter,
+        resizer=parts.Resizer(
             image_size=settings.image_size,
             resize_mode=settings.resize_mode,
             resize_only_if_bigger=settings.resize_only_if_bigger,

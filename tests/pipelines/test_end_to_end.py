@@ -172,6 +172,9 @@ def test_a_changed_threshold_redoes_the_selection_and_nothing_else(copy, command
     after = {stage: receipt_times(copy, stage) for stage in DATASET_STAGES}
     changed = [stage for stage in DATASET_STAGES if before[stage] != after[stage]]
     assert changed == ["selection", "dataset"]
+    assert "| selection | pairs |" in result.stdout
+    assert "| model |" not in result.stdout, "it was trained on another data set"
+    assert "model: shards that are not counted: 1" in result.stdout
     assert read(copy, "dataset").num_rows == read(copy, "embeddings").num_rows > kept
 
 

