@@ -18,11 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 from pipelines import log as logs
 from pipelines.board import Board
 from pipelines.cli import say
-from pipelines.config import ConfigError, RaySettings, digest
+from pipelines.config import ConfigError, Gate, RaySettings, digest
 from pipelines.engines import in_process
+from pipelines.gates import is_met, shortfall
 from pipelines.precision import check_precision, decided, precision_of
 from pipelines.progress import Progress, Status
-from pipelines.receipts import Ledger, Outcome, Receipt, Shard, StageTotals, first_problem
+from pipelines.receipts import Ledger, Outcome, Receipt, Shard, Side, StageTotals, first_problem
 from pipelines.references import check_embeddings
 from pipelines.run import lock_folder
 from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors, status_of
@@ -88,8 +89,11 @@ class Job:
             else:
                 log.info("nothing to do")
             failures = self._work(todo, len(shards), ray) if todo else 0
-            say(self._summary(shards))
-        return ExitCode.PARTIAL if failures else ExitCode.COMPLETE
+            totals = self._totals(shards)
+            say(self._summary(shards, totals))
+        if failures:
+            return ExitCode.PARTIAL
+        return ExitCode.COMPLETE if self._has_rows(totals) else ExitCode.QUALITY
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -185,10 +189,19 @@ class Job:
         load(work)  # before the first shard, so that what is wrong with it is said once
         return in_process(work, todo, self.shards)
 
-    def _summary(self, shards: Sequence[Shard]) -> str:
-        """The account of all that has a receipt."""
+    def _totals(self, shards: Sequence[Shard]) -> StageTotals:
         receipts = [Ledger(self.shards).receipt(shard.name) for shard in shards]
-        totals = StageTotals.of([receipt for receipt in receipts if receipt])
+        return StageTotals.of([receipt for receipt in receipts if receipt])
+
+    def _has_rows(self, totals: StageTotals) -> bool:
+        """Whether anything was embedded; says why not."""
+        if is_met(Gate(), totals):
+            return True
+        log.error("%s", shortfall("embed", Gate(), totals, Side.REJECTED.of(self.shards)))
+        return False
+
+    def _summary(self, shards: Sequence[Shard], totals: StageTotals) -> str:
+        """The account of all that has a receipt."""
         lines = [f"{totals.shards} of {len(shards)} shards are in {self.shards}"]
         for kind, counts in totals.rows.items():
             failed = ", ".join(f"{reason} {n:,}" for reason, n in counts["failed"].items())

@@ -26,8 +26,8 @@ pmi, npmi and views. The same files and options always give the same bytes. docs
 which terms become queries.
 
 exit codes: 0 complete; 2 wrong options, missing file or DIR not empty; 3 a file is damaged and
-what could be read of it was used; 70 the process was killed, for lack of memory for example, or
-has a fault; 130 interrupted (143: by SIGTERM, 129: by SIGHUP)
+what could be read of it was used; 4 the list is empty; 70 the process was killed, for lack of
+memory for example, or has a fault; 130 interrupted (143: by SIGTERM, 129: by SIGHUP)
 """
 
 
@@ -161,6 +161,9 @@ def _build(files: Inputs, out: Path, settings: QuerySettings, beam: Sequence[str
     sys.stdout.write(f"wrote {tallies['terms'].kept:,} queries to {out}\n")
     found = list(problems(tallies, settings))
     sys.stderr.writelines(f"query_builder: {problem}\n" for problem in found)
+    if not tallies["terms"].kept:
+        sys.stderr.write("query_builder: the list is empty: is --min-count too high?\n")
+        return ExitCode.QUALITY
     return ExitCode.PARTIAL if found else ExitCode.COMPLETE
 
 

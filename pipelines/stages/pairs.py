@@ -27,7 +27,9 @@ class Pairs(Stage):
     version = 2
 
     def check(self) -> None:
-        _ = self.given
+        if not self.given and not self.run.config.pages.seeds:
+            what = "name what you have, or pages.seeds to crawl"
+            raise ConfigError(f"pairs.inputs: there is nothing to read; {what}")
         try:
             CaptionCleaner(self.run.config.pairs.captions)
         except ValueError as error:

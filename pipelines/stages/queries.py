@@ -25,7 +25,9 @@ class Queries(Stage):
     version = 3
 
     def check(self) -> None:
-        self.files()
+        files = self.files()
+        if not files.dumps and not files.synsets:
+            raise ConfigError("queries.dumps: there is nothing to read; name a dump")
 
     def files(self) -> Inputs:
         """The dumps, view files and synsets. Raises ConfigError for one that is not there."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.checkpoints import checkpoint_inputs
-from pipelines.config import Config
+from pipelines.config import Config, ConfigError
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.references import check_templates
@@ -25,6 +25,8 @@ class Scores(Stage):
 
     def check(self) -> None:
         check_templates(self.run.config.scores.templates, "scores.templates")
+        if not self.run.config.model.held_out:
+            raise ConfigError("model.held_out: 0 keeps no pair out of training to score models on")
 
     def plan(self) -> list[Shard]:
         config = self.run.config
@@ -59,5 +61,6 @@ class ScoreModels:
         )
         start = self.config.model.start_from
         models = {f"start: {start}": start, "trained": str(trained)}
-        write_json(score_models(models, examples, self.config.scores), out / "scores.json")
+        if examples:  # else the stage has kept nothing, and its gate says so
+            write_json(score_models(models, examples, self.config.scores), out / "scores.json")
         return {"pairs": tally}

@@ -37,6 +37,8 @@ def test_help_explains_every_option(command):
         (["--set", "pages.seeds=[ftp://a/]"], "is not an http or https URL"),
         (["--set", "gates.pears={}"], "there is no stage 'pears'"),
         (["--set", "pairs.inputs=[absent.warc]"], "pairs.inputs: "),
+        (["--set", "pages.seeds=[]"], "pairs.inputs: there is nothing to read; name what you have"),
+        (["--set", "queries.dumps=[]"], "queries.dumps: there is nothing to read; name a dump"),
         (["--set", "pairs.captions.language.allowed=[english]"], "the model knows no english"),
         (
             ["--set", "selection.steps=[{filter: language, allowed: [english]}]"],

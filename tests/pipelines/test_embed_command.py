@@ -220,6 +220,18 @@ def test_the_labels_of_a_file_and_of_a_data_set(shards, model, tmp_path):
         assert {label["label"] for label in row[2:]} < {"red", "green", "blue"}
 
 
+def test_nothing_embedded_is_no_success(model, tmp_path, errors):
+    shard = tmp_path / "00000.tar"
+    write_tar([("0.jpg", b"damage"), ("0.txt", b"a cat")], shard)
+    for _ in range(2):
+        assert run(shard, "--model", model, "--out", tmp_path / "out") == 4
+    assert (
+        "embed: the gate is not met: 0 of 1 images kept (at least 1), 100.0% failed (at most "
+        "100.0%); dropped images: not_an_image 1; samples of them are in "
+        f"{tmp_path / 'out/_rejected/embeddings'}"
+    ) in errors()
+
+
 def test_a_broken_shard_is_partial_and_the_others_are_kept(shards, model, tmp_path, capsys):
     (shards / "00002.tar").write_bytes((shards / "00000.tar").read_bytes()[:5000])
     (shards / "00003.parquet").write_bytes(b"PAR1 no footer PAR1")

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from pipelines.config import ScoreSettings, TrainSettings
+from pipelines.config import Config, ScoreSettings, TrainSettings
 from pipelines.held_out import Example, is_held_out, read_examples
+from pipelines.receipts import Shard
 from pipelines.scoring import ask, score_models
+from pipelines.stages.scores import ScoreModels
 from pipelines.training import DivergedError, train
 from tests.shards import jpeg, pictures, save_tiny_model, write_dataset
 from workers.tally import Tally
@@ -110,6 +112,17 @@ def test_scores_are_shares_of_the_same_questions(tmp_path):
     assert scores["models"]["a"] == scores["models"]["b"]
     assert scores["models"]["a"]["image to text R@13"] == 1.0
     assert 0 < scores["chance"] < 0.1
+
+
+def test_a_data_set_without_held_out_pairs_is_scored_with_nothing(shards, tmp_path):
+    tree = {"name": "x", "queries": {}, "model": {"held_out": 1e-9}}
+    work = ScoreModels(Config.model_validate(tree))
+    paths = ("absent.safetensors", *map(str, shards))
+    tally = work(Shard("all", "", paths, (str(len(shards)),)), tmp_path)["pairs"]
+    assert tally.counts() == {
+        **{"in": 60, "kept": 0, "rejected": {"for_training": 60}, "failed": {}}
+    }
+    assert not (tmp_path / "scores.json").exists()
 
 
 def test_nothing_held_out_is_refused_with_what_to_do():

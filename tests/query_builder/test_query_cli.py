@@ -41,6 +41,14 @@ def test_truncated_dump_exits_3_and_names_the_file(enwiki, tmp_path, capsys):
     assert len(pq.read_table(tmp_path / "out" / "00000.parquet")) > 50
 
 
+def test_an_empty_list_is_no_success(write_dump, tmp_path, capsys):
+    dump = write_dump([("Fern", "one fern")])
+    assert main([str(dump), "--out", str(tmp_path / "out"), "--titles", "none"]) == 4
+    output = capsys.readouterr()
+    assert "wrote 0 queries" in output.out
+    assert "the list is empty: is --min-count too high?" in output.err
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
