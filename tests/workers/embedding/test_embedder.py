@@ -309,7 +309,7 @@ def test_rows_that_lack_a_part_fail_and_say_which(model_path, tmp_path):
     pq.write_table(pa.table(columns), tmp_path / "00000.parquet")
     tally, table = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
     assert tally.failed == {"no_image": 1, "no_caption": 1}
-    assert table["pair_id"].to_pylist() == ["00000/000000000"]
+    assert table["pair_id"].to_pylist() == ["e/000000000"]  # named after the output
 
 
 def test_many_windows_keep_order_and_pair_each_picture_with_its_own_caption(model_path, tmp_path):
@@ -319,7 +319,7 @@ def test_many_windows_keep_order_and_pair_each_picture_with_its_own_caption(mode
     captions = ["word " * (number % 7) for number in range(2_500)]
     pq.write_table(pa.table({"jpg": jpgs, "caption": captions}), tmp_path / "00000.parquet")
     _, table = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
-    assert table["pair_id"].to_pylist() == [f"00000/{number:09d}" for number in range(2_500)]
+    assert table["pair_id"].to_pylist() == [f"e/{number:09d}" for number in range(2_500)]
     image, text = matrix(table, "image_embedding"), matrix(table, "text_embedding")
     for number in range(5, 2_500):
         assert np.abs(image[number] - image[number % 5]).max() < 1e-3
