@@ -33,6 +33,7 @@ def checked(tmp_path):
         config = {
             "name": "test",
             "queries": {"dumps": [str(dump)]},
+            "pages": {"seeds": ["https://a.example/"]},
             "embeddings": EMBEDDINGS | {"model": model, "heads": heads} | dict(embeddings),
             "selection": {"steps": list(steps)},
             **more,
