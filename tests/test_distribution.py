@@ -20,7 +20,8 @@ from pipelines.cli import SAMPLE
 from pipelines.console import MODULES
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, CONSTRAINTS = PYPROJECT["project"], PYPROJECT["tool"]["uv"]["constraint-dependencies"]
 EXTRAS = PROJECT["optional-dependencies"]
 INSTALLED = ["clip_model", "pipelines", "query_builder", "workers"]
 FOLDERS = [*INSTALLED, "examples", "benchmarks", "tests"]
@@ -185,7 +186,7 @@ def applies(line: Requirement, python: str) -> bool:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_lock_has_what_is_asked_for_on_every_version_of_python(python):
     locked = pins(python)
-    for text in [*PROJECT["dependencies"], *EXTRAS["sample"], *EXTRAS["dev"]]:
+    for text in [*PROJECT["dependencies"], *EXTRAS["sample"], *EXTRAS["dev"], *CONSTRAINTS]:
         requirement = Requirement(text)
         if applies(requirement, python):
             version = locked[canonicalize_name(requirement.name)]
