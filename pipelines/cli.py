@@ -122,7 +122,7 @@ def run_command(command: Callable[[], ExitCode]) -> ExitCode:
 
 def say(text: str) -> None:
     """What a command was asked to print goes to stdout; everything else to stderr."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{text}\n".encode(errors="backslashreplace").decode())
     sys.stdout.flush()
 
 

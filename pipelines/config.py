@@ -227,6 +227,6 @@ def filter_of(model: type[Settings]) -> str | None:
 
 
 def digest(value: Any) -> str:
-    """The sha256 of plain data, independent of the order of its keys."""
+    """The sha256 of plain data, file names of any bytes included, in any order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -31,7 +31,7 @@ from workers.credentials import shown
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import TAR_ENDINGS
 from workers.exit_codes import ExitCode
-from workers.settings import find_files
+from workers.settings import find_files, printable
 from workers.storage import file_hash, write_json
 
 log = logging.getLogger(__name__)
@@ -226,27 +226,27 @@ def load(work: Embed) -> None:
 
 def shard_files(patterns: Sequence[str]) -> list[Path]:
     """The files that paths, folders and globs name. Raises ConfigError for one that names none."""
-    expanded: list[str] = []
+    files: set[Path] = set()
     for pattern in patterns:
-        if Path(pattern).is_dir():
-            expanded += [f"{pattern}/*{ending}" for ending in ENDINGS if _has(pattern, ending)]
+        folder = Path(pattern).expanduser().absolute()
+        if folder.is_dir():
+            files.update(path for ending in ENDINGS for path in folder.glob(f"*{ending}"))
         else:
-            expanded.append(pattern)
-    try:
-        files = find_files(expanded)
-    except FileNotFoundError as error:
-        raise ConfigError(f"SHARDS: {error}") from error
-    files = [path for path in files if not path.name.startswith(("_", "."))]
-    if not files:
+            files.update(_named(pattern))
+    found = sorted(path for path in files if not path.name.startswith(("_", ".")))
+    if not found:
         raise ConfigError(f"SHARDS: no {', '.join(ENDINGS)} in {', '.join(patterns)}")
-    for path in files:
+    for path in found:
         if not path.name.endswith(ENDINGS):
             raise ConfigError(f"SHARDS: {path} is none of {', '.join(ENDINGS)}")
-    return files
+    return found
 
 
-def _has(folder: str, ending: str) -> bool:
-    return any(Path(folder).glob(f"*{ending}"))
+def _named(pattern: str) -> list[Path]:
+    try:
+        return find_files([pattern])
+    except FileNotFoundError as error:
+        raise ConfigError(f"SHARDS: {error}") from error
 
 
 def plan(files: Sequence[Path], settings_digest: str, done: Sequence[Receipt] = ()) -> list[Shard]:
@@ -274,8 +274,8 @@ def _shard(path: Path, settings_digest: str, moved: Mapping[str, str]) -> Shard:
     status = path.stat()
     key = digest([settings_digest, [path.name, status.st_size, status.st_mtime_ns]])
     name = f"{_stem(path)}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:PATH_DIGITS]}"
-    return Shard(moved.get(key, name), key, (str(path),), made_of=str(path))
+    return Shard(moved.get(key, name), key, (str(path),), made_of=printable(path))
 
 
 def _stem(path: Path) -> str:
-    return path.name[: -len(next(e for e in ENDINGS if path.name.endswith(e)))]
+    return printable(path.name[: -len(next(e for e in ENDINGS if path.name.endswith(e)))])

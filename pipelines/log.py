@@ -62,7 +62,7 @@ def configure(directory: Path) -> None:
     """Send the logs of this process to stderr and to ``logs/run.jsonl`` in ``directory``."""
     folder = directory / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    file = LogFile(folder / "run.jsonl", encoding="utf-8")
+    file = LogFile(folder / "run.jsonl", encoding="utf-8", errors="backslashreplace")
     file.setFormatter(JsonLines())
     to_stderr()
     root = logging.getLogger()

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipelines.config import Config, ConfigError, digest
 from pipelines.receipts import Ledger, Sha256, StageTotals, check_sources, first_problem, hash_once
 from workers.credentials import shown_settings
+from workers.settings import printable
 from workers.storage import remove_leftovers, write_json
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Run:
         """
         status = path.stat()
         stamp = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        known = self.record.get("inputs", {}).get(stage, {}).get(str(path), {})
+        known = self.record.get("inputs", {}).get(stage, {}).get(printable(path), {})
         if stamp.items() <= known.items():
             return dict(known)
         return {"sha256": hash_once(path), **stamp}

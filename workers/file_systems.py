@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import fsspec
 
 from workers.credentials import shown
-from workers.settings import resolve_path
+from workers.settings import named_paths, resolve_path
 
 _WEB = ("http", "https")
 
@@ -62,8 +62,7 @@ def list_files(pattern: str) -> tuple[str, list[str]]:
 def _list_files(pattern: str) -> tuple[str, list[str]]:
     system, path = _file_system(str(resolve_path(pattern)) if not is_remote(pattern) else pattern)
     if not system.exists(path):
-        found = [] if _is_web(system) else [p for p in system.glob(path) if system.isfile(p)]
-        folder = ""
+        found, folder = [p for p in _matches(system, path) if system.isfile(p)], ""
     elif _is_web(system) or system.isfile(path):
         found, folder = [path], ""
     else:
@@ -71,6 +70,12 @@ def _list_files(pattern: str) -> tuple[str, list[str]]:
     if not found:
         raise FileNotFoundError(f"there is no file {shown(pattern)}")
     return folder, sorted(_full_name(system, path) for path in found)
+
+
+def _matches(system: Any, pattern: str) -> list[str]:
+    if "file" in system.protocol:
+        return named_paths(pattern)
+    return [] if _is_web(system) else list(system.glob(pattern))
 
 
 def version_of(url: str) -> str:

@@ -6,8 +6,9 @@ from these. Unknown keys are refused, so that a misspelt setting is an error and
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -118,6 +119,22 @@ def resolve_path(text: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / inside
 
 
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path as text that can be written anywhere: bytes of it that are no UTF-8 as \\xNN."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def named_paths(pattern: str) -> list[str]:
+    """The paths that are there and that an absolute path or glob names; `**` is any folders.
+
+    A name that is there is itself, whatever signs are in it: only what follows is a pattern.
+    """
+    there, rest = Path("/"), list(Path(pattern).parts[1:])
+    while rest and (there / rest[0]).exists():
+        there /= rest.pop(0)
+    return glob(f"{escape(str(there))}/{'/'.join(rest)}", recursive=True) if rest else [str(there)]  # noqa: PTH207
+
+
 def find_files(patterns: Iterable[str]) -> list[Path]:
     """The files that paths and globs (``package:`` ones too) name: absolute, sorted, each once.
 
@@ -125,8 +142,7 @@ def find_files(patterns: Iterable[str]) -> list[Path]:
     """
     found: set[Path] = set()
     for pattern in patterns:
-        path = resolve_path(pattern).absolute()
-        matches = [path] if path.is_file() else [Path(name) for name in glob(str(path))]  # noqa: PTH207
+        matches = map(Path, named_paths(str(resolve_path(pattern).absolute())))
         files = [match for match in matches if match.is_file()]
         if not files:
             raise FileNotFoundError(f"there is no file {pattern}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ TEMPORARY_PREFIX = ".tmp-"
 
 #: Rows in a row group: small enough for random access, large enough to read at full speed.
 ROW_GROUP_ROWS = 256
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager
@@ -119,12 +123,17 @@ def _codec(kind: pa.DataType) -> str:
 
 def write_text(text: str, path: Path) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Write JSON that people read too: indented, keys in the order they were given."""
-    write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
+    """Write JSON that people read too: indented, keys in the order they were given.
+
+    What is no UTF-8 in a text, such as a file name of other bytes, becomes `\\udcNN` in letters: an
+    escape of JSON for it is one that few readers take.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    write_text(_SURROGATE.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text) + "\n", path)
 
 
 def file_hash(path: Path) -> str:

@@ -13,6 +13,7 @@ from pipelines.outages import Tolerance
 from pipelines.progress import Status
 from pipelines.receipts import Outcome, Shard, Source
 from pipelines.run import Run
+from workers.settings import printable
 
 
 class Stage(ABC):
@@ -90,8 +91,8 @@ class Stage(ABC):
         """A file with its sha256: of another stage's output, as its receipt says it."""
         if source := self._known.get(path):
             return source
-        self.inputs[str(path)] = self.run.identify_input(self.name, path)
-        return Source(path, str(self.inputs[str(path)]["sha256"]))
+        known = self.inputs[printable(path)] = self.run.identify_input(self.name, path)
+        return Source(path, str(known["sha256"]))
 
     @cached_property
     def _known(self) -> dict[Path, Source]:

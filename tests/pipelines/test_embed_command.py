@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import datasets
 import duckdb
@@ -230,6 +231,21 @@ def test_nothing_embedded_is_no_success(model, tmp_path, errors):
         "100.0%); dropped images: not_an_image 1; samples of them are in "
         f"{tmp_path / 'out/_rejected/embeddings'}"
     ) in errors()
+
+
+def test_names_of_shards_and_members_may_be_any_bytes(shards, model, tmp_path, capsys):
+    name = os.fsdecode(b"caf\xe9")
+    (caption, jpg), *_ = pictures(1)
+    write_tar([(f"{name}.JPG", jpg), (f"{name}.Txt", caption.encode())], shards / f"{name}.tar")
+    out = tmp_path / "out"
+    command = ("--model", model, "--out", out, "--image-column", "JPG", "--text-column", "TXT")
+    assert run(shards / f"{name}.tar", *command) == 0
+    (file,) = (out / "embeddings").iterdir()
+    assert file.name.startswith("caf\\xe9-")
+    assert pq.read_table(file)["pair_id"].to_pylist() == ["caf\\xe9"]
+    capsys.readouterr()
+    assert run(shards / f"{name}.tar", *command) == 0
+    assert "1 of 1 shards are in" in capsys.readouterr().out
 
 
 def test_a_broken_shard_is_partial_and_the_others_are_kept(shards, model, tmp_path, capsys):

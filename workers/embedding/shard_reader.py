@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -18,6 +18,7 @@ from typing import IO, Any
 import pyarrow.parquet as pq
 
 from workers.embedding.settings import InputSettings
+from workers.settings import printable
 
 #: Column names that are recognised, the first that is there; a tar's members by their endings.
 ID_COLUMNS = ("pair_id", "key", "__key__", "uid", "id")
@@ -94,9 +95,8 @@ def _read_parquet(path: Path, settings: InputSettings, tell: Tell, shard: str) -
 
 
 def _column(names: Sequence[str], known: Sequence[str], wanted: str | None, path: Path) -> str:
-    for name in (wanted,) if wanted else known:
-        if name in names:
-            return name
+    if name := find_name(names, (wanted,) if wanted else known):
+        return name
     raise ShardError(
         f"{path}: there is no column {wanted or ' or '.join(known)}; it has {', '.join(names)}. "
         "Name the columns, or ask for images or texts only"
@@ -106,7 +106,17 @@ def _column(names: Sequence[str], known: Sequence[str], wanted: str | None, path
 def _id_column(names: Sequence[str], wanted: str | None, path: Path) -> str | None:
     if wanted:
         return _column(names, (), wanted, path)
-    return next((name for name in ID_COLUMNS if name in names), None)
+    return find_name(names, ID_COLUMNS)
+
+
+def find_name(names: Collection[str], wanted: Iterable[str]) -> str | None:
+    """The first of the wanted names that is among others, else the first but for its case."""
+    by_lower_case = {name.lower(): name for name in names}
+    wanted = list(wanted)
+    exact = next((name for name in wanted if name in names), None)
+    return exact or next(
+        (by_lower_case[name.lower()] for name in wanted if name.lower() in by_lower_case), None
+    )
 
 
 def _identity(value: Any, shard: str, row: int) -> str:
@@ -176,24 +186,27 @@ def _tar_samples(tar: tarfile.TarFile, settings: InputSettings) -> Iterator[Samp
 
 
 def _tar_sample(key: str, members: dict[str, bytes], settings: InputSettings) -> Sample:
-    image_endings = [settings.image_column] if settings.image_column else IMAGE_COLUMNS
-    image = next((members[ending] for ending in image_endings if ending in members), None)
+    ending = find_name(members, [settings.image_column] if settings.image_column else IMAGE_COLUMNS)
     return Sample(
-        key,
-        image if settings.images else None,
+        printable(key),
+        members[ending] if ending and settings.images else None,
         _tar_text(members, settings.text_column) if settings.texts else None,
     )
 
 
 def _tar_text(members: dict[str, bytes], wanted: str | None) -> str | None:
     """The caption: a member of its own, or a key of the row's JSON."""
-    for ending in (wanted,) if wanted else TEXT_COLUMNS:
-        if ending in members:
-            return members[ending].decode("utf-8", errors="replace")
+    names = (wanted,) if wanted else TEXT_COLUMNS
+    if ending := find_name(members, names):
+        return members[ending].decode("utf-8", errors="replace")
     try:
         row = json.loads(members.get("json", b"{}"))
     except ValueError:
         return None
-    names = (wanted,) if wanted else TEXT_COLUMNS
-    texts = (row.get(name) for name in names) if isinstance(row, dict) else ()
-    return next((text for text in texts if isinstance(text, str)), None)
+    texts = (
+        {name: text for name, text in row.items() if isinstance(text, str)}
+        if isinstance(row, dict)
+        else {}
+    )
+    found = find_name(texts, names)
+    return texts[found] if found else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -9,6 +10,7 @@ from workers.credentials import shown
 from workers.extract.inputs import Input
 from workers.extract.pages import MAX_PAGE_BYTES, Page
 from workers.file_systems import open_file
+from workers.settings import printable
 from workers.tally import Tally
 
 
@@ -19,7 +21,7 @@ def read_html(source: Input, pages: Tally) -> Iterator[Page]:
     The page's own word on where it belongs (canonical link, og:url, <base>) is heard later.
     """
     for name, path in zip(source.files, source.paths(), strict=True):
-        place = f"{name}@0"
+        place = f"{printable(name)}@0"
         try:
             with open_file(path) as file:
                 body = file.read(MAX_PAGE_BYTES + 1)
@@ -27,5 +29,5 @@ def read_html(source: Input, pages: Tally) -> Iterator[Page]:
             row = {"source": shown(path), "error": shown(str(error))}
             pages.fail("damaged_file", place, row)
             continue
-        url = f"{source.root_url.rstrip('/')}/{quote(name)}" if source.root_url else ""
+        url = f"{source.root_url.rstrip('/')}/{quote(os.fsencode(name))}" if source.root_url else ""
         yield Page(url, body, "", "", place, local=True)

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from workers.extract.list_columns import ListColumns, find_columns
 from workers.file_systems import base_name, list_files, open_file
+from workers.settings import printable
 
 #: HTML files that are read as one piece of work.
 FILES_PER_INPUT = 500
@@ -71,7 +72,7 @@ class Input:
     @property
     def name(self) -> str:
         """The name under which the provenance of a pair gives the file."""
-        return base_name(self.url)
+        return printable(base_name(self.url))
 
     def paths(self) -> list[str]:
         """The files that the work depends on."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workers.embedding.matrix import embedding_matrix
 from workers.selection import settings
-from workers.selection.base_filter import Filter, Floats, Keep, Survivors
+from workers.selection.base_filter import Filter, Floats, Keep, Survivors, among
 from workers.selection.duplicates import Tables
 from workers.selection.exact_duplicates import exact_duplicates
 from workers.settings import find_files
@@ -35,7 +33,7 @@ class Duplicates(Filter):
         """The pair_ids, sorted, of those that go."""
 
     def keeps(self, rows: pa.Table) -> Keep:
-        return ~_among(rows["pair_id"], self.duplicates)
+        return ~among(rows["pair_id"], self.duplicates)
 
 
 class ExactDuplicates(Duplicates):
@@ -97,20 +95,3 @@ def nearest(embeddings: Floats, references: Floats) -> Floats:
 def _references(files: Sequence[Any], column: str) -> Floats:
     tables = [pq.read_table(file, columns=[column]) for file in files]
     return np.concatenate([embedding_matrix(table[column]) for table in tables])
-
-
-def _among(pair_ids: pa.ChunkedArray, names: pa.LargeStringArray) -> Keep:
-    """Which pairs are among the names, which are sorted.
-
-    Only the names between the smallest and the largest pair_id are looked at: a shard is a range.
-    """
-    if not len(pair_ids):
-        return np.zeros(0, bool)
-    ends = pc.min_max(pair_ids).as_py()
-    places = range(len(names))
-    first = bisect_left(places, ends["min"], key=lambda place: names[place].as_py())
-    end = bisect_right(places, ends["max"], key=lambda place: names[place].as_py())
-    among: Keep = pc.is_in(
-        pair_ids.cast(pa.large_string()), value_set=names.slice(first, end - first)
-    ).to_numpy()
-    return among

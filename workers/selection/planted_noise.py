@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workers.embedding.matrix import embedding_matrix
@@ -28,37 +30,55 @@ def plant_noise(
 ) -> tuple[list[EmbeddedShard], list[Bools]]:
     """Copies of the embeddings in ``out_dir``, with captions exchanged among a share of the pairs.
 
-    Which pairs, and whose caption each gets, is a hash of the seed and the ``pair_id``. The
-    embeddings of all exchanged captions are in memory at once: two bytes a dimension.
+    Which pairs, and whose caption each gets, is a hash of the seed and the ``pair_id``. Beside a
+    shard, the captions and the embeddings of those exchanged are in memory at once: two bytes a
+    dimension.
 
     Returns:
         The shards, and for each of them which pairs now have a wrong caption; a pair that got
         the same words from another one has not.
     """
-    tables = [pq.read_table(shard.embeddings) for shard in shards]
-    captions = [shard.read(["caption"])["caption"].combine_chunks() for shard in shards]
-    order = [draws(seed, table["pair_id"].to_pylist()) for table in tables]
-    ends = np.cumsum([0, *map(len, tables)])
-    ranks = np.concatenate(order)
+    captions = [shard.read(["caption"]) for shard in shards]
+    ends = np.cumsum([0, *map(len, captions)])
+    ranks = np.concatenate([draws(seed, table["pair_id"].to_pylist()) for table in captions])
     chosen = np.flatnonzero(ranks < share)
-    chosen = chosen[np.argsort(ranks[chosen], kind="stable")]
+    ring = chosen[np.argsort(ranks[chosen], kind="stable")]
     giver = np.arange(ends[-1])
-    giver[chosen] = np.roll(chosen, 1)  # a ring: nobody keeps his own
+    giver[ring] = np.roll(ring, 1)  # nobody keeps his own
 
-    texts = pa.concat_arrays([t["text_embedding"].combine_chunks() for t in tables])
-    words = pa.concat_arrays(captions)
-    is_wrong = np.array(words.take(pa.array(giver)).to_pylist()) != np.array(words.to_pylist())
+    words = pa.concat_tables(captions)["caption"].cast(pa.large_string())
+    is_wrong = pc.not_equal(words.take(pa.array(giver)), words).to_numpy()
+    cuts = [slice(start, end) for start, end in pairwise(ends)]
+    given = _concat(
+        [_texts_of(shard, ranks[mine] < share) for shard, mine in zip(shards, cuts, strict=True)]
+    )
     noisy = []
-    for shard, table, start in zip(shards, tables, ends, strict=False):
-        mine = slice(start, start + len(table))
+    for shard, mine in zip(shards, cuts, strict=True):
+        table = pq.read_table(shard.embeddings)
+        changed = ranks[mine] < share
+        new = given.take(pa.array(np.searchsorted(chosen, giver[mine][changed])))
         path = out_dir / shard.embeddings.name
-        write_table(_with_texts(table, texts.take(pa.array(giver[mine]))), path)
+        write_table(_with_texts(table, changed, new), path)
         noisy.append(replace(shard, embeddings=path))
-    return noisy, np.split(is_wrong, ends[1:-1])
+    return noisy, [is_wrong[mine] for mine in cuts]
 
 
-def _with_texts(table: pa.Table, texts: pa.Array) -> pa.Table:
-    """The table with other captions' embeddings, and the similarity that they have."""
+def _texts_of(shard: EmbeddedShard, rows: Bools) -> pa.ChunkedArray:
+    """The embeddings of the captions of some rows."""
+    return shard.read(["text_embedding"])["text_embedding"].filter(pa.array(rows))
+
+
+def _concat(columns: Sequence[pa.ChunkedArray]) -> pa.Array:
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    return pa.chunked_array(chunks, columns[0].type).combine_chunks()
+
+
+def _with_texts(table: pa.Table, changed: Bools, new: pa.Array) -> pa.Table:
+    """The table with other captions' embeddings in some rows, and the similarity they have."""
+    own = _concat([table["text_embedding"]])
+    place = np.arange(len(own))
+    place[changed] = len(own) + np.arange(len(new))
+    texts = pa.concat_arrays([own, new]).take(pa.array(place))
     at = table.schema.get_field_index("text_embedding")
     table = table.set_column(at, table.schema.field(at), texts)
     images = embedding_matrix(table["image_embedding"])  # [N, D]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workers.selection.base_filter import Filter, Keep, Survivors, floats
+from workers.selection.base_filter import Filter, Keep, Survivors, among, floats
 from workers.settings import find_files
 
 
@@ -62,14 +62,18 @@ class Agreement(Filter):
 
     def fit(self, survivors: Survivors) -> None:  # noqa: ARG002 - it learns from other files
         files = find_files(self.step.embeddings)
-        self.others = pa.concat_tables(
-            pq.read_table(file, columns=["pair_id", "similarity"]) for file in files
-        ).combine_chunks()
+        enough = pc.field("similarity") >= self.step.min
+        agreed = pa.concat_tables(
+            pq.read_table(file, columns=["pair_id", "similarity"], filters=enough).select(
+                ["pair_id"]
+            )
+            for file in files
+        )
+        names = agreed.sort_by("pair_id")["pair_id"].cast(pa.large_string())
+        self.agreed = pa.concat_arrays([*names.chunks, pa.array([], pa.large_string())])
 
     def keeps(self, rows: pa.Table) -> Keep:
-        found = pc.index_in(rows["pair_id"], value_set=self.others["pair_id"].combine_chunks())
-        similar = pc.greater_equal(self.others["similarity"].take(found), self.step.min)
-        return similar.fill_null(False).to_numpy()
+        return among(rows["pair_id"], self.agreed)
 
 
 def _by_query(

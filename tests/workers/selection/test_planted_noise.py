@@ -1,5 +1,7 @@
 """A known share of wrong captions, planted in embeddings."""
 
+import tracemalloc
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,3 +55,17 @@ def test_the_same_words_are_no_wrong_caption(tmp_path):
     rows = [{"caption": "the same", "text_embedding": unit(number)} for number in range(10)]
     _, wrong = plant_noise([make_shard(tmp_path, "s", rows)], 0.9, 0, tmp_path / "noisy")
     assert not np.concatenate(wrong).any()
+
+
+def test_memory_does_not_grow_with_the_longest_caption(tmp_path):
+    rows = [
+        {"caption": f"caption {number}", "text_embedding": unit(number)} for number in range(500)
+    ]
+    rows[7]["caption"] = "x" * 50_000
+    shard = make_shard(tmp_path, "s", rows)
+    tracemalloc.start()
+    _, wrong = plant_noise([shard], 0.5, 0, tmp_path / "noisy")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.concatenate(wrong).any()
+    assert peak < 10_000_000  # padded to the longest, the captions alone would be 100 MB

@@ -247,6 +247,21 @@ def test_another_model_must_agree_and_know_the_pair(tmp_path):
     assert kept_by(tmp_path, rows, step) == [1]
 
 
+def test_agreement_knows_many_pairs_in_any_order_and_files(tmp_path):
+    values = [(number * 37 % 100) / 100 for number in range(100)]
+    others = [
+        make_shard(tmp_path / f"other{half}", "s", [{"similarity": value} for value in values])
+        for half in (0, 1)
+    ]
+    tables = [pq.read_table(other.embeddings) for other in others]
+    pq.write_table(tables[0].sort_by([("pair_id", "descending")])[:60], others[0].embeddings)
+    pq.write_table(tables[1].sort_by([("pair_id", "descending")])[60:], others[1].embeddings)
+    files = [str(other.embeddings) for other in others]
+    step = {"filter": "agreement", "embeddings": files, "min": 0.5}
+    kept = kept_by(tmp_path, [{"similarity": 0.9}] * 110, step)
+    assert kept == [number for number, value in enumerate(values) if value >= 0.5]
+
+
 def test_steps_see_what_the_ones_before_them_left_and_name_their_reasons(tmp_path):
     rows = [{"similarity": value, "caption": text} for value, text in [
         (0.9, "no"), (0.8, "a long caption"), (0.7, "a long caption"), (0.1, "no"),
