@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,8 +23,9 @@ def open_pipeline(arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
 
     Raises KeyboardInterrupt as it is: Beam raises it as a RuntimeError from inside a stage.
     """
+    whole = beam.Pipeline(options=pipeline_options(arguments))
     try:
-        with beam.Pipeline(options=pipeline_options(arguments)) as pipeline:
+        with whole as pipeline:
             yield pipeline
     except RuntimeError as error:
         cause: BaseException | None = error
@@ -32,3 +34,6 @@ def open_pipeline(arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
                 raise KeyboardInterrupt from None
             cause = cause.__cause__ or cause.__context__
         raise
+    finally:
+        # Beam leaves its folder where a pipeline does not come to be run.
+        shutil.rmtree(whole.local_tempdir, ignore_errors=True)

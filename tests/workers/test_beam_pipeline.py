@@ -1,0 +1,30 @@
+"""Beam as this project opens it."""
+
+import tempfile
+
+import apache_beam as beam
+import pytest
+
+from workers.beam_pipeline import open_pipeline
+
+
+def fail(_):
+    raise ValueError("from inside")
+
+
+@pytest.mark.parametrize("when", ["never", "before", "inside"])
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch, when):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def run():
+        with open_pipeline([]) as pipeline:
+            _ = pipeline | beam.Create([1]) | beam.Map(fail if when == "inside" else str)
+            if when == "before":
+                raise RuntimeError("before the run")
+
+    if when == "never":
+        run()
+    else:
+        with pytest.raises((RuntimeError, ValueError), match=when):
+            run()
+    assert list(tmp_path.iterdir()) == []
