@@ -122,6 +122,13 @@ def _file_system(url: str) -> tuple[Any, str]:
     return system, path
 
 
+def is_away(url: str, error: Exception) -> bool:
+    """Whether an error of reading a file says that its store did not answer, not that its bytes
+    are bad: at another time they may be there."""
+    names_a_cause = isinstance(error, OSError) and error.errno is not None
+    return is_remote(url) and (names_a_cause or isinstance(error, TimeoutError | FileNotFoundError))
+
+
 @contextmanager
 def _as_os_error(url: str) -> Iterator[None]:
     """What a store's client raises becomes an OSError, as for a file that is here; no secrets."""
@@ -132,7 +139,9 @@ def _as_os_error(url: str) -> Iterator[None]:
         if isinstance(error, OSError) and text == str(error):
             raise
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
-        raise kind(f"{shown(url)}: {text or type(error).__name__}") from error
+        shown_error = kind(f"{shown(url)}: {text or type(error).__name__}")
+        shown_error.errno = getattr(error, "errno", None)
+        raise shown_error from error
 
 
 def _store_errors() -> tuple[type[Exception], ...]:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from workers.credentials import shown
 from workers.extract.inputs import Input
 from workers.extract.pages import MAX_PAGE_BYTES, Page
-from workers.file_systems import open_file
+from workers.file_systems import is_away, open_file
 from workers.settings import printable
 from workers.tally import Tally
 
@@ -26,6 +26,8 @@ def read_html(source: Input, pages: Tally) -> Iterator[Page]:
             with open_file(path) as file:
                 body = file.read(MAX_PAGE_BYTES + 1)
         except OSError as error:
+            if is_away(path, error):
+                raise
             row = {"source": shown(path), "error": shown(str(error))}
             pages.fail("damaged_file", place, row)
             continue

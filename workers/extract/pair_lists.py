@@ -21,7 +21,7 @@ from workers.credentials import shown
 from workers.extract.candidates import CANDIDATES, TABLE_ROWS
 from workers.extract.inputs import Input, InputKind
 from workers.extract.list_columns import DELIMITERS
-from workers.file_systems import open_file
+from workers.file_systems import is_away, open_file
 from workers.tally import Tally
 from workers.text_stream import LONG_LINE, MAX_LINE_BYTES, NOT_TEXT, TextStream
 from workers.urls import MAX_URL_CHARS, NORMAL_URL, UrlError, absolute_url
@@ -36,13 +36,16 @@ _Batch = tuple[int, Any, Any]
 def read_pair_list(source: Input, images: Tally) -> Iterator[pa.Table]:
     """The candidates of a pair list, in CANDIDATES, in the list's order.
 
-    Counts every row into ``images``: kept, or rejected or failed with a reason.
+    Counts every row into ``images``: kept, or rejected or failed with a reason. Raises OSError
+    where the store of a list does not answer.
     """
     try:
         with open_file(source.url) as file:
             for first, urls, captions in _reader(source)(file, source, images):
                 yield _candidates(first, urls, captions, source, images)
     except (OSError, pa.ArrowException) as error:
+        if is_away(source.url, error):  # the work ends here, and a rerun tries it again
+            raise
         images.fail(
             "damaged_file", source.name, {"source": shown(source.url), "error": shown(str(error))}
         )

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.workers.packing import zstd
 from workers.extract.candidates import CANDIDATES
 from workers.extract.dispatch import extract_pairs
-from workers.extract.inputs import find_inputs
+from workers.extract.inputs import Input, InputKind, find_inputs
+from workers.extract.list_columns import ListColumns
 from workers.extract.pair_lists import normal_urls
 from workers.tally import Tally
 from workers.text_stream import MAX_LINE_BYTES
@@ -273,3 +274,15 @@ def test_the_fast_way_to_normal_urls_gives_what_the_slow_way_gives(urls):
     assert list(zip(normal.to_pylist(), reasons.to_pylist(), strict=True)) == [
         slow(url) for url in encodable
     ]
+
+
+@pytest.mark.parametrize("login", ["", "user:S3CRET@"])
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_a_store_that_is_away_is_no_damaged_list(tmp_path, kind, login):
+    url = f"http://{login}127.0.0.1:9/list.{kind}"
+    source = Input(url, InputKind(kind), ListColumns("url", "text"))
+    images = Tally()
+    with pytest.raises(OSError, match=r"127\.0\.0\.1:9|list\.") as error:
+        list(extract_pairs(source, Tally(), images))
+    assert images.rows_in == 0
+    assert "S3CRET" not in str(error.value)
