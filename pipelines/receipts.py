@@ -296,8 +296,9 @@ class Ledger:
             log.warning("%s: not the run's, left alone: %s", self.folder, ", ".join(names))
 
     def foreign(self) -> list[Path]:
-        """What stands among the shards and is not the run's, hidden names aside; sorted."""
-        paths = [path for path in self.folder.glob("*") if not path.name.startswith((".", "_"))]
+        """What stands among the shards and is not the run's, hidden names and folders aside."""
+        paths = [path for path in self.folder.glob("*") if not path.name.startswith(".")]
+        paths = [path for path in paths if not (path.name.startswith("_") and path.is_dir())]
         # Most files have the name of their shard: then not one receipt has to be read.
         names = {*self._names(Side.RECEIPTS), *self._names(Side.OUTPUTS)}
         if all(path.stem in names for path in paths):

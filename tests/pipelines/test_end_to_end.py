@@ -240,14 +240,14 @@ def test_killed_at_three_moments_and_resumed_gives_the_same_bytes(finished, comm
     assert shard_hashes(run_dir) == shard_hashes(finished)
 
 
-def test_interrupted_is_130_and_a_locked_run_is_75(commands, tmp_path):
+def test_terminated_is_143_and_a_locked_run_is_75(commands, tmp_path):
     process = commands.start(BUILD, tmp_path)
     wait_for(tmp_path, "_work/pages", process)
     second = commands.run(BUILD, tmp_path)
     assert second.returncode == 75
     assert "another process" in second.stderr
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=60) == 143
 
 
 @pytest.mark.parametrize(("damage", "stage", "what"), FINDINGS)

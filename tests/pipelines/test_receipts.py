@@ -233,7 +233,7 @@ def test_what_is_not_the_runs_is_left_alone_and_said_once(folder, caplog):
     assert names == {"00001.parquet", "NOTES.md", "sketches"}
 
 
-@pytest.mark.parametrize("place", ["extra.parquet", "0/1/extra.PARQUET", "a.warc", "a.warc.gz"])
+@pytest.mark.parametrize("place", ["extra.parquet", "0/1/extra.PARQUET", "_a.parquet", "a.warc"])
 def test_what_readers_would_take_for_the_runs_data_is_refused(folder, place):
     ledger = Ledger(folder)
     ledger.refuse_foreign_data()
