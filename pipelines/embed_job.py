@@ -176,8 +176,8 @@ class Job:
                 progress.advance(outcome)
                 if outcome.error:
                     failures += 1
-                    log.error("shard %s failed; a rerun tries it again", outcome.shard)
-                    log.error("%s", outcome.error)
+                    fields = {"shard": outcome.shard, "error": outcome.error}
+                    log.error("%s", outcome.failure(), extra={"fields": fields})
         log.info(progress.line())
         return failures
 

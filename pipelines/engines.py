@@ -51,9 +51,9 @@ def in_process(work: Work, shards: Sequence[Shard], folder: Path) -> Iterator[Ou
             yield Outcome(shard.name, error=lost_too_often(deaths, supervisor.last_end()))
             continue
         supervisor.begin(task)
-        attempt(work, shard, folder)
+        outcome = attempt(work, shard, folder)
         supervisor.end(task)
-        yield outcome_of(shard, folder)
+        yield outcome
 
 
 def lost_too_often(times: int, error: object) -> str:
@@ -104,7 +104,7 @@ def in_ray_tasks(
         done, _ = ray.wait(list(running))
         for reference in done:
             shard = running.pop(reference)
-            if outcome := queue.outcome(shard, folder, loss_of(reference)):
+            if outcome := queue.outcome(shard, folder, *result_of(reference)):
                 yield outcome
 
 
@@ -116,9 +116,13 @@ class ShardQueue:
         self._deaths: Counter[str] = Counter()
         self._lost_machines: Counter[str] = Counter()
 
-    def outcome(self, shard: Shard, folder: Path, loss: Exception | None) -> Outcome | None:
-        """How an attempt that has ended went; None when the shard waits for another one."""
-        if loss is None or Ledger(folder).is_done(shard):  # lost after its receipt was written
+    def outcome(
+        self, shard: Shard, folder: Path, outcome: Outcome | None, loss: Exception | None
+    ) -> Outcome | None:
+        """How a shard's attempt went; None when the shard waits for another one."""
+        if outcome or loss is None:
+            return outcome
+        if Ledger(folder).is_done(shard):  # lost after its receipt was written
             return outcome_of(shard, folder)
         # Who works on machines that come and go must not lose a shard for it.
         counts, most = (
@@ -133,15 +137,15 @@ class ShardQueue:
         return Outcome(shard.name, error=lost_too_often(counts[shard.name], loss))
 
 
-def loss_of(reference: ray.ObjectRef) -> Exception | None:
-    """The error of Ray's when what a reference stands for was lost with its process."""
+def result_of(reference: ray.ObjectRef) -> tuple[Outcome | None, Exception | None]:
+    """What a call has given, or Ray's error when it was lost with its process."""
     import ray
 
     try:
-        ray.get(reference)
+        outcome: Outcome | None = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return error
-    return None
+        return None, error
+    return outcome, None
 
 
 def is_loss_of_machine(error: Exception) -> bool:
@@ -230,7 +234,7 @@ def in_ray_actors(
             actor = kind.remote(shared)
             starting[actor.ready.remote()] = actor
         (reference, *_), _ = ray.wait([*starting, *running])
-        loss = loss_of(reference)
+        result, loss = result_of(reference)
         if reference in starting:
             actor = starting.pop(reference)
             failed_starts = failed_starts + 1 if loss else 0
@@ -238,7 +242,7 @@ def in_ray_actors(
                 raise ConfigError(f"ray: an embedding actor cannot be started: {loss}")
         else:
             actor, shard = running.pop(reference)
-            if outcome := queue.outcome(shard, folder, loss):
+            if outcome := queue.outcome(shard, folder, result, loss):
                 yield outcome
         if queue.waiting and not loss:
             shard = queue.waiting.popleft()
@@ -259,9 +263,10 @@ class ShardActor:
     def ready(self) -> None:
         """Answers once the actor has started."""
 
-    def attempt(self, shard: Shard) -> None:
-        attempt(self.work, shard, self.folder)
+    def attempt(self, shard: Shard) -> Outcome:
+        outcome = attempt(self.work, shard, self.folder)
         self.reporter.report()
+        return outcome
 
 
 def start_ray(settings: RaySettings) -> None:

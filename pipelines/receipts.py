@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -176,6 +177,13 @@ class Outcome:
     shard: str
     receipt: Receipt | None = None
     error: str | None = None
+
+    def failure(self) -> str:
+        """What a log's line says of an error: all but its trace, which is in the run's folder."""
+        head, trace, tail = (self.error or "").partition("Traceback (most recent call last):")
+        lines = [head, tail.strip().rpartition("\n")[2] if trace else ""]
+        reason = "; ".join(line.strip() for line in lines if line.strip())
+        return f"shard {self.shard} failed; a rerun tries it again: {reason}"
 
 
 @dataclass(frozen=True)
@@ -472,28 +480,30 @@ def _publish_file(path: Path, folder: Path, file: str) -> Output:
     return output
 
 
-def attempt(work: Work, shard: Shard, folder: Path) -> str:
+def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:
     """``perform``, with an error left in a file: one bad shard must not stop the others.
 
     This is the one place that catches every exception: the work calls libraries that raise
     whatever they like, and the error is kept, logged and ends the run with exit code 3.
     A shard that has its receipt is left alone: an engine asks again for one whose worker was lost
     before it could say that it was done.
-    Returns the shard's name; ``outcome_of`` tells how it ended.
     """
-    error = Side.ERRORS.of(folder) / f"{shard.name}.txt"
-    make_way(error)
-    error.unlink(missing_ok=True)
+    path = Side.ERRORS.of(folder) / f"{shard.name}.txt"
+    make_way(path)
+    path.unlink(missing_ok=True)
     try:
         if not Ledger(folder).is_done(shard):
             if shard.verify:
                 check_sources(shard.sources)
             perform(work, shard, folder)
+        return outcome_of(shard, folder)
     except DamagedError as damage:
-        write_text(str(damage), error)
+        error = str(damage)
     except Exception:  # noqa: BLE001
-        write_text(f"{_damage_of(shard)}{shown(traceback.format_exc())}", error)
-    return shard.name
+        error = f"{_damage_of(shard)}{shown(traceback.format_exc())}"
+    with suppress(OSError):  # the disk may be full, which may be the error
+        write_text(error, path)
+    return Outcome(shard.name, error=error)
 
 
 def _damage_of(shard: Shard) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
+import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -192,24 +194,36 @@ def load_record(path: Path) -> dict[str, Any]:
 def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
     """Hold a folder for this process; the kernel lets go of it whatever ends the process.
 
-    Raises LockedError, which says what to do ``otherwise``, when another process holds it, and
-    ConfigError when the folder cannot be made.
+    Raises:
+        LockedError: another process holds it; the message says what to do ``otherwise``.
+        ConfigError: its file system has no locks.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "run.lock").open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} cannot be written to: {error.strerror}; {otherwise}"
-        ) from error
-    with lock as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(folder, os.O_RDONLY, stack)  # the folder: nobody deletes that under its owner
         except BlockingIOError as error:
             raise LockedError(
                 f"{folder} is being worked on by another process; wait for it or {otherwise}"
             ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"{folder}: its file system has no locks ({error.strerror}), and two processes at "
+                f"work there would not know of each other; {otherwise}"
+            ) from error
         yield
+
+
+def _lock(folder: Path, flags: int, stack: ExitStack) -> None:
+    """Lock a folder or, where only files that are written to have locks (NFS), a file in it."""
+    descriptor = os.open(folder, flags)
+    stack.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EBADF or not folder.is_dir():
+            raise
+        _lock(folder / "run.lock", os.O_RDWR | os.O_CREAT, stack)
 
 
 def code_commit() -> str | None:

@@ -223,13 +223,8 @@ def _log_outcome(stage: Stage, outcome: Outcome) -> bool:
         fields["seconds"] = str(outcome.receipt.seconds)
         log.debug("%s/%s done", stage.name, outcome.shard, extra={"fields": fields})
         return False
-    log.error(
-        "%s: shard %s failed; a rerun tries it again\n%s",
-        stage.name,
-        outcome.shard,
-        outcome.error,
-        extra={"fields": fields},
-    )
+    fields["error"] = str(outcome.error)
+    log.error("%s: %s", stage.name, outcome.failure(), extra={"fields": fields})
     return True
 
 

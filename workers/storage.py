@@ -122,6 +122,9 @@ def _codec(kind: pa.DataType) -> str:
 
 
 def write_text(text: str, path: Path) -> None:
+    """Write a file of text, unless it holds that already: a full disk ends no finished run."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        return
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 

@@ -65,7 +65,8 @@ def supervised(
     finally:
         if os.getpid() == this:
             kill_descendants()
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def last_end() -> str | None:
@@ -210,13 +211,19 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _open_session() -> Path:
-    """Make the folder that all temporary files of the command go into, and hold its lock."""
-    before = tempfile.gettempdir()
-    short = before if len(before) <= _LONGEST_FOLDER else "/tmp"
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=short))
-    _try_lock(folder)  # held until this process and the worker have ended
-    (folder / _MARK).touch()
+def _open_session() -> Path | None:
+    """Make the folder that all temporary files of the command go into, and hold its lock.
+
+    None where there is no place for it: a finished run has no need of one.
+    """
+    try:
+        before = tempfile.gettempdir()
+        short = before if len(before) <= _LONGEST_FOLDER else "/tmp"
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=short))
+        _try_lock(folder)  # held until this process and the worker have ended
+        (folder / _MARK).touch()
+    except OSError:
+        return None
     os.environ[_SESSION] = os.environ["TMPDIR"] = str(folder)
     os.environ.setdefault("RAY_TMPDIR", before)  # where Ray looks for a cluster of this machine
     tempfile.tempdir = None
@@ -225,7 +232,7 @@ def _open_session() -> Path:
 
 def _remove_leftovers() -> None:
     """Remove the folders of commands that were killed together with their parents."""
-    for place in {tempfile.gettempdir(), "/tmp"}:
+    for place in {os.environ.get("TMPDIR", "/tmp"), "/tmp"}:
         for mark in Path(place).glob(f"{_PREFIX}*/{_MARK}"):
             with suppress(OSError):  # another user's, or another command removes it, too
                 if mark.stat().st_uid == os.getuid() and (lock := _try_lock(mark.parent)):

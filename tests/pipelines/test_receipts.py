@@ -12,6 +12,7 @@ import pytest
 from pipelines.config import ConfigError
 from pipelines.receipts import (
     Ledger,
+    Outcome,
     Shard,
     Side,
     Source,
@@ -421,3 +422,13 @@ def test_a_side_table_is_part_of_its_shard(folder, tmp_path):
     perform(write_rows_and_a_table, shard(), folder)
     ledger.keep_only([])
     assert not table.exists()
+
+
+def test_a_failure_is_one_line_with_what_is_to_blame_and_without_its_trace():
+    trace = 'Traceback (most recent call last):\n  File "x.py", line 1\nValueError: no picture\n'
+    outcome = Outcome("00001", error=f"images/00001.parquet is damaged\n{trace}")
+    assert outcome.failure() == (
+        "shard 00001 failed; a rerun tries it again: images/00001.parquet is damaged; "
+        "ValueError: no picture"
+    )
+    assert Outcome("a", error="lost").failure().endswith("again: lost")

@@ -1,5 +1,8 @@
+import errno
+import fcntl
 import json
 import os
+import stat
 from datetime import UTC, datetime
 
 import pytest
@@ -222,3 +225,31 @@ def test_who_reads_without_the_lock_removes_no_receipt(run):
 def one_file(shard, out):
     (out / "scores.json").write_text("{}")
     return {"pairs": Tally()}
+
+
+def test_a_lock_holds_whatever_is_deleted_in_the_folder(run):
+    other = Run.open(run.config, run.directory)
+    with run.lock():
+        for path in run.directory.iterdir():
+            path.unlink()
+        with pytest.raises(LockedError), other.lock():
+            pass
+
+
+@pytest.mark.parametrize(("error", "refused"), [(errno.ENOLCK, True), (errno.EBADF, False)])
+def test_a_file_system_without_locks_is_said_and_nfs_locks_files(run, monkeypatch, error, refused):
+    """No such file system can be had in a test; NFS answers EBADF for what is only read."""
+    flock = fcntl.flock
+
+    def refuse_folders(descriptor, operation):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(error, os.strerror(error))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("pipelines.run.fcntl.flock", refuse_folders)
+    if refused:
+        with pytest.raises(ConfigError, match="has no locks"), run.lock():
+            pass
+        return
+    with run.lock(), pytest.raises(LockedError), Run.open(run.config, run.directory).lock():
+        pass

@@ -1,0 +1,62 @@
+"""A disk with no byte left, for real: what is finished stays so, what is not is said."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from tests.pipelines.test_end_to_end import BUILD, shard_hashes
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mounts a disk of some bytes, if this user may."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = []
+
+    def mount(size):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("this user may not mount a disk")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(place):
+    """Write until there is no byte left."""
+    with (place / "filler").open("wb", buffering=0) as file:
+        while True:
+            try:
+                file.write(bytes(4096))
+            except OSError:
+                return
+
+
+def test_a_full_disk_ends_no_finished_run_and_stops_another_with_what_to_do(
+    finished, commands, disk
+):
+    size = sum(path.stat().st_size for path in finished.rglob("*") if path.is_file())
+    place = disk(2 * size + (32 << 20))
+    run_dir = place / "run"
+    shutil.copytree(finished, run_dir)
+    fill(place)
+    result = commands.run(BUILD, run_dir)
+    assert result.returncode == 0, result.stderr
+    assert "nothing to do" in result.stderr
+    assert "No space left" in result.stderr  # of the log
+    assert "Traceback" not in result.stderr
+
+    step = "selection.steps=[{filter: similarity, min: 0.3}]"
+    result = commands.run(BUILD, run_dir, "--set", step)
+    assert result.returncode == 3, result.stderr
+    assert "No space left" in result.stderr
+    assert "Traceback" not in result.stderr
+
+    (place / "filler").unlink()
+    assert commands.run(BUILD, run_dir, "--set", step).returncode == 0
+    assert shard_hashes(run_dir, ["embeddings"]) == shard_hashes(finished, ["embeddings"])
