@@ -12,9 +12,10 @@ run: $(VENV)/ready
 	$(BIN)/python -m pipelines.train
 	$(BIN)/python -m pipelines.evaluate
 
-# Two files of tests at a time: most of them wait, and two fit into the memory of a laptop.
+# Two groups of tests at a time (tests/conftest.py): most of them wait, and two fit into the memory
+# of a laptop.
 test: check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -1,60 +1,14 @@
 """A small run of the real thing: Beam, Scrapy, img2dataset over HTTP, Ray, CLIP, Parquet."""
 
-import json
 import os
-import socket
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from benchmarks.small_sample import SmallSample
 from pipelines.precision import machines_without_bfloat16
 from tests.processors import hide_bfloat16
-
-PICTURES = 240
-
-
-@dataclass
-class Commands:
-    """Starts the project's commands on a small sample site, all runs on the same port.
-
-    The port is part of every URL, and so of every pair's identity.
-    """
-
-    port: int
-
-    def arguments(self, module, run_dir, *more):
-        hosts = [f"127.0.0.{n}:{self.port}" for n in (1, 2, 3)]
-        command = ["python", "-m", "examples.sample.site", "--port", str(self.port)]
-        command += ["--pictures", str(PICTURES), "--truth", "{run_dir}/truth.parquet"]
-        overrides = {
-            "pages.seeds": [f"http://{host}/" for host in hosts],
-            "pages.allow_private_hosts": hosts,
-            "services.site.command": command,
-            "services.site.ready": f"http://{hosts[0]}/",
-            "gates.dataset": {"min_kept": 20},
-            "pairs.shards": 3,
-            "model.epochs": 2,
-            "model.batch_size": 16,
-            "ray.num_cpus": 2,
-        }
-        flags = [f"--set={key}={json.dumps(value)}" for key, value in overrides.items()]
-        return [sys.executable, "-m", module, "--run-dir", str(run_dir), *flags, *more]
-
-    def run(self, module, run_dir, *more, timeout=900):
-        return subprocess.run(
-            self.arguments(module, run_dir, *more), capture_output=True, text=True, timeout=timeout
-        )
-
-    def start(self, module, run_dir, *more):
-        return subprocess.Popen(
-            self.arguments(module, run_dir, *more),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
 
 
 @pytest.fixture
@@ -74,10 +28,8 @@ def move(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def commands():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return Commands(port)
+    """The project's commands on a small sample site, all runs on the same port."""
+    return SmallSample()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,338 @@
+"""Runs of the sample that are killed at random moments: what each ends with, and what comes out.
+
+``python -m benchmarks.chaos --kills 200 --seed 0`` runs the sample's three commands once
+undisturbed, then again and again, each killed in a random stage at a random moment: with SIGKILL
+all its processes at once, or one of them (the process that was started, the worker, an actor or
+task of Ray's, a raylet, the GCS, a crawler, a service or its guard), or interrupted by SIGTERM or
+SIGINT. A command that was ended is given again until it completes. Held against what the
+documentation says: the exit code, that no process is left five seconds later, that no trace is
+printed, and that every run that completes has the bytes of the undisturbed one.
+
+Prints a table, and as its last line the same as JSON; exits 1 where something was not as it is
+documented. 200 kills take most of an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.small_sample import SmallSample
+from pipelines.stages import DATASET_STAGES, STAGES
+from workers.exit_codes import ExitCode
+
+#: Stands in the environment of everything that a command starts.
+MARK = "CHAOS_RUN"
+#: Seconds after a command's end when none of its processes may be left.
+PATIENCE = 5.0
+#: Seconds that an interrupted command may take, and any command at all.
+LONGEST_END, LONGEST_COMMAND = 20.0, 600.0
+
+COMMANDS = {
+    "build_dataset": DATASET_STAGES,
+    "train": ("model",),
+    "evaluate": ("scores",),
+}
+
+
+@dataclass(frozen=True)
+class Victim:
+    """Who is sent a signal, and what the command may then end with."""
+
+    name: str
+    find: Callable[[psutil.Process, random.Random], list[psutil.Process]]
+    codes: frozenset[int]
+    stages: Sequence[str] = tuple(STAGES)
+    number: signal.Signals = signal.SIGKILL
+
+
+def _itself(command: psutil.Process, _: random.Random) -> list[psutil.Process]:
+    return [command]
+
+
+def _everything(command: psutil.Process, _: random.Random) -> list[psutil.Process]:
+    return [command, *command.children(recursive=True)]
+
+
+def _worker(command: psutil.Process, _: random.Random) -> list[psutil.Process]:
+    return command.children()[:1]
+
+
+def _named(pattern: str) -> Callable[[psutil.Process, random.Random], list[psutil.Process]]:
+    """One process whose name and command line match."""
+
+    def find(command: psutil.Process, chance: random.Random) -> list[psutil.Process]:
+        found = []
+        for process in command.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if re.search(pattern, " ".join([process.name(), *process.cmdline()])):
+                    found.append(process)
+        return [chance.choice(found)] if found else []
+
+    return find
+
+
+_ON_RAY = ("images", "embeddings", "dataset", "model")
+_ON_SITE = ("pages", "images")
+_KILLED: frozenset[int] = frozenset({-signal.SIGKILL})
+#: Lost workers are replaced within the command.
+_GOES_ON: frozenset[int] = frozenset({ExitCode.COMPLETE})
+#: What a lost service or crawler has cost is known, and done by the next run.
+_PARTIAL: frozenset[int] = frozenset({ExitCode.COMPLETE, ExitCode.PARTIAL})
+
+VICTIMS = (
+    Victim("all at once", _everything, _KILLED),
+    Victim("started process", _itself, _KILLED),
+    Victim("worker process", _worker, _GOES_ON),
+    Victim("Ray task or actor", _named(r"^ray::(?!IDLE)"), _GOES_ON, _ON_RAY),
+    Victim("raylet", _named(r"^raylet "), _GOES_ON, _ON_RAY),
+    Victim("GCS", _named(r"^gcs_server "), _GOES_ON, _ON_RAY),
+    Victim("crawler", _named(r"workers\.crawl\.spider"), _PARTIAL, ("pages",)),
+    Victim(
+        "service",
+        _named(r"^\S+ \S+python\S* -m examples.sample.site"),
+        _PARTIAL,
+        ("pages", "images"),
+    ),
+    Victim("guard", _named(r"pipelines\.guard"), _PARTIAL, ("pages", "images")),
+    Victim("SIGTERM", _itself, frozenset({128 + signal.SIGTERM}), number=signal.SIGTERM),
+    Victim("SIGINT", _itself, frozenset({128 + signal.SIGINT}), number=signal.SIGINT),
+)
+
+
+@dataclass
+class Count:
+    """What has been seen of one kind of victim."""
+
+    kills: int = 0
+    codes: Counter[int] = field(default_factory=Counter)
+    slowest: float = 0.0  # seconds from the signal to the end, where it ends the command
+
+
+@dataclass
+class Chaos:
+    """Kills runs of a sample and compares what comes out with an undisturbed run."""
+
+    sample: SmallSample
+    wanted: dict[str, str]  # the files of an undisturbed run
+    random: random.Random
+    folder: Path
+    counts: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
+    stages: Counter[str] = field(default_factory=Counter)
+    completed: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def go(self, kills: int, tell: Callable[[str], object]) -> None:
+        """Kill so many times, and let the last run complete."""
+        left, number = kills, 0
+        while left:
+            run_dir = self.folder / f"run-{number}"
+            number += 1
+            for command, stages in COMMANDS.items():
+                while not self._completes(command, stages, run_dir, disturb=left > 0):
+                    left = kills - sum(count.kills for count in self.counts.values())
+                    tell(f"{kills - left} of {kills} kills, {len(self.faults)} faults")
+                left = kills - sum(count.kills for count in self.counts.values())
+            self.completed += 1
+            self._compare(run_dir)
+
+    def _completes(
+        self, command: str, stages: Sequence[str], run_dir: Path, *, disturb: bool
+    ) -> bool:
+        """Give a command, disturbed perhaps; True when it has ended well."""
+        mark = f"{os.getpid()}-{time.monotonic_ns()}"
+        said = run_dir.with_suffix(".out")
+        with said.open("wb") as output:
+            process = self.sample.start(
+                f"pipelines.{command}", run_dir, env={**os.environ, MARK: mark}, output=output
+            )
+        victim = self._disturb(process, stages, run_dir) if disturb else None
+        signalled = time.monotonic()
+        try:
+            code = process.wait(timeout=LONGEST_COMMAND)
+        except subprocess.TimeoutExpired:
+            self._fault(f"{command} hangs after {victim and victim.name}", said)
+            process.kill()
+            code = process.wait()
+        took = time.monotonic() - signalled
+        self._check(command, victim, code, took, said)
+        self._check_orphans(command, victim, mark)
+        return code == ExitCode.COMPLETE
+
+    def _disturb(
+        self, process: subprocess.Popen[bytes], stages: Sequence[str], run_dir: Path
+    ) -> Victim | None:
+        """Wait for a random moment of a random stage, and send a signal there; None if it ended."""
+        open_stages = _open_stages(stages, run_dir)
+        victim = self.random.choice([v for v in VICTIMS if set(v.stages) & set(open_stages)])
+        stage = self.random.choice([stage for stage in open_stages if stage in victim.stages])
+        if not _wait_for_stage(process, run_dir, stage):
+            return None
+        pause = self.random.uniform(0, self._seconds(stage))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=pause)
+            return None
+        command = psutil.Process(process.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            targets = victim.find(command, self.random)
+            for target in targets:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    target.send_signal(victim.number)
+            if targets:
+                self.stages[stage] += 1
+                self.counts[victim.name].kills += 1
+                return victim
+        return None
+
+    def _seconds(self, stage: str) -> float:
+        """About what a stage takes, so that a kill falls anywhere in it, and a bit behind."""
+        return {"scores": 6.0, "selection": 1.0, "dataset": 3.0, "model": 25.0}.get(stage, 8.0)
+
+    def _check(
+        self, command: str, victim: Victim | None, code: int, took: float, said: Path
+    ) -> None:
+        allowed = _GOES_ON
+        if victim:
+            count = self.counts[victim.name]
+            count.codes[code] += 1
+            if code != ExitCode.COMPLETE:
+                count.slowest = max(count.slowest, took)
+            # It may have been at its end already.
+            allowed = victim.codes | {ExitCode.COMPLETE}
+        name = victim.name if victim else "nothing"
+        if code not in allowed:
+            self._fault(f"{command} ended with {code} after {name}", said)
+        if b"Traceback" in said.read_bytes():
+            self._fault(f"{command} printed a trace after {name}", said)
+        if victim and victim.number != signal.SIGKILL and took > LONGEST_END:
+            self._fault(f"{command} took {took:.0f} s to end after {name}", said)
+
+    def _check_orphans(self, command: str, victim: Victim | None, mark: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while left := list(_marked(mark)):
+            if time.monotonic() > deadline:
+                names = ", ".join(" ".join(process.cmdline())[:100] for process in left)
+                self._fault(f"{command} left after {victim and victim.name}: {names}")
+                for process in left:
+                    process.kill()
+                return
+            time.sleep(0.1)
+
+    def _compare(self, run_dir: Path) -> None:
+        made = files_of(run_dir)
+        for name in sorted(self.wanted.keys() | made.keys()):
+            if self.wanted.get(name) != made.get(name):
+                self._fault(f"{run_dir.name}: {name} is not that of the undisturbed run")
+
+    def _fault(self, text: str, said: Path | None = None) -> None:
+        if said:
+            text += "\n    " + "\n    ".join(said.read_text(errors="replace").splitlines()[-5:])
+        self.faults.append(text)
+
+
+def _marked(mark: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            is_alive = process.status() != psutil.STATUS_ZOMBIE
+            if is_alive and process.environ().get(MARK) == mark:
+                yield process
+
+
+def _open_stages(stages: Sequence[str], run_dir: Path) -> Sequence[str]:
+    """The stages from the last one on that has begun; those before it are complete."""
+    begun = [n for n, stage in enumerate(stages) if (run_dir / "_receipts" / stage).exists()]
+    return stages[begun[-1] if begun else 0 :]
+
+
+def _wait_for_stage(process: subprocess.Popen[bytes], run_dir: Path, stage: str) -> bool:
+    """Wait until a stage is at work; False if the command ends before."""
+    while process.poll() is None:
+        if any((run_dir / "_work" / stage).glob("*")):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def files_of(run_dir: Path) -> dict[str, str]:
+    """The sha256 of all that the stages have made."""
+    return {
+        str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage in STAGES
+        for path in sorted((run_dir / stage).rglob("*"))
+        if path.is_file()
+    }
+
+
+def undisturbed(sample: SmallSample, run_dir: Path) -> dict[str, str]:
+    """Run the three commands; the files that they make."""
+    for command in COMMANDS:
+        result = sample.run(f"pipelines.{command}", run_dir)
+        if result.returncode:
+            raise RuntimeError(f"{command} ended with {result.returncode}:\n{result.stderr}")
+    return files_of(run_dir)
+
+
+def table(chaos: Chaos) -> Iterator[str]:
+    """A line for each kind of victim."""
+    yield "| signal to | kills | exit codes | slowest end, s |"
+    yield "|---|--:|---|--:|"
+    for victim in VICTIMS:
+        count = chaos.counts[victim.name]
+        codes = ", ".join(f"{code}: {number}" for code, number in sorted(count.codes.items()))
+        yield f"| {victim.name} | {count.kills} | {codes} | {count.slowest:.1f} |"
+
+
+def summary(chaos: Chaos) -> dict[str, Any]:
+    """The same as plain data."""
+    counts = {
+        name: {"kills": count.kills, "codes": count.codes, "slowest_s": round(count.slowest, 1)}
+        for name, count in chaos.counts.items()
+    }
+    return {
+        "victims": counts,
+        "stages": chaos.stages,
+        "completed_runs": chaos.completed,
+        "faults": chaos.faults,
+    }
+
+
+def main() -> int:
+    """Parse the options, kill, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, metavar="N", help="default: 200")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all that is random")
+    options = parser.parse_args()
+    write = sys.stdout.write
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        sample = SmallSample()
+        wanted = undisturbed(sample, Path(folder) / "undisturbed")
+        chaos = Chaos(sample, wanted, random.Random(options.seed), Path(folder))
+        chaos.go(options.kills, lambda text: sys.stderr.write(f"{text}\n"))
+    write("\n".join(table(chaos)) + "\n\n")
+    in_stages = ", ".join(f"{stage} {number}" for stage, number in chaos.stages.most_common())
+    write(f"Kills in stages: {in_stages}.\n")
+    write(f"{chaos.completed} runs completed, compared with the undisturbed one byte for byte.\n")
+    write("\n".join([f"{len(chaos.faults)} faults", *chaos.faults]) + "\n")
+    write(json.dumps(summary(chaos)) + "\n")
+    return bool(chaos.faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
