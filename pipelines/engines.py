@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from pipelines.board import Board, Reporter
 from pipelines.config import ConfigError, RaySettings
-from pipelines.receipts import Ledger, Outcome, Shard, Work, attempt, outcome_of
+from pipelines.receipts import Ledger, Outcome, Shard, Work, attempt, error_of, outcome_of
 from workers import supervisor
 from workers.embedding.meter import Activity
 
@@ -72,16 +72,20 @@ def on_beam(
 
     from workers.beam_pipeline import open_pipeline
 
-    with open_pipeline(options) as pipeline:
-        _ = (
-            pipeline
-            | "shards" >> beam.Create(list(shards))
-            | "spread" >> beam.Reshuffle()
-            | "work" >> beam.Map(lambda shard: attempt(work, shard, folder))
-        )
+    def run() -> None:
+        with open_pipeline(options) as pipeline:
+            _ = (
+                pipeline
+                | "shards" >> beam.Create(list(shards))
+                | "spread" >> beam.Reshuffle()
+                | "work" >> beam.Map(lambda shard: attempt(work, shard, folder))
+            )
+
+    error = error_of(run)
     # A Beam pipeline hands nothing back to its driver: what it did stands in the receipts.
     for shard in shards:
-        yield outcome_of(shard, folder)
+        is_lost = error and not Ledger(folder).is_done(shard)
+        yield Outcome(shard.name, error=error) if is_lost else outcome_of(shard, folder)
 
 
 def in_ray_tasks(

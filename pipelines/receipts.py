@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -483,27 +483,41 @@ def _publish_file(path: Path, folder: Path, file: str) -> Output:
 def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:
     """``perform``, with an error left in a file: one bad shard must not stop the others.
 
-    This is the one place that catches every exception: the work calls libraries that raise
-    whatever they like, and the error is kept, logged and ends the run with exit code 3.
     A shard that has its receipt is left alone: an engine asks again for one whose worker was lost
     before it could say that it was done.
     """
     path = Side.ERRORS.of(folder) / f"{shard.name}.txt"
     make_way(path)
     path.unlink(missing_ok=True)
-    try:
+
+    def do() -> None:
         if not Ledger(folder).is_done(shard):
             if shard.verify:
                 check_sources(shard.sources)
             perform(work, shard, folder)
+
+    error = error_of(do)
+    if error is None:
         return outcome_of(shard, folder)
-    except DamagedError as damage:
-        error = str(damage)
-    except Exception:  # noqa: BLE001
-        error = f"{_damage_of(shard)}{shown(traceback.format_exc())}"
+    error = f"{_damage_of(shard)}{error}"
     with suppress(OSError):  # the disk may be full, which may be the error
         write_text(error, path)
     return Outcome(shard.name, error=error)
+
+
+def error_of(action: Callable[[], object]) -> str | None:
+    """What an action raises, as text without credentials; None when it ends well.
+
+    The one place that catches every exception: what works call raises whatever it likes. The error
+    is kept, logged, and ends the run with exit code 3.
+    """
+    try:
+        action()
+    except DamagedError as damage:
+        return str(damage)
+    except Exception:  # noqa: BLE001
+        return shown(traceback.format_exc())
+    return None
 
 
 def _damage_of(shard: Shard) -> str:

@@ -26,6 +26,16 @@ log = logging.getLogger(__name__)
 DAMAGED = "damaged_"
 
 
+def _check_beam(config: Config) -> None:
+    if config.beam.options:  # importing Beam takes seconds
+        from workers.beam_pipeline import check_options
+
+        try:
+            check_options(config.beam.options)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"beam.options: {error}") from error
+
+
 @dataclass(frozen=True)
 class Plan:
     """The shards of a stage: done and to do.
@@ -66,6 +76,7 @@ def check(run: Run, names: Sequence[str]) -> None:
     """Raise ConfigError for what would end one of the stages later, before any has started."""
     _check_names(run.config)
     check_truth(run.config, run.directory)
+    _check_beam(run.config)
     for name in names:
         run.ledger(name).refuse_foreign_data()
         STAGES[name](run).check()

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 
 
 def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
@@ -15,6 +16,14 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     # DirectRunner, Beam's default, would first try to download another runner's binary.
     embedded = [] if any(a.startswith("--runner") for a in arguments) else ["--runner=FnApiRunner"]
     return PipelineOptions([*embedded, *arguments])
+
+
+def check_options(arguments: Sequence[str]) -> None:
+    """Raise ValueError for options that Beam does not know, a runner's name for example."""
+    options = pipeline_options(arguments)
+    if unknown := [name for name in arguments if not name.startswith("--")]:
+        raise ValueError(f"{unknown[0]!r} is no option: write it as --name=value")
+    create_runner(options.view_as(StandardOptions).runner)
 
 
 @contextmanager

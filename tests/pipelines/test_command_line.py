@@ -46,6 +46,8 @@ def test_help_explains_every_option(command):
         ),
         (["--set", "pairs.captions.redact.phone_regions=[UK]"], "there is no region UK"),
         (["--set", "pairs.captions.too_shrot.chars=3"], "boilerplate, file_name, garbled"),
+        (["--set", "beam.options=[--runner=Nosuch]"], "beam.options: "),
+        (["--set", "beam.options=[runner=Nosuch]"], "is no option: write it as --name=value"),
         (["--stage", "embeddings"], "stage embeddings reads images, not complete"),
         (["--run-dir", "s3://bucket/run"], "--run-dir s3://bucket/run: only a local or mounted"),
         (
