@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import requests
 
@@ -74,6 +75,38 @@ def test_a_service_that_never_answers_is_given_up(port, tmp_path):
         services_of(run, "pages").__enter__()
 
 
+def ends(port, seconds=10):
+    """Whether the service ends within some seconds."""
+    deadline = time.monotonic() + seconds
+    while answers(port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+IGNORE_SIGTERM = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+SERVE = (
+    "from http.server import *; "
+    "HTTPServer(('127.0.0.1', int(sys.argv[1])), SimpleHTTPRequestHandler).serve_forever()"
+)
+
+
+def test_a_service_that_ignores_sigterm_does_not_outlive_its_stages(port, tmp_path):
+    run = Run(config(port, ["python", "-c", IGNORE_SIGTERM + SERVE, str(port)]), tmp_path)
+    with services_of(run, "pages"):
+        assert answers(port)
+    assert not answers(port)
+
+
+def test_a_service_does_not_outlive_its_guard(port, tmp_path):
+    run = Run(config(port, serving(port)), tmp_path)
+    with services_of(run, "pages"):
+        (guard,) = [p for p in psutil.Process().children() if "pipelines.guard" in p.cmdline()]
+        guard.kill()
+        assert ends(port)
+
+
 def test_a_service_does_not_outlive_a_run_that_was_killed(port):
     settings = config(port, serving(port)).model_dump_json()
     command = [sys.executable, "-c", RUN_A_SERVICE_AND_HANG, settings]
@@ -82,7 +115,4 @@ def test_a_service_does_not_outlive_a_run_that_was_killed(port):
         assert process.stdout.readline() == b"ready\n"
         assert answers(port)
         process.kill()
-    deadline = time.monotonic() + 10
-    while answers(port):
-        assert time.monotonic() < deadline, "the service is still there"
-        time.sleep(0.1)
+    assert ends(port)
