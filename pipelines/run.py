@@ -132,7 +132,8 @@ class Run:
     def note_stage(self, stage: str, totals: StageTotals, **figures: Any) -> None:
         """Record a stage's totals; ``figures`` are added where given (memory, seconds)."""
         stages = self.record.setdefault("stages", {})
-        stages[stage] = {**stages.get(stage, {}), **asdict(totals), **figures}
+        # In the order in which they are read, so that a record that says the same is the same.
+        stages[stage] = {**stages.get(stage, {}), **figures, **asdict(totals)}
 
     @contextmanager
     def lock(self) -> Iterator[None]:
