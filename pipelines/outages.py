@@ -60,4 +60,4 @@ def is_worth_another_try(receipt: Receipt, tolerance: Tolerance, *, missed: bool
     if not Unreached.of([receipt]).reasons:
         return False
     has_tries_left = receipt.attempt <= tolerance.reruns
-    return missed or has_tries_left or is_outage(receipt, tolerance)
+    return missed or has_tries_left or receipt.spoiled or is_outage(receipt, tolerance)

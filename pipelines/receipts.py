@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -154,6 +154,7 @@ class Receipt:
     outputs: tuple[Output, ...]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     attempt: Annotated[int, Field(ge=1)] = 1  # how often the shard has been tried
+    spoiled: bool = False  # a service that it needed was lost meanwhile: that attempt tells little
     made_of: str | None = None  # the file from outside, where there is one of the shard's own
 
 
@@ -277,6 +278,12 @@ class Ledger:
     def announce(self, name: str, files: Iterable[str]) -> None:
         """Say that these files are the shard's, before they are renamed into the folder."""
         write_json(sorted(files), self._record(Side.OUTPUTS, name))
+
+    def spoil(self, receipt: Receipt) -> None:
+        """Note that a service was lost while the shard was worked on."""
+        write_json(
+            asdict(replace(receipt, spoiled=True)), self._record(Side.RECEIPTS, receipt.shard)
+        )
 
     def keep_only(self, shards: Iterable[Shard]) -> None:
         """Remove what the run has of other shards: their files, samples, errors and receipts.

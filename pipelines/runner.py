@@ -187,20 +187,39 @@ def _work(stage: Stage, plan: Plan) -> bool:
     if plan.again:
         log.info("%s: %d of them once more, for what failed to come", stage.name, len(plan.again))
     started, failures = time.monotonic(), 0
+    made: list[Receipt] = []
     with (
         peak_memory() as peak,
-        services_of(stage.run, stage.name),
+        services_of(stage.run, stage.name) as services,
         Progress(stage.name, total, len(plan.done), stage.status) as progress,
     ):
         for outcome in stage.execute(todo):
             progress.advance(outcome)
             failures += _log_outcome(stage, outcome)
+            made += [outcome.receipt] if outcome.receipt else []
+        lost = services.lost()
     totals = StageTotals.of(stage.run.ledger(stage.name).receipts())
     wall = round(time.monotonic() - started, 3)
     stage.run.note_stage(stage.name, totals, wall_seconds=wall, peak_bytes=peak.bytes)
     stage.run.save()
     _log_totals(stage.name, totals, wall)
-    return not failures
+    return not _spoiled(stage, made, lost) and not failures
+
+
+def _spoiled(stage: Stage, made: Sequence[Receipt], lost: Sequence[str]) -> int:
+    """The number of shards that a lost service may have cost rows; a rerun tries those again."""
+    receipts = [receipt for receipt in made if lost and Unreached.of([receipt]).reasons]
+    for receipt in receipts:
+        stage.run.ledger(stage.name).spoil(receipt)
+    if lost:
+        log.error(
+            "%s: service %s ended while it was needed: %d shards lack rows that could not be "
+            "reached, and a rerun asks for those again",
+            stage.name,
+            ", ".join(lost),
+            len(receipts),
+        )
+    return len(receipts)
 
 
 def _outage(stage: Stage) -> list[Receipt]:

@@ -24,18 +24,27 @@ class ServiceError(RuntimeError):
     """A service could not be started."""
 
 
+class Services(dict[str, subprocess.Popen[bytes]]):
+    """The guards of the services that run, by name."""
+
+    def lost(self) -> list[str]:
+        """The names of those that have ended by themselves, or were killed."""
+        return [name for name, guard in self.items() if guard.poll() is not None]
+
+
 @contextmanager
-def services_of(run: Run, stage: str) -> Iterator[None]:
+def services_of(run: Run, stage: str) -> Iterator[Services]:
     """Run the services that a stage needs while the block runs."""
     with ExitStack() as stack:
+        services = Services()
         for name, service in run.config.services.items():
             if stage in service.stages:
-                stack.enter_context(_running(name, service, run))
-        yield
+                services[name] = stack.enter_context(_running(name, service, run))
+        yield services
 
 
 @contextmanager
-def _running(name: str, service: Service, run: Run) -> Iterator[None]:
+def _running(name: str, service: Service, run: Run) -> Iterator[subprocess.Popen[bytes]]:
     command = [
         sys.executable if word == "python" else run.resolve(word) for word in service.command
     ]
@@ -48,7 +57,7 @@ def _running(name: str, service: Service, run: Run) -> Iterator[None]:
         try:
             _wait_until_ready(name, service, process, output)
             log.info("service %s: ready", name)
-            yield
+            yield process
         finally:
             end(process, 2 * GRACE)  # the guard itself waits for the service
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 
+from benchmarks.small_sample import free_port
 from pipelines.config import Config
 from pipelines.engines import in_process
 from pipelines.receipts import Ledger
@@ -59,7 +61,9 @@ class Command:
         asked: list[str] = []
         self.monkeypatch.setattr(ScriptedImages, "asked", asked)
         gates = {"images": settings.pop("gate", {})}
+        services = settings.pop("services", {})
         tree = {"name": "x", "queries": {}, "images": settings, "gates": gates}
+        tree["services"] = services
         run = Run.open(Config.model_validate(tree), self.directory)
         code = run_stages(run, ["images"]).code
         self.is_complete = is_complete(run, "images", {})
@@ -100,6 +104,31 @@ def test_the_share_is_of_what_was_asked_for_and_not_rejected(scripted):
     script = {"a": [{"timeout": 2, "opted_out": 6}]}
     assert scripted(script)[0] == 3
     assert scripted(max_unreachable=0.5) == (0, ["a2"]), "and nothing else is fetched again"
+
+
+def test_what_a_lost_service_has_cost_is_asked_for_again_whatever_is_tolerated(
+    scripted, caplog, monkeypatch
+):
+    port = free_port()
+    serve = ["python", "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    web = {"command": serve, "ready": f"http://127.0.0.1:{port}/", "stages": ["images"]}
+    tolerant = {"services": {"web": web}, "max_unreachable": 1.0, "reruns": 0}
+    work = ScriptedImages.work
+
+    def lose_the_service(self, shard, out):
+        (guard,) = [p for p in psutil.Process().children() if "http.server" in p.cmdline()]
+        guard.kill()
+        psutil.wait_procs([guard], timeout=10)
+        return work(self, shard, out)
+
+    with monkeypatch.context() as losing:
+        losing.setattr(ScriptedImages, "work", lose_the_service)
+        losing.setattr(ScriptedImages, "plan", lambda self: [self.shard("b", {})])
+        assert scripted({"b": [{"timeout": 1}, {}]}, **tolerant) == (3, ["b1"])
+        assert "service web ended while it was needed: 1 shards lack rows" in caplog.text
+        losing.setattr(ScriptedImages, "work", work)
+        assert scripted(**tolerant) == (0, ["b2"])
+        assert scripted(**tolerant) == (0, [])
 
 
 def test_a_missed_gate_asks_again_for_what_may_have_come_back(scripted, tmp_path, caplog):

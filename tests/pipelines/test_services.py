@@ -49,7 +49,7 @@ def serving(port):
 def answers(port):
     try:
         return requests.get(f"http://127.0.0.1:{port}/", timeout=2).ok
-    except requests.ConnectionError:
+    except requests.RequestException:
         return False
 
 
