@@ -117,7 +117,8 @@ def test_input_that_cannot_be_used_exits_3_and_is_told(write_dump, tmp_path, cap
     views = tmp_path / "views.gz"
     views.write_bytes(gzip.compress(b"de Fern 70 0\n" * 50)[:-12])
     sources = ["--views", str(views), "--wordnet", str(wordnet)]
-    assert main([str(write_dump([("Fern", "x")])), *sources, "--out", str(tmp_path / "out")]) == 3
+    options = [*sources, "--min-count", "1", "--out", str(tmp_path / "out")]
+    assert main([str(write_dump([("Fern", "one fern")])), *options]) == 3
     errors = capsys.readouterr().err
     assert f"{views}: truncated" in errors
     assert f"{wordnet / 'data.adj'}, line 2: no offset" in errors
