@@ -40,12 +40,21 @@ def local_folder(text: str) -> Path:
         raise OSError(f"{shown(text)}: only a local or mounted path can be written to for now")
     folder = Path(text).expanduser().absolute()
     try:
-        there = next(path for path in (folder, *folder.parents) if path.exists())
+        there = next(path for path in (folder, *folder.parents) if _is_there(path))
     except OSError as error:  # a name that is too long, or a folder that may not be looked into
         raise OSError(f"{folder} cannot be a folder: {error.strerror}") from error
     if not there.is_dir():
         raise OSError(f"{folder} cannot be a folder: {there} is a file")
     return folder
+
+
+def _is_there(path: Path) -> bool:
+    """Like ``path.exists()``, which from Python 3.14 on takes any error for a no."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def list_files(pattern: str) -> tuple[str, list[str]]:
