@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -36,7 +35,9 @@ import psutil
 
 from benchmarks.small_sample import SmallSample
 from pipelines.stages import DATASET_STAGES, STAGES
+from workers.crawl.warc_writer import content_hash
 from workers.exit_codes import ExitCode
+from workers.storage import file_hash
 
 #: Stands in the environment of everything that a command starts.
 MARK = "CHAOS_RUN"
@@ -271,9 +272,11 @@ def _wait_for_stage(process: subprocess.Popen[bytes], run_dir: Path, stage: str)
 
 
 def files_of(run_dir: Path) -> dict[str, str]:
-    """The sha256 of all that the stages have made."""
+    """The sha256 of all that the stages have made, of WARC files without their dates."""
     return {
-        str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(run_dir)): (content_hash if path.suffix == ".warc" else file_hash)(
+            path
+        )
         for stage in STAGES
         for path in sorted((run_dir / stage).rglob("*"))
         if path.is_file()
