@@ -322,6 +322,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, metavar="N", help="default: 200")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all that is random")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     write = sys.stdout.write
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         sample = SmallSample()

@@ -1,6 +1,12 @@
 """Which tests run one after the other when several run at a time."""
 
+import signal
+
 import pytest
+
+# Where pytest was started in the background, a shell has had SIGINT ignored, which commands that
+# the tests start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Fixtures that a whole run of the sample, its port and its site stand behind.
 SAMPLE = {"commands", "finished"}

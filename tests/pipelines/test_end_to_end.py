@@ -232,18 +232,6 @@ def test_a_missed_gate_is_exit_code_4(copy, commands):
     assert "the gate is not met" in result.stderr
 
 
-def test_killed_at_three_moments_and_resumed_gives_the_same_bytes(finished, commands, tmp_path):
-    run_dir = tmp_path / "killed"
-    for pattern in ("_receipts/pages/*.json", "_work/images/*", "_receipts/embeddings/*.json"):
-        process = commands.start(BUILD, run_dir)
-        wait_for(run_dir, pattern, process)
-        process.kill()  # the driver alone: what it started must find out by itself
-        process.wait()
-    result = commands.run(BUILD, run_dir)
-    assert result.returncode == 0, result.stderr
-    assert shard_hashes(run_dir) == shard_hashes(finished)
-
-
 def test_terminated_is_143_and_a_locked_run_is_75(commands, tmp_path):
     process = commands.start(BUILD, tmp_path)
     wait_for(tmp_path, "_work/pages", process)
