@@ -12,10 +12,10 @@ run: $(VENV)/ready
 	$(BIN)/python -m pipelines.train
 	$(BIN)/python -m pipelines.evaluate
 
-# Two groups of tests at a time (tests/conftest.py): most of them wait, and two fit into the memory
-# of a laptop.
+# Two files of tests at a time (tests/conftest.py says which go together): most of them wait, and
+# two fit into the memory of a laptop.
 test: check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

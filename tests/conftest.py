@@ -1,24 +1,28 @@
-"""Which tests run one after the other when several run at a time."""
+"""What runs side by side when the tests run several at a time: `make test`."""
 
 import signal
 
-import pytest
+from xdist.scheduler import LoadFileScheduling
+
+#: These tests share one run of the sample, its port and its site, and so one process.
+TOGETHER = "tests/pipelines/whole_run/"
 
 # Where pytest was started in the background, a shell has had SIGINT ignored, which commands that
 # the tests start would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: Fixtures that a whole run of the sample, its port and its site stand behind.
-SAMPLE = {"commands", "finished"}
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """A file at a time to each process, but for those that go together."""
+
+    def _split_scope(self, nodeid):
+        return TOGETHER if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """All tests of the sample share one process, and so one run, and begin first; of the others,
-    those of a file share theirs.
-    """
-    for item in items:
-        uses_sample = SAMPLE & set(getattr(item, "fixturenames", ()))
-        group = "sample" if uses_sample else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("sample",))
+    """Those that go together take the longest, so they begin first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(TOGETHER))

@@ -1,4 +1,4 @@
-"""A small run of the real thing: Beam, Scrapy, img2dataset over HTTP, Ray, CLIP, Parquet."""
+"""What the tests of runs share."""
 
 import os
 import time
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.small_sample import SmallSample
 from pipelines.precision import machines_without_bfloat16
 from tests.processors import hide_bfloat16
 
@@ -24,22 +23,6 @@ def move(monkeypatch, tmp_path):
 
     yield move_to
     machines_without_bfloat16.cache_clear()
-
-
-@pytest.fixture(scope="session")
-def commands():
-    """The project's commands on a small sample site, all runs on the same port."""
-    return SmallSample()
-
-
-@pytest.fixture(scope="session")
-def finished(commands, tmp_path_factory):
-    """The directory of a finished run: data set, model and scores."""
-    run_dir = tmp_path_factory.mktemp("finished")
-    for module in ("build_dataset", "train", "evaluate"):
-        result = commands.run(f"pipelines.{module}", run_dir)
-        assert result.returncode == 0, result.stdout + result.stderr
-    return run_dir
 
 
 def flip_a_byte(path: Path):

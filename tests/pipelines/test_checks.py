@@ -1,4 +1,4 @@
-"""Checks of shards without rows; those of damage stand in test_end_to_end.py."""
+"""Checks of shards without rows; those of damage stand in whole_run/."""
 
 import pytest
 

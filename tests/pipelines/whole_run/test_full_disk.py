@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.pipelines.test_end_to_end import BUILD, shard_hashes
+from tests.pipelines.whole_run.test_end_to_end import BUILD, shard_hashes
 
 
 @pytest.fixture

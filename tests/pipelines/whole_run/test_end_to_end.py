@@ -14,7 +14,7 @@ from pipelines.receipts import Ledger, Side
 from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.verify import check_all
 from tests.pipelines.conftest import flip_a_byte, wait_for
-from tests.pipelines.damage import FINDINGS, edit
+from tests.pipelines.whole_run.damage import FINDINGS, edit
 from tests.tools import rows_by_tool
 from workers.contracts import DATASET, IMAGES, PAIRS, QUERIES
 from workers.pair_ids import make_pair_id
