@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.cli import open_run, parser, run_command, run_locked, say, start
+from pipelines.cli import open_run, parser, run_command, run_locked, start
 from pipelines.report import plan_text, status_text
 from pipelines.runner import check
 from pipelines.stages import DATASET_STAGES
 from workers.exit_codes import ExitCode
+from workers.output import say
 
 
 def main(argv: Sequence[str] | None = None) -> ExitCode:

@@ -17,7 +17,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines import log as logs
 from pipelines.board import Board
-from pipelines.cli import say
 from pipelines.config import ConfigError, Gate, RaySettings, digest
 from pipelines.engines import in_process
 from pipelines.gates import is_met, shortfall
@@ -31,6 +30,7 @@ from workers.credentials import shown
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import TAR_ENDINGS
 from workers.exit_codes import ExitCode
+from workers.output import say
 from workers.settings import find_files, printable
 from workers.storage import file_hash, write_json
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.checks import Checker, missing_shards
-from pipelines.cli import open_run, parser, run_command, say, start
+from pipelines.cli import open_run, parser, run_command, start
 from pipelines.config import ConfigError
 from pipelines.embed_job import RECORD as EMBED_RECORD
 from pipelines.progress import Progress
@@ -20,6 +20,7 @@ from pipelines.run import RECORD, load_record, lock_folder
 from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.stages.embeddings import Embeddings
 from workers.exit_codes import ExitCode
+from workers.output import say
 
 #: Findings that are listed; the table counts them all.
 LISTED = 100

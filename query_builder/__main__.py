@@ -17,6 +17,7 @@ from query_builder.settings import KINDS, QuerySettings
 from workers.credentials import shown
 from workers.exit_codes import ExitCode
 from workers.file_systems import local_folder, size_of
+from workers.output import say
 from workers.supervisor import supervised
 from workers.tally import Tally
 
@@ -157,8 +158,7 @@ def _build(files: Inputs, out: Path, settings: QuerySettings, beam: Sequence[str
         tallies = build_queries(
             files.dumps, out, settings, beam, views=files.views, synsets=files.synsets
         )
-    sys.stdout.write(summary(tallies))
-    sys.stdout.write(f"wrote {tallies['terms'].kept:,} queries to {out}\n")
+    say(f"{summary(tallies)}wrote {tallies['terms'].kept:,} queries to {out}")
     found = list(problems(tallies, settings))
     sys.stderr.writelines(f"query_builder: {problem}\n" for problem in found)
     if not tallies["terms"].kept:

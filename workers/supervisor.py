@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from workers.exit_codes import ExitCode, explain
+from workers.output import open_streams
 from workers.processes import adopt_orphans, end_with_parent, kill_descendants
 
 #: A worker that died is started again so many times.
@@ -57,6 +58,7 @@ def supervised(
         128 + the signal's number when it was interrupted (130 for SIGINT, 143 for SIGTERM).
     """
     this = os.getpid()
+    open_streams()
     adopt_orphans()
     _remove_leftovers()
     folder = _open_session()
@@ -207,8 +209,9 @@ def _describe(code: int) -> str:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody may be reading any more
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def _open_session() -> Path | None:
