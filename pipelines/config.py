@@ -144,15 +144,30 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file is missing, is not YAML, or a key is unknown or out of range.
     """
+    tree = read_tree(path)
+    return build_settings(Config, tree, overrides, str(path))
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file in UTF-8. Raises ConfigError."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values, such as `name: ...`")
-    return build_settings(Config, tree, overrides, str(path))
+    return tree
+
+
+def _parse(text: str) -> Any:
+    """A value in YAML. Raises ValueError; PyYAML raises others, too: for dates such as 2026-13-45,
+    for what is nested without end."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 Kind = TypeVar("Kind", bound=Settings)
@@ -184,8 +199,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not further keys")
     try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        node[last] = _parse(text)
+    except ValueError as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
 
 

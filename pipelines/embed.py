@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipelines.cli import EXIT_CODES, output_folder, run_command, start
-from pipelines.config import ConfigError, RaySettings, build_settings
+from pipelines.config import ConfigError, RaySettings, build_settings, read_tree
 from pipelines.embed_job import Job
 from workers.embedding.settings import ATTRIBUTES, EmbedSettings, InputSettings
 from workers.exit_codes import ExitCode
@@ -88,14 +86,7 @@ def embed(arguments: argparse.Namespace) -> ExitCode:
 
 def embed_settings(arguments: argparse.Namespace) -> EmbedSettings:
     """The section ``embeddings`` of the file, the options and the overrides. Raises ConfigError."""
-    tree: dict[str, Any] = {}
-    if arguments.config:
-        try:
-            tree = yaml.safe_load(arguments.config.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read {arguments.config}: {error}") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{arguments.config} must hold a mapping of keys to values")
+    tree = read_tree(arguments.config) if arguments.config else {}
     if arguments.model:
         tree["model"] = arguments.model
     for labels in arguments.labels:
@@ -111,7 +102,10 @@ def _label_set(name_or_file: str, top_k: int) -> tuple[str, dict[str, Any]]:
     path = Path(name_or_file)
     if not path.is_file():
         return name_or_file, {"classes": name_or_file, "top_k": top_k}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--labels: cannot read {path}: {error}") from error
     classes = [line.strip() for line in lines if line.strip()]
     return path.stem, {"classes": classes, "top_k": top_k}
 
@@ -130,14 +124,14 @@ def ray_settings(arguments: argparse.Namespace) -> RaySettings | None:
     """Where Ray runs; None where one process can use the whole machine by itself."""
     import torch
 
-    asked = arguments.actors or arguments.ray_address or arguments.gpus_per_actor
-    if not asked and torch.cuda.device_count() < 2:
-        return None
     tree = {
         "actors": arguments.actors,
         "address": arguments.ray_address,
         "gpus_per_actor": arguments.gpus_per_actor,
     }
+    is_asked = any(value is not None for value in tree.values())
+    if not is_asked and torch.cuda.device_count() < 2:
+        return None
     return build_settings(RaySettings, tree, (), "the options for Ray")
 
 

@@ -13,7 +13,7 @@ MINIMAL = "name: test\nqueries: {dumps: [dump.xml]}\n"
 def write(tmp_path):
     def _write(text):
         path = tmp_path / "config.yaml"
-        path.write_text(text)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
     return _write
@@ -46,6 +46,12 @@ def test_overrides_are_yaml_at_a_dotted_key(write):
         (MINIMAL, ["seed=[1"], "not valid YAML"),
         ("name: [", [], "is not valid YAML"),
         ("- a list", [], "must hold a mapping"),
+        ("", [], "must hold a mapping"),
+        ("name: 2026-13-45", [], "config.yaml is not valid YAML: month must be in 1..12"),
+        ("[" * 500, [], "config.yaml is not valid YAML: maximum recursion depth"),
+        (MINIMAL.encode("utf-16"), [], "config.yaml is not valid YAML: 'utf-8' codec can't decode"),
+        (MINIMAL, ["name=2026-13-45"], "'name=2026-13-45': the value is not valid YAML"),
+        (MINIMAL, ["name=" + "[" * 500], "the value is not valid YAML"),
         ("name: a/b\nqueries: {}\n", [], "name: String should match pattern"),
     ],
 )
