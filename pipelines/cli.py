@@ -19,6 +19,7 @@ from pipelines.runner import check, run_stages
 from pipelines.services import ServiceError
 from workers.exit_codes import ExitCode, explain
 from workers.file_systems import local_folder
+from workers.output import say
 from workers.supervisor import last_end, supervised
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ def open_run(arguments: argparse.Namespace) -> Run:
             "without one, is not installed with the package; it runs in a checkout"
         )
     config = load_config(arguments.config or SAMPLE, arguments.overrides)
-    return Run.open(config, output_folder("--run-dir", arguments.run_dir or f"runs/{config.name}"))
+    folder = f"runs/{config.name}" if arguments.run_dir is None else arguments.run_dir
+    return Run.open(config, output_folder("--run-dir", folder))
 
 
 def output_folder(option: str, text: str) -> Path:
@@ -118,12 +120,6 @@ def run_command(command: Callable[[], ExitCode]) -> ExitCode:
         return code
     finally:
         stop_ray()
-
-
-def say(text: str) -> None:
-    """What a command was asked to print goes to stdout; everything else to stderr."""
-    sys.stdout.write(f"{text}\n".encode(errors="backslashreplace").decode())
-    sys.stdout.flush()
 
 
 def run_locked(run: Run, stages: Sequence[str]) -> ExitCode:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ from query_builder.sources import Part, parts
 from query_builder.synsets import read_synsets
 from query_builder.terms import Frequent, prune, select
 from query_builder.titles import Titles, add_titles
-from workers.beam_pipeline import open_pipeline, pipeline_options
+from workers.beam_pipeline import file_names, open_pipeline, pipeline_options
 from workers.file_systems import size_of
 from workers.storage import TEMPORARY_PREFIX, write_json, write_table
 from workers.tally import Tally
@@ -128,8 +129,8 @@ def _add_stages(
 ) -> None:
     read = (
         pipeline
-        | "dumps" >> beam.Create(list(inputs.dumps))
-        | "parts" >> beam.FlatMap(parts)
+        | "dumps" >> file_names(inputs.dumps)
+        | "parts" >> beam.FlatMap(lambda name: parts(os.fsdecode(name)))
         | "spread" >> beam.Reshuffle()
         | "read" >> beam.FlatMap(read_shards).with_outputs("titles", "tally", main="texts")
     )
@@ -142,12 +143,12 @@ def _add_stages(
     titles = add_titles(pipeline, read.titles, inputs.views, settings)
     synsets = (
         pipeline
-        | "wordnet" >> beam.Create([str(path) for path in inputs.synsets])
-        | "synsets" >> beam.Map(read_synsets)
+        | "wordnet" >> file_names(inputs.synsets)
+        | "synsets" >> beam.Map(lambda name: read_synsets(os.fsdecode(name)))
     )
     _ = (
         pipeline
-        | "once" >> beam.Create([str(queries)])
+        | "once" >> file_names([queries])
         | "write"
         >> beam.Map(
             write_queries,
@@ -217,7 +218,7 @@ class CountShards(beam.DoFn):  # type: ignore[misc]
 
 
 def write_queries(
-    queries: str,
+    queries: bytes,
     report: str,
     settings: QuerySettings,
     parts: Sequence[Frequent],
@@ -228,7 +229,7 @@ def write_queries(
     """Write the query list, and beside it the tallies for ``build_queries`` to read."""
     lemmas = (lemma for names, _ in synsets for lemma in names)
     table, terms = select(parts, titles.table, lemmas, settings)
-    write_table(table, Path(queries))
+    write_table(table, Path(os.fsdecode(queries)))
     tallies = {"pages": Tally.total(pages)}
     if titles.lines is not None:
         tallies["views"] = titles.lines

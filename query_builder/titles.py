@@ -5,6 +5,7 @@ Every worker that reads view files holds the dump's distinct titles and a count 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +21,7 @@ from query_builder.kernels import Ints
 from query_builder.names import TITLES, index_titles, normal_titles
 from query_builder.settings import QuerySettings
 from query_builder.views import read_views
+from workers.beam_pipeline import file_names
 from workers.tally import Tally
 
 Viewed = tuple[Ints, Tally]
@@ -42,7 +44,7 @@ def add_titles(pipeline: Any, titles: Any, views: Sequence[Path], settings: Quer
     index = once | "index titles" >> beam.Map(lambda _, lists: index_titles(_flat(lists)), shards)
     summed = (
         pipeline
-        | "view files" >> beam.Create([str(path) for path in views])
+        | "view files" >> file_names(views)
         | "read views"
         >> beam.Map(read_view_file, beam.pvalue.AsSingleton(index), settings.view_projects)
         | "sum views" >> beam.CombineGlobally(add_views)
@@ -52,10 +54,10 @@ def add_titles(pipeline: Any, titles: Any, views: Sequence[Path], settings: Quer
     )
 
 
-def read_view_file(path: str, index: pa.Array, projects: Sequence[str]) -> Viewed:
+def read_view_file(path: bytes, index: pa.Array, projects: Sequence[str]) -> Viewed:
     """The views of each title of ``index`` in a file, and the account of its lines."""
     tally = Tally()
-    return read_views(Path(path), index, projects, tally), tally
+    return read_views(Path(os.fsdecode(path)), index, projects, tally), tally
 
 
 def add_views(parts: Iterable[Viewed]) -> Viewed:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
 from apache_beam.runners.runner import create_runner
+
+#: Seconds within which a job server must answer.
+ANSWER_TIMEOUT = 10.0
 
 
 def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
@@ -26,13 +37,31 @@ def check_options(arguments: Sequence[str]) -> None:
     create_runner(options.view_as(StandardOptions).runner)
 
 
+def _check_listens(endpoint: str | None) -> None:
+    host, _, port = (endpoint or "").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), ANSWER_TIMEOUT).close()
+        except OSError as error:
+            what = f"--job_endpoint: nothing answers there ({error})"
+            raise ConnectionError(errno.ECONNREFUSED, what, endpoint) from error
+
+
+def file_names(paths: Iterable[str | Path]) -> beam.Create:
+    """Names of files, each as its bytes (see os.fsdecode): Beam encodes no text but UTF-8."""
+    return beam.Create([os.fsencode(path) for path in paths])
+
+
 @contextmanager
 def open_pipeline(arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
     """A pipeline with the given options, run when the block ends.
 
-    Raises KeyboardInterrupt as it is: Beam raises it as a RuntimeError from inside a stage.
+    Raises KeyboardInterrupt as it is: Beam raises it as a RuntimeError from inside a stage. Raises
+    OSError where nothing listens at a job server's address: Beam would wait for it without end.
     """
-    whole = beam.Pipeline(options=pipeline_options(arguments))
+    options = pipeline_options(arguments)
+    _check_listens(options.view_as(PortableOptions).job_endpoint)
+    whole = beam.Pipeline(options=options)
     try:
         with whole as pipeline:
             yield pipeline

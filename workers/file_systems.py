@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import fsspec
 
 from workers.credentials import shown
-from workers.settings import named_paths, resolve_path
+from workers.settings import named_paths, printable, resolve_path
 
 _WEB = ("http", "https")
 
@@ -38,7 +38,11 @@ def local_folder(text: str) -> Path:
     """A folder to write to, absolute. Raises OSError, with what to do, where there can be none."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:/", text):
         raise OSError(f"{shown(text)}: only a local or mounted path can be written to for now")
+    if not text:  # of a variable of the shell that is not set, say
+        raise OSError("'': an empty name is no folder's")
     folder = Path(text).expanduser().absolute()
+    if printable(folder) != str(folder):
+        raise OSError(f"{printable(folder)}: a name that is no UTF-8, in which Arrow cannot write")
     try:
         there = next(path for path in (folder, *folder.parents) if _is_there(path))
     except OSError as error:  # a name that is too long, or a folder that may not be looked into

@@ -49,6 +49,7 @@ def test_help_explains_every_option(command):
         (["--set", "beam.options=[--runner=Nosuch]"], "beam.options: "),
         (["--set", "beam.options=[runner=Nosuch]"], "is no option: write it as --name=value"),
         (["--stage", "embeddings"], "stage embeddings reads images, not complete"),
+        (["--run-dir", ""], "--run-dir '': an empty name is no folder's; choose another"),
         (["--run-dir", "s3://bucket/run"], "--run-dir s3://bucket/run: only a local or mounted"),
         (
             ["--run-dir", "/dev/null/run"],

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -107,6 +108,30 @@ def test_views_and_wordnet_give_titles_and_synsets(write_dump, tmp_path, capsys)
     assert "1 rejected: synset_already_word" in output.out
     assert "1 rejected: title_below_min_views" in output.out
     assert not output.err
+
+
+@pytest.mark.parametrize("cut", [0, 40])
+def test_the_names_of_all_files_may_be_any_bytes(write_dump, tmp_path, capsys, cut):
+    name = os.fsdecode("caf\u00e9".encode("latin-1"))
+    whole = write_dump([("Fern", "one fern"), ("Moss", "one moss")]).read_bytes()
+    (tmp_path / f"{name}.xml").write_bytes(whole[: len(whole) - cut])
+    (tmp_path / f"{name}-views").write_text("en Fern 70 0\n")
+    (tmp_path / name).mkdir()
+    for file in SYNSET_FILES:
+        line = "no synset" if cut else "00001740 03 n 02 one 0 fern 0 000 | a fern  "
+        (tmp_path / name / file).write_text(f"{line}\n")
+    sources = ["--views", str(tmp_path / f"{name}-views"), "--wordnet", str(tmp_path / name)]
+    options = ["--min-count", "2", "--out", str(tmp_path / "out")]
+    assert main([str(tmp_path / f"{name}.xml"), *sources, *options]) == (3 if cut else 0)
+    told = capsys.readouterr().err.encode(errors="backslashreplace").decode()
+    assert "fern" in pq.read_table(tmp_path / "out" / "00000.parquet")["query"].to_pylist()
+    assert ("caf\\udce9.xml" in told, "caf\\udce9/data.adj" in told) == (bool(cut),) * 2
+
+
+def test_an_out_that_is_no_utf8_is_refused(write_dump, tmp_path, capsys):
+    name = os.fsdecode("caf\u00e9".encode("latin-1"))
+    assert main([str(write_dump([])), "--out", str(tmp_path / name)]) == 2
+    assert "caf\\xe9: a name that is no UTF-8" in capsys.readouterr().err
 
 
 def test_input_that_cannot_be_used_exits_3_and_is_told(write_dump, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Beam as this project opens it."""
 
+import socket
 import tempfile
 
 import apache_beam as beam
@@ -28,3 +29,14 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch, when):
         with pytest.raises((RuntimeError, ValueError), match=when):
             run()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_server_that_is_away_is_not_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+    options = ["--runner=PortableRunner", f"--job_endpoint={endpoint}"]
+    with (
+        pytest.raises(OSError, match=f"nothing answers there .*{endpoint}"),
+        open_pipeline(options),
+    ):
+        pass
