@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.config import ConfigError
+
+if TYPE_CHECKING:
+    from clip_model.config import ClipConfig
 
 
 def checkpoint_inputs(name: str, key: str) -> tuple[list[Path], list[str]]:
@@ -22,3 +26,19 @@ def checkpoint_inputs(name: str, key: str) -> tuple[list[Path], list[str]]:
         return checkpoint_files(name), []
     except RuntimeError as error:
         raise ConfigError(f"{key}: {error}") from error
+
+
+def architecture(name: str, key: str) -> ClipConfig:
+    """A model's architecture; of one that is no published one, its whole file is read.
+
+    Raises ConfigError, naming the configuration's key, when the file is no model.
+    """
+    from clip_model.checkpoint import checkpoint_path, read_weights
+    from clip_model.config import ARCHITECTURES
+
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    try:
+        return read_weights(checkpoint_path(name))[1]
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: {name}: {error}") from error

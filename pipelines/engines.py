@@ -37,6 +37,8 @@ MAX_ATTEMPTS = 3
 MAX_LOST_MACHINES = 20
 #: Seconds within which a Ray cluster must answer.
 ANSWER_TIMEOUT = 10.0
+#: How a client of HTTP/2, which all of Ray speaks, begins: a fixed text and empty settings.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 
 
 def in_process(work: Work, shards: Sequence[Shard], folder: Path) -> Iterator[Outcome]:
@@ -322,12 +324,14 @@ def _init_ray(settings: RaySettings) -> None:
 
 
 def check_answers(address: str) -> None:
-    """Raise ConfigError where nothing listens at a cluster's address: Ray would wait long."""
+    """Raise ConfigError where nothing at a cluster's address says a word: Ray would wait long."""
     place = urlsplit(address if "://" in address else f"ray://{address}")
     try:
         host, port = place.hostname, place.port
         if host and port:
-            socket.create_connection((host, port), ANSWER_TIMEOUT).close()
+            with socket.create_connection((host, port), ANSWER_TIMEOUT) as connection:
+                connection.sendall(_GREETING)
+                connection.recv(1)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"ray.address: nothing answers at {address} ({error}); is the cluster up, and its "

@@ -36,11 +36,15 @@ def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
 def main() -> NoReturn:
     """Run the command until it ends, standard input closes or SIGTERM comes."""
     adopt_orphans()
-    process = subprocess.Popen(
-        sys.argv[1:],
-        stdin=subprocess.DEVNULL,
-        preexec_fn=partial(end_with_parent, os.getpid()),  # no thread has been started yet
-    )
+    try:
+        process = subprocess.Popen(
+            sys.argv[1:],
+            stdin=subprocess.DEVNULL,
+            preexec_fn=partial(end_with_parent, os.getpid()),  # no thread has been started yet
+        )
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"{sys.argv[1]} cannot be started: {error}\n")
+        sys.exit(127)  # as a shell says it
     ending = threading.Event()
 
     def end_at_sigterm(_signal: int, _frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.checkpoints import architecture
 from pipelines.config import Config, ConfigError
 from workers.embedding.settings import EmbedSettings, LabelSet
 from workers.selection.settings import AgreementStep, ContaminationStep, LabelStep, ScoreStep
@@ -93,15 +94,7 @@ def check_truth(config: Config, run_dir: Path) -> None:
 
 def embed_dim(settings: EmbedSettings) -> int:
     """The dimensions of a model's embeddings. One that is published is not downloaded for it."""
-    from clip_model.checkpoint import checkpoint_path, read_weights
-    from clip_model.config import ARCHITECTURES
-
-    if settings.model in ARCHITECTURES:
-        return ARCHITECTURES[settings.model].embed_dim
-    try:
-        return read_weights(checkpoint_path(settings.model))[1].embed_dim
-    except RuntimeError as error:
-        raise ConfigError(f"embeddings.model: {error}") from error
+    return architecture(settings.model, "embeddings.model").embed_dim
 
 
 def _classes(labels: LabelSet, key: str) -> list[str]:

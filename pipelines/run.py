@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipelines.config import Config, ConfigError, digest
 from pipelines.receipts import Ledger, Sha256, StageTotals, check_sources, first_problem, hash_once
 from workers.credentials import shown_settings
+from workers.exit_codes import PASSING
 from workers.settings import printable
 from workers.storage import remove_leftovers, write_json
 
@@ -197,9 +198,16 @@ def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
 
     Raises:
         LockedError: another process holds it; the message says what to do ``otherwise``.
-        ConfigError: its file system has no locks.
+        ConfigError: its file system has no locks, or it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
+        raise ConfigError(
+            f"{folder} cannot be written to: {error.strerror}; {otherwise}"
+        ) from error
     with ExitStack() as stack:
         try:
             _lock(folder, os.O_RDONLY, stack)  # the folder: nobody deletes that under its owner

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.board import Board
-from pipelines.checkpoints import checkpoint_inputs
+from pipelines.checkpoints import architecture, checkpoint_inputs
 from pipelines.config import ConfigError, RaySettings
 from pipelines.engines import Actors, in_ray_actors
 from pipelines.precision import check_precision, decided, on_record, precision_of
@@ -78,6 +78,8 @@ class Embeddings(Stage):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         ray = self.run.config.ray
+        # Every shard would fail for what is no model.
+        architecture(self.run.config.embeddings.model, "embeddings.model")
         return embed_in_actors(Embed(self._settings()), shards, self.folder, ray, self.board)
 
 

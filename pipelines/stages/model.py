@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.checkpoints import checkpoint_inputs
-from pipelines.config import RaySettings, TrainSettings
+from pipelines.checkpoints import architecture, checkpoint_inputs
+from pipelines.config import TrainSettings
 from pipelines.engines import cluster_cpus, in_process, start_ray
 from pipelines.progress import Status
 from pipelines.receipts import Outcome, Shard, Side
@@ -61,7 +61,10 @@ class Model(Stage):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
-        work = TrainOnRay(config.model, config.seed, config.ray, self.folder / RAY_STORAGE)
+        # What is wrong with these is no fault of the shard's.
+        architecture(config.model.start_from, "model.start_from")
+        start_ray(config.ray)
+        work = TrainOnRay(config.model, config.seed, self.folder / RAY_STORAGE)
         return in_process(work, shards, self.folder)
 
     def tidy(self) -> None:
@@ -70,16 +73,16 @@ class Model(Stage):
 
 @dataclass(frozen=True)
 class TrainOnRay:
+    """Trains on the Ray that this process is connected to."""
+
     settings: TrainSettings
     seed: int
-    ray: RaySettings
     storage: Path
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         import ray.train
         from ray.train.torch import TorchTrainer
 
-        start_ray(self.ray)
         dataset = shard.inputs[: int(shard.values[0])]
         trainer = TorchTrainer(
             train_worker,

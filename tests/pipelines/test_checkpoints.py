@@ -6,7 +6,7 @@ import pytest
 
 from clip_model import download
 from clip_model.checkpoint import PUBLISHED
-from pipelines.checkpoints import checkpoint_inputs
+from pipelines.checkpoints import architecture, checkpoint_inputs
 from pipelines.config import ConfigError
 
 
@@ -28,3 +28,11 @@ def test_a_file_is_known_by_its_content():
 def test_a_missing_model_names_the_key():
     with pytest.raises(ConfigError, match=r"^model.start_from: .*no-such-model"):
         checkpoint_inputs("no-such-model", "model.start_from")
+
+
+@pytest.mark.parametrize("content", [b"", b"no model"])
+def test_a_file_that_is_no_model_names_the_key(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^model.start_from: .*model.safetensors"):
+        architecture(str(path), "model.start_from")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -138,6 +139,20 @@ def work(folder, marks):
 def test_nothing_that_answers_at_a_clusters_address_is_said_at_once(address):
     with pytest.raises(ConfigError, match=rf"ray\.address: nothing answers at {address} "):
         check_answers(address)
+
+
+def test_what_listens_at_a_clusters_address_and_says_nothing_is_said(monkeypatch):
+    monkeypatch.setattr("pipelines.engines.ANSWER_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=rf"nothing answers at {address} \(timed out\)"):
+            check_answers(address)
+
+
+def test_a_cluster_answers(ray_here):
+    import ray
+
+    check_answers(ray.get_runtime_context().gcs_address)
 
 
 @dataclass(frozen=True)

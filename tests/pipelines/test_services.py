@@ -69,6 +69,15 @@ def test_a_service_that_ends_early_says_why(port, tmp_path):
         services_of(run, "pages").__enter__()
 
 
+@pytest.mark.parametrize("program", ["/absent/program", "/etc/passwd"])
+def test_a_service_that_cannot_be_started_says_so_in_a_line(port, tmp_path, program):
+    run = Run(config(port, [program]), tmp_path)
+    with pytest.raises(ServiceError) as error:
+        services_of(run, "pages").__enter__()
+    assert f"exit code 127 before it was ready:\n{program} cannot be started" in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
 def test_a_service_that_never_answers_is_given_up(port, tmp_path):
     run = Run(config(port, ["python", "-c", "input()"], timeout=0.5), tmp_path)
     with pytest.raises(ServiceError):
