@@ -33,16 +33,13 @@ from typing import Any
 
 import psutil
 
+from benchmarks.commands import MARK, left_by, wait_for_stage
 from benchmarks.small_sample import SmallSample
 from pipelines.stages import DATASET_STAGES, STAGES
 from workers.crawl.warc_writer import content_hash
 from workers.exit_codes import ExitCode
 from workers.storage import file_hash
 
-#: Stands in the environment of everything that a command starts.
-MARK = "CHAOS_RUN"
-#: Seconds after a command's end when none of its processes may be left.
-PATIENCE = 5.0
 #: Seconds that an interrupted command may take, and any command at all.
 LONGEST_END, LONGEST_COMMAND = 20.0, 600.0
 
@@ -184,7 +181,7 @@ class Chaos:
         open_stages = _open_stages(stages, run_dir)
         victim = self.random.choice([v for v in VICTIMS if set(v.stages) & set(open_stages)])
         stage = self.random.choice([stage for stage in open_stages if stage in victim.stages])
-        if not _wait_for_stage(process, run_dir, stage):
+        if not wait_for_stage(process, run_dir, stage):
             return None
         pause = self.random.uniform(0, self._seconds(stage))
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -226,15 +223,8 @@ class Chaos:
             self._fault(f"{command} took {took:.0f} s to end after {name}", said)
 
     def _check_orphans(self, command: str, victim: Victim | None, mark: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while left := list(_marked(mark)):
-            if time.monotonic() > deadline:
-                names = ", ".join(" ".join(process.cmdline())[:100] for process in left)
-                self._fault(f"{command} left after {victim and victim.name}: {names}")
-                for process in left:
-                    process.kill()
-                return
-            time.sleep(0.1)
+        if left := left_by(mark):
+            self._fault(f"{command} left after {victim and victim.name}: {', '.join(left)}")
 
     def _compare(self, run_dir: Path) -> None:
         made = files_of(run_dir)
@@ -248,27 +238,10 @@ class Chaos:
         self.faults.append(text)
 
 
-def _marked(mark: str) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            is_alive = process.status() != psutil.STATUS_ZOMBIE
-            if is_alive and process.environ().get(MARK) == mark:
-                yield process
-
-
 def _open_stages(stages: Sequence[str], run_dir: Path) -> Sequence[str]:
     """The stages from the last one on that has begun; those before it are complete."""
     begun = [n for n, stage in enumerate(stages) if (run_dir / "_receipts" / stage).exists()]
     return stages[begun[-1] if begun else 0 :]
-
-
-def _wait_for_stage(process: subprocess.Popen[bytes], run_dir: Path, stage: str) -> bool:
-    """Wait until a stage is at work; False if the command ends before."""
-    while process.poll() is None:
-        if any((run_dir / "_work" / stage).glob("*")):
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def files_of(run_dir: Path) -> dict[str, str]:

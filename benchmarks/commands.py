@@ -1,0 +1,46 @@
+"""What benchmarks that disturb the project's commands have to see of them: stages and leftovers."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+#: Stands in the environment of everything that a command starts.
+MARK = "CHAOS_RUN"
+#: Seconds after a command's end when none of its processes may be left.
+PATIENCE = 5.0
+
+
+def wait_for_stage(process: subprocess.Popen[bytes], run_dir: Path, stage: str) -> bool:
+    """Wait until a stage is at work; False if the command ends before."""
+    while process.poll() is None:
+        if any((run_dir / "_work" / stage).glob("*")):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def left_by(mark: str) -> list[str]:
+    """What is left of a command some seconds after its end, as command lines. It is killed then."""
+    deadline = time.monotonic() + PATIENCE
+    while left := list(_marked(mark)):
+        if time.monotonic() > deadline:
+            names = [" ".join(process.cmdline())[:100] for process in left]
+            for process in left:
+                process.kill()
+            return names
+        time.sleep(0.1)
+    return []
+
+
+def _marked(mark: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            is_alive = process.status() != psutil.STATUS_ZOMBIE
+            if is_alive and process.environ().get(MARK) == mark:
+                yield process
