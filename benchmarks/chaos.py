@@ -9,7 +9,7 @@ documentation says: the exit code, that no process is left five seconds later, t
 printed, and that every run that completes has the bytes of the undisturbed one.
 
 Prints a table, and as its last line the same as JSON; exits 1 where something was not as it is
-documented. 200 kills take most of an hour on two cores.
+documented. 200 kills take most of an hour on two cores; Ctrl-C ends it early with the table.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ class Chaos:
             for command, stages in COMMANDS.items():
                 while not self._completes(command, stages, run_dir, disturb=left > 0):
                     left = kills - sum(count.kills for count in self.counts.values())
-                    tell(f"{kills - left} of {kills} kills, {len(self.faults)} faults")
+                    last = self.faults[-1] if self.faults else ""
+                    tell(f"{kills - left} of {kills} kills, {len(self.faults)} faults {last}")
                 left = kills - sum(count.kills for count in self.counts.values())
             self.completed += 1
             self._compare(run_dir)
@@ -301,7 +302,8 @@ def main() -> int:
         sample = SmallSample()
         wanted = undisturbed(sample, Path(folder) / "undisturbed")
         chaos = Chaos(sample, wanted, random.Random(options.seed), Path(folder))
-        chaos.go(options.kills, lambda text: sys.stderr.write(f"{text}\n"))
+        with contextlib.suppress(KeyboardInterrupt):  # what has been seen until then is printed
+            chaos.go(options.kills, lambda text: sys.stderr.write(f"{text}\n"))
     write("\n".join(table(chaos)) + "\n\n")
     in_stages = ", ".join(f"{stage} {number}" for stage, number in chaos.stages.most_common())
     write(f"Kills in stages: {in_stages}.\n")
