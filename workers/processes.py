@@ -31,6 +31,17 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def reap_orphans(child: int) -> None:
+    """Let go of adopted processes that have ended, but for ``child``, which somebody waits for."""
+    if sys.platform == "linux":  # nothing is adopted elsewhere
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is None or ended.si_pid == child:
+                    return
+                os.waitpid(ended.si_pid, 0)
+
+
 def kill_descendants() -> None:
     """Kill all processes below this one, until there are none."""
     import psutil

@@ -24,7 +24,12 @@ from types import FrameType
 
 from workers.exit_codes import ExitCode, explain
 from workers.output import open_streams
-from workers.processes import adopt_orphans, end_with_parent, kill_descendants
+from workers.processes import (
+    adopt_orphans,
+    end_with_parent,
+    kill_descendants,
+    reap_orphans,
+)
 
 #: A worker that died is started again so many times.
 RESTARTS = 5
@@ -161,18 +166,8 @@ class _Watch:
                 again_at = now + INSISTENCE
             if asked_at and (now > asked_at + GRACE or self._times > 1):
                 os.kill(worker, signal.SIGKILL)
-            _reap_orphans(worker)
+            reap_orphans(worker)
             time.sleep(_INTERVAL)
-
-
-def _reap_orphans(worker: int) -> None:
-    """Let go of adopted processes that have ended."""
-    with suppress(ChildProcessError):
-        while True:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if ended is None or ended.si_pid == worker:
-                return
-            os.waitpid(ended.si_pid, 0)
 
 
 def _work(command: Callable[[], int], parent: int) -> int:
