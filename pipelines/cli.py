@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipelines import log as logs
+from pipelines.attempts import DamagedError
 from pipelines.config import ConfigError, load_config
 from pipelines.engines import stop_ray
-from pipelines.receipts import DamagedError
 from pipelines.report import read_report, write_report
 from pipelines.run import LockedError, Run
 from pipelines.runner import check, run_stages

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from pipelines.attempts import Work, attempt, error_of, outcome_of
 from pipelines.board import Board, Reporter
 from pipelines.config import ConfigError, RaySettings
-from pipelines.receipts import Ledger, Outcome, Shard, Work, attempt, error_of, outcome_of
+from pipelines.receipts import Ledger, Outcome, Shard
 from workers import supervisor
 from workers.embedding.meter import Activity
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipelines.attempts import check_sources, hash_once
 from pipelines.config import Config, ConfigError, digest
-from pipelines.receipts import Ledger, Sha256, StageTotals, check_sources, first_problem, hash_once
+from pipelines.receipts import Ledger, Sha256, StageTotals, first_problem
 from workers.credentials import shown_settings
 from workers.exit_codes import PASSING
 from workers.settings import printable

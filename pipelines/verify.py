@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.attempts import damaged
 from pipelines.checks import Checker, missing_shards
 from pipelines.cli import open_run, parser, run_command, start
 from pipelines.config import ConfigError
 from pipelines.embed_job import RECORD as EMBED_RECORD
 from pipelines.progress import Progress
-from pipelines.receipts import Ledger, Outcome, Receipt, Side, Source, damaged
+from pipelines.receipts import Ledger, Outcome, Receipt, Side, Source
 from pipelines.run import RECORD, load_record, lock_folder
 from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.stages.embeddings import Embeddings

@@ -2,8 +2,9 @@
 
 import pytest
 
+from pipelines.attempts import perform
 from pipelines.checks import CONTENT, Checker
-from pipelines.receipts import Ledger, Shard, perform
+from pipelines.receipts import Ledger, Shard
 from workers.contracts import DATASET, IMAGES, PAIRS, SELECTION, embeddings_schema
 from workers.storage import write_table
 from workers.tally import Tally

@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.attempts import perform
 from pipelines.config import Config, ConfigError, RaySettings
 from pipelines.precision import check_precision, decided, machines_without_bfloat16
-from pipelines.receipts import Shard, perform
+from pipelines.receipts import Shard
 from pipelines.run import Run
 from pipelines.runner import Plan, is_complete
 from pipelines.stages.embeddings import Embed, Embeddings

@@ -9,18 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.attempts import attempt, outcome_of, perform
 from pipelines.config import ConfigError
-from pipelines.receipts import (
-    Ledger,
-    Outcome,
-    Shard,
-    Side,
-    Source,
-    StageTotals,
-    attempt,
-    outcome_of,
-    perform,
-)
+from pipelines.receipts import Ledger, Outcome, Shard, Side, Source, StageTotals
 from tests.pipelines.conftest import flip_a_byte
 from tests.tools import rows_by_tool
 from workers.storage import file_hash

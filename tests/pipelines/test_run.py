@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from pipelines.attempts import DamagedError, perform
 from pipelines.config import Config, ConfigError
-from pipelines.receipts import DamagedError, Shard, StageTotals, perform
+from pipelines.receipts import Shard, StageTotals
 from pipelines.report import status_text, write_report
 from pipelines.run import LockedError, Run
 from pipelines.runner import Plan, check

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
+from pipelines.attempts import attempt
 from pipelines.config import Config
 from pipelines.log import configure
-from pipelines.receipts import Shard, Side, attempt
+from pipelines.receipts import Shard, Side
 from pipelines.run import Run
 from pipelines.runner import Plan
 from pipelines.stages import STAGES
