@@ -153,7 +153,13 @@ def _build(files: Inputs, out: Path, settings: QuerySettings, beam: Sequence[str
     # Beam takes seconds to import: not for --help, nor to say that a dump is missing.
     from query_builder import progress
     from query_builder.build import build_queries
+    from workers.beam_pipeline import check_options
 
+    try:
+        check_options(beam)
+    except (ValueError, ImportError) as error:
+        sys.stderr.write(f"query_builder: --beam: {error}\n")
+        return ExitCode.CONFIGURATION
     with progress.shown(sum(map(size_of, files.all())), sys.stderr):
         tallies = build_queries(
             files.dumps, out, settings, beam, views=files.views, synsets=files.synsets

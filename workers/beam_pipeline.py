@@ -18,6 +18,8 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import create_runner
 
+from workers.exit_codes import causes
+
 #: Seconds within which a job server must answer.
 ANSWER_TIMEOUT = 10.0
 
@@ -66,11 +68,8 @@ def open_pipeline(arguments: Sequence[str]) -> Iterator[beam.Pipeline]:
         with whole as pipeline:
             yield pipeline
     except RuntimeError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-            cause = cause.__cause__ or cause.__context__
+        if any(isinstance(cause, KeyboardInterrupt) for cause in causes(error)):
+            raise KeyboardInterrupt from None
         raise
     finally:
         # Beam leaves its folder where a pipeline does not come to be run.

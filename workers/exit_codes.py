@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import traceback
+from collections.abc import Iterator
 from enum import IntEnum
 
 from workers.credentials import shown
@@ -32,13 +33,21 @@ def explain(error: Exception) -> tuple[ExitCode, str]:
 
 
 def _explain(error: Exception) -> tuple[ExitCode, str]:
-    if isinstance(error, OSError):
-        if error.errno in PASSING:
-            return ExitCode.PARTIAL, f"{error}; once that is mended, the same command goes on"
-        if error.filename is not None:
-            return ExitCode.CONFIGURATION, str(error)
+    for cause in causes(error):  # Beam raises another error of a work's
+        if isinstance(cause, OSError) and cause.errno in PASSING:
+            return ExitCode.PARTIAL, f"{cause}; once that is mended, the same command goes on"
+    if isinstance(error, OSError) and error.filename is not None:
+        return ExitCode.CONFIGURATION, str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     return ExitCode.FAULT, (
         f"a fault of the program, in {place.filename}, line {place.lineno}: "
         f"{type(error).__name__}: {error}"
     )
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it was raised for."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.checkpoints import architecture, checkpoint_inputs
-from pipelines.config import TrainSettings
+from pipelines.config import ConfigError, TrainSettings
 from pipelines.engines import cluster_cpus, in_process, start_ray
 from pipelines.progress import Status
 from pipelines.receipts import Outcome, Shard, Side
@@ -36,6 +36,8 @@ class Model(Stage):
 
     def check(self) -> None:
         checkpoint_inputs(self.run.config.model.start_from, "model.start_from")
+        if self.run.config.model.held_out == 1:
+            raise ConfigError("model.held_out: 1 leaves no pair to train on")
 
     def plan(self) -> list[Shard]:
         settings = self.run.config.model

@@ -39,7 +39,7 @@ def checked(tmp_path):
             **more,
         }
         run = Run.open(Config.model_validate(config), tmp_path / "run")
-        check(run, [*DATASET_STAGES, "scores"])
+        check(run, [*DATASET_STAGES, "model", "scores"])
         return run
 
     return _checked
@@ -123,6 +123,7 @@ def test_a_step_that_refers_to_nothing_is_refused(checked, tmp_path, step, messa
          r"embeddings.label_sets.a.templates: 'a {} in {place}' is no template"),
         ({"embeddings": {"heads": {"wide": {"path": "WIDE"}}}},
          r"embeddings.heads.wide.path: head wide: .* has \[1, 512\]; linear layers from"),
+        ({"model": {"held_out": 1.0}}, "model.held_out: 1 leaves no pair to train on"),
         ({"scores": {"templates": ["a photo"]}}, "scores.templates: templates without {}"),
         ({"gates": {"image": {}}}, "gates: there is no stage 'image'; stages: queries"),
         ({"services": {"dns": {"command": ["x"], "ready": "http://a/", "stages": ["imges"]}}},

@@ -63,6 +63,8 @@ def test_an_empty_list_is_no_success(write_dump, tmp_path, capsys):
         (["--wordnet", "."], "has no data.noun"),
         (["--share-word", "0.6"], "add up to 1.1, and 1 is all of the list"),
         (["--bigram-measure", "chi2"], "'pmi' or 'npmi'"),
+        (["--beam=--runner=Nosuch"], "--beam: Unexpected pipeline runner: Nosuch"),
+        (["--beam=runner=Nosuch"], "--beam: 'runner=Nosuch' is no option"),
     ],
 )
 def test_wrong_options_exit_2_and_write_nothing(write_dump, tmp_path, capsys, extra, message):
