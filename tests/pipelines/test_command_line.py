@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.configuration import REFUSED
+
 COMMANDS = [
     *("pipelines.build_dataset", "pipelines.train", "pipelines.evaluate"),
     *("pipelines.calibrate", "pipelines.verify"),
@@ -24,45 +26,7 @@ def test_help_explains_every_option(command):
         assert phrase in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["absent.yaml"], "cannot read the configuration absent.yaml"),
-        (["--set", "seeed=1"], "seeed: there is no such key"),
-        (["--set", "queries.dumps=[absent.xml]"], "queries.dumps: "),
-        (["--set", "queries.views=[absent.gz]"], "queries.views: there is no file absent.gz"),
-        (["--set", "queries.wordnet=/"], "queries.wordnet: / has no data.noun"),
-        (["--set", "queries.shares={word: 0.9}"], "add up to 1.4"),
-        (["--set", "embeddings.model=absent"], "embeddings.model: Model absent not found"),
-        (["--set", "pages.seeds=[ftp://a/]"], "is not an http or https URL"),
-        (["--set", "gates.pears={}"], "there is no stage 'pears'"),
-        (["--set", "pairs.inputs=[absent.warc]"], "pairs.inputs: "),
-        (["--set", "pages.seeds=[]"], "pairs.inputs: there is nothing to read; name what you have"),
-        (["--set", "queries.dumps=[]"], "queries.dumps: there is nothing to read; name a dump"),
-        (["--set", "pairs.captions.language.allowed=[english]"], "the model knows no english"),
-        (
-            ["--set", "selection.steps=[{filter: language, allowed: [english]}]"],
-            "selection.steps.0: language.allowed: the model knows no english",
-        ),
-        (["--set", "pairs.captions.redact.phone_regions=[UK]"], "there is no region UK"),
-        (["--set", "pairs.captions.too_shrot.chars=3"], "boilerplate, file_name, garbled"),
-        (["--set", "beam.options=[--runner=Nosuch]"], "beam.options: "),
-        (["--set", "beam.options=[runner=Nosuch]"], "is no option: write it as --name=value"),
-        (["--stage", "embeddings"], "stage embeddings reads images, not complete"),
-        (["--run-dir", ""], "--run-dir '': an empty name is no folder's; choose another"),
-        (["--run-dir", "s3://bucket/run"], "--run-dir s3://bucket/run: only a local or mounted"),
-        (
-            ["--run-dir", "/dev/null/run"],
-            "/dev/null/run cannot be a folder: /dev/null is a file",
-        ),
-        (["--run-dir", "x" * 300], "File name too long; choose another"),
-        (
-            ["--set", "pairs.inputs=[s3://b/x.parquet]"],
-            "pairs.inputs: s3://b/x.parquet: Install",
-        ),
-        (["--set", "queries.dumps=[s3://b/x.bz2]", "--plan"], "s3://b/x.bz2: Install s3fs"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
 def test_what_cannot_work_is_refused_before_any_work(tmp_path, arguments, message):
     (tmp_path / "s3fs.py").write_text("raise ImportError")  # as where it is not installed
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
