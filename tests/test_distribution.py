@@ -37,7 +37,6 @@ NOT_IMPORTED = {
     "openai-clip": "its modules are loaded from their files",
     "mypy": "a command",
     "ruff": "a command",
-    "pytest-xdist": "a plugin",
 }
 
 
