@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +39,7 @@ from benchmarks.faults import (
 )
 from benchmarks.faults.fault import Fault, Finding, try_fault
 from benchmarks.small_sample import SmallSample, free_port
+from workers.supervisor import interrupt
 
 KINDS = {
     "configuration": configuration.FAULTS,
@@ -97,6 +99,7 @@ def main() -> int:
         sys.stdout.writelines(f"{fault.name}\n" for fault in faults)
         return 0
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, interrupt)
     with ExitStack() as stack:
         if options.run_dir:
             finished = options.run_dir.absolute()
@@ -105,7 +108,9 @@ def main() -> int:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-"))
             finished, sample = Path(folder) / "run", SmallSample(free_port())
             undisturbed(sample, finished)
-        pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
+        pool = ThreadPoolExecutor(options.jobs)
+        # Interrupted, it waits for the faults at work, which have disks to unmount.
+        stack.callback(pool.shutdown, cancel_futures=True)
         findings = []
         for finding in pool.map(lambda fault: try_fault(fault, sample, finished), faults):
             findings.append(finding)
