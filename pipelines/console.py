@@ -6,6 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from workers.processes import end_at_interrupts
+
 MODULES = {
     "wit-build": "pipelines.build_dataset",
     "wit-calibrate": "pipelines.calibrate",
@@ -19,4 +21,5 @@ MODULES = {
 
 def main() -> None:
     """Run the module of the command that this process was started as."""
+    end_at_interrupts()
     runpy.run_module(MODULES[Path(sys.argv[0]).name], run_name="__main__", alter_sys=True)

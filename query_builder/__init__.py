@@ -20,3 +20,10 @@ articles above a search volume, and WordNet's synsets that are not in the list y
     account.py    what was rejected, and why
     build.py      the Beam pipeline
 """
+
+import sys
+
+from workers.processes import end_at_interrupts
+
+if sys.argv[:1] == ["-m"]:  # one of the commands is being imported
+    end_at_interrupts()

@@ -26,6 +26,12 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def end_at_interrupts() -> None:
+    """Let Ctrl-C end this process without the trace of an import, until it has handlers."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def adopt_orphans() -> None:
     """Make descendants whose parents die children of this process, so that it can end them."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

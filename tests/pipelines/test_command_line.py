@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,20 @@ def test_noise_is_planted_in_whole_runs_alone(tmp_path):
     assert result.returncode == 2, result.stderr
     assert "no pairs embedded in full with this configuration; run pipelines" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("module", ["pipelines.build_dataset", "query_builder"])
+def test_an_interrupt_while_modules_are_imported_leaves_no_trace(tmp_path, module):
+    kill = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+    (tmp_path / "pydantic.py").write_text(kill)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
+    result = run(
+        module,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert result.returncode == -signal.SIGINT  # 130 to a shell
+    assert not result.stderr
 
 
 def test_an_unknown_stage_is_refused_by_name(tmp_path):
