@@ -95,6 +95,13 @@ _GOES_ON: frozenset[int] = frozenset({ExitCode.COMPLETE})
 #: What a lost service or crawler has cost is known, and done by the next run.
 _PARTIAL: frozenset[int] = frozenset({ExitCode.COMPLETE, ExitCode.PARTIAL})
 
+
+def _ended_by(number: signal.Signals) -> frozenset[int]:
+    """The code of an interrupted command; the signal itself while Python is still importing, of
+    which a shell makes the same code."""
+    return frozenset({128 + number, -number})
+
+
 VICTIMS = (
     Victim("all at once", _everything, _KILLED),
     Victim("started process", _itself, _KILLED),
@@ -110,8 +117,8 @@ VICTIMS = (
         ("pages", "images"),
     ),
     Victim("guard", _named(r"pipelines\.guard"), _PARTIAL, ("pages", "images")),
-    Victim("SIGTERM", _itself, frozenset({128 + signal.SIGTERM}), number=signal.SIGTERM),
-    Victim("SIGINT", _itself, frozenset({128 + signal.SIGINT}), number=signal.SIGINT),
+    Victim("SIGTERM", _itself, _ended_by(signal.SIGTERM), number=signal.SIGTERM),
+    Victim("SIGINT", _itself, _ended_by(signal.SIGINT), number=signal.SIGINT),
 )
 
 

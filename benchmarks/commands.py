@@ -18,10 +18,17 @@ PATIENCE = 5.0
 
 def wait_for_stage(process: subprocess.Popen[bytes], run_dir: Path, stage: str) -> bool:
     """Wait until a stage is at work; False if the command ends before."""
+    started = time.time()  # what stands there already was left by a command that was killed
     while process.poll() is None:
-        if any((run_dir / "_work" / stage).glob("*")):
+        if any(_made_since(started, path) for path in (run_dir / "_work" / stage).glob("*")):
             return True
         time.sleep(0.02)
+    return False
+
+
+def _made_since(moment: float, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime >= moment
     return False
 
 
