@@ -17,7 +17,7 @@ from pipelines.report import read_report, write_report
 from pipelines.run import LockedError, Run
 from pipelines.runner import check, run_stages
 from pipelines.services import ServiceError
-from workers.exit_codes import ExitCode, explain
+from workers.exit_codes import PASSING, ExitCode, explain
 from workers.file_systems import local_folder
 from workers.output import say
 from workers.supervisor import last_end, supervised
@@ -130,14 +130,24 @@ def run_locked(run: Run, stages: Sequence[str]) -> ExitCode:
         if last_end():
             log.warning("this goes on for a process that %s", last_end())
         is_new = not run.is_recorded()
-        run.save()
+        _record(run)
         try:
             result = run_stages(run, stages)
         finally:
-            run.save()
+            _record(run)
         if result.ended:
             say(write_report(run) if result.worked or is_new else read_report(run))
         return result.code
+
+
+def _record(run: Run) -> None:
+    """Write the run's record; a disk that is full for it ends nothing that needs no more of it."""
+    try:
+        run.save()
+    except OSError as error:
+        if error.errno not in PASSING:
+            raise
+        log.warning("%s", error)
 
 
 def run_one_stage(arguments: argparse.Namespace, stage: str) -> ExitCode:

@@ -1,5 +1,6 @@
 """A disk with no byte left, for real: what is finished stays so, what is not is said."""
 
+import json
 import shutil
 import subprocess
 
@@ -44,6 +45,10 @@ def test_a_full_disk_ends_no_finished_run_and_stops_another_with_what_to_do(
     place = disk(2 * size + (32 << 20))
     run_dir = place / "run"
     shutil.copytree(finished, run_dir)
+    # As if by another release: there is something to write down, though nothing to do.
+    record = json.loads((run_dir / "run.json").read_text())
+    record["code"]["commit"] = "another"
+    (run_dir / "run.json").write_text(json.dumps(record))
     fill(place)
     result = commands.run(BUILD, run_dir)
     assert result.returncode == 0, result.stderr
