@@ -104,6 +104,16 @@ def end(task: str) -> None:
         note.unlink(missing_ok=True)
 
 
+def begin_anew(why: str) -> None:
+    """End this worker as if it had been killed, so that another one goes on in its place.
+
+    Returns where nobody watches.
+    """
+    if session_folder():
+        _say(why.partition("\n")[0])
+        os._exit(1)
+
+
 def _note(task: str) -> Path | None:
     folder = session_folder()
     return folder / f"task-{hashlib.sha256(task.encode()).hexdigest()}" if folder else None

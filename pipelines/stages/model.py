@@ -16,6 +16,7 @@ from pipelines.engines import cluster_cpus, in_process, start_ray
 from pipelines.progress import Status
 from pipelines.receipts import Outcome, Shard, Side
 from pipelines.stages.base import Stage
+from workers import supervisor
 from workers.storage import write_json, write_text
 from workers.tally import Tally
 
@@ -110,7 +111,12 @@ class TrainOnRay:
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             ),
         )
-        trainer.fit()
+        try:
+            trainer.fit()
+        except (ray.exceptions.RayError, ray.train.ControllerError) as error:
+            # Ray or its controller was lost, no fault of the training: a new worker goes on.
+            supervisor.begin_anew(str(error))
+            raise
         counts = json.loads((out / ACCOUNT).read_text(encoding="utf-8"))
         (out / ACCOUNT).unlink()
         return {"pairs": Tally.from_counts(counts)}
