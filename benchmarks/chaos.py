@@ -87,7 +87,7 @@ def _named(pattern: str) -> Callable[[psutil.Process, random.Random], list[psuti
     return find
 
 
-_ON_RAY = ("images", "embeddings", "dataset", "model")
+ON_RAY = ("images", "embeddings", "dataset", "model")
 _ON_SITE = ("pages", "images")
 _KILLED: frozenset[int] = frozenset({-signal.SIGKILL})
 #: Lost workers are replaced within the command.
@@ -106,9 +106,9 @@ VICTIMS = (
     Victim("all at once", _everything, _KILLED),
     Victim("started process", _itself, _KILLED),
     Victim("worker process", _worker, _GOES_ON),
-    Victim("Ray task or actor", _named(r"^ray::(?!IDLE)"), _GOES_ON, _ON_RAY),
-    Victim("raylet", _named(r"^raylet "), _GOES_ON, _ON_RAY),
-    Victim("GCS", _named(r"^gcs_server "), _GOES_ON, _ON_RAY),
+    Victim("Ray task or actor", _named(r"^ray::(?!IDLE)"), _GOES_ON, ON_RAY),
+    Victim("raylet", _named(r"^raylet "), _GOES_ON, ON_RAY),
+    Victim("GCS", _named(r"^gcs_server "), _GOES_ON, ON_RAY),
     Victim("crawler", _named(r"workers\.crawl\.spider"), _PARTIAL, ("pages",)),
     Victim(
         "service",
@@ -139,6 +139,7 @@ class Chaos:
     wanted: dict[str, str]  # the files of an undisturbed run
     random: random.Random
     folder: Path
+    victims: Sequence[Victim] = VICTIMS
     counts: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
     stages: Counter[str] = field(default_factory=Counter)
     completed: int = 0
@@ -187,7 +188,7 @@ class Chaos:
     ) -> Victim | None:
         """Wait for a random moment of a random stage, and send a signal there; None if it ended."""
         open_stages = _open_stages(stages, run_dir)
-        victim = self.random.choice([v for v in VICTIMS if set(v.stages) & set(open_stages)])
+        victim = self.random.choice([v for v in self.victims if set(v.stages) & set(open_stages)])
         stage = self.random.choice([stage for stage in open_stages if stage in victim.stages])
         if not wait_for_stage(process, run_dir, stage):
             return None
