@@ -33,7 +33,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.commands import MARK, left_by, wait_for_stage
+from benchmarks.commands import MARK, left_by, wait_for_stage, worker_of
 from benchmarks.small_sample import SmallSample
 from pipelines.stages import DATASET_STAGES, STAGES
 from workers.crawl.warc_writer import content_hash
@@ -70,7 +70,7 @@ def _everything(command: psutil.Process, _: random.Random) -> list[psutil.Proces
 
 
 def _worker(command: psutil.Process, _: random.Random) -> list[psutil.Process]:
-    return command.children()[:1]
+    return worker_of(command)
 
 
 def _named(pattern: str) -> Callable[[psutil.Process, random.Random], list[psutil.Process]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -30,6 +31,20 @@ def _made_since(moment: float, path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_mtime >= moment
     return False
+
+
+def worker_of(command: psutil.Process) -> list[psutil.Process]:
+    """The process that does a command's work; none before it has been started.
+
+    It leads a group in the command's session; the reaper beside it has a session of its own.
+    """
+    found = []
+    for child in command.children():
+        with contextlib.suppress(ProcessLookupError):
+            is_leader = os.getpgid(child.pid) == child.pid
+            if is_leader and os.getsid(child.pid) == os.getsid(command.pid):
+                found.append(child)
+    return found
 
 
 def left_by(mark: str) -> list[str]:

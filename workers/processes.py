@@ -7,6 +7,11 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 #: Linux's prctl: the signal that a process gets when its parent dies; that the orphans below a
 #: process become its children.
@@ -48,13 +53,34 @@ def reap_orphans(child: int) -> None:
                 os.waitpid(ended.si_pid, 0)
 
 
-def kill_descendants() -> None:
-    """Kill all processes below this one, until there are none."""
+def kill_descendants(spared: int = 0) -> None:
+    """Kill all processes below this one but ``spared``, until there are none."""
     import psutil
 
     this = psutil.Process()
+    _kill(lambda: [child for child in this.children(recursive=True) if child.pid != spared])
+
+
+def kill_marked(name: str, value: str) -> None:
+    """Kill all processes but this one with a variable of this value in their environments."""
+    import psutil
+
+    def marked() -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                is_alive = process.status() != psutil.STATUS_ZOMBIE
+                if is_alive and process.pid != os.getpid() and process.environ().get(name) == value:
+                    yield process
+
+    _kill(lambda: list(marked()))
+
+
+def _kill(find: Callable[[], list[psutil.Process]]) -> None:
+    """Kill what is found, until nothing is: a process may start others while it is killed."""
+    import psutil
+
     for _ in range(_ROUNDS):
-        processes = this.children(recursive=True)
+        processes = find()
         if not processes:
             return
         for process in processes:

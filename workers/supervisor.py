@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from workers.exit_codes import ExitCode, explain
 from workers.output import open_streams
@@ -28,6 +29,7 @@ from workers.processes import (
     adopt_orphans,
     end_with_parent,
     kill_descendants,
+    kill_marked,
     reap_orphans,
 )
 
@@ -67,8 +69,9 @@ def supervised(
     adopt_orphans()
     _remove_leftovers()
     folder = _open_session()
+    watch = _Watch(folder)
     try:
-        return _Watch().run(command, restarts, lost)
+        return watch.run(command, restarts, lost)
     finally:
         if os.getpid() == this:
             kill_descendants()
@@ -122,9 +125,16 @@ def _note(task: str) -> Path | None:
 class _Watch:
     """The parent's side."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._asked = 0  # the signal that came
         self._times = 0  # how often it came
+        # The reaper notices by the pipe that this process has ended, in whatever way.
+        read_end, self._lifeline = os.pipe()
+        self._reaper = os.fork()
+        if not self._reaper:
+            os.close(self._lifeline)
+            _reap(read_end, folder)
+        os.close(read_end)
 
     def run(self, command: Callable[[], int], restarts: int, lost: int) -> int:
         for attempt in range(restarts + 1):
@@ -135,6 +145,7 @@ class _Watch:
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             worker = os.fork()
             if not worker:
+                os.close(self._lifeline)
                 return _work(command, parent)
             self._listen()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -143,7 +154,7 @@ class _Watch:
                 return 128 + self._asked
             if code not in (1, *range(-64, 0)):
                 return code
-            kill_descendants()
+            kill_descendants(spared=self._reaper)
             ended = _describe(code)
             os.environ[_LAST_END] = ended
             again = f"starting it again, {attempt + 1} of {restarts} times"
@@ -178,6 +189,22 @@ class _Watch:
                 os.kill(worker, signal.SIGKILL)
             reap_orphans(worker)
             time.sleep(_INTERVAL)
+
+
+def _reap(read_end: int, folder: Path | None) -> NoReturn:
+    """The third process: it outlives a parent that was killed, and ends what that has left.
+
+    The worker dies with the parent, but not at once all that the worker has started: Ray's agents
+    wait for a GCS that is gone.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    os.setsid()
+    os.read(read_end, 1)
+    if folder:
+        kill_marked(_SESSION, str(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
 
 
 def _work(command: Callable[[], int], parent: int) -> int:

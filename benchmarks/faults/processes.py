@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
+from benchmarks.commands import worker_of
 from benchmarks.faults.fault import Fault, Place
 
 #: What is made by which command, and the stages that are taken from a finished run for it.
@@ -116,7 +117,8 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 
 def kill_worker(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL the process that does the work, as where memory is short."""
-    psutil.Process(process.pid).children()[0].kill()
+    (worker,) = worker_of(psutil.Process(process.pid))
+    worker.kill()
 
 
 def _signal(stage: str, *numbers: signal.Signals, again: bool = False) -> Fault:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.commands import worker_of
 from benchmarks.faults.environment import fill
 from benchmarks.faults.fault import Fault, Place
 from benchmarks.faults.inputs import DUMP, compressed_dump, flipped
@@ -79,7 +80,7 @@ def _while_it_reads(action: Callable[[subprocess.Popen[bytes]], None]) -> Callab
 
 
 def _kill_worker(process: subprocess.Popen[bytes]) -> None:
-    for worker in psutil.Process(process.pid).children():
+    for worker in worker_of(psutil.Process(process.pid)):
         worker.kill()
 
 

@@ -130,13 +130,25 @@ def test_a_worker_that_was_lost_is_started_again_and_told_so(start):
     assert errors.count("was killed by SIGSEGV; starting it again") == 2
 
 
-def test_a_worker_does_not_outlive_a_parent_that_was_killed(start):
-    process, worker, folder, _ = start("time.sleep(600)")
+def test_nothing_outlives_a_parent_that_was_killed(start):
+    process, worker, folder, orphan = start("time.sleep(600)")
     process.kill()
     process.wait()
     assert ends(worker)
+    assert ends(orphan)
+    deadline = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not folder.exists()
+
+
+def test_the_next_command_removes_what_one_that_was_killed_as_a_whole_has_left(start):
+    process, _, folder, _ = start("time.sleep(600)")
+    for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+        one.kill()
+    process.wait()
     assert folder.exists()
-    other, *_ = start("pass")  # the next command removes what that one had to leave
+    other, *_ = start("pass")
     assert other.wait(timeout=30) == 0
     assert not folder.exists()
 
