@@ -4,7 +4,8 @@ Ray replaces the handlers of signals, callbacks of libraries drop the exception 
 raises, and C++ ends a process without a word, Ray's for example when its raylet has died. None of
 that may decide how a command ends. So the process that was started does no work. It starts the
 worker, passes on signals and insists on them, starts a worker that was lost again, and in the end
-kills whatever is left of what was started, and removes the temporary files.
+kills whatever is left of what was started, and removes the temporary files. Should it be killed
+itself, a third process, the reaper, does that.
 """
 
 from __future__ import annotations
