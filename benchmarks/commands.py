@@ -6,10 +6,11 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+from workers.processes import marked
 
 #: Stands in the environment of everything that a command starts.
 MARK = "CHAOS_RUN"
@@ -50,7 +51,7 @@ def worker_of(command: psutil.Process) -> list[psutil.Process]:
 def left_by(mark: str) -> list[str]:
     """What is left of a command some seconds after its end, as command lines. It is killed then."""
     deadline = time.monotonic() + PATIENCE
-    while left := list(_marked(mark)):
+    while left := list(marked(MARK, mark)):
         if time.monotonic() > deadline:
             names = [" ".join(process.cmdline())[:100] for process in left]
             for process in left:
@@ -60,9 +61,11 @@ def left_by(mark: str) -> list[str]:
     return []
 
 
-def _marked(mark: str) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            is_alive = process.status() != psutil.STATUS_ZOMBIE
-            if is_alive and process.environ().get(MARK) == mark:
-                yield process
+def fill(disk: Path) -> None:
+    """Leave no byte on a disk."""
+    with (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            try:
+                file.write(bytes(4096))
+            except OSError:
+                return

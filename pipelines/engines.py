@@ -6,7 +6,6 @@ ends; receipts are written where the work is done, so what is done stays done if
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -29,8 +28,6 @@ from workers.embedding.meter import Activity
 if TYPE_CHECKING:
     import ray
     import ray.actor
-
-log = logging.getLogger(__name__)
 
 #: A shard whose process dies so often is left out for this time, and the others are done.
 MAX_ATTEMPTS = 3

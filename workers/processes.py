@@ -61,18 +61,20 @@ def kill_descendants(spared: int = 0) -> None:
     _kill(lambda: [child for child in this.children(recursive=True) if child.pid != spared])
 
 
-def kill_marked(name: str, value: str) -> None:
-    """Kill all processes but this one with a variable of this value in their environments."""
+def marked(name: str, value: str) -> Iterator[psutil.Process]:
+    """The processes that run and have a variable of this value in their environments."""
     import psutil
 
-    def marked() -> Iterator[psutil.Process]:
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                is_alive = process.status() != psutil.STATUS_ZOMBIE
-                if is_alive and process.pid != os.getpid() and process.environ().get(name) == value:
-                    yield process
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            is_alive = process.status() != psutil.STATUS_ZOMBIE
+            if is_alive and process.environ().get(name) == value:
+                yield process
 
-    _kill(lambda: list(marked()))
+
+def kill_marked(name: str, value: str) -> None:
+    """Kill all of them but this one."""
+    _kill(lambda: [process for process in marked(name, value) if process.pid != os.getpid()])
 
 
 def _kill(find: Callable[[], list[psutil.Process]]) -> None:

@@ -5,24 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
+from benchmarks.commands import fill
 from benchmarks.faults.fault import ROOT, Fault, Place
 from benchmarks.faults.inputs import CSV, text_run
 from workers.hardware import CPU_INFORMATION
 
 _STEP = ("--set", "selection.steps=[{filter: similarity, min: 0.2}]")
 _FULL = "No space left on device"
-
-
-def fill(disk: Path) -> None:
-    """Leave no byte on a disk."""
-    with (disk / "filler").open("wb", buffering=0) as file:
-        while True:
-            try:
-                file.write(bytes(4096))
-            except OSError:
-                return
 
 
 def _on_full_disk(*more: str) -> Callable[[Place], list[str]]:

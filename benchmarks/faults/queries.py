@@ -11,8 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.commands import worker_of
-from benchmarks.faults.environment import fill
+from benchmarks.commands import fill, worker_of
 from benchmarks.faults.fault import Fault, Place
 from benchmarks.faults.inputs import DUMP, compressed_dump, flipped
 from benchmarks.small_sample import free_port

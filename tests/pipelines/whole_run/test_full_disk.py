@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from benchmarks.commands import fill
 from tests.pipelines.whole_run.test_end_to_end import BUILD, shard_hashes
 
 
@@ -26,16 +27,6 @@ def disk(tmp_path):
     yield mount
     for place in mounted:
         subprocess.run(["umount", str(place)], check=True)
-
-
-def fill(place):
-    """Write until there is no byte left."""
-    with (place / "filler").open("wb", buffering=0) as file:
-        while True:
-            try:
-                file.write(bytes(4096))
-            except OSError:
-                return
 
 
 def test_a_full_disk_ends_no_finished_run_and_stops_another_with_what_to_do(
