@@ -7,14 +7,45 @@ from these. Unknown keys are refused, so that a misspelt setting is an error and
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from glob import escape, glob
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+#: The name of a crawler at the start of its user agent, or where those that call themselves
+#: Mozilla have it. What goes on in a digit or a dot is another name, and not a valid one.
+_PRODUCT_TOKEN = re.compile(r"(?:Mozilla/.*?\(compatible; *)?([A-Za-z_-]++)(?![\w.])", re.IGNORECASE)
+
+
+def product_token(text: str) -> str | None:
+    """The product token of a user agent in lower case, None if there is no valid one.
+
+    It is what robots.txt and X-Robots-Tag address a crawler by (RFC 9309, section 2.2.1): letters,
+    "_" and "-". The same holds for what they say, where people write whole user agents, too.
+    """
+    match = _PRODUCT_TOKEN.match(text.strip())
+    token = match[1].lower() if match else None
+    return token if token != "mozilla" else None  # that is no crawler's name
+
+
+def _addressable(user_agent: str) -> str:
+    if not product_token(user_agent):
+        raise ValueError(
+            "robots.txt can only address a crawler whose user agent begins with a name of "
+            "letters, - and _: write it as `birds-research (+https://birds.example/bot)`"
+        )
+    if not (user_agent.isascii() and user_agent.isprintable()):
+        raise ValueError("a user agent is one line of ASCII")
+    return user_agent
+
+
+#: What goes into the User-Agent header.
+UserAgent = Annotated[str, AfterValidator(_addressable)]
 
 
 class Settings(BaseModel):
@@ -58,9 +89,10 @@ class CrawlSettings(Settings):
         "above it the host counts as away: the run ends with exit code 3, a rerun crawls it again",
     )
     max_page_bytes: int = Field(default=10_000_000, ge=1, description="larger pages are refused")
-    user_agent: str = Field(
+    user_agent: UserAgent = Field(
         default="clip-from-scratch",
-        description="who we say we are; add a URL or an address where you can be reached",
+        description="who we say we are: a name of letters, - and _, which is what robots.txt calls "
+        "us by; add a URL or an address where you can be reached",
     )
     allow_private_hosts: tuple[str, ...] = Field(
         default=(),
@@ -97,7 +129,9 @@ class DownloadSettings(Settings):
     jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the stored pictures")
     min_image_size: int = Field(default=0, ge=0, description="shorter side, px; smaller: rejected")
     max_aspect_ratio: float = Field(default=5.0, ge=1.0, description="longer / shorter side")
-    user_agent: str = Field(default="clip-from-scratch", description="added to img2dataset's own")
+    user_agent: UserAgent = Field(
+        default="clip-from-scratch", description="added to img2dataset's own"
+    )
 
 
 def resolve_path(text: str) -> Path:
