@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from workers.credentials import shown
 from workers.extract.inputs import Input
+from workers.extract.page import XHTML
 from workers.extract.pages import MAX_PAGE_BYTES, Page
 from workers.file_systems import is_away, open_file
 from workers.settings import printable
@@ -32,4 +33,5 @@ def read_html(source: Input, pages: Tally) -> Iterator[Page]:
             pages.fail("damaged_file", place, row)
             continue
         url = f"{source.root_url.rstrip('/')}/{quote(os.fsencode(name))}" if source.root_url else ""
-        yield Page(url, body, "", "", place, local=True)
+        content_type = XHTML if name.lower().endswith(".xhtml") else ""
+        yield Page(url, body, content_type, "", place, local=True)

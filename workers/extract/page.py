@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from urllib.parse import urljoin
 
-from w3lib.encoding import html_to_unicode
-
+from workers.extract.encodings import (
+    UnusableEncodingError,
+    as_utf8,
+    declared_encoding,
+    guessed_encoding,
+    sent_encoding,
+)
 from workers.extract.tags import Document
 
-HTML_TYPES = ("text/html", "application/xhtml+xml")
+XHTML = "application/xhtml+xml"
+HTML_TYPES = ("text/html", XHTML)
 
 #: Declared in an X-Robots-Tag or a robots meta tag: the page is not for a use like ours.
 OPT_OUTS = frozenset({"noai", "noimageai", "noml", "noindex", "noimageindex", "none"})
 
 
 class PageError(ValueError):
-    """A body that holds no HTML document."""
+    """A body that holds no HTML document, or none that can be decoded."""
 
 
 def is_html(content_type: str) -> bool:
     """Whether a Content-Type header means HTML."""
-    return content_type.partition(";")[0].strip().lower() in HTML_TYPES
+    return media_type(content_type) in HTML_TYPES
+
+
+def media_type(content_type: str) -> str:
+    """The type that a Content-Type header names, in lower case and without parameters."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 def parse_page(body: bytes, content_type: str) -> Document:
-    """The tags of a page, decoded as a browser would; raises PageError if it is empty.
+    """The tags of a page, decoded as a browser would.
 
     The encoding is the byte order mark's, the header's, the page's own, or else UTF-8 if the
-    body is valid UTF-8, or else Windows-1252.
+    body is valid UTF-8, or else Windows-1252. Raises PageError for a page that is empty, or in an
+    encoding that browsers refuse; nothing else, whatever the page is.
     """
-    _, text = html_to_unicode(content_type or None, body, auto_detect_fun=_guess_encoding)
-    if not text or text.isspace():
+    encoding = sent_encoding(body, content_type)
+    document = Document(body.removeprefix(BOM_UTF8), xml=media_type(content_type) == XHTML)
+    encoding = encoding or declared_encoding(document) or guessed_encoding(body)
+    if encoding != "utf-8":
+        try:
+            html = as_utf8(body, encoding)
+        except UnusableEncodingError as error:
+            raise PageError(str(error)) from error
+        document = Document(html, encoding, xml=document.xml)
+    if not document.html or document.html.isspace():
         raise PageError("empty document")
-    return Document(text.encode("utf-8", "replace"))
-
-
-def _guess_encoding(body: bytes) -> str:
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf-8"
+    return document
 
 
 def base_of(document: Document, page_url: str) -> str:

@@ -38,10 +38,16 @@ class Tag(NamedTuple):
 
 
 class Document:
-    """An HTML document as UTF-8 and the tags of the elements that extraction knows."""
+    """An HTML document as UTF-8 and the tags of the elements that extraction knows.
 
-    def __init__(self, html: bytes) -> None:
+    ``encoding`` is what it came in, by the Encoding Standard's name ("windows-1252"): the queries
+    of its links are written in it. ``xml`` says that it is XHTML, and to be read as XML is.
+    """
+
+    def __init__(self, html: bytes, encoding: str = "utf-8", *, xml: bool = False) -> None:
         self.html = html
+        self.encoding = encoding
+        self.xml = xml
         self._rows = scan_tags(np.frombuffer(html, np.uint8))
 
     def tags(self, *names: str) -> Iterator[Tag]:
@@ -100,4 +106,7 @@ def _attribute_reference(match: re.Match[str]) -> str:
 
 
 def _text_reference(match: re.Match[str]) -> str:
-    return unescape(match[0])
+    try:
+        return unescape(match[0])
+    except ValueError:  # a number of more digits than Python converts
+        return "\ufffd"
