@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from workers.contracts import IMAGES, WITHOUT_PICTURE
 from workers.failures import is_passing
 from workers.img2dataset_parts import img2dataset_parts
+from workers.robots_directives import OPT_OUTS
 from workers.settings import DownloadSettings
 from workers.storage import write_table
 from workers.tally import Tally
@@ -29,9 +30,6 @@ COLUMNS = ["pair_id", "url", "caption"]
 
 #: Digits of the shard's number in img2dataset's keys.
 OOM_SHARDS = 5
-
-#: Answers with one of these X-Robots-Tag directives do not want their pictures used.
-OPT_OUTS = ["noai", "noimageai", "noindex", "noimageindex", "noml"]
 
 #: img2dataset's error texts: which ones are a decision of ours, not a failure.
 REJECTIONS = {
@@ -149,7 +147,7 @@ def _run_img2dataset(asked: pa.Table, scratch: Path, settings: DownloadSettings)
         encode_format="jpg",
         retries=settings.retries,
         user_agent_token=settings.user_agent,
-        disallowed_header_directives=OPT_OUTS,
+        disallowed_header_directives=sorted(OPT_OUTS),
     )
     downloader.download_shard((0, str(source)))
     return pq.read_table(scratch / "00000.parquet")

@@ -5,13 +5,17 @@ imghdr, which Python 3.13 no longer has, to leave pictures as they are, and albu
 asks a server for updates when it is imported, for four calls of OpenCV; the package itself imports
 its command line. While the classes are imported, stand-ins have these names. Afterwards the
 process is as it was: whoever imports wandb or img2dataset gets the real one.
+
+Its reading of X-Robots-Tag is replaced by ours, which knows that "none" says noindex, and that a
+colon may stand in a date.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from email.message import Message
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -19,6 +23,9 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+
+from workers.robots_directives import is_opted_out
+from workers.settings import product_token
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 #: What albumentations calls a transform: ``transform(image=pixels)["image"]``.
@@ -40,10 +47,17 @@ class Parts(NamedTuple):
 def img2dataset_parts() -> Parts:
     """The classes, imported once in a process. Raises ModuleNotFoundError without img2dataset."""
     with _stand_ins():
+        from img2dataset import downloader
         from img2dataset.downloader import Downloader
         from img2dataset.resizer import Resizer
         from img2dataset.writer import ParquetSampleWriter
+    downloader.is_disallowed = _is_disallowed
     return Parts(Downloader, Resizer, ParquetSampleWriter)
+
+
+def _is_disallowed(headers: Message, user_agent: str, _directives: Container[str]) -> bool:
+    """Whether an answer says that its picture is not for a use like ours."""
+    return is_opted_out(map(str, headers.get_all("X-Robots-Tag", [])), product_token(user_agent))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ class Images(Stage):
 
     name = "images"
     reads = ("pairs",)
-    version = 2
+    version = 3
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)

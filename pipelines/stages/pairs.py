@@ -16,6 +16,7 @@ from workers.extract.inputs import Input, find_inputs
 from workers.file_systems import version_of
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.settings import PairSettings
+from workers.settings import product_token
 from workers.tally import Tally
 
 
@@ -24,7 +25,7 @@ class Pairs(Stage):
 
     name = "pairs"
     reads = ("queries", "pages")
-    version = 2
+    version = 3
 
     def check(self) -> None:
         if not self.given and not self.run.config.pages.seeds:
@@ -53,6 +54,7 @@ class Pairs(Stage):
         identity = config.pairs.identity() | {
             "seed": config.seed,
             "lower_case": config.queries.lower_case,
+            "agent": product_token(config.pages.user_agent),
         }
         del identity["inputs"]  # their content counts, and stands in the key already
         inputs = self.inputs_to_read()
@@ -73,6 +75,7 @@ class Pairs(Stage):
             config.seed,
             config.beam.options,
             config.queries.lower_case,
+            product_token(config.pages.user_agent),
         )
         return in_process(work, shards, self.folder)
 
@@ -102,6 +105,7 @@ class BuildPairs:
     seed: int
     beam_options: tuple[str, ...]
     lower_case: bool
+    agent: str | None
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:  # noqa: ARG002
         from workers.pairs.pipeline import build_pairs
@@ -114,4 +118,5 @@ class BuildPairs:
             self.seed,
             self.beam_options,
             lower_case=self.lower_case,
+            agent=self.agent,
         )

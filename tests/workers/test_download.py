@@ -32,8 +32,16 @@ BODIES = {
     "/text.png": b"<html>sorry</html>",
     "/cut.png": picture((64, 64))[:60],
     "/empty.png": b"",
-    "/private.png": picture(),
+    **dict.fromkeys(("/private.png", "/none.png", "/named.png", "/others.png"), picture()),
     "/short.png": picture(),
+}
+
+
+ROBOTS = {
+    "/private.png": ["noai"],
+    "/none.png": ["none"],
+    "/named.png": ["max-image-preview:none", "Clip-From-Scratch: noindex"],
+    "/others.png": ["googlebot: noindex", "max-image-preview:none"],
 }
 
 
@@ -41,8 +49,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         body = BODIES.get(self.path)
         self.send_response(200 if body is not None else 404)
-        if self.path == "/private.png":
-            self.send_header("X-Robots-Tag", "noai")
+        for directives in ROBOTS.get(self.path, []):
+            self.send_header("X-Robots-Tag", directives)
         length = len(body or b"") + (100 if self.path == "/short.png" else 0)
         self.send_header("Content-Length", str(length))
         self.end_headers()
@@ -92,9 +100,9 @@ def test_every_row_ends_as_kept_rejected_or_failed(host, tmp_path):
     tally = download_shard(pairs, out, settings)["images"]
     tally.check()
     assert tally.counts() == {
-        "in": 11,
-        "kept": 2,
-        "rejected": {"aspect_ratio": 1, "opted_out": 1, "too_small": 1},
+        "in": 14,
+        "kept": 3,
+        "rejected": {"aspect_ratio": 1, "opted_out": 3, "too_small": 1},
         "failed": {"connection": 1, "cut_off": 1, "http_404": 1, "not_an_image": 3},
     }
     table = pq.read_table(out.pictures)

@@ -53,10 +53,11 @@ from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupErro
 from workers.crawl.addresses import PrivateAddressError, permitted_addresses
 from workers.crawl.host import TALLIES, CrawlError, CrawlJob
 from workers.crawl.warc_writer import STORED_HEADERS, WarcWriter
-from workers.extract.page import PageError, base_of, is_html, links_of, parse_page
+from workers.extract.page import PageError, base_of, is_html, links_of, parse_page, robots_of
 from workers.failures import is_passing
+from workers.robots_directives import directives_of
 from workers.sampling import draw
-from workers.settings import CrawlSettings
+from workers.settings import CrawlSettings, product_token
 from workers.tally import Tally
 from workers.urls import DEFAULT_PORTS, UrlError, absolute_url, authority, normal_host
 
@@ -162,8 +163,11 @@ def _retry_after(response: scrapy.http.Response) -> float | None:
 
 
 def _header(response: scrapy.http.Response, name: str) -> str:
-    values = response.headers.getlist(name)
-    return ", ".join(value.decode("utf-8", "replace") for value in values)
+    return ", ".join(_lines(response, name))
+
+
+def _lines(response: scrapy.http.Response, name: str) -> list[str]:
+    return [value.decode("utf-8", "replace") for value in response.headers.getlist(name)]
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,7 @@ class HostCrawl:
         self._host = normal_host(job.host)
         self._seeds = job.seeds
         self._settings = job.settings
+        self._agent = product_token(job.settings.user_agent)
         self._writer = writer
         self._seen: set[int] = set()  # 64-bit hashes of all URLs and references met
         self._robots: dict[str, asyncio.Future[Robots]] = {}
@@ -336,13 +341,16 @@ class HostCrawl:
             self._keep(url, response, level)
 
     def _keep(self, url: str, response: scrapy.http.Response, level: Level) -> None:
-        headers = {name: _header(response, name) for name in STORED_HEADERS}
+        headers = {name: "\n".join(_lines(response, name)) for name in STORED_HEADERS}
         self._writer.add(url, response.status, headers, response.body)
         self.pages.keep()
         try:
             root = parse_page(response.body, headers["Content-Type"])
         except PageError:
             return  # kept as it came; the extraction will say that it holds nothing
+        robots = [*_lines(response, "X-Robots-Tag"), *robots_of(root, self._agent)]
+        if "nofollow" in directives_of(robots, self._agent):
+            return
         level.links.update(self._absolute(links_of(root), base_of(root, url)))
 
     def _reject(self, reason: str, url: str) -> None:

@@ -11,9 +11,10 @@ import base64
 import hashlib
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -87,7 +88,11 @@ def content_hash(path: Path) -> str:
 def response_record(
     url: str, status: int, headers: Mapping[str, str], body: bytes, fetched: datetime
 ) -> bytes:
-    """A "response" record. Its id is a function of the URL and the content."""
+    """A "response" record. Its id is a function of the URL and the content.
+
+    A header that came several times has a line for each in ``headers``: what is said of robots in
+    one of them may be for one robot alone, so they are not joined.
+    """
     block = _http_message(status, headers, body)
     digest = _digest(body)
     return _record(
@@ -119,19 +124,19 @@ def info_record(about: Mapping[str, str], written: datetime) -> bytes:
 
 
 def _http_message(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
-    stored = {name: headers[name] for name in STORED_HEADERS if headers.get(name)}
-    stored["Content-Length"] = str(len(body))
+    lines = [(name, line) for name in STORED_HEADERS for line in headers.get(name, "").split("\n")]
+    stored = [*filter(itemgetter(1), lines), ("Content-Length", str(len(body)))]
     return _head(f"HTTP/1.1 {status} {_phrase(status)}", stored) + body
 
 
 def _record(headers: Mapping[str, str], block: bytes) -> bytes:
-    head = _head("WARC/1.1", {**headers, "Content-Length": str(len(block))})
+    head = _head("WARC/1.1", [*headers.items(), ("Content-Length", str(len(block)))])
     return head + block + _RECORD_END
 
 
-def _head(first_line: str, headers: Mapping[str, str]) -> bytes:
+def _head(first_line: str, headers: Iterable[tuple[str, str]]) -> bytes:
     # A line end inside a value would begin a header of its own.
-    lines = [f"{name}: {' '.join(value.split())}" for name, value in headers.items()]
+    lines = [f"{name}: {' '.join(value.split())}" for name, value in headers]
     return ("\r\n".join([first_line, *lines]) + "\r\n\r\n").encode()
 
 

@@ -16,22 +16,28 @@ from workers.extract.wat import wat_pairs
 from workers.tally import Tally
 
 
-def extract_pairs(source: Input, pages: Tally, images: Tally) -> Iterator[pa.Table]:
+def extract_pairs(
+    source: Input, pages: Tally, images: Tally, agent: str | None = None
+) -> Iterator[pa.Table]:
     """The candidate pairs of an input as tables in CANDIDATES, in the input's order.
 
     Counts into ``pages`` every page, and into ``images`` every (picture, text), every picture
     without a text and every row of a list; ``images.kept`` is the number of candidates given.
+    ``agent`` is the product token by which a page may address us in its robots directives.
+
     Raises OSError if the input cannot be opened.
     """
     if source.kind in LISTS:
         return read_pair_list(source, images)
-    return candidate_tables(_from_pages(source, pages, images))
+    return candidate_tables(_from_pages(source, pages, images, agent))
 
 
-def _from_pages(source: Input, pages: Tally, images: Tally) -> Iterator[Candidate]:
+def _from_pages(
+    source: Input, pages: Tally, images: Tally, agent: str | None
+) -> Iterator[Candidate]:
     if source.kind is InputKind.WAT:
-        yield from wat_pairs(source, pages, images)
+        yield from wat_pairs(source, pages, images, agent)
         return
     read = read_warc if source.kind is InputKind.WARC else read_html
     for page in read(source, pages):
-        yield from page_pairs(page, pages, images)
+        yield from page_pairs(page, pages, images, agent)

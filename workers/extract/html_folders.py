@@ -34,4 +34,4 @@ def read_html(source: Input, pages: Tally) -> Iterator[Page]:
             continue
         url = f"{source.root_url.rstrip('/')}/{quote(os.fsencode(name))}" if source.root_url else ""
         content_type = XHTML if name.lower().endswith(".xhtml") else ""
-        yield Page(url, body, content_type, "", place, local=True)
+        yield Page(url, body, content_type, (), place, local=True)

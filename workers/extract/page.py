@@ -14,12 +14,10 @@ from workers.extract.encodings import (
     sent_encoding,
 )
 from workers.extract.tags import Document
+from workers.settings import product_token
 
 XHTML = "application/xhtml+xml"
 HTML_TYPES = ("text/html", XHTML)
-
-#: Declared in an X-Robots-Tag or a robots meta tag: the page is not for a use like ours.
-OPT_OUTS = frozenset({"noai", "noimageai", "noml", "noindex", "noimageindex", "none"})
 
 
 class PageError(ValueError):
@@ -87,25 +85,24 @@ def _join(base: str, reference: str) -> str:
 
 
 def links_of(document: Document) -> Iterator[str]:
-    """The references that a crawler may follow from a page, as they are written there."""
-    if "nofollow" in robots_of(document):
-        return
+    """The references that a page does not ask to leave alone one by one, as they are written."""
     for tag in document.start_tags("a", "area"):
         link = document.attributes(tag)
         if link.get("href") and "nofollow" not in link.get("rel", "").lower().split():
             yield link["href"]
 
 
-def robots_of(document: Document) -> set[str]:
-    """What the robots meta tags of a page say, in lower case."""
-    said: set[str] = set()
+def robots_of(document: Document, agent: str | None) -> list[str]:
+    """What the meta elements of a page say to all robots and to ``agent``, a product token."""
+    said: list[str] = []
     for tag in document.start_tags("meta"):
         meta = document.attributes(tag)
-        if meta.get("name", "").strip().lower() == "robots":
-            said |= robots_directives(meta.get("content", ""))
+        if is_for(meta.get("name", ""), agent):
+            said.append(meta.get("content", ""))
     return said
 
 
-def robots_directives(value: str) -> set[str]:
-    """The directives of an X-Robots-Tag header or a robots meta tag, in lower case."""
-    return {word.strip() for word in value.lower().replace(":", ",").split(",")}
+def is_for(name: str, agent: str | None) -> bool:
+    """Whether a meta element of this name tells ``agent`` what it may do."""
+    token = product_token(name)
+    return token is not None and token in ("robots", agent)

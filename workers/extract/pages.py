@@ -7,16 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from workers.extract.candidates import Candidate
-from workers.extract.page import (
-    OPT_OUTS,
-    PageError,
-    address_of,
-    base_of,
-    parse_page,
-    robots_directives,
-    robots_of,
-)
+from workers.extract.page import PageError, address_of, base_of, parse_page, robots_of
 from workers.extract.page_images import images_of
+from workers.robots_directives import is_opted_out
 from workers.tally import Tally
 from workers.urls import MAX_URL_CHARS, Base, UrlError, absolute_url
 
@@ -33,7 +26,7 @@ class Page:
     url: str  # "" where nothing says it
     body: bytes
     content_type: str
-    robots: str  # the X-Robots-Tag header
+    robots: tuple[str, ...]  # the X-Robots-Tag headers
     source: str
     local: bool = False  # a file, whose real address the page itself may give
 
@@ -67,10 +60,12 @@ def refuse_long(url: str) -> None:
         raise NotAPageError("url_too_long", failed=False)
 
 
-def page_pairs(page: Page, pages: Tally, images: Tally) -> Iterator[Candidate]:
-    """The candidate pairs of one page."""
+def page_pairs(
+    page: Page, pages: Tally, images: Tally, agent: str | None = None
+) -> Iterator[Candidate]:
+    """The candidate pairs of one page that does not ask ``agent`` to leave it alone."""
     try:
-        url, base, found = _read(page)
+        url, base, found = _read(page, agent)
     except NotAPageError as verdict:
         verdict.count(pages, page.url, page.source)
         return
@@ -78,7 +73,7 @@ def page_pairs(page: Page, pages: Tally, images: Tally) -> Iterator[Candidate]:
     yield from image_pairs(found, url, base, page.source, images)
 
 
-def _read(page: Page) -> tuple[str, str, Iterator[FoundImage]]:
+def _read(page: Page, agent: str | None) -> tuple[str, str, Iterator[FoundImage]]:
     """The URL, the base and the pictures of a page. Raises NotAPageError."""
     if len(page.body) > MAX_PAGE_BYTES:
         raise NotAPageError("too_large", failed=True)
@@ -86,7 +81,7 @@ def _read(page: Page) -> tuple[str, str, Iterator[FoundImage]]:
         document = parse_page(page.body, page.content_type)
     except PageError as error:
         raise NotAPageError("not_parsable", failed=True) from error
-    if OPT_OUTS & (robots_directives(page.robots) | robots_of(document)):
+    if is_opted_out([*page.robots, *robots_of(document, agent)], agent):
         raise NotAPageError("opted_out", failed=False)
     base = base_of(document, page.url)
     url = (_own_url(address_of(document)) or page.url or base) if page.local else page.url

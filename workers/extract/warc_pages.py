@@ -53,7 +53,7 @@ def _page(record: RawRecord, place: str) -> Page:
     if not is_html(content_type):
         raise NotAPageError("not_html", failed=False)
     refuse_long(record.url)
-    robots = ",".join(headers.get_multiple("X-Robots-Tag"))
+    robots = tuple(headers.get_multiple("X-Robots-Tag"))
     return Page(record.url, body, content_type, robots, place)
 
 

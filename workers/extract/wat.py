@@ -16,11 +16,12 @@ from fastwarc.warc import WarcRecordType
 
 from workers.extract.candidates import Candidate
 from workers.extract.inputs import Input
-from workers.extract.page import OPT_OUTS, is_html, robots_directives
+from workers.extract.page import is_for, is_html
 from workers.extract.page_images import different
 from workers.extract.pages import FoundImage, NotAPageError, image_pairs, refuse_long
 from workers.extract.warc_pages import whole_records
 from workers.extract.warc_records import RawRecord
+from workers.robots_directives import is_opted_out
 from workers.tally import Tally
 
 
@@ -88,7 +89,9 @@ class Wat(msgspec.Struct, rename={"envelope": "Envelope", "container": "Containe
 _DECODER = msgspec.json.Decoder(Wat)
 
 
-def wat_pairs(source: Input, pages: Tally, images: Tally) -> Iterator[Candidate]:
+def wat_pairs(
+    source: Input, pages: Tally, images: Tally, agent: str | None = None
+) -> Iterator[Candidate]:
     """The candidate pairs of a WAT file. Their source is the place in the WARC file it tells of."""
     for record in whole_records(source, WarcRecordType.metadata, pages):
         place = f"{source.name}@{record.offset}"
@@ -96,7 +99,7 @@ def wat_pairs(source: Input, pages: Tally, images: Tally) -> Iterator[Candidate]
             wat = _decode(record)
             if wat.envelope.warc.kind not in ("response", ""):
                 continue  # of a request, or of the crawl: no page
-            html = _html(wat)
+            html = _html(wat, agent)
             url = wat.envelope.warc.url or record.url
             refuse_long(url)
         except NotAPageError as verdict:
@@ -116,7 +119,7 @@ def _decode(record: RawRecord) -> Wat:
         raise NotAPageError("bad_json", failed=True) from error
 
 
-def _html(wat: Wat) -> Html:
+def _html(wat: Wat, agent: str | None) -> Html:
     """What a record says of an HTML page that may be used. Raises NotAPageError."""
     response = wat.envelope.payload.response
     if response is None:
@@ -124,21 +127,20 @@ def _html(wat: Wat) -> Html:
     status = str(response.message.status)
     if status != "200":
         raise NotAPageError(f"http_{status or 'unknown'}", failed=True)
-    headers = {name.lower(): _joined(value) for name, value in response.headers.items()}
-    if response.html is None or not is_html(headers.get("content-type", "text/html")):
+    content_type = [*_header(response, "content-type"), "text/html"][0]
+    if response.html is None or not is_html(content_type):
         raise NotAPageError("not_html", failed=False)
-    said = robots_directives(headers.get("x-robots-tag", ""))
-    for meta in response.html.head.metas:
-        if meta.name.strip().lower() == "robots":
-            said |= robots_directives(meta.content)
-    if OPT_OUTS & said:
+    metas = (meta.content for meta in response.html.head.metas if is_for(meta.name, agent))
+    if is_opted_out([*_header(response, "x-robots-tag"), *metas], agent):
         raise NotAPageError("opted_out", failed=False)
     return response.html
 
 
-def _joined(value: Any) -> str:
-    """A header's value; a header that was sent more than once has a list."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+def _header(response: Response, wanted: str) -> Iterator[str]:
+    """The values of a header, whatever the case of its name; one that was sent twice has a list."""
+    for name, value in response.headers.items():
+        if name.lower() == wanted:
+            yield from map(str, value if isinstance(value, list) else [value])
 
 
 def _images(html: Html) -> Iterator[FoundImage]:

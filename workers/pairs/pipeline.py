@@ -55,12 +55,14 @@ def build_pairs(
     beam_options: Sequence[str],
     *,
     lower_case: bool = True,
+    agent: str | None = None,
 ) -> dict[str, Tally]:
     """Make the ``pairs/`` shards of inputs and query shards in ``out_dir``.
 
     Writes at least ``settings.shards`` Parquet files, some perhaps without rows, and
     ``_tables/query_counts.parquet``. The bytes depend on inputs, settings and seed alone.
     ``lower_case``: the queries are in lower case, so captions are matched in lower case, too.
+    ``agent`` is the product token by which pages may address us in their robots directives.
 
     Returns the tallies "pages", "images", "redacted" (captions in which something was blotted
     out) and "pairs". Raises LostRowsError if a row got lost and, from Beam, RuntimeError naming
@@ -69,7 +71,7 @@ def build_pairs(
     out_dir = out_dir.absolute()  # Beam's workers may run elsewhere
     out_dir.mkdir(parents=True, exist_ok=True)
     query_files = sorted(path.absolute() for path in queries)
-    read = ReadPairs(query_files, settings, lower_case=lower_case)
+    read = ReadPairs(query_files, settings, lower_case=lower_case, agent=agent)
     with open_pipeline(beam_options) as pipeline:
         _assemble(pipeline, sorted(inputs, key=_place), read, query_files, out_dir, settings, seed)
     tallies = _collect_tallies(out_dir / _TALLIES_FILE)

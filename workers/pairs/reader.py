@@ -36,11 +36,17 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
     """
 
     def __init__(
-        self, queries: Sequence[Path], settings: PairSettings, *, lower_case: bool
+        self,
+        queries: Sequence[Path],
+        settings: PairSettings,
+        *,
+        lower_case: bool,
+        agent: str | None = None,
     ) -> None:
         self._queries = queries
         self._settings = settings
         self._lower_case = lower_case
+        self._agent = agent
         self._split = split_by_url if settings.max_captions_per_url else split_by_pair
         self._shared = Shared()
 
@@ -61,7 +67,8 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
     def _pairs(self, source: Input, tallies: dict[str, Tally]) -> Iterator[pa.Table]:
         """The pairs of an input in large tables; what is held in memory is bounded."""
         held: list[pa.Table] = []
-        for candidates in extract_pairs(source, tallies["pages"], tallies["images"]):
+        pages, images = tallies["pages"], tallies["images"]
+        for candidates in extract_pairs(source, pages, images, self._agent):
             held.append(self._matched(candidates, tallies))
             if sum(map(len, held)) >= _HELD_ROWS:
                 yield pa.concat_tables(held)

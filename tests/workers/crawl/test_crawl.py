@@ -27,6 +27,7 @@ SITE: dict[str, Answer | list[Answer]] = {
         *("/a", "/b", "/a#part", "a", "/secret/1", "/secret/open", "/picture.png", "/missing"),
         *("/moved", "/away", "/to-secret", "/loop", "/gone", "/slow", "/huge", "/cut", "/packed"),
         *("/bomb", "/garbled", "/odd-coding", "/busy", "/plain", "/empty", "/nofollow", "/based/"),
+        *("/none",),
         *("mailto:someone@example.org", "javascript:void(0)", "http://example.org/", "http://["),
     ),
     "/a": page("/b", "/a", "/deep/1"),
@@ -62,6 +63,14 @@ SITE: dict[str, Answer | list[Answer]] = {
     ),
     "/based/": Answer(b"<base href='/other/'><a href='x'>x</a><a rel=nofollow href=/never>x</a>"),
     "/other/x": page(),
+    "/none": Answer(
+        b"<a href='/never'>x</a>",
+        headers={
+            "Content-Type": "text/html",
+            "X-Robots-Tag": "googlebot: all",
+            "x-robots-tag": "none",
+        },
+    ),
 }
 
 
@@ -103,9 +112,9 @@ def test_pages_are_kept_in_the_order_of_their_urls(crawled):
     web, out, tally = crawled
     assert pages_of(web, out) == [
         *("/", "/a", "/b", "/based/", "/busy", "/deep/1", "/deep/2", "/empty", "/from-packed"),
-        *("/nofollow", "/other/x", "/packed", "/secret/open", "/target"),
+        *("/nofollow", "/none", "/other/x", "/packed", "/secret/open", "/target"),
     ]
-    assert tally.kept == 14
+    assert tally.kept == 15
 
 
 def test_every_url_has_one_reason(crawled):
@@ -165,6 +174,8 @@ def test_records_are_whole_and_hold_the_page(crawled):
             bodies[record.headers["WARC-Target-URI"]] = record.reader.read()
     head, _, body = bodies[web.url("/nofollow")].partition(b"\r\n\r\n")
     assert head == b"HTTP/1.1 200 OK\r\nContent-Type: TEXT/HTML\r\nContent-Length: %d" % len(body)
+    lines = b"\r\nX-Robots-Tag: googlebot: all\r\nX-Robots-Tag: none\r\n"
+    assert lines in bodies[web.url("/none")], "what is said to one robot stands by itself"
     assert bodies[web.url("/packed")].endswith(b"<p>packed, <a href='/from-packed'>x</a>")
 
 

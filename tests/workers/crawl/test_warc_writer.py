@@ -89,4 +89,10 @@ def test_ids_differ_with_url_and_content():
 
 def test_a_header_cannot_begin_another_one():
     record = response_record("http://a/", 200, {"Content-Type": "text/html\r\nX: y"}, b"", NOW)
-    assert b"Content-Type: text/html X: y\r\n" in record
+    assert b"\r\nX:" not in record
+
+
+def test_a_header_that_came_twice_is_there_twice():
+    lines = "googlebot: noindex\nnoai"
+    record = response_record("http://a/", 200, {**HTML, "X-Robots-Tag": lines}, b"", NOW)
+    assert b"\r\nX-Robots-Tag: googlebot: noindex\r\nX-Robots-Tag: noai\r\n" in record

@@ -112,7 +112,7 @@ def test_no_page_raises_anything_but_page_error(sent, declared, rest, xml):
         return
     base_of(document, "http://a.example/")
     list(links_of(document))
-    robots_of(document)
+    robots_of(document, None)
     for image in images_of(document):
         image.reference()
         image.texts()

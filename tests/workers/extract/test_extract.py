@@ -38,7 +38,7 @@ def extract_file(folder: Path, content: bytes) -> tuple[list[Candidate], Tally, 
     path = folder / "some.warc"
     path.write_bytes(content)
     pages, images = Tally(), Tally()
-    tables = extract_pairs(Input(str(path), InputKind.WARC), pages, images)
+    tables = extract_pairs(Input(str(path), InputKind.WARC), pages, images, "birds-research")
     candidates = [Candidate(**row) for table in tables for row in table.to_pylist()]
     pages.check()
     images.check()
@@ -189,6 +189,26 @@ def test_pages_by_reason(tmp_path):
     assert pages.kept == 1
     assert pages.rejected == {"not_html": 1, "opted_out": 2, "url_too_long": 1}
     assert pages.failed == {"http_404": 1, "not_parsable": 1}
+
+
+@pytest.mark.parametrize(
+    ("header", "metas", "kept"),
+    [
+        ("none", "", 0),
+        ("googlebot: noindex\nnoai", "", 0),
+        ("googlebot: noindex\nmax-image-preview:none", "", 1),
+        ("birds-research: noindex", "", 0),
+        ("all", "<meta name=robots content='max-snippet:-1, max-image-preview:none'>", 1),
+        ("all", "<meta name=Robots content='unavailable_after: 25 Jun 2026 15:00:00 PST'>", 1),
+        ("all", "<meta name=googlebot content=noindex><meta name=bingbot content=none>", 1),
+        ("all", "<meta name=googlebot content=all><META NAME=ROBOTS CONTENT=NONE>", 0),
+        ("all", "<meta name=robots content=all><meta name=Birds-Research content=noai>", 0),
+    ],
+)
+def test_robots_directives(tmp_path, header, metas, kept):
+    page = metas.encode() + b"<img src=a alt=cat>"
+    _, pages, _ = extract(tmp_path, record(page, X_Robots_Tag=header))
+    assert (pages.kept, pages.rejected["opted_out"]) == (kept, 1 - kept)
 
 
 def foreign_record(http_headers: bytes, body: bytes) -> bytes:

@@ -59,7 +59,7 @@ def read(folder, *records: bytes):
     path.write_bytes(b"".join(map(gzip.compress, records)))
     (source,) = find_inputs([str(path)])
     pages, images = Tally(), Tally()
-    tables = list(extract_pairs(source, pages, images))
+    tables = list(extract_pairs(source, pages, images, "birds-research"))
     pages.check()
     images.check()
     rows = [tuple(row.values()) for table in tables for row in table.to_pylist()]
@@ -92,11 +92,25 @@ def test_base(tmp_path):
     assert rows[0][0] == "http://b.example/z/b.png"
 
 
-@pytest.mark.parametrize("value", ["noai, noindex", ["all", "noimageai"]])
-def test_opt_outs_by_header(tmp_path, value):
+@pytest.mark.parametrize(
+    ("value", "name", "kept"),
+    [
+        ("noai, noindex", "robots", 0),
+        (["all", "noimageai"], "robots", 0),
+        (["googlebot: noindex", "none"], "robots", 0),
+        (["googlebot: noindex", "max-image-preview:none"], "robots", 1),
+        ("birds-research: noai", "robots", 0),
+        ("", "ROBOTS", 0),
+        ("", "Birds-Research", 0),
+        ("", "googlebot", 1),
+    ],
+)
+def test_opt_outs(tmp_path, value, name, kept):
     headers = {"content-type": "text/html", "x-robots-tag": value}
-    _, pages, _ = read(tmp_path, page([image("b.png", alt="x")], headers=headers))
-    assert pages.rejected == {"opted_out": 1}
+    content = "all" if value else "none"
+    head = {"Metas": [{"name": name, "content": content}]}
+    _, pages, _ = read(tmp_path, page([image("b.png", alt="x")], head, headers=headers))
+    assert (pages.kept, pages.rejected["opted_out"]) == (kept, 1 - kept)
 
 
 def test_pages_by_reason(tmp_path):
