@@ -28,7 +28,7 @@ from benchmarks.memory import fresh_process, peak_bytes
 from workers.selection.exact_duplicates import exact_duplicates
 from workers.selection.perceptual_duplicates import perceptual_duplicates
 from workers.selection.semantic_duplicates import semantic_duplicates
-from workers.selection.top_share import least_of_top
+from workers.selection.top_share import FLOAT_BITS, Keys, border_of_largest, float_keys
 from workers.storage import write_table
 
 _SHARD = 10_000
@@ -85,8 +85,12 @@ def _embeddings(rng: np.random.Generator, copies: np.ndarray) -> pa.Array:
 
 def top(pairs: Pairs) -> int:
     """Ours: how many are in the top 30%."""
-    least = least_of_top(lambda: pairs.values("similarity"), 0.3)
-    return sum(int((values >= least).sum()) for values in pairs.values("similarity"))
+
+    def keys() -> Iterator[Keys]:
+        return map(float_keys, pairs.values("similarity"))
+
+    last = border_of_largest(keys, FLOAT_BITS, lambda values: round(0.3 * values))
+    return sum(int((some >= last.key).sum()) for some in keys()) if last else 0
 
 
 def top_at_once(pairs: Pairs) -> int:

@@ -60,7 +60,7 @@ def calibrate(arguments: argparse.Namespace) -> ExitCode:
         is_wrong = np.concatenate(wrong)
         say(f"{is_wrong.sum():,} of {len(is_wrong):,} pairs have another pair's caption.\n")
         say("\n".join(_threshold_table(noisy, is_wrong)))
-        select(noisy, Path(folder) / "selection", run.config.selection)
+        select(noisy, Path(folder) / "selection", run.config.selection, run.config.seed)
         say("\n".join(_step_table(run, noisy, is_wrong)))
     return ExitCode.COMPLETE
 

@@ -33,7 +33,7 @@ class Selection(Stage):
         self.references()
         for number, step in enumerate(self.run.config.selection.steps):
             try:
-                make_filter(step)
+                make_filter(step, self.run.config.seed)
             except ValueError as error:
                 raise ConfigError(f"selection.steps.{number}: {error}") from error
             check_step(step, f"selection.steps.{number}", self.run.config.embeddings)
@@ -50,12 +50,14 @@ class Selection(Stage):
 
     def plan(self) -> list[Shard]:
         files = files_of_shards(self.run)
-        identity = self.run.config.selection.identity()
+        identity = self.run.config.selection.identity() | {"seed": self.run.config.seed}
         inputs = [*(path for three in files for path in three), *self.references()]
         return [self.shard("all", identity, inputs, [str(len(files))])] if files else []
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
-        return in_process(Select(self.run.config.selection), shards, self.folder)
+        return in_process(
+            Select(self.run.config.selection, self.run.config.seed), shards, self.folder
+        )
 
 
 def files_of_shards(run: Run) -> list[list[Path]]:
@@ -74,10 +76,11 @@ def embedded_shards(run: Run) -> list[EmbeddedShard]:
 @dataclass(frozen=True)
 class Select:
     settings: SelectionSettings
+    seed: int
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from workers.selection.select import EmbeddedShard, select
 
         paths = list(map(Path, shard.inputs))
         files = [paths[3 * i : 3 * i + 3] for i in range(int(shard.values[0]))]
-        return select([EmbeddedShard(*three) for three in files], out, self.settings)
+        return select([EmbeddedShard(*three) for three in files], out, self.settings, self.seed)

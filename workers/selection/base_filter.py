@@ -30,8 +30,9 @@ class Filter(ABC):
     #: What it reads of a pair beside pair_id.
     columns: tuple[str, ...]
 
-    def __init__(self, step: Any) -> None:
+    def __init__(self, step: Any, seed: int) -> None:
         self.step = step
+        self.seed = seed  # of the draws that decide between equals
 
     def fit(self, survivors: Survivors) -> None:  # noqa: B027 - most need to know one pair alone
         """Learn from all pairs that are left."""

@@ -65,8 +65,8 @@ class SemanticDuplicates(Duplicates):
 class Contamination(Filter):
     reason = "in_evaluation_set"
 
-    def __init__(self, step: settings.ContaminationStep) -> None:
-        super().__init__(step)
+    def __init__(self, step: settings.ContaminationStep, seed: int) -> None:
+        super().__init__(step, seed)
         self.columns = step.columns
         self.limits = (step.max_image_similarity, step.max_text_similarity)
 

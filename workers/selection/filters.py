@@ -22,6 +22,6 @@ FILTERS: dict[type[settings.Step], type[Filter]] = {
 }
 
 
-def make_filter(step: settings.Step) -> Filter:
+def make_filter(step: settings.Step, seed: int) -> Filter:
     """The filter that a step names. Raises ValueError for one that cannot work."""
-    return FILTERS[type(step)](step)
+    return FILTERS[type(step)](step, seed)

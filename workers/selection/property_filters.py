@@ -30,11 +30,11 @@ class Caption(Filter):
 class Language(Filter):
     reason, columns = "other_language", ("caption",)
 
-    def __init__(self, step: settings.LanguageStep) -> None:
+    def __init__(self, step: settings.LanguageStep, seed: int) -> None:
         """Raises ValueError for a language that the model does not know."""
         from workers.pairs.language import LanguageRule
 
-        super().__init__(step)
+        super().__init__(step, seed)
         self.rejects = LanguageRule(step)
 
     def keeps(self, rows: pa.Table) -> Keep:
@@ -71,8 +71,8 @@ class Label(Filter):
 class Score(Filter):
     reason = "score"
 
-    def __init__(self, step: settings.ScoreStep) -> None:
-        super().__init__(step)
+    def __init__(self, step: settings.ScoreStep, seed: int) -> None:
+        super().__init__(step, seed)
         self.column = f"score_{step.score}"
         self.columns = (self.column,)
 

@@ -79,17 +79,18 @@ def beside(table: pa.Table, path: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def select(
-    shards: Sequence[EmbeddedShard], out_dir: Path, settings: SelectionSettings
+    shards: Sequence[EmbeddedShard], out_dir: Path, settings: SelectionSettings, seed: int
 ) -> dict[str, Tally]:
     """Write for each shard the verdict on each of its pairs (``contracts.SELECTION``).
 
     Returns the account of the embedded pairs; a rejected pair is counted under the name of the
-    step that rejected it first. The result does not depend on the order of the shards.
+    step that rejected it first. The result does not depend on the order of the shards; where
+    equals cannot all stay, draws of the ``seed`` decide.
     """
     shards = sorted(shards, key=lambda shard: shard.embeddings.name)
     reasons = []
     for number, step in enumerate(settings.steps, start=1):
-        chosen = make_filter(step)
+        chosen = make_filter(step, seed)
         _apply(chosen, number, shards)
         reasons.append(step.name or chosen.reason)
     tallies = [_write(shard, reasons, out_dir / shard.embeddings.name) for shard in shards]

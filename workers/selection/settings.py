@@ -28,17 +28,18 @@ class SimilarityStep(Step):
 
 
 class TopFractionStep(Step):
-    """The best share of all pairs by similarity, exactly; ties with the last one stay."""
+    """The best share of all pairs by similarity, exactly; of equals, those with smaller draws."""
 
     filter: Literal["top_fraction"]
     share: Share = Field(description="of the pairs that come to this step (DataComp: 0.3)")
 
 
 class TopPerQueryStep(Step):
-    """The best pairs of each query; a pair stays if any of its queries keeps it."""
+    """The best pairs of each query; of equals, those with smaller draws. A pair stays if any of its
+    queries keeps it."""
 
     filter: Literal["top_per_query"]
-    pairs: int = Field(ge=1, description="at most, a query; of equals at the border none stays")
+    pairs: int = Field(ge=1, description="a query, as far as it has so many")
 
 
 class CaptionStep(Step):

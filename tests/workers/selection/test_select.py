@@ -52,10 +52,10 @@ def unit(angle):
     return [float(np.cos(angle)), float(np.sin(angle))]
 
 
-def run_steps(shards, folder, *steps):
+def run_steps(shards, folder, *steps, seed=0):
     """The reasons by pair_id, and the counts."""
     out = folder / "selection"
-    tally = select(shards, out, SelectionSettings.model_validate({"steps": steps}))["pairs"]
+    tally = select(shards, out, SelectionSettings.model_validate({"steps": steps}), seed)["pairs"]
     tally.check()
     tables = [pq.read_table(path) for path in sorted(out.glob("*.parquet"))]
     assert all(table.schema.equals(SELECTION) for table in tables)
@@ -96,6 +96,37 @@ def test_each_query_keeps_its_best_pairs(tmp_path):
         {"similarity": 0.6, "query_ids": [1]},
     ]
     assert kept_by(tmp_path, rows, {"filter": "top_per_query", "pairs": 2}) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("step", "kept"),
+    [
+        ({"filter": "top_fraction", "share": 0.1}, 2),
+        ({"filter": "top_fraction", "share": 0.45}, 9),
+        ({"filter": "top_per_query", "pairs": 1}, 2),
+        ({"filter": "top_per_query", "pairs": 7}, 14),
+    ],
+)
+def test_of_equals_as_many_stay_as_are_asked_for(step, kept, tmp_path):
+    """Two queries have ten equal pairs each, in two shards; other seeds keep others."""
+
+    def kept_with(seed, names="ab"):
+        rows = [{"query_ids": [number % 2]} for number in range(10)]
+        shards = [make_shard(tmp_path, name, rows) for name in names]
+        reasons, _ = run_steps(shards, tmp_path, step, seed=seed)
+        return {pair_id for pair_id, reason in reasons.items() if reason is None}
+
+    assert len(kept_with(0)) == len(kept_with(1)) == kept
+    assert kept_with(0) == kept_with(0, "ba") != kept_with(1)
+
+
+def test_equals_below_the_border_go_and_above_it_stay(tmp_path):
+    values = (0.9, 0.5, 0.5, 0.5, 0.1, float("nan"))
+    rows = [{"similarity": value} for value in values]
+    for share, least in ((1 / 6, 0.9), (3 / 6, 0.5), (4 / 6, 0.5), (5 / 6, 0.1), (1.0, 0.1)):
+        kept = kept_by(tmp_path, rows, {"filter": "top_fraction", "share": share})
+        assert len(kept) == min(5, round(6 * share))
+        assert min(values[row] for row in kept) == least
 
 
 def test_short_captions_go(tmp_path):

@@ -1,4 +1,6 @@
-"""The cut of the largest share, against sorting."""
+"""Where the largest end, against sorting."""
+
+from __future__ import annotations
 
 from functools import partial
 
@@ -8,38 +10,68 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from workers.selection.top_share import least_of_top
+from workers.selection.top_share import (
+    DRAW_BITS,
+    FLOAT_BITS,
+    border_of_largest,
+    draw_keys,
+    float_keys,
+)
 
 FLOATS = st.one_of(
     st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 0.25, 0.2500000298023224, np.inf, -np.inf, np.nan]),
     st.floats(width=32),
 )
 VALUES = arrays(np.float32, st.integers(0, 40), elements=FLOATS)
+DRAWS = arrays(np.float64, st.integers(1, 40), elements=st.floats(0, 1, exclude_max=True))
 
 
 @settings(max_examples=300, deadline=None)
-@given(values=VALUES, share=st.floats(0, 1), cut=st.integers(0, 40))
-def test_the_cut_is_that_of_sorting_in_any_order(values, share, cut):
-    wanted = round(share * len(values))
-    ordered = sorted(values, key=lambda v: -np.inf if np.isnan(v) else v, reverse=True)
-    numbers = [value for value in ordered if not np.isnan(value)]
-    expected = numbers[:wanted][-1] if wanted and numbers else np.inf
+@given(values=VALUES, wanted=st.integers(0, 40), cut=st.integers(0, 40))
+def test_the_border_is_that_of_sorting_in_any_order(values, wanted, cut):
+    wanted = min(wanted, len(values))
     for parts in ([values], [values[cut:], values[:cut]], [values[::-1]]):
-        least = least_of_top(partial(list, parts), share)
-        stays = np.concatenate(parts) >= least
-        np.testing.assert_array_equal(stays, np.concatenate(parts) >= expected)
+        batches = [float_keys(part) for part in parts]
+        border = border_of_largest(partial(list, batches), FLOAT_BITS, lambda _: wanted)
+        if not wanted:
+            assert border is None
+            continue
+        assert border is not None
+        keys = np.sort(np.concatenate(batches))[::-1]
+        assert border.key == keys[wanted - 1]
+        assert border.equal == (keys == border.key).sum()
+        assert border.inside == wanted - (keys > border.key).sum()
 
 
-def test_the_cut_of_many_is_that_of_partition():
+def test_keys_have_the_order_of_the_floats():
+    values = np.array([np.nan, -np.inf, -1, -1e-45, 0, 1e-45, 0.25, 1, np.inf], np.float32)
+    assert np.all(np.diff(float_keys(values).astype(np.int64)) > 0)
+    assert len(set(float_keys(np.array([0.0, -0.0], np.float32)).tolist())) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(draws=DRAWS)
+def test_the_smallest_draw_has_the_largest_key(draws):
+    in_order = draw_keys(np.sort(draws)).astype(np.int64)
+    assert np.all(np.diff(in_order) <= 0)
+    border = border_of_largest(lambda: [draw_keys(draws)], DRAW_BITS, lambda _: 1)
+    assert border is not None
+    assert border.key == in_order[0]
+
+
+def test_the_border_of_many_is_that_of_partition():
     values = np.random.default_rng(0).normal(0, 0.1, 100_001).astype(np.float32)
-    for share in (0.001, 0.3, 0.5, 1.0):
-        first = len(values) - round(share * len(values))
-        least = least_of_top(lambda: np.array_split(values, 7), share)
-        assert least == np.partition(values, first)[first]
+    for wanted in (100, 30_000, 50_000, 100_001):
+        border = border_of_largest(
+            lambda: map(float_keys, np.array_split(values, 7)),
+            FLOAT_BITS,
+            {len(values): wanted}.__getitem__,
+        )
+        first = len(values) - wanted
+        assert border is not None
+        assert border.key == float_keys(np.partition(values, first)[first : first + 1])[0]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_nothing_and_nan_never_stay(share):
-    assert least_of_top(lambda: [], share) == np.inf
-    values = np.full(4, np.nan, np.float32)
-    assert not (values >= least_of_top(lambda: [values], share)).any()
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_of_nothing_nothing_is_large(wanted):
+    assert border_of_largest(list, FLOAT_BITS, lambda keys: min(wanted, keys)) is None
