@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError
 
+from pipelines.config_errors import explain
+from pipelines.yaml_text import decode, parse
 from query_builder.settings import QuerySettings
 from workers.embedding.settings import EmbedSettings
 from workers.pairs.settings import PairSettings
 from workers.selection.settings import SelectionSettings
-from workers.settings import CrawlSettings, DownloadSettings, Settings, Share
+from workers.settings import CrawlSettings, DownloadSettings, Settings, Share, WebUrl
 
 
 class ConfigError(ValueError):
@@ -48,7 +49,9 @@ class ScoreSettings(Settings):
         min_length=1,
         description="zero-shot prompts, {} is a caption; their features are averaged",
     )
-    recall_at: tuple[int, ...] = Field(default=(1, 5, 10), description="ranks of retrieval recall")
+    recall_at: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(1, 5, 10), min_length=1, description="ranks of retrieval recall"
+    )
     batch_size: int = Field(default=256, ge=1, description="pictures a forward pass")
 
 
@@ -60,7 +63,7 @@ class Service(Settings):
         description="program and arguments; `python` is this interpreter, {run_dir} the run's "
         "directory",
     )
-    ready: str = Field(description="URL that answers once the program is ready")
+    ready: WebUrl = Field(description="URL that answers once the program is ready")
     stages: tuple[str, ...] = Field(min_length=1, description="stages that need the program")
     timeout: float = Field(default=60.0, gt=0.0, description="seconds until it must be ready")
 
@@ -69,20 +72,20 @@ class RaySettings(Settings):
     """Where Ray runs."""
 
     address: str | None = Field(
-        default=None, description="a running cluster (auto, ray://...); none: one started here"
+        default=None, description="a running cluster (auto, ray://...); null: one started here"
     )
     num_cpus: int | None = Field(
-        default=None, ge=1, description="CPUs of a Ray started here; none: as many as there are"
+        default=None, ge=1, description="CPUs of a Ray started here; null: as many as there are"
     )
     actors: int | None = Field(
         default=None,
         ge=1,
-        description="embedding actors; none: one for each GPU or, without any, for each machine",
+        description="embedding actors; null: one for each GPU or, without any, for each machine",
     )
     gpus_per_actor: float | None = Field(
         default=None,
         ge=0.0,
-        description="GPUs an embedding actor holds, a share of one too; none: 1 if there are any",
+        description="GPUs an embedding actor holds, a share of one too; null: 1 if there are any",
     )
 
 
@@ -117,7 +120,7 @@ class Config(Settings):
     """Everything a run depends on. Each stage's section has the name of its folder."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="of the run; runs/NAME by default")
-    seed: int = Field(default=0, description="of every sampling decision")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of every sampling decision")
     verify_inputs: bool = Field(
         default=True,
         description="compare each file with its sha256 before a stage reads it; false: only after "
@@ -149,9 +152,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file in UTF-8. Raises ConfigError."""
+    """The keys and values of a YAML file. Raises ConfigError."""
     try:
-        tree = _parse(path.read_text(encoding="utf-8"))
+        tree = parse(decode(path.read_bytes()))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except ValueError as error:
@@ -159,15 +162,6 @@ def read_tree(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values, such as `name: ...`")
     return tree
-
-
-def _parse(text: str) -> Any:
-    """A value in YAML. Raises ValueError; PyYAML raises others, too: for dates such as 2026-13-45,
-    for what is nested without end."""
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(str(error)) from error
 
 
 Kind = TypeVar("Kind", bound=Settings)
@@ -185,7 +179,7 @@ def build_settings(
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from error
+        raise ConfigError(explain(error, kind, tree, source)) from error
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -199,46 +193,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not further keys")
     try:
-        node[last] = _parse(text)
+        node[last] = parse(text)
     except ValueError as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    lines = [f"{source} cannot be used:"]
-    for problem in error.errors():
-        key = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
-            known = ", ".join(_known_keys(problem["loc"][:-1]))
-            lines.append(f"  {key}: there is no such key; there are {known}")
-        else:
-            lines.append(f"  {key}: {problem['msg']} (got {problem['input']!r})")
-    return "\n".join(lines)
-
-
-def _known_keys(section: Sequence[int | str]) -> Sequence[str]:
-    """The keys of a section of the configuration."""
-    models: list[type[Settings]] = [Config]
-    for key in section:
-        fields = [model.model_fields[key] for model in models if key in model.model_fields]
-        inside = [kind for field in fields for kind in settings_in(field.annotation)]
-        # What is no field is the key of a mapping, a place in a list, or a step's filter.
-        models = inside or [model for model in models if filter_of(model) == key] or models
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def settings_in(annotation: Any) -> Iterator[type[Settings]]:
-    """The settings that a field holds: itself, by name, or as kinds of steps."""
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
-        yield annotation
-    for inside in get_args(annotation):
-        yield from settings_in(inside)
-
-
-def filter_of(model: type[Settings]) -> str | None:
-    """What a kind of step says that its ``filter`` is, None for other settings."""
-    field = model.model_fields.get("filter")
-    return get_args(field.annotation)[0] if field else None
 
 
 def digest(value: Any) -> str:

@@ -8,15 +8,18 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from pipelines.config import Config, filter_of, settings_in
+from pipelines.config import Config
+from pipelines.config_errors import filter_of, settings_in
+from pipelines.yaml_text import as_yaml
 from workers.settings import Settings
 
 HEAD = """\
 # Configuration
 
-One YAML file configures a run. Unknown keys are refused. `--set key.sub=value` overrides a key
-for one command, with `value` in YAML. The section of a stage has the name of its folder in the
-run. A file may be written as `package:NAME/FILE`: a file inside an installed Python package.
+One YAML file configures a run, in UTF-8 or in UTF-16 with its byte order mark. Unknown keys are
+refused, and a key that stands twice. `--set key.sub=value` overrides a key for one command, with
+`value` in YAML. The section of a stage has the name of its folder in the run. A file may be written
+as `package:NAME/FILE`: a file inside an installed Python package.
 
 This page is made by `python -m pipelines.reference > docs/configuration.md`.
 """
@@ -56,8 +59,8 @@ def _place(field: FieldInfo, section: type[Settings]) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value: Any = field.get_default(call_default_factory=True)
-    return f"`{'none' if value is None else _plain(value)}`"
+    value = field.get_default(call_default_factory=True)
+    return f"`{as_yaml(_plain(value))}`"
 
 
 def _plain(value: Any) -> Any:

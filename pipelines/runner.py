@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from shutil import which
 
 from pipelines.config import Config, ConfigError
 from pipelines.gates import gate_of, is_met, shortfall
@@ -75,11 +76,19 @@ class Plan:
 def check(run: Run, names: Sequence[str]) -> None:
     """Raise ConfigError for what would end one of the stages later, before any has started."""
     _check_names(run.config)
+    _check_services(run)
     check_truth(run.config, run.directory)
     _check_beam(run.config)
     for name in names:
         run.ledger(name).refuse_foreign_data()
         STAGES[name](run).check()
+
+
+def _check_services(run: Run) -> None:
+    for name, service in run.config.services.items():
+        program = run.resolve(service.command[0])
+        if program != "python" and not which(program):
+            raise ConfigError(f"services.{name}.command: there is no program {program}")
 
 
 def _check_names(config: Config) -> None:

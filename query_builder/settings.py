@@ -99,12 +99,12 @@ class QuerySettings(Settings):
     views: tuple[str, ...] = Field(
         default=(),
         description="Wikimedia's page view files (pageviews-YYYYMM-user.bz2, or hourly "
-        "pageviews-YYYYMMDD-HHMMSS.gz), mixed freely: paths or globs; none: see titles",
+        "pageviews-YYYYMMDD-HHMMSS.gz), mixed freely: paths or globs; []: see titles",
     )
     wordnet: str | None = Field(
         default=None,
         description="WordNet's dict folder, with data.noun, data.verb, data.adj and data.adv; "
-        "none: no synsets",
+        "null: no synsets",
     )
     min_count: int = Field(
         default=100, ge=1, description="occurrences that a word needs to be a query (CLIP: 100)"

@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from workers.credentials import shown
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 #: The name of a crawler at the start of its user agent, or where those that call themselves
@@ -48,10 +50,31 @@ def _addressable(user_agent: str) -> str:
 UserAgent = Annotated[str, AfterValidator(_addressable)]
 
 
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[^\s/@]+", text):
+        raise ValueError(f"{text!r} is no host; write it as HOST or HOST:PORT")
+    return text
+
+
+def _web_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]\S*", text):
+        raise ValueError(
+            f"{shown(text)!r} is no address of the web; write it as https://a.example/"
+        )
+    return text
+
+
+#: HOST or HOST:PORT.
+Host = Annotated[str, AfterValidator(_host)]
+WebUrl = Annotated[str, AfterValidator(_web_url)]
+
+
 class Settings(BaseModel):
     """Base of all settings: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
     #: Fields that change how fast and how often the work is done and never its output.
     TUNING: ClassVar[frozenset[str]] = frozenset()
@@ -94,7 +117,7 @@ class CrawlSettings(Settings):
         description="who we say we are: a name of letters, - and _, which is what robots.txt calls "
         "us by; add a URL or an address where you can be reached",
     )
-    allow_private_hosts: tuple[str, ...] = Field(
+    allow_private_hosts: tuple[Host, ...] = Field(
         default=(),
         description="hosts (HOST or HOST:PORT) that may resolve to a loopback or private "
         "address; every other one must be on the public internet",

@@ -34,7 +34,7 @@ class Pairs(Stage):
         try:
             CaptionCleaner(self.run.config.pairs.captions)
         except ValueError as error:
-            raise ConfigError(f"pairs.captions.{error}") from error
+            raise ConfigError(f"pairs.captions.language.{error}") from error
 
     @cached_property
     def given(self) -> list[Input]:

@@ -35,7 +35,7 @@ class Selection(Stage):
             try:
                 make_filter(step, self.run.config.seed)
             except ValueError as error:
-                raise ConfigError(f"selection.steps.{number}: {error}") from error
+                raise ConfigError(f"selection.steps.{number}.{error}") from error
             check_step(step, f"selection.steps.{number}", self.run.config.embeddings)
 
     def references(self) -> list[Path]:

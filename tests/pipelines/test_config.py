@@ -1,9 +1,17 @@
+import datetime
+import math
+import re
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from pipelines.config import ConfigError, digest, load_config
+from pipelines.config import Config, ConfigError, build_settings, digest, load_config
+from pipelines.config_errors import filter_of, settings_in
 from pipelines.reference import configuration_reference
+from pipelines.yaml_text import as_yaml
+from workers.selection.settings import SelectionSettings
 from workers.settings import resolve_path
 
 MINIMAL = "name: test\nqueries: {dumps: [dump.xml]}\n"
@@ -40,7 +48,7 @@ def test_overrides_are_yaml_at_a_dotted_key(write):
             ["pairs.shard=7"],
             "pairs.shard: there is no such key; there are balance, captions, inputs",
         ),
-        (MINIMAL, ["pairs.shards=0"], "pairs.shards: Input should be greater than or equal to 1"),
+        (MINIMAL, ["pairs.shards=0"], "pairs.shards: must be at least 1 (got 0)"),
         (MINIMAL, ["pairs.shards"], "write it as key.sub=value"),
         (MINIMAL, ["name.sub=1"], "'name' holds a value"),
         (MINIMAL, ["seed=[1"], "not valid YAML"),
@@ -49,16 +57,107 @@ def test_overrides_are_yaml_at_a_dotted_key(write):
         ("", [], "must hold a mapping"),
         ("name: 2026-13-45", [], "config.yaml is not valid YAML: month must be in 1..12"),
         ("[" * 500, [], "config.yaml is not valid YAML: maximum recursion depth"),
-        (MINIMAL.encode("utf-16"), [], "config.yaml is not valid YAML: 'utf-8' codec can't decode"),
+        (MINIMAL.encode("utf-16-le"), [], "config.yaml is not valid YAML: line 1, character 2: "),
+        (MINIMAL.encode("utf-16")[:-1], [], "this is no text in UTF-16; save the file as UTF-8"),
+        (
+            f"{MINIMAL}# caf\xe9".encode("latin-1"),
+            [],
+            "line 3, character 6: this is no text in UTF-8; save the file as UTF-8",
+        ),
+        (MINIMAL + "seed: 1\nseed: 2\n", [], "line 4, column 1: the key 'seed' stands there twice"),
+        (MINIMAL, ["pages={delay: 1, delay: 2}"], "the value is not valid YAML"),
         (MINIMAL, ["name=2026-13-45"], "'name=2026-13-45': the value is not valid YAML"),
         (MINIMAL, ["name=" + "[" * 500], "the value is not valid YAML"),
-        ("name: a/b\nqueries: {}\n", [], "name: String should match pattern"),
+        (
+            "name: a/b\nqueries: {}\n",
+            [],
+            "name: must be made of the characters A-Za-z0-9._- (got a/b)",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_key(write, text, overrides, message):
     with pytest.raises(ConfigError) as error:
         load_config(write(text), overrides)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_file_may_be_in_any_encoding_that_it_says_itself(write, encoding):
+    text = f"{MINIMAL}pages: {{seeds: ['https://straße.example/']}}\n"
+    assert load_config(write(text.encode(encoding))).pages.seeds == ("https://straße.example/",)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("pages.seeds=https://a/", "pages.seeds: must be a list (got 'https://a/'); write it as ["),
+        ("pages=[1]", "pages: must be a mapping of keys to values (got [1])"),
+        ("name=2026", "name: must be text (got 2026); write it in quotes"),
+        ("images.resize_mode=no", "must be no, border, keep_ratio, keep_ratio_largest or center_c"),
+        ("images.resize_mode=no", "(got false); write it in quotes: without them YAML reads no"),
+        ("pairs.captions.redact.phone_regions=[NO]", "phone_regions.0: must be text (got false)"),
+        ("pairs.captions.redact.phone_regions=[UK]",
+         "pairs.captions.redact.phone_regions.0: there is no region UK; write a country's code in "
+         "ISO 3166: it is GB"),
+        ("pairs.captions.redact.phone_regions=[de]", "it is DE"),
+        ("pairs.captions.redact.phone_regions=[Germany]", "such as US, GB or DE"),
+        ("pairs.list_columns=[a]", "pairs.list_columns.1: is missing"),
+        ("pairs.shards=none", "(got none); YAML's word for none is null"),
+        ("images.timeout=.inf", "images.timeout: must be a finite number (got .inf)"),
+        ("images.timeout=2026-01-01", "images.timeout: must be a number (got 2026-01-01)"),
+        ("pairs.root_url=birds.example", "pairs.root_url: 'birds.example' is no address of the w"),
+        ("pages.allow_private_hosts=['http://a/']", "hosts.0: 'http://a/' is no host"),
+        ("services={a: {command: [x], ready: up, stages: [pages]}}", "services.a.ready: 'up' is"),
+        ("selection.steps=[{filter: score, score: a, min: x}]", "selection.steps.0.min: must be a"),
+        ("selection.steps=[{filter: score}]", "selection.steps.0.score: is missing"),
+        ("selection.steps=[{filter: nosuch}]", "steps.0.filter: must be one of similarity, top_"),
+        ("selection.steps=[{min: 1}]", "selection.steps.0.filter: is missing"),
+        ("embeddings.label_sets={x: {classes: [1]}}", "label_sets.x.classes.0: must be text"),
+        ("embeddings.label_sets={x: {classes: []}}", "x.classes: must be a list of at least 1"),
+        ("embeddings.attributes={a-b: {}}", "embeddings.attributes.a-b: must be made of the"),
+        ("queries.views=https://u:secret@h/x", "(got 'https://h/x')"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_the_terms_of_yaml(write, setting, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(write(MINIMAL), [setting])
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 2
+
+
+WRONG = [[[]], {"a": {}}, "none", "-", 1.5, -(10**30), True, None, math.inf, datetime.date.min]
+PYTHON = re.compile(
+    r"Input|should|tuple|dict|instance|None|True|False|datetime|\binf\b|\bstr|int\b|error|\[key\]"
+)
+
+
+def keys(model, prefix=""):
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}", name
+        inside = [kind for kind in settings_in(field.annotation) if not filter_of(kind)]
+        for kind in inside:
+            yield from keys(kind, f"{prefix}{name}." + "x." * bool(get_args(field.annotation)))
+
+
+def refusal(override):
+    """What is said of an override, without the values that it shows; "" if it can be used."""
+    try:
+        build_settings(Config, {"name": "test", "queries": {}}, [override], "it")
+    except ConfigError as error:
+        return re.sub(r"\(got .*?\)", "", str(error))
+    return ""
+
+
+def test_no_message_speaks_of_python():
+    """Every key of the configuration, with values of all kinds."""
+    overrides = [f"{key}={as_yaml(value)}" for key, _ in keys(Config) for value in WRONG]
+    for step in settings_in(SelectionSettings.model_fields["steps"].annotation):
+        for name, value in product(step.model_fields, WRONG):
+            tree = {"filter": filter_of(step), name: value}
+            overrides.append(f"selection.steps=[{as_yaml(tree)}]")
+    said = dict(zip(overrides, map(refusal, overrides), strict=True))
+    assert sum(map(bool, said.values())) > 1_000
+    assert {key: text for key, text in said.items() if PYTHON.search(text)} == {}
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -149,6 +149,12 @@ def test_another_reference_to_nothing_is_refused(checked, tmp_path, more, messag
         checked(**more)
 
 
+def test_a_service_whose_program_is_not_there_is_refused(checked):
+    service = {"command": ["no-such-program"], "ready": "http://a/", "stages": ["pages"]}
+    with pytest.raises(ConfigError, match="services.dns.command: there is no program no-such-prog"):
+        checked(services={"dns": service})
+
+
 def test_a_truth_that_a_service_makes_may_be_absent(checked):
     made = "{run_dir}/truth.parquet"
     command = ["python", "-m", "site", "--truth", made]

@@ -30,7 +30,7 @@ class Attribute(Settings):
 
     present: tuple[str, ...] = Field(
         default=(),
-        description="prompts of pictures that have it; none: this project's, for photo, "
+        description="prompts of pictures that have it; []: this project's, for photo, "
         "text_overlay, watermark and nsfw",
     )
     absent: tuple[str, ...] = Field(default=(), description="prompts of those that lack it")
@@ -89,12 +89,12 @@ class EmbedSettings(Settings):
         "what they differ by",
     )
     batch_size: int | None = Field(
-        default=None, ge=1, description="pictures a forward pass; none: 16 on a CPU, 512 on a GPU"
+        default=None, ge=1, description="pictures a forward pass; null: 16 on a CPU, 512 on a GPU"
     )
     threads: int | None = Field(
         default=None,
         ge=1,
-        description="that decode (and on a CPU, compute), an actor; none: the "
+        description="that decode (and on a CPU, compute), an actor; null: the "
         "cores divided among its machine's actors",
     )
     label_sets: dict[str, LabelSet] = Field(default_factory=dict, description="by name")
@@ -112,7 +112,7 @@ class EmbedSettings(Settings):
         for name, attribute in self.attributes.items():
             if not attribute.present and name not in ATTRIBUTES:
                 raise ValueError(
-                    f"attribute {name} needs prompts, `present` and `absent`; those that need "
+                    f"attributes.{name} needs prompts, `present` and `absent`; those that need "
                     f"none are {', '.join(ATTRIBUTES)}"
                 )
         return self
@@ -124,9 +124,9 @@ class InputSettings(Settings):
     parts: Literal["both", "images", "texts"] = Field(
         default="both", description="which towers work"
     )
-    id_column: str | None = Field(default=None, description="none: the first known name")
-    image_column: str | None = Field(default=None, description="none: the first known name")
-    text_column: str | None = Field(default=None, description="none: the first known name")
+    id_column: str | None = Field(default=None, description="null: the first known name")
+    image_column: str | None = Field(default=None, description="null: the first known name")
+    text_column: str | None = Field(default=None, description="null: the first known name")
 
     @property
     def images(self) -> bool:

@@ -174,7 +174,7 @@ class CaptionCleaner:
     """Cleans captions and asks the rules that its settings name."""
 
     def __init__(self, settings: CaptionSettings) -> None:
-        """Raises ValueError for a language or region that is not known."""
+        """Raises ValueError for a language that is not known."""
         self._redactor = Redactor(settings.redact)
         self._rules = caption_rules(settings)
 

@@ -36,8 +36,8 @@ class LanguageRule:
         self._model = fasttext.load_model(str(resolve_path(_MODEL)))
         if unknown := self._allowed - self._known():
             raise ValueError(
-                f"language.allowed: the model knows no {', '.join(sorted(unknown))}; "
-                f"it knows {' '.join(sorted(self._known()))}"
+                f"allowed: the model knows no {', '.join(sorted(unknown))}; write ISO 639 codes, "
+                f"such as en; it knows {' '.join(sorted(self._known()))}"
             )
 
     def _known(self) -> set[str]:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from phonenumbers import SUPPORTED_REGIONS
+from pydantic import AfterValidator, Field
 
-from workers.settings import Settings, Share
+from workers.settings import Settings, Share, WebUrl
+
+#: What people write for a country, and what ISO 3166 calls it.
+_OTHER_NAMES = {"UK": "GB", "EN": "GB", "EL": "GR", "USA": "US", "JA": "JP", "KO": "KR"}
+
+
+def _region(text: str) -> str:
+    if text not in SUPPORTED_REGIONS:
+        known = _OTHER_NAMES.get(text.upper(), text.upper())
+        write = f"it is {known}" if known in SUPPORTED_REGIONS else "such as US, GB or DE"
+        raise ValueError(f"there is no region {text}; write a country's code in ISO 3166: {write}")
+    return text
+
+
+Region = Annotated[str, AfterValidator(_region)]
 
 
 class ShortCaptions(Settings):
@@ -28,7 +43,7 @@ class LanguageSettings(Settings):
 
     allowed: tuple[str, ...] = Field(
         default=(),
-        description="ISO 639 codes, such as [en]; none: captions of every language are kept",
+        description="ISO 639 codes, such as [en]; []: captions of every language are kept",
     )
     min_probability: Share = Field(
         default=0.5, description="of the best guess, from which on another language is believed"
@@ -40,7 +55,7 @@ class RedactSettings(Settings):
 
     emails: bool = Field(default=True, description="e-mail addresses become [email]")
     phones: bool = Field(default=True, description="telephone numbers become [phone]")
-    phone_regions: tuple[str, ...] = Field(
+    phone_regions: tuple[Region, ...] = Field(
         default=("US",),
         description="countries (ISO 3166) whose numbers are known without their +prefix, too",
     )
@@ -72,18 +87,18 @@ class PairSettings(Settings):
     )
     list_columns: tuple[str, str] | None = Field(
         default=None,
-        description="the URL and the caption column of every pair list; none: recognised by name",
+        description="the URL and the caption column of every pair list; null: recognised by name",
     )
-    root_url: str | None = Field(
+    root_url: WebUrl | None = Field(
         default=None,
-        description="what a folder of HTML is on the web; none: the pages must say it themselves",
+        description="what a folder of HTML is on the web; null: the pages must say it themselves",
     )
     captions: CaptionSettings = CaptionSettings()
     max_captions_per_url: int | None = Field(
         default=None,
         ge=1,
         description="at most this many captions of one picture's URL, those with the smallest "
-        "pair_id; none: all of them",
+        "pair_id; null: all of them",
     )
     balance: Literal["cap", "metaclip"] = Field(
         default="cap",

@@ -72,7 +72,7 @@ class LabelStep(Step):
 
     filter: Literal["label"]
     set: str = Field(description="the label set's name")
-    keep: tuple[str, ...] = Field(default=(), description="labels that stay; none: any")
+    keep: tuple[str, ...] = Field(default=(), description="labels that stay; []: any")
     drop: tuple[str, ...] = Field(default=(), description="labels that go")
     min_probability: Share = Field(default=0.0, description="a label less probable is none")
 
@@ -82,8 +82,8 @@ class ScoreStep(Step):
 
     filter: Literal["score"]
     score: str = Field(description="the attribute's or head's name")
-    min: float | None = Field(default=None, description="none: no lower limit")
-    max: float | None = Field(default=None, description="none: no upper limit")
+    min: float | None = Field(default=None, description="null: no lower limit")
+    max: float | None = Field(default=None, description="null: no upper limit")
 
 
 class ExactDuplicatesStep(Step):
