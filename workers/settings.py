@@ -21,7 +21,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 #: The name of a crawler at the start of its user agent, or where those that call themselves
 #: Mozilla have it. What goes on in a digit or a dot is another name, and not a valid one.
-_PRODUCT_TOKEN = re.compile(r"(?i)(?:Mozilla/.*?\(compatible; *)?([A-Z_-]++)(?![\w.])")
+_PRODUCT_TOKEN = re.compile(r"(?:(?i:Mozilla)/.*?\(compatible; *)?([A-Za-z_-]++)(?![\w.])")
 
 
 def product_token(text: str) -> str | None:

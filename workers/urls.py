@@ -127,6 +127,11 @@ def authority(url: str) -> str:
     return urlsplit(url).netloc
 
 
+def origin(url: str) -> str:
+    """The SCHEME://HOST or SCHEME://HOST:PORT of a normal URL."""
+    return "/".join(url.split("/", 3)[:3])
+
+
 def normal_host(host: str) -> str:
     """HOST or HOST:PORT as it stands in normal URLs: lower case, no default port.
 

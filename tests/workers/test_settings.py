@@ -22,6 +22,7 @@ from workers.settings import CrawlSettings, DownloadSettings, product_token
         ("birds.research/1.0", None),
         ("vögel/1.0", None),
         ("鸟", None),
+        ("\u212aestrel", None),  # a Kelvin sign, which is a K to those who ignore case
         ("(birds)", None),
         ("", None),
         ("*", None),

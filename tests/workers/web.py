@@ -11,16 +11,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 HTML = "text/html; charset=utf-8"
 
+#: Seconds after which what should have come long ago is given up.
+PATIENCE = 60.0
+
 
 @dataclass(frozen=True)
 class Answer:
-    """A response; ``seconds`` is waited first, ``claimed`` overrides its Content-Length."""
+    """A response; ``seconds`` is waited first, ``claimed`` overrides its Content-Length.
+
+    It waits, too, until so many requests as ``at_once`` have been there at a time.
+    """
 
     body: bytes = b""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": HTML})
     seconds: float = 0.0
     claimed: int | None = None
+    at_once: int = 1
 
 
 def page(*links: str, text: str = "") -> Answer:
@@ -33,6 +40,7 @@ def robots(text: str) -> Answer:
 
 
 def moved(to: str) -> Answer:
+    """A redirect; characters of ``to`` are bytes of the header."""
     return Answer(status=302, headers={"Location": to})
 
 
@@ -64,7 +72,7 @@ class Web:
 def serving(answers: Mapping[str, Answer | list[Answer]]) -> Iterator[Web]:
     """Serve ``answers`` on a free port of 127.0.0.1; every other path is a 404."""
     web = Web(dict(answers))
-    lock = threading.Lock()
+    changed = threading.Condition()
     running = 0
 
     class Handler(BaseHTTPRequestHandler):
@@ -75,15 +83,17 @@ def serving(answers: Mapping[str, Answer | list[Answer]]) -> Iterator[Web]:
 
         def do_GET(self) -> None:
             nonlocal running
-            with lock:
+            with changed:
                 running += 1
                 web.most_at_once = max(web.most_at_once, running)
+                changed.notify_all()
                 web.asked.append(self.path)
                 web.asked_at.append(time.monotonic())
                 web.agents.add(self.headers.get("User-Agent", ""))
                 answer = web.answer(self.path)
             stopped.wait(answer.seconds)
-            with lock:
+            with changed:
+                changed.wait_for(lambda: web.most_at_once >= answer.at_once, PATIENCE)
                 running -= 1
             try:
                 self._send(answer)

@@ -11,6 +11,8 @@ import ipaddress
 import socket
 from collections.abc import Collection
 
+from workers.urls import normal_host
+
 #: IPv6 prefixes whose last 32 bits are an IPv4 address that a gateway connects to (NAT64).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -31,17 +33,26 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-def permitted_addresses(host: str, port: int, allowed: Collection[str]) -> list[str]:
-    """The IP addresses of ``host``, IPv4 first.
+def _as_in_urls(name: str) -> str:
+    """HOST or HOST:PORT in lower case, what is not ASCII of it as it is looked up."""
+    if name.isascii():
+        return name.lower()
+    host, colon, port = name.partition(":")
+    return f"{normal_host(host)}{colon}{port}"
+
+
+def permitted_addresses(
+    host: str, port: int, allowed: Collection[str], known: str | None = None
+) -> list[str]:
+    """The IP addresses of ``host``, IPv4 first; of one whose address is ``known``, that one.
 
     ``allowed`` names hosts (HOST or HOST:PORT) that may have a private address. Raises
     PrivateAddressError when any address of another host is private, socket.gaierror when
     there is none.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = socket.getaddrinfo(known or host, port, type=socket.SOCK_STREAM)
     addresses = sorted({(family != socket.AF_INET, str(ip[0])) for family, *_, ip in found})
-    names = {name.lower() for name in allowed}
-    named = host in names or f"{host}:{port}" in names
+    named = not {host, f"{host}:{port}"}.isdisjoint(map(_as_in_urls, allowed))
     for _, address in addresses:
         if not named and not is_public(address):
             raise PrivateAddressError(f"{host} is at {address}, which is not public")

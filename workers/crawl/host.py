@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from workers.settings import CrawlSettings
 from workers.tally import Tally
@@ -20,11 +20,13 @@ from workers.tally import Tally
 #: Lines of the crawler's log that an error message repeats.
 _LOG_LINES = 15
 
-TALLIES = TypeAdapter(dict[str, Tally])
-
 
 class CrawlError(RuntimeError):
     """The crawler itself failed; pages that fail are counted and raise nothing."""
+
+
+class MovedError(RuntimeError):
+    """A host has no page to keep, since it sends whoever asks for one to another host."""
 
 
 class CrawlJob(BaseModel):
@@ -34,6 +36,13 @@ class CrawlJob(BaseModel):
     seeds: tuple[str, ...]
     warc: Path
     settings: CrawlSettings
+
+
+class CrawlResult(BaseModel):
+    """What the crawling process says, on its standard output."""
+
+    pages: Tally
+    moved_to: list[str]  # SCHEME://HOST of other hosts that redirects lead to
 
 
 def warc_name(host: str) -> str:
@@ -48,7 +57,8 @@ def crawl_host(
 
     Writes one uncompressed WARC file, the pages sorted by URL. The tally "pages" has a row for
     every distinct URL that was met. Raises CrawlError when the crawler breaks; its log then
-    stays in ``out_dir`` as ``_crawl.log``.
+    stays in ``out_dir`` as ``_crawl.log``. Raises MovedError when redirects lead to other hosts and
+    nothing is left here: an empty file would look like a host that was read.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     job = CrawlJob(
@@ -60,9 +70,14 @@ def crawl_host(
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
         raise CrawlError(f"crawl of {host} ended with {code}; {log}:\n{tail}")
     log.unlink()
-    tallies = TALLIES.validate_json(output)
-    tallies["pages"].check()
-    return tallies
+    result = CrawlResult.model_validate_json(output)
+    result.pages.check()
+    if result.moved_to and not result.pages.kept:
+        raise MovedError(
+            f"{host} keeps no page of its own, it redirects to {', '.join(result.moved_to[:3])}: "
+            "put that into pages.seeds in its place"
+        )
+    return {"pages": result.pages}
 
 
 def _run_spider(job: CrawlJob, log: Path) -> tuple[int, bytes]:

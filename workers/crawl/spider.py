@@ -7,10 +7,11 @@ the page limit, do not depend on which answer came first.
 Rules:
 
 - only http and https, only the host's own authority (HOST or HOST:PORT);
-- the host's name is resolved once, its addresses are checked, and nothing else is connected
+- a host's name is resolved once, its addresses are checked, and nothing else is connected
   to (``workers.crawl.addresses``); no proxy, no cookies;
-- robots.txt as in RFC 9309: read before the first page; 4xx means there is none; if it
-  cannot be had for another reason, nothing is fetched. Crawl-delay is honoured, up to a minute;
+- robots.txt as in RFC 9309: read before the first page, from another host if it is sent there;
+  4xx means there is none; if it cannot be had for another reason, nothing is fetched. Crawl-delay
+  is honoured, up to a minute;
 - a redirect is never followed as such: its target is looked at like any link, by the same
   rules, at the same depth;
 - 408, 429, 5xx and broken connections are tried again after Retry-After or a pause that
@@ -22,199 +23,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import sys
 import threading
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
-from urllib.parse import urlsplit
 
 import scrapy
 from scrapy import signals
 from scrapy.crawler import AsyncCrawlerProcess
-from scrapy.exceptions import (
-    CannotResolveHostError,
-    DownloadCancelledError,
-    DownloadConnectionRefusedError,
-    DownloadFailedError,
-    DownloadTimeoutError,
-    IgnoreRequest,
-    ResponseDataLossError,
-    StopDownload,
-)
-from scrapy.resolver import CachingThreadedResolver
-from scrapy.robotstxt import ProtegoRobotParser
-from twisted.internet import defer
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from scrapy.exceptions import StopDownload
 
-from workers.crawl.addresses import PrivateAddressError, permitted_addresses
-from workers.crawl.host import TALLIES, CrawlError, CrawlJob
+from workers.crawl.addresses import PrivateAddressError
+from workers.crawl.fetch import (
+    MAX_REDIRECTS,
+    REDIRECTS,
+    Download,
+    Fetcher,
+    FetchError,
+    PinnedResolver,
+    header,
+    header_lines,
+    location,
+)
+from workers.crawl.host import CrawlError, CrawlJob, CrawlResult
+from workers.crawl.robots import Robots, read_robots
 from workers.crawl.warc_writer import STORED_HEADERS, WarcWriter
 from workers.extract.page import PageError, base_of, is_html, links_of, parse_page, robots_of
-from workers.failures import is_passing
 from workers.robots_directives import directives_of
-from workers.sampling import draw
-from workers.settings import CrawlSettings, product_token
+from workers.settings import product_token
 from workers.tally import Tally
-from workers.urls import DEFAULT_PORTS, UrlError, absolute_url, authority, normal_host
+from workers.urls import UrlError, absolute_url, authority, normal_host, origin
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
-MAX_REDIRECTS = 5
-MAX_RETRY_PAUSE = 60.0  # seconds
 MAX_CRAWL_DELAY = 60.0  # seconds
-
-#: What a failed download is called in the tally.
-FAILURES: dict[type[Exception], str] = {
-    CannotResolveHostError: "dns",
-    DownloadConnectionRefusedError: "connection",
-    ConnectError: "connection",
-    ConnectionClosed: "connection",
-    DownloadFailedError: "connection",
-    DownloadTimeoutError: "timeout",
-    DownloadCancelledError: "too_large",
-    IgnoreRequest: "too_large",  # how Scrapy refuses a body that grows too large when unpacked
-    ResponseDataLossError: "truncated",
-    OSError: "bad_encoding",  # of gzip; the sockets' errors come as the classes above
-    EOFError: "bad_encoding",
-    zlib.error: "bad_encoding",
-}
-
-Download = Callable[[scrapy.Request], Awaitable[scrapy.http.Response]]
-
-
-class FetchError(Exception):
-    """A URL that could not be read; ``reason`` is for the tally."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class PinnedResolver(CachingThreadedResolver):  # type: ignore[misc]
-    """Answers for the host that is crawled, with the address that was checked, alone."""
-
-    addresses: dict[str, str]
-
-    @classmethod
-    def from_crawler(cls, crawler: Any, reactor: Any) -> PinnedResolver:
-        resolver: PinnedResolver = super().from_crawler(crawler, reactor)
-        resolver.addresses = crawler.settings.getdict("PINNED_ADDRESSES")
-        return resolver
-
-    def getHostByName(self, name: str, timeout: Any = ()) -> Any:  # noqa: ARG002, N802
-        if name in self.addresses:
-            return defer.succeed(self.addresses[name])
-        return defer.fail(DNSLookupError(f"{name} is not the host of this crawl"))
-
-
-class Fetcher:
-    """Scrapy's downloader with retries, and errors that have names."""
-
-    def __init__(self, download: Download, settings: CrawlSettings) -> None:
-        self._download = download
-        self._settings = settings
-
-    async def fetch(self, url: str, *, any_type: bool = False) -> scrapy.http.Response:
-        """The response at ``url``, whatever its status. Raises FetchError.
-
-        Bodies that are not HTML are read only where ``any_type`` says so.
-        """
-        for attempt in range(self._settings.retries + 1):
-            last = attempt == self._settings.retries
-            try:
-                response = await self._once(url, any_type)
-            except FetchError as error:
-                if last or not is_passing(error.reason):
-                    raise
-                pause = self._backoff(url, attempt)
-            else:
-                if last or not is_passing(f"http_{response.status}"):
-                    return response
-                pause = _retry_after(response) or self._backoff(url, attempt)
-            await asyncio.sleep(min(pause, MAX_RETRY_PAUSE))
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _once(self, url: str, any_type: bool) -> scrapy.http.Response:
-        request = scrapy.Request(url, meta={"any_type": any_type}, dont_filter=True)
-        try:
-            response = await self._download(request)
-        except tuple(FAILURES) as error:
-            raise FetchError(_failure_reason(error)) from error
-        if response.headers.get("Content-Encoding"):  # one that Scrapy could not undo
-            raise FetchError("bad_encoding")
-        return response
-
-    def _backoff(self, url: str, attempt: int) -> float:
-        """Seconds: uniform between nothing and a bound that doubles."""
-        bound: float = self._settings.retry_pause * 2**attempt
-        return bound * draw(0, url, attempt)
-
-
-def _failure_reason(error: Exception) -> str:
-    return next(reason for kind, reason in FAILURES.items() if isinstance(error, kind))
-
-
-def _retry_after(response: scrapy.http.Response) -> float | None:
-    value = _header(response, "Retry-After")
-    return float(value) if value.isascii() and value.isdigit() else None
-
-
-def _header(response: scrapy.http.Response, name: str) -> str:
-    return ", ".join(_lines(response, name))
-
-
-def _lines(response: scrapy.http.Response, name: str) -> list[str]:
-    return [value.decode("utf-8", "replace") for value in response.headers.getlist(name)]
-
-
-@dataclass(frozen=True)
-class Robots:
-    """The robots.txt of one origin; ``unreachable`` is why there is none, and then all waits."""
-
-    parser: ProtegoRobotParser
-    agent: str
-    unreachable: str | None = None
-
-    def allows(self, url: str) -> bool:
-        return bool(self.parser.allowed(url, self.agent))
-
-    def delay(self) -> float:
-        """Seconds between requests that the host asks for."""
-        return min(self.parser.crawl_delay(self.agent) or 0.0, MAX_CRAWL_DELAY)
-
-
-async def read_robots(origin: str, fetcher: Fetcher, agent: str) -> Robots:
-    """Read the robots.txt of ``origin`` (SCHEME://HOST:PORT)."""
-    url = f"{origin}/robots.txt"
-    for _ in range(MAX_REDIRECTS + 1):
-        try:
-            response = await fetcher.fetch(url, any_type=True)
-        except FetchError as error:
-            return Robots(_robots_parser(b""), agent, unreachable=error.reason)
-        if response.status not in REDIRECTS:
-            break
-        try:
-            url = absolute_url(_header(response, "Location"), url)
-        except UrlError:
-            break
-        if authority(url) != authority(f"{origin}/"):
-            break
-    return _judge_robots(response, agent)
-
-
-def _judge_robots(response: scrapy.http.Response, agent: str) -> Robots:
-    if 200 <= response.status < 300:
-        return Robots(_robots_parser(response.body), agent)
-    if 400 <= response.status < 500 and not is_passing(f"http_{response.status}"):
-        return Robots(_robots_parser(b""), agent)
-    return Robots(_robots_parser(b""), agent, unreachable="robots_unreachable")
-
-
-def _robots_parser(body: bytes) -> ProtegoRobotParser:
-    return ProtegoRobotParser(body, None)
 
 
 @dataclass
@@ -230,6 +72,7 @@ class HostCrawl:
 
     def __init__(self, job: CrawlJob, writer: WarcWriter) -> None:
         self.pages = Tally()
+        self.moved_to: set[str] = set()  # origins of other hosts that redirects lead to
         self.completed = False
         self._host = normal_host(job.host)
         self._seeds = job.seeds
@@ -259,6 +102,7 @@ class HostCrawl:
         for _ in range(MAX_REDIRECTS + 1):
             level = await self._read_all(self._within_budget(urls))
             links |= level.links
+            self.moved_to |= {origin(url) for url in level.redirects if not self._is_ours(url)}
             urls = self._admit(level.redirects)
         for url in urls:
             self._fail("too_many_redirects", url)
@@ -278,9 +122,12 @@ class HostCrawl:
         """The new URLs of the host among ``urls``, sorted; the host's limits come later."""
         fresh = [url for url in sorted(urls) if self._is_new(url)]
         for url in fresh:
-            if authority(url) != self._host:
+            if not self._is_ours(url):
                 self._reject("off_site", url)
-        return [url for url in fresh if authority(url) == self._host]
+        return [url for url in fresh if self._is_ours(url)]
+
+    def _is_ours(self, url: str) -> bool:
+        return authority(url) == self._host
 
     def _within_budget(self, urls: list[str]) -> list[str]:
         taken, left = urls[: self._budget], urls[self._budget :]
@@ -309,7 +156,7 @@ class HostCrawl:
         robots = await self._robots_of(url)
         if robots.unreachable:
             return self._fail(robots.unreachable, url)
-        if not robots.allows(url):
+        if not robots.txt.allows(url):
             return self._reject("robots_txt", url)
         try:
             response = await self._fetcher.fetch(url)
@@ -318,37 +165,36 @@ class HostCrawl:
         return self._take(url, response, level)
 
     async def _robots_of(self, url: str) -> Robots:
-        parts = urlsplit(url)
-        origin = f"{parts.scheme}://{parts.netloc}"
-        if origin not in self._robots:
-            reading = read_robots(origin, self._fetcher, self._settings.user_agent)
-            self._robots[origin] = asyncio.ensure_future(reading)
-        robots = await self._robots[origin]
-        self._slow_down(robots.delay())
+        start = origin(url)
+        if start not in self._robots:
+            reading = read_robots(start, self._fetcher, self._settings.user_agent)
+            self._robots[start] = asyncio.ensure_future(reading)
+        robots = await self._robots[start]
+        self._slow_down(min(robots.txt.delay, MAX_CRAWL_DELAY))
         return robots
 
     def _take(self, url: str, response: scrapy.http.Response, level: Level) -> None:
         """Decide what becomes of a response."""
-        location = _header(response, "Location")
-        if response.status in REDIRECTS and location:
+        target = location(response)
+        if response.status in REDIRECTS and target:
             self._reject("redirect", url)
-            level.redirects.update(self._absolute([location], url))
+            level.redirects.update(self._absolute([target], url))
         elif response.status != 200:
             self._fail(f"http_{response.status}", url)
-        elif not is_html(_header(response, "Content-Type")):
+        elif not is_html(header(response, "Content-Type")):
             self._reject("not_html", url)
         else:
             self._keep(url, response, level)
 
     def _keep(self, url: str, response: scrapy.http.Response, level: Level) -> None:
-        headers = {name: "\n".join(_lines(response, name)) for name in STORED_HEADERS}
+        headers = {name: "\n".join(header_lines(response, name)) for name in STORED_HEADERS}
         self._writer.add(url, response.status, headers, response.body)
         self.pages.keep()
         try:
             root = parse_page(response.body, headers["Content-Type"])
         except PageError:
             return  # kept as it came; the extraction will say that it holds nothing
-        robots = [*_lines(response, "X-Robots-Tag"), *robots_of(root, self._agent)]
+        robots = [*header_lines(response, "X-Robots-Tag"), *robots_of(root, self._agent)]
         if "nofollow" in directives_of(robots, self._agent):
             return
         level.links.update(self._absolute(links_of(root), base_of(root, url)))
@@ -385,11 +231,11 @@ class HostSpider(scrapy.Spider):  # type: ignore[misc]
     def on_headers(self, headers: Any, request: scrapy.Request) -> None:
         """Stop a download whose headers already say that it will not be kept."""
         content_type = (headers.get("Content-Type") or b"").decode("latin-1")
-        if not request.meta.get("any_type") and not is_html(content_type):
+        if request.meta.get("is_page") and not is_html(content_type):
             raise StopDownload(fail=False)
 
 
-def scrapy_settings(job: CrawlJob, addresses: dict[str, str]) -> dict[str, Any]:
+def scrapy_settings(job: CrawlJob) -> dict[str, Any]:
     """Scrapy's settings for a crawl; what HostCrawl decides itself is switched off."""
     settings = job.settings
     return {
@@ -403,7 +249,6 @@ def scrapy_settings(job: CrawlJob, addresses: dict[str, str]) -> dict[str, Any]:
         "DOWNLOAD_WARNSIZE": 0,
         "DOWNLOAD_VERIFY_CERTIFICATES": True,
         "DNS_RESOLVER": PinnedResolver,
-        "PINNED_ADDRESSES": addresses,
         "COOKIES_ENABLED": False,
         "HTTPPROXY_ENABLED": False,
         "METAREFRESH_ENABLED": False,
@@ -419,7 +264,7 @@ def scrapy_settings(job: CrawlJob, addresses: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def run_job(job: CrawlJob) -> Tally:
+def run_job(job: CrawlJob) -> CrawlResult:
     """Crawl in this process, which cannot crawl again. Raises CrawlError."""
     about = {
         "software": "clip-from-scratch",
@@ -429,27 +274,23 @@ def run_job(job: CrawlJob) -> Tally:
     }
     with WarcWriter(job.warc, about) as writer:
         crawl = HostCrawl(job, writer)
-        refusal, addresses = _resolve(job)
-        if refusal:
-            pages = _refuse_seeds(job.seeds, refusal)
+        if refusal := _pin(job):
+            crawl.pages = _refuse_seeds(job.seeds, refusal)
         else:
-            _run_scrapy(crawl, scrapy_settings(job, addresses))
-            pages = crawl.pages
+            _run_scrapy(crawl, scrapy_settings(job))
         writer.finish()
-    return pages
+    return CrawlResult(pages=crawl.pages, moved_to=sorted(crawl.moved_to))
 
 
-def _resolve(job: CrawlJob) -> tuple[str | None, dict[str, str]]:
-    """Why the host may not or cannot be reached, or the address of its name."""
-    parts = urlsplit(f"http://{normal_host(job.host)}/")
-    host, port = parts.hostname or "", parts.port or DEFAULT_PORTS["http"]
+def _pin(job: CrawlJob) -> str | None:
+    """Why the host may not or cannot be reached; None once its name has its address."""
     try:
-        address = permitted_addresses(host, port, job.settings.allow_private_hosts)[0]
+        PinnedResolver.pin(f"http://{normal_host(job.host)}/", job.settings.allow_private_hosts)
     except PrivateAddressError:
-        return "private_address", {}
-    except (socket.gaierror, UnicodeError):
-        return "dns", {}
-    return None, {host: address}
+        return "private_address"
+    except (OSError, UnicodeError):
+        return "dns"
+    return None
 
 
 def _refuse_seeds(seeds: Iterable[str], reason: str) -> Tally:
@@ -476,12 +317,11 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """Read a CrawlJob from standard input, crawl, write the tallies to standard output."""
+    """Read a CrawlJob from standard input, crawl, write its CrawlResult to standard output."""
     logging.captureWarnings(True)
     job = CrawlJob.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    tallies = {"pages": run_job(job)}
-    sys.stdout.write(TALLIES.dump_json(tallies).decode())
+    sys.stdout.write(run_job(job).model_dump_json())
 
 
 if __name__ == "__main__":

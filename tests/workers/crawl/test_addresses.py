@@ -43,6 +43,21 @@ def test_a_name_is_judged_by_its_addresses():
     assert "127.0.0.1" in permitted_addresses("localhost", 80, ("localhost",))
 
 
+def test_a_name_keeps_the_address_that_it_was_first_found_at():
+    """A port that is not named gets no private address by way of one that is."""
+    assert permitted_addresses("a.invalid", 80, ("a.invalid",), "127.0.0.1") == ["127.0.0.1"]
+    with pytest.raises(PrivateAddressError):
+        permitted_addresses("a.invalid", 81, ("a.invalid:80",), "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "allowed", ["B\xfccher.invalid", "xn--BCHER-kva.invalid", "b\xfccher.invalid:80"]
+)
+def test_a_host_is_named_in_any_spelling(allowed):
+    found = permitted_addresses("xn--bcher-kva.invalid", 80, (allowed,), "127.0.0.1")
+    assert found == ["127.0.0.1"]
+
+
 @pytest.mark.parametrize("disguise", ["2130706433", "0x7f.1", "127.1"])
 def test_other_spellings_of_loopback(disguise):
     with pytest.raises((PrivateAddressError, socket.gaierror)):

@@ -1,0 +1,163 @@
+"""Scrapy's downloader: connected to checked addresses alone, its errors with names."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import scrapy
+from scrapy.exceptions import (
+    CannotResolveHostError,
+    DownloadCancelledError,
+    DownloadConnectionRefusedError,
+    DownloadFailedError,
+    DownloadTimeoutError,
+    IgnoreRequest,
+    ResponseDataLossError,
+)
+from scrapy.resolver import CachingThreadedResolver
+from twisted.internet import defer
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+
+from workers.crawl.addresses import PrivateAddressError, permitted_addresses
+from workers.failures import is_passing
+from workers.sampling import draw
+from workers.settings import CrawlSettings
+from workers.urls import DEFAULT_PORTS
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MAX_REDIRECTS = 5
+MAX_RETRY_PAUSE = 60.0  # seconds
+#: Bytes of a robots.txt that are taken, far more than are read: a larger one cannot be had.
+MAX_ROBOTS_DOWNLOAD = 16 * 2**20
+
+#: What a failed download is called in the tally.
+FAILURES: dict[type[Exception], str] = {
+    CannotResolveHostError: "dns",
+    DownloadConnectionRefusedError: "connection",
+    ConnectError: "connection",
+    ConnectionClosed: "connection",
+    DownloadFailedError: "connection",
+    DownloadTimeoutError: "timeout",
+    DownloadCancelledError: "too_large",
+    IgnoreRequest: "too_large",  # how Scrapy refuses a body that grows too large when unpacked
+    ResponseDataLossError: "truncated",
+    OSError: "bad_encoding",  # of gzip; the sockets' errors come as the classes above
+    EOFError: "bad_encoding",
+    zlib.error: "bad_encoding",
+}
+
+Download = Callable[[scrapy.Request], Awaitable[scrapy.http.Response]]
+
+
+class FetchError(Exception):
+    """A URL that could not be read; ``reason`` is for the tally."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class PinnedResolver(CachingThreadedResolver):  # type: ignore[misc]
+    """Answers for names whose addresses were checked, with the one that was, and for no other."""
+
+    #: By name; of the one crawl of this process.
+    addresses: ClassVar[dict[str, str]] = {}
+
+    def getHostByName(self, name: str, timeout: Any = ()) -> Any:  # noqa: ARG002, N802
+        if name in self.addresses:
+            return defer.succeed(self.addresses[name])
+        return defer.fail(DNSLookupError(f"{name} is not the host of this crawl"))
+
+    @classmethod
+    def pin(cls, url: str, allowed: tuple[str, ...]) -> None:
+        """Let the host of ``url`` be connected to, at an address of its own that is checked here.
+
+        Raises PrivateAddressError or OSError (``permitted_addresses``).
+        """
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+        found = permitted_addresses(host, port, allowed, cls.addresses.get(host))
+        cls.addresses[host] = found[0]
+
+
+class Fetcher:
+    """Scrapy's downloader with retries, and errors that have names."""
+
+    def __init__(self, download: Download, settings: CrawlSettings) -> None:
+        self._download = download
+        self._settings = settings
+
+    async def fetch(self, url: str, *, is_page: bool = True) -> scrapy.http.Response:
+        """The response at ``url``, whatever its status. Raises FetchError.
+
+        Of a page a body that is not HTML is not read; what is none, robots.txt, may be of any type
+        and has a limit of its own.
+        """
+        for attempt in range(self._settings.retries + 1):
+            last = attempt == self._settings.retries
+            try:
+                response = await self._once(url, is_page)
+            except FetchError as error:
+                if last or not is_passing(error.reason):
+                    raise
+                pause = self._backoff(url, attempt)
+            else:
+                if last or not is_passing(f"http_{response.status}"):
+                    return response
+                pause = _retry_after(response) or self._backoff(url, attempt)
+            await asyncio.sleep(min(pause, MAX_RETRY_PAUSE))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def can_reach(self, url: str) -> bool:
+        """Whether a host other than the one that is crawled is there, and may be connected to."""
+        try:
+            await asyncio.to_thread(PinnedResolver.pin, url, self._settings.allow_private_hosts)
+        except (PrivateAddressError, OSError, UnicodeError):
+            return False
+        return True
+
+    async def _once(self, url: str, is_page: bool) -> scrapy.http.Response:
+        meta = {"is_page": True} if is_page else {"download_maxsize": MAX_ROBOTS_DOWNLOAD}
+        request = scrapy.Request(url, meta=meta, dont_filter=True)
+        try:
+            response = await self._download(request)
+        except tuple(FAILURES) as error:
+            raise FetchError(_failure_reason(error)) from error
+        if response.headers.get("Content-Encoding"):  # one that Scrapy could not undo
+            raise FetchError("bad_encoding")
+        return response
+
+    def _backoff(self, url: str, attempt: int) -> float:
+        """Seconds: uniform between nothing and a bound that doubles."""
+        bound: float = self._settings.retry_pause * 2**attempt
+        return bound * draw(0, url, attempt)
+
+
+def _failure_reason(error: Exception) -> str:
+    return next(reason for kind, reason in FAILURES.items() if isinstance(error, kind))
+
+
+def _retry_after(response: scrapy.http.Response) -> float | None:
+    value = header(response, "Retry-After")
+    return float(value) if value.isascii() and value.isdigit() else None
+
+
+def header(response: scrapy.http.Response, name: str) -> str:
+    """A header's value as text: all its lines."""
+    return ", ".join(header_lines(response, name))
+
+
+def header_lines(response: scrapy.http.Response, name: str) -> list[str]:
+    """The value of each of a header's lines, as text."""
+    return [value.decode("utf-8", "replace") for value in response.headers.getlist(name)]
+
+
+def location(response: scrapy.http.Response) -> str:
+    """Where a redirect leads, or "". Bytes beyond ASCII go back as they came, percent-encoded."""
+    value: bytes = next(iter(response.headers.getlist("Location")), b"")
+    return re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % ord(byte[0]), value).decode("ascii")
