@@ -39,6 +39,7 @@ from pipelines.stages import DATASET_STAGES, STAGES
 from workers.crawl.warc_writer import content_hash
 from workers.exit_codes import ExitCode
 from workers.storage import file_hash
+from workers.supervisor import interrupt
 
 #: Seconds that an interrupted command may take, and any command at all.
 LONGEST_END, LONGEST_COMMAND = 20.0, 600.0
@@ -304,7 +305,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, metavar="N", help="default: 200")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all that is random")
     options = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background ignores the first
+        signal.signal(number, interrupt)
     write = sys.stdout.write
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         sample = SmallSample()

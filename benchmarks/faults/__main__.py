@@ -100,6 +100,7 @@ def main() -> int:
         return 0
     started = time.monotonic()
     signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)  # ignored in a shell's background, and so by commands
     with ExitStack() as stack:
         if options.run_dir:
             finished = options.run_dir.absolute()
