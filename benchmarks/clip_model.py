@@ -39,6 +39,9 @@ GPU_MODELS = {"ViT-B/32": 2048, "ViT-B/16": 1024, "ViT-L/14": 512, "ViT-L/14@336
 DENSE_BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # FLOP/s, data sheets
 MATMUL_SIZE = 8192
 
+LONG_WORDS = {"Thai": "สวัสดีครับ", "CJK": "日本語中文", "dashes": "-"}
+LONG_WORD_LENGTHS = (1_000, 10_000, 100_000)  # characters
+
 Work = Callable[[], object]
 
 
@@ -117,6 +120,33 @@ def tokens_rows(rounds: int) -> list[Row]:
     captions = plain_captions(5_000)
     works: list[Work] = [lambda: open_clip.tokenize(captions), lambda: tokenize(captions)]
     return [Row("text to tensor", "captions", "open_clip", *rates(works, len(captions), rounds))]
+
+
+def long_word_rows(rounds: int) -> list[Row]:
+    """Characters a second of one endless word: the same at every length where a side is linear.
+
+    The rates are of open_clip's own tokenizer, which does what OpenAI's does.
+    """
+    from clip_model import _torchvision  # noqa: F401, I001
+    from open_clip.tokenizer import SimpleTokenizer
+
+    theirs, ours, rng = SimpleTokenizer(), default_tokenizer(), random.Random(0)
+    rows = []
+    for script, letters in LONG_WORDS.items():
+        for length in LONG_WORD_LENGTHS:
+            text = "".join(rng.choices(letters, k=length))
+
+            def encode_theirs(text: str = text) -> object:
+                theirs.cache.clear()
+                return theirs.encode(text)
+
+            def encode_ours(text: str = text) -> object:
+                return ours.encode(text)
+
+            name = f"{script}, {length:,} long"
+            measured = rates([encode_theirs, encode_ours], length, rounds)
+            rows.append(Row(name, "characters", "open_clip", *measured))
+    return rows
 
 
 def preprocess_rows(rounds: int) -> list[Row]:
@@ -278,6 +308,7 @@ def cpu_rows(rounds: int) -> list[Row]:
     needs = [
         (tokenizer_rows, "clip"),
         (tokens_rows, "open_clip"),
+        (long_word_rows, "open_clip"),
         (preprocess_rows, "simplejpeg"),
         (image_tower_rows, "torch"),
         (text_tower_rows, "torch"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
 import hashlib
 import html
+import itertools
+import random
 from importlib import resources
 
 import ftfy
@@ -15,10 +19,13 @@ from hypothesis import strategies as st
 from clip_model import decode, encode, tokenize
 from clip_model.tokenizer import (
     CHUNKS_CACHED,
+    END_OF_WORD,
     LONGEST_CACHED,
     MERGES_FILE,
     SPACES,
+    WORD,
     Tokenizer,
+    byte_symbols,
     clean,
     default_tokenizer,
 )
@@ -134,3 +141,44 @@ def test_vocabulary_is_complete() -> None:
     tokenizer = default_tokenizer()
     assert (tokenizer.start_id, tokenizer.end_id) == (49406, 49407)
     assert len(tokenizer.symbols) == len(set(tokenizer.symbols)) == 49408
+
+
+@functools.cache
+def ranks() -> dict[tuple[str, str], int]:
+    packed = resources.files("clip_model").joinpath("vocabulary", MERGES_FILE).read_bytes()
+    lines = gzip.decompress(packed).decode().split("\n")[1 : 49408 - 2 * 256 - 2 + 1]
+    pairs = (line.split() for line in lines)
+    return {(first, second): rank for rank, (first, second) in enumerate(pairs)}
+
+
+def plainly_merged(word: str) -> list[int]:
+    """The definition, as a loop: join the best pair of all, the leftmost first. Quadratic."""
+    symbols = [byte_symbols()[byte] for byte in word.encode()]
+    symbols[-1] += END_OF_WORD
+    while True:
+        pairs = list(itertools.pairwise(symbols))
+        best = min(pairs, key=lambda pair: ranks().get(pair, 99999), default=None)
+        if best not in ranks():
+            return [default_tokenizer()._ids[symbol] for symbol in symbols]
+        at = pairs.index(best)
+        symbols[at : at + 2] = ["".join(best)]
+
+
+def test_merging_is_the_plain_loops() -> None:
+    """Long words above all: `test_tokenizer_parity` has 200,000 ordinary strings."""
+    rng = random.Random(0)
+    alphabets = ["ab", "aeinorst", "สวัดีครับ", "日本語中文", "-", "-=_", "éßøñ", "😀😁🏽", "ha"]
+    for _ in range(1500):
+        alphabet = rng.choice(alphabets)
+        run = "".join(rng.choices(alphabet, k=rng.choice([1, 2, 3, 5, 8, 20, 60])))
+        words = WORD.findall(clean(run * rng.choice([1, 1, 2, 4])))
+        assert encode("".join(words)) == [i for word in words for i in plainly_merged(word)], words
+
+
+@pytest.mark.parametrize("unit", ["สวัสดีครับ", "ก", "日本語", "-", "=-", "a", "ab", "é", "😀", "<|"])
+def test_a_word_of_100_000_characters(unit) -> None:
+    """Less than a second; a loop over all pairs for each join would take ten minutes."""
+    text = (unit * 100_000)[:100_000]
+    ids = encode(text)
+    assert "".join(decode(ids).split()) == text
+    assert tokenize(text, truncate=True)[0].tolist() == [49406, *ids[:75], 49407]
