@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from clip_model.config import ClipConfig
 
 
+def is_file(name: str) -> bool:
+    """Whether a setting names a checkpoint by its path: then its content counts, not its name."""
+    from clip_model.registry import available_models
+
+    return name not in available_models()
+
+
 def checkpoint_inputs(name: str, key: str) -> tuple[list[Path], list[str]]:
     """The files of a checkpoint, or the checksum of a published model.
 

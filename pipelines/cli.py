@@ -67,7 +67,8 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
         default=[],
         metavar="KEY.SUB=VALUE",
         dest="overrides",
-        help="override a key of the configuration; VALUE is YAML; may be given many times",
+        help="override a key of the configuration; VALUE is YAML, paths in it are relative to the "
+        "working directory; may be given many times",
     )
     return result
 

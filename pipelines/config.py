@@ -13,10 +13,18 @@ from pydantic import Field, ValidationError
 from pipelines.config_errors import explain
 from pipelines.yaml_text import decode, parse
 from query_builder.settings import QuerySettings
-from workers.embedding.settings import EmbedSettings
+from workers.embedding.settings import EmbedSettings, ModelName
 from workers.pairs.settings import PairSettings
 from workers.selection.settings import SelectionSettings
-from workers.settings import CrawlSettings, DownloadSettings, Settings, Share, WebUrl
+from workers.settings import (
+    CrawlSettings,
+    DownloadSettings,
+    FileName,
+    Settings,
+    Share,
+    ShellText,
+    WebUrl,
+)
 
 
 class ConfigError(ValueError):
@@ -26,7 +34,7 @@ class ConfigError(ValueError):
 class TrainSettings(Settings):
     """Train a CLIP on the data set with the symmetric contrastive loss."""
 
-    start_from: str = Field(
+    start_from: ModelName = Field(
         default="starter", description="a known model's name or a checkpoint file to go on from"
     )
     epochs: int = Field(default=4, ge=1, description="passes over the training split")
@@ -109,7 +117,7 @@ class Gate(Settings):
 class Report(Settings):
     """What the report is told beside the run itself."""
 
-    truth: str | None = Field(
+    truth: FileName | None = Field(
         default=None,
         description="Parquet file (url, caption, name, correct, kind) that tells which pairs are "
         "right, where that is known; {run_dir} is the run's directory",
@@ -148,7 +156,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file is missing, is not YAML, or a key is unknown or out of range.
     """
     tree = read_tree(path)
-    return build_settings(Config, tree, overrides, str(path))
+    return build_settings(Config, tree, overrides, str(path), folder_of(path))
+
+
+def folder_of(path: Path) -> Path:
+    """What relative paths in a configuration are relative to: its folder, unless it is a pipe."""
+    return path.absolute().parent if path.is_file() else Path.cwd()
 
 
 def read_tree(path: Path) -> dict[str, Any]:
@@ -168,16 +181,23 @@ Kind = TypeVar("Kind", bound=Settings)
 
 
 def build_settings(
-    kind: type[Kind], tree: dict[str, Any], overrides: Sequence[str], source: str
+    kind: type[Kind],
+    tree: dict[str, Any],
+    overrides: Sequence[str],
+    source: str,
+    folder: Path | None = None,
 ) -> Kind:
     """Settings of plain data with ``key.sub=value`` overrides, which change ``tree``.
+
+    Relative paths of the tree are relative to ``folder``, those of overrides, as of all that the
+    command line says, to the working directory.
 
     Raises ConfigError, which names ``source``, when a key is unknown or out of range.
     """
     for override in overrides:
         _apply_override(tree, override)
     try:
-        return kind.model_validate(tree)
+        return kind.model_validate(tree, context={"folder": folder or Path.cwd()})
     except ValidationError as error:
         raise ConfigError(explain(error, kind, tree, source)) from error
 
@@ -193,9 +213,18 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not further keys")
     try:
-        node[last] = parse(text)
+        node[last] = _of_shell(parse(text))
     except ValueError as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+
+
+def _of_shell(value: Any) -> Any:
+    """Plain data whose texts are known as the command line's."""
+    if isinstance(value, str):
+        return ShellText(value)
+    if isinstance(value, list):
+        return [_of_shell(item) for item in value]
+    return {k: _of_shell(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def digest(value: Any) -> str:

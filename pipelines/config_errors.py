@@ -69,7 +69,10 @@ def explain(error: ValidationError, kind: type[Settings], tree: Any, source: str
             key in found and problem["type"] == "string_type" and _is_nested(problem["input"])
         ):
             found[key].append(_message(problem, kind))
-    lines = (f"  {key}: {' or '.join(messages)}" for key, messages in sorted(found.items()))
+    lines = (
+        f"  {key}{': ' if key else ''}{' or '.join(messages)}"
+        for key, messages in sorted(found.items())
+    )
     return "\n".join([f"{source} cannot be used:", *lines])
 
 

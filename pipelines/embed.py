@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli import EXIT_CODES, output_folder, run_command, start
-from pipelines.config import ConfigError, RaySettings, build_settings, read_tree
+from pipelines.config import ConfigError, RaySettings, build_settings, folder_of, read_tree
 from pipelines.embed_job import Job
 from workers.embedding.settings import ATTRIBUTES, EmbedSettings, InputSettings
 from workers.exit_codes import ExitCode
+from workers.settings import ShellText
 
 DESCRIPTION = """\
 Embed shards of pictures and captions with any CLIP that clip_model loads: webdataset tars and
@@ -88,13 +89,15 @@ def embed_settings(arguments: argparse.Namespace) -> EmbedSettings:
     """The section ``embeddings`` of the file, the options and the overrides. Raises ConfigError."""
     tree = read_tree(arguments.config) if arguments.config else {}
     if arguments.model:
-        tree["model"] = arguments.model
+        tree["model"] = ShellText(arguments.model)
     for labels in arguments.labels:
         name, label_set = _label_set(labels, arguments.top_k)
         tree.setdefault("label_sets", {})[name] = label_set
     for name in arguments.attributes:
         tree.setdefault("attributes", {})[name] = {}
-    return build_settings(EmbedSettings, tree, arguments.overrides, "the settings of the model")
+    folder = folder_of(arguments.config) if arguments.config else None
+    source = "the settings of the model"
+    return build_settings(EmbedSettings, tree, arguments.overrides, source, folder)
 
 
 def _label_set(name_or_file: str, top_k: int) -> tuple[str, dict[str, Any]]:

@@ -21,6 +21,11 @@ refused, and a key that stands twice. `--set key.sub=value` overrides a key for 
 `value` in YAML. The section of a stage has the name of its folder in the run. A file may be written
 as `package:NAME/FILE`: a file inside an installed Python package.
 
+A relative path is relative to the folder of the configuration's file, so that a folder with both
+can be moved; one in `--set`, like all that the command line says, to the working directory. The
+words of a service's command are left as they are. Where files lie is part of no shard's key: what
+is in them is.
+
 This page is made by `python -m pipelines.reference > docs/configuration.md`.
 """
 

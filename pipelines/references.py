@@ -88,7 +88,7 @@ def check_truth(config: Config, run_dir: Path) -> None:
     path = Path(truth.replace("{run_dir}", str(run_dir)))
     if path.exists():
         _schema(path, "report.truth", TRUTH_COLUMNS)
-    elif not any(truth in part for made in config.services.values() for part in made.command):
+    elif not any(path.name in part for made in config.services.values() for part in made.command):
         raise ConfigError(f"report.truth: there is no file {path}, and no service makes it")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from workers.settings import Settings, Share
+from workers.settings import FileName, Settings, Share
 
 #: Where queries come from. A term that several sources have belongs to the first of them, and
 #: places that a source leaves empty go to the others, both in this order.
@@ -90,18 +90,18 @@ class ShareSettings(Settings):
 class QuerySettings(Settings):
     """Wikipedia dumps, page views and WordNet to the query list."""
 
-    dumps: tuple[str, ...] = Field(
+    dumps: tuple[FileName, ...] = Field(
         default=(),
         description="MediaWiki XML dumps (bz2, gz, zst or plain): paths, globs, "
         "package:NAME/FILE or fsspec's URLs (s3://, gs://, https://); a multistream dump with its "
         "index beside it is read in parallel",
     )
-    views: tuple[str, ...] = Field(
+    views: tuple[FileName, ...] = Field(
         default=(),
         description="Wikimedia's page view files (pageviews-YYYYMM-user.bz2, or hourly "
         "pageviews-YYYYMMDD-HHMMSS.gz), mixed freely: paths or globs; []: see titles",
     )
-    wordnet: str | None = Field(
+    wordnet: FileName | None = Field(
         default=None,
         description="WordNet's dict folder, with data.noun, data.verb, data.adj and data.adv; "
         "null: no synsets",

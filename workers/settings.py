@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from glob import escape, glob
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WrapValidator,
+)
 
 from workers.credentials import shown
 
@@ -67,6 +74,31 @@ def _web_url(text: str) -> str:
 #: HOST or HOST:PORT.
 Host = Annotated[str, AfterValidator(_host)]
 WebUrl = Annotated[str, AfterValidator(_web_url)]
+
+
+class ShellText(str):
+    """Text of the command line, where relative paths are relative to the working directory."""
+
+    __slots__ = ()
+
+
+def located(value: Any, check: Callable[[Any], str], info: ValidationInfo) -> str:
+    """A path made absolute, where a file or the command line has told what it is relative to."""
+    text, context = check(value), info.context or {}
+    if not text:
+        raise ValueError("an empty name names no file")
+    if "folder" not in context or text.startswith(("package:", "{run_dir}")) or "://" in text:
+        return text
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # a user that there is not
+        raise ValueError(f"{text}: {error}") from error
+    return str((Path.cwd() if isinstance(value, ShellText) else context["folder"]) / path)
+
+
+#: A path or glob, ``package:NAME/FILE`` or an fsspec URL. Validated with a context that has a
+#: ``folder``, a relative one becomes absolute.
+FileName = Annotated[str, WrapValidator(located)]
 
 
 class Settings(BaseModel):

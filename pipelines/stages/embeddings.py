@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.board import Board
-from pipelines.checkpoints import architecture, checkpoint_inputs
+from pipelines.checkpoints import architecture, checkpoint_inputs, is_file
 from pipelines.config import ConfigError, RaySettings
 from pipelines.engines import Actors, in_ray_actors
 from pipelines.precision import check_precision, decided, on_record, precision_of
@@ -132,11 +132,9 @@ class Content:
 
 def content_of(settings: EmbedSettings) -> Content:
     """Raises ConfigError for a model or a file that is not there."""
-    from clip_model.registry import available_models
-
     model, published = checkpoint_inputs(settings.model, "embeddings.model")
     identity = settings.identity()
-    if settings.model not in available_models():  # a file, whose name is no matter
+    if is_file(settings.model):
         del identity["model"]
     for head in identity["heads"].values():
         del head["path"]

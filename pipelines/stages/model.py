@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.checkpoints import architecture, checkpoint_inputs
+from pipelines.checkpoints import architecture, checkpoint_inputs, is_file
 from pipelines.config import ConfigError, TrainSettings
 from pipelines.engines import cluster_cpus, in_process, start_ray
 from pipelines.progress import Status
@@ -43,6 +43,8 @@ class Model(Stage):
     def plan(self) -> list[Shard]:
         settings = self.run.config.model
         identity = settings.identity() | {"seed": self.run.config.seed}
+        if is_file(settings.start_from):
+            del identity["start_from"]  # its content counts, not its name
         start, published = checkpoint_inputs(settings.start_from, "model.start_from")
         dataset = self.run.outputs("dataset")
         values = [str(len(dataset)), *published]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.checkpoints import checkpoint_inputs
+from pipelines.checkpoints import checkpoint_inputs, is_file
 from pipelines.config import Config, ConfigError
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
@@ -60,7 +60,8 @@ class ScoreModels:
             read_examples(dataset, self.config.seed, held_out, held_out=True, tally=tally)
         )
         start = self.config.model.start_from
-        models = {f"start: {start}": start, "trained": str(trained)}
+        name = Path(start).name if is_file(start) else start  # the same wherever it lies
+        models = {f"start: {name}": start, "trained": str(trained)}
         if examples:  # else the stage has kept nothing, and its gate says so
             write_json(score_models(models, examples, self.config.scores), out / "scores.json")
         return {"pairs": tally}

@@ -38,20 +38,21 @@ class Selection(Stage):
                 raise ConfigError(f"selection.steps.{number}.{error}") from error
             check_step(step, f"selection.steps.{number}", self.run.config.embeddings)
 
-    def references(self) -> list[Path]:
-        """The files that steps compare with, such as an evaluation set's embeddings."""
+    def references(self) -> list[list[Path]]:
+        """The files that each step compares with, such as an evaluation set's embeddings."""
         return [
-            path
+            named_files(getattr(step, "embeddings", ()), f"selection.steps.{number}.embeddings")
             for number, step in enumerate(self.run.config.selection.steps)
-            for path in named_files(
-                getattr(step, "embeddings", ()), f"selection.steps.{number}.embeddings"
-            )
         ]
 
     def plan(self) -> list[Shard]:
         files = files_of_shards(self.run)
         identity = self.run.config.selection.identity() | {"seed": self.run.config.seed}
-        inputs = [*(path for three in files for path in three), *self.references()]
+        references = self.references()
+        for step, some in zip(identity["steps"], references, strict=True):
+            if "embeddings" in step:  # their content counts, and which step they are for
+                step["embeddings"] = len(some)
+        inputs = [path for some in (*files, *references) for path in some]
         return [self.shard("all", identity, inputs, [str(len(files))])] if files else []
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:

@@ -1,5 +1,6 @@
 import datetime
 import math
+import os
 import re
 from itertools import product
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from pipelines.config import Config, ConfigError, build_settings, digest, load_config
 from pipelines.config_errors import filter_of, settings_in
+from pipelines.embed import embed_settings, parser
 from pipelines.reference import configuration_reference
 from pipelines.yaml_text import as_yaml
 from workers.selection.settings import SelectionSettings
@@ -163,6 +165,87 @@ def test_no_message_speaks_of_python():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="absent.yaml: No such file"):
         load_config(tmp_path / "absent.yaml")
+
+
+LOCATED = [
+    ("queries.dumps", "a.xml"),
+    ("queries.views", "views/*.gz"),
+    ("pairs.inputs", "../lists[1]/*.csv"),
+    ("selection.steps", "embeddings"),
+    ("queries.wordnet", "wordnet"),
+    ("embeddings.model", "clip.safetensors"),
+    ("model.start_from", "sub/clip.safetensors"),
+    ("embeddings.heads", "head.safetensors"),
+    ("report.truth", "truth.parquet"),
+]
+ELSEWHERE = ["package:a/b", "s3://a/b", "https://a/b", "{run_dir}/a", "/a/b"]
+NAMES = {"embeddings.model": ["starter", "ViT-B/32"], "model.start_from": ["starter", "RN50x4"]}
+
+
+def setting_of(key, path):
+    """The value of a key that names a path somewhere."""
+    if key == "selection.steps":
+        return [{"filter": "agreement", "embeddings": [path], "min": 0.3}]
+    if key == "embeddings.heads":
+        return {"aesthetic": {"path": path}}
+    return [path] if key in ("queries.dumps", "queries.views", "pairs.inputs") else path
+
+
+def configured(config, key):
+    """The path in the value of a key."""
+    section, name = key.split(".")
+    value = getattr(getattr(config, section), name)
+    value = value["aesthetic"].path if key == "embeddings.heads" else value
+    value = value[0] if isinstance(value, tuple) else value
+    return value.embeddings[0] if key == "selection.steps" else value
+
+
+@pytest.mark.parametrize(("key", "path"), LOCATED)
+def test_paths_are_relative_to_what_says_them(write, tmp_path, monkeypatch, key, path):
+    there = tmp_path / "there"
+    there.mkdir()
+    section, name = key.split(".")
+
+    def said(text):
+        """By the file, and by the command line."""
+        value = setting_of(key, text)
+        tree = {"name": "test", "queries": {}} | {section: {name: value}}
+        yield configured(load_config(write(as_yaml(tree))), key)
+        yield configured(load_config(write(MINIMAL), [f"{key}={as_yaml(value)}"]), key)
+
+    monkeypatch.chdir(there)
+    assert list(said(path)) == [str(tmp_path / path), str(there / path)]
+    for other in [*ELSEWHERE, *NAMES.get(key, [])]:
+        assert list(said(other)) == [other, other]
+    monkeypatch.setenv("HOME", "/home/me")
+    assert list(said("~/a")) == ["/home/me/a"] * 2
+    for nowhere, message in [("''", "names no file"), ("~nobody-here/a", "~nobody-here/a: ")]:
+        with pytest.raises(ConfigError, match=message):
+            load_config(
+                write(MINIMAL), [f"{key}={as_yaml(setting_of(key, nowhere.strip(chr(39))))}"]
+            )
+
+
+def test_the_file_of_the_embed_command_is_a_configuration_too(write, tmp_path, monkeypatch):
+    file = write("model: clip.safetensors\nheads: {a: {path: head.safetensors}}\n")
+    monkeypatch.chdir("/")
+    for options, model in [([], tmp_path / "clip.safetensors"), (["--model", "b.pt"], "/b.pt")]:
+        arguments = ["x.tar", "--out", "out", "--config", str(file), *options]
+        settings = embed_settings(parser().parse_args(arguments))
+        assert settings.model == str(model)
+        assert settings.heads["a"].path == str(tmp_path / "head.safetensors")
+
+
+def test_a_configuration_from_a_pipe_is_relative_to_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read, written = os.pipe()
+    os.write(written, MINIMAL.encode())
+    os.close(written)
+    try:
+        config = load_config(Path(f"/dev/fd/{read}"))
+    finally:
+        os.close(read)
+    assert config.queries.dumps == (str(tmp_path / "dump.xml"),)
 
 
 def test_the_hash_is_of_the_content_and_not_of_the_order():

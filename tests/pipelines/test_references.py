@@ -1,15 +1,17 @@
 """What a configuration refers to is there, or the command says so before it does anything."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config, ConfigError, load_config
 from pipelines.run import Run
 from pipelines.runner import check
-from pipelines.stages import DATASET_STAGES
+from pipelines.stages import DATASET_STAGES, STAGES
 from tests.shards import save_tiny_model
 from workers.contracts import embeddings_schema
 
@@ -147,6 +149,38 @@ def test_another_reference_to_nothing_is_refused(checked, tmp_path, more, messag
             section[key] = str(tmp_path / files[value]) if value in files else value
     with pytest.raises(ConfigError, match=message):
         checked(**more)
+
+
+KEYS = ["queries", "pairs", "selection", "model"]
+
+
+def test_a_folder_that_is_moved_with_its_configuration_has_the_same_keys(tmp_path, monkeypatch):
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "dump.xml").write_text("<mediawiki/>")
+    (there / "list.csv").write_text("url,caption\nhttps://a.example/a.jpg,a\n")
+    model = Path(save_tiny_model(there / "tiny.safetensors"))
+    embedded(there / "other.parquet")
+    text = f"""
+name: test
+queries: {{dumps: [dump.xml]}}
+pairs: {{inputs: [list.csv]}}
+model: {{start_from: {model.name}}}
+selection: {{steps: [{{filter: agreement, embeddings: [other.parquet], min: 0.3}}]}}
+"""
+    files = [[model, model, model]]
+    monkeypatch.setattr("pipelines.stages.selection.files_of_shards", lambda _: files)
+
+    def keys(folder):
+        config = folder / "run.yaml"
+        config.write_text(text)
+        run = Run.open(load_config(config), tmp_path / "run")
+        return [shard.key for name in KEYS for shard in STAGES[name](run).plan()]
+
+    before = keys(there)
+    assert len(before) == len(KEYS)
+    files = [[there.rename(tmp_path / "moved") / model.name] * 3]
+    assert keys(tmp_path / "moved") == before
 
 
 def test_a_service_whose_program_is_not_there_is_refused(checked):

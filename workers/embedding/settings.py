@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, WrapValidator, model_validator
 
-from workers.settings import Settings
+from workers.settings import FileName, Settings, located
 
 Precision = Literal["fp32", "bf16"]
+
+
+def _located_model(value: Any, check: Callable[[Any], str], info: ValidationInfo) -> str:
+    if value == "starter":  # to know the other names takes a second
+        return str(value)
+    from clip_model.registry import available_models
+
+    return str(value) if value in available_models() else located(value, check, info)
+
+
+#: A known model's name or the path of a checkpoint.
+ModelName = Annotated[str, WrapValidator(_located_model)]
 
 
 class LabelSet(Settings):
@@ -66,7 +79,7 @@ ATTRIBUTES = {
 class Head(Settings):
     """A small trained network on the picture's embedding, such as an aesthetic predictor."""
 
-    path: str = Field(description="safetensors (or torch.save) file of its linear layers")
+    path: FileName = Field(description="safetensors (or torch.save) file of its linear layers")
     activation: Literal["none", "relu", "gelu"] = Field(
         default="none", description="between the layers (LAION's aesthetic predictor: none)"
     )
@@ -81,7 +94,9 @@ class EmbedSettings(Settings):
 
     TUNING: ClassVar[frozenset[str]] = frozenset({"threads"})
 
-    model: str = Field(default="starter", description="a known model's name or a checkpoint file")
+    model: ModelName = Field(
+        default="starter", description="a known model's name or a checkpoint file"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
         description="auto: bf16 if all machines that work compute in it (decided once, when the "

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from phonenumbers import SUPPORTED_REGIONS
 from pydantic import AfterValidator, Field
 
-from workers.settings import Settings, Share, WebUrl
+from workers.settings import FileName, Settings, Share, WebUrl
 
 #: What people write for a country, and what ISO 3166 calls it.
 _OTHER_NAMES = {"UK": "GB", "EN": "GB", "EL": "GR", "USA": "US", "JA": "JP", "KO": "KR"}
@@ -80,7 +80,7 @@ class CaptionSettings(Settings):
 class PairSettings(Settings):
     """Pages and pair lists to (URL, caption) pairs, matched with the queries and balanced."""
 
-    inputs: tuple[str, ...] = Field(
+    inputs: tuple[FileName, ...] = Field(
         default=(),
         description="what to read beside the crawl's own pages: WARC and WAT files, HTML folders "
         "and pair lists (Parquet, CSV, TSV, JSON lines); paths, globs, folders or fsspec URLs",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from workers.pairs.settings import LanguageSettings
-from workers.settings import Settings, Share
+from workers.settings import FileName, Settings, Share
 
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
 
@@ -119,7 +119,7 @@ class ContaminationStep(Step):
     """No pair that an evaluation set holds: by embeddings of that set, of the same model."""
 
     filter: Literal["contamination"]
-    embeddings: tuple[str, ...] = Field(
+    embeddings: tuple[FileName, ...] = Field(
         min_length=1, description="Parquet files of `pipelines.embed` on evaluation sets; globs"
     )
     max_image_similarity: Cosine = Field(
@@ -140,7 +140,7 @@ class AgreementStep(Step):
     """Pairs that another model finds similar, too."""
 
     filter: Literal["agreement"]
-    embeddings: tuple[str, ...] = Field(
+    embeddings: tuple[FileName, ...] = Field(
         min_length=1, description="Parquet files of the same pairs by the other model; globs"
     )
     min: Cosine = Field(description="cosine by the other model")
