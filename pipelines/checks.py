@@ -166,8 +166,6 @@ def _queries(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
 
 
 def _pages(_checker: Checker, path: Path, receipt: Receipt) -> Iterator[str]:
-    from fastwarc.warc import WarcRecordType
-
     from workers.extract.warc_records import Damage, read_records
 
     pages = 0
@@ -176,7 +174,7 @@ def _pages(_checker: Checker, path: Path, receipt: Receipt) -> Iterator[str]:
             if isinstance(record, Damage):
                 yield f"at byte {record.offset}: {record.error}"
             else:
-                pages += record.kind == WarcRecordType.response
+                pages += record.kind == "response"
     if pages != receipt.rows["pages"]["kept"]:
         yield f"{pages:,} pages, not {receipt.rows['pages']['kept']:,}"
 

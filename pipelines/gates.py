@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pipelines.config import Config, Gate
 from pipelines.receipts import StageTotals
+
+#: Places of dropped rows that a message names.
+_PLACES = 3
 
 
 def gate_of(config: Config, stage: str) -> Gate:
@@ -36,3 +40,14 @@ def shortfall(stage: str, gate: Gate, totals: StageTotals, samples: Path) -> str
             reasons = ", ".join(f"{reason} {number:,}" for reason, number in dropped.items())
             line += f"; dropped {kind}: {reasons}"
     return f"{line}; samples of them are in {samples}" if samples.is_dir() else line
+
+
+def places_of(reason: str, samples: Path) -> str:
+    """Where some of the rows stood that were dropped for a reason, and where more of them are."""
+    kinds = [json.loads(file.read_bytes()) for file in sorted(samples.glob("*.json"))]
+    rows = [
+        row for kind in kinds for tally in kind.values() for row in tally.get(reason, {}).items()
+    ]
+    places = [str(row.get("source") or key) for key, row in rows]
+    more = [f"and others ({samples})"] if len(places) > _PLACES else []
+    return ", ".join([*places[:_PLACES], *more]) or str(samples)

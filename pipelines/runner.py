@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from shutil import which
 
 from pipelines.config import Config, ConfigError
-from pipelines.gates import gate_of, is_met, shortfall
+from pipelines.gates import gate_of, is_met, places_of, shortfall
 from pipelines.memory import peak_memory
 from pipelines.outages import Unreached, is_outage, is_worth_another_try
 from pipelines.progress import Progress
@@ -294,12 +294,12 @@ def _reads_damaged_inputs(run: Run, name: str) -> bool:
     }
     for reason, number in reasons.items():
         log.error(
-            "%s: coverage is partial: %s (%d); what could be read was used. %s says which files; "
-            "replace them and run again",
+            "%s: coverage is partial: %s (%d) in %s; what could be read was used. Replace what is "
+            "damaged and run again",
             name,
             reason,
             number,
-            Side.REJECTED.of(run.directory / name),
+            places_of(reason, Side.REJECTED.of(run.directory / name)),
         )
     return bool(reasons)
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.faults.fault import Fault, Place
 from benchmarks.small_sample import free_port
-from workers.crawl.warc_writer import response_record
+from workers.crawl.warc_writer import info_record, response_record
 
 SECRET = "S3CRET"
 
@@ -35,6 +35,9 @@ CAPTIONS = [(f"http://a.example/{n}.png", f"a cat and a dog, {n}") for n in rang
 CSV = "url,caption\n" + "".join(f'{url},"{caption}"\n' for url, caption in CAPTIONS)
 
 
+_NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
 def compressed_dump() -> bytes:
     """A dump of many bzip2 streams, so that one of them can be damaged."""
     return b"".join(map(bz2.compress, DUMP.splitlines(keepends=True)))
@@ -42,15 +45,22 @@ def compressed_dump() -> bytes:
 
 def warc() -> bytes:
     """Twenty pages of fifty pictures each, a gzip member each."""
-    now = datetime(2026, 11, 22, tzinfo=UTC)
     pages = [
         b"".join(b'<img src="/%d-%d.png" alt="a cat, %d">' % (n, k, k) for k in range(50))
         for n in range(20)
     ]
     html = {"Content-Type": "text/html"}
     return b"".join(
-        gzip.compress(response_record(f"http://a.example/{n}", 200, html, page, now))
+        gzip.compress(response_record(f"http://a.example/{n}", 200, html, page, _NOW))
         for n, page in enumerate(pages)
+    )
+
+
+def _lost_pages() -> bytes:
+    """Two pages in no encoding that any browser would decode."""
+    kind = {"Content-Type": "text/html; charset=iso-2022-kr"}
+    return b"".join(
+        response_record(f"http://a.example/{n}", 200, kind, b"<p>", _NOW) for n in range(2)
     )
 
 
@@ -209,6 +219,10 @@ FAULTS = [
           f"{_PAIRS_DAMAGED}: damaged_record (1)", (3,)),
     Fault("a byte of a WARC flipped", _text(DUMP, flipped(warc(), 0.52), name="x.warc.gz"),
           f"{_PAIRS_DAMAGED}: damaged_record", (3,)),
+    Fault("a WARC of which no page can be read",
+          _text(DUMP, _lost_pages(), name="x.warc"), "damaged_file 1", (4,)),
+    Fault("a WARC without a page", _text(DUMP, info_record({}, _NOW), name="x.warc"),
+          "no_pages 1", (4,)),
     Fault("a gzipped list that breaks off",
           _text(DUMP, gzip.compress(CSV.encode() * 50)[:-50], name="pairs.csv.gz"),
           f"{_PAIRS_DAMAGED}: damaged_", (3,)),

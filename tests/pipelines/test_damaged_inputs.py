@@ -27,8 +27,16 @@ DUMP = f"""<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/"><siteinf
 CONFIG = """\
 name: damaged
 queries: {{dumps: [{dump}], min_count: 2, titles: none}}
-pairs: {{inputs: [{warc}], shards: 1}}
+pairs: {{inputs: [{warc}, {lost}], shards: 1}}
 """
+
+
+def lost_page(*, damaged: bool) -> bytes:
+    """A file of one page, whose body says that it is packed."""
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\n\r\n"
+    block += b"\x1f\x8b\x08 and no more" if damaged else gzip.compress(b"<p>no picture")
+    head = "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://b.example/\r\n"
+    return f"{head}Content-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
 
 
 def warc_bytes() -> bytes:
@@ -55,9 +63,14 @@ def run(tmp_path):
         )
         (tmp_path / "dump.xml.bz2").write_bytes(dump[: int(len(dump) * dump_share)])
         (tmp_path / "crawl.warc.gz").write_bytes(warc[: int(len(warc) * warc_share)])
+        (tmp_path / "lost.warc").write_bytes(lost_page(damaged=warc_share < 1))
         config = tmp_path / "config.yaml"
         config.write_text(
-            CONFIG.format(dump=tmp_path / "dump.xml.bz2", warc=tmp_path / "crawl.warc.gz")
+            CONFIG.format(
+                dump=tmp_path / "dump.xml.bz2",
+                warc=tmp_path / "crawl.warc.gz",
+                lost=tmp_path / "lost.warc",
+            )
         )
         command = [sys.executable, "-m", "pipelines.build_dataset", str(config)]
         command += ["--run-dir", str(tmp_path / "run")]
@@ -76,10 +89,12 @@ def test_damage_is_reported_until_it_is_mended(tmp_path, run):
     result = run(dump_share=0.8, warc_share=0.7)
     assert result.returncode == 3, result.stdout + result.stderr
     assert "queries: coverage is partial: damaged_dump (1)" in result.stderr
-    assert "pairs: coverage is partial: damaged_record (1)" in result.stderr
+    assert "pairs: coverage is partial: damaged_record (1) in crawl.warc.gz@" in result.stderr
+    lost = f"pairs: coverage is partial: damaged_file (1) in {tmp_path / 'lost.warc'}"
+    assert lost in " ".join(result.stderr.split())
     assert rows_of(tmp_path, "queries")["pages"]["failed"] == {"damaged_dump": 1}
     rows = rows_of(tmp_path, "pairs")
-    assert rows["pages"]["failed"] == {"damaged_record": 1}
+    assert rows["pages"]["failed"] == {"bad_encoding": 1, "damaged_file": 1, "damaged_record": 1}
     assert 0 < rows["pages"]["kept"] < PAGES_OF_WARC
     samples = json.loads((tmp_path / "run/_rejected/pairs/all.json").read_text())
     (sample,) = samples["pages"]["damaged_record"].values()
@@ -93,4 +108,4 @@ def test_damage_is_reported_until_it_is_mended(tmp_path, run):
 
     mended = run(dump_share=1, warc_share=1)
     assert mended.returncode == 0, mended.stdout + mended.stderr
-    assert rows_of(tmp_path, "pairs")["pages"]["kept"] == PAGES_OF_WARC
+    assert rows_of(tmp_path, "pairs")["pages"]["kept"] == PAGES_OF_WARC + 1

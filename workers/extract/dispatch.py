@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
 
+from workers.credentials import shown
 from workers.extract.candidates import Candidate, candidate_tables
 from workers.extract.html_folders import read_html
 from workers.extract.inputs import LISTS, Input, InputKind
@@ -32,7 +34,35 @@ def extract_pairs(
     return candidate_tables(_from_pages(source, pages, images, agent))
 
 
+#: Reasons for which a page that may have been there is lost.
+_LOST = ("bad_encoding", "bad_json", "not_http", "page_error", "too_large")
+
+
 def _from_pages(
+    source: Input, pages: Tally, images: Tally, agent: str | None
+) -> Iterator[Candidate]:
+    kept, lost = pages.kept, _lost(pages)
+    yield from _all_pages(source, pages, images, agent)
+    if pages.kept == kept and source.kind is not InputKind.HTML:
+        _say_empty(source, pages, _lost(pages) - lost)
+
+
+def _lost(pages: Tally) -> Counter[str]:
+    return Counter({reason: pages.failed[reason] for reason in _LOST})
+
+
+def _say_empty(source: Input, pages: Tally, lost: Counter[str]) -> None:
+    """Count a file without a page by itself: damaged if each that was there could not be read."""
+    row = {"source": shown(source.url)}
+    if lost:
+        reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(lost.items()))
+        row["error"] = f"not one of its pages could be read: {reasons}"
+        pages.fail("damaged_file", source.name, row)
+    else:
+        pages.reject("no_pages", source.name, row)
+
+
+def _all_pages(
     source: Input, pages: Tally, images: Tally, agent: str | None
 ) -> Iterator[Candidate]:
     if source.kind is InputKind.WAT:

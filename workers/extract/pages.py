@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from workers.extract.candidates import Candidate
+from workers.extract.encodings import UnusableEncodingError
 from workers.extract.page import PageError, address_of, base_of, parse_page, robots_of
 from workers.extract.page_images import images_of
 from workers.robots_directives import is_opted_out
@@ -15,6 +17,10 @@ from workers.urls import MAX_URL_CHARS, Base, UrlError, absolute_url
 
 #: A longer page is refused. Time and memory are linear up to here; crawls cut pages far earlier.
 MAX_PAGE_BYTES = 64 << 20
+
+#: What functions raise over a text that nobody has thought of. A store that is away or a full disk
+#: (OSError) is no page's fault.
+_ODD_TEXT = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.\-]*:")
 
@@ -51,7 +57,23 @@ class NotAPageError(Exception):
     def count(self, pages: Tally, url: str, source: str) -> None:
         """Count it into the tally of pages."""
         drop = pages.fail if self.failed else pages.reject
-        drop(self.reason, source, {"url": url, "source": source})
+        row = {"url": url, "source": source}
+        if self.__cause__ is not None:
+            row["error"] = _told(self.__cause__)
+        drop(self.reason, source, row)
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def only_this_page() -> Iterator[None]:
+    """Whatever a page makes our functions raise costs this page and no other: NotAPageError."""
+    try:
+        yield
+    except _ODD_TEXT as error:
+        raise NotAPageError("page_error", failed=True) from error
 
 
 def refuse_long(url: str) -> None:
@@ -65,7 +87,8 @@ def page_pairs(
 ) -> Iterator[Candidate]:
     """The candidate pairs of one page that does not ask ``agent`` to leave it alone."""
     try:
-        url, base, found = _read(page, agent)
+        with only_this_page():
+            url, base, found = _read(page, agent)
     except NotAPageError as verdict:
         verdict.count(pages, page.url, page.source)
         return
@@ -80,7 +103,8 @@ def _read(page: Page, agent: str | None) -> tuple[str, str, Iterator[FoundImage]
     try:
         document = parse_page(page.body, page.content_type)
     except PageError as error:
-        raise NotAPageError("not_parsable", failed=True) from error
+        refused = isinstance(error.__cause__, UnusableEncodingError)
+        raise NotAPageError("bad_encoding" if refused else "not_parsable", failed=True) from error
     if is_opted_out([*page.robots, *robots_of(document, agent)], agent):
         raise NotAPageError("opted_out", failed=False)
     base = base_of(document, page.url)
@@ -103,7 +127,20 @@ def _own_url(address: str) -> str:
 def image_pairs(
     found: Iterable[FoundImage], page_url: str, base: str, source: str, images: Tally
 ) -> Iterator[Candidate]:
-    """The candidates of the pictures of one page; all (picture, text) are counted."""
+    """The candidates of the pictures of one page; all (picture, text) are counted.
+
+    Where a picture cannot be worked on, it is counted as failed for the rest of the page.
+    """
+    try:
+        yield from _image_pairs(found, page_url, base, source, images)
+    except _ODD_TEXT as error:
+        row = {"page_url": page_url, "source": source, "error": _told(error)}
+        images.fail("page_error", source, row)
+
+
+def _image_pairs(
+    found: Iterable[FoundImage], page_url: str, base: str, source: str, images: Tally
+) -> Iterator[Candidate]:
     links, seen = Base(base), set[tuple[str, str]]()
     for number, image in enumerate(found):
         for rank, text in enumerate(image.texts or [""]):

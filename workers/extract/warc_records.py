@@ -1,8 +1,9 @@
 """The records of a WARC file, also of a damaged one: what can be read is, the rest is told.
 
 fastwarc reads until something is wrong. Then the next place where a record begins is looked for:
-a gzip member, a zstd frame or, in a plain file, a version line. So damage costs the record that it
-is in and no other.
+a gzip member, a zstd frame or, in a plain file, a version line; and the record before it is read by
+itself. So damage costs the record that it is in and no other, and a record that is only unusual (to
+fastwarc, names of headers have a case and lines end in CRLF) is read.
 """
 
 from __future__ import annotations
@@ -10,36 +11,59 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
-from io import BytesIO
+from email.parser import HeaderParser
 from typing import Any, BinaryIO, NamedTuple
 
+import zstandard
 from fastwarc.stream_io import ZstdReader
-from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 #: A larger record is passed over.
 MAX_RECORD_BYTES = 64 << 20
 
-_MARKERS = _GZIP, _ZSTD, _PLAIN = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"WARC/1."
+_MARKERS = _GZIP, _ZSTD, _PLAIN = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"WARC/"
 
-_VERSION_LINE = re.compile(rb"WARC/1\.[01]\r?\n[A-Za-z-]+:")
+_VERSION_LINE = re.compile(rb"WARC/\d\.\d+\r?\n[A-Za-z-]+[ \t]*:")
+
+#: The header of a record: the version line, the fields and an empty line.
+_HEAD = re.compile(rb"WARC/\d\.\d+\r?\n((?:[^\r\n]++\r?\n)*+)\r?\n")
+_END = re.compile(rb"\r?\n\r?\n")
 
 #: Bytes that are read at a time while the next record is looked for.
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
+
+#: Bytes of a zstd frame that are unpacked at a time.
+_STEP = 1 << 10
 
 
 class RawRecord(NamedTuple):
     """A record and where it begins in the file."""
 
     offset: int
-    kind: WarcRecordType
-    headers: Any
-    is_http: bool
+    headers: Any  # ``get`` knows no case
     length: int  # of the block, as the record says
     block: bytes  # empty if longer than MAX_RECORD_BYTES
 
     @property
+    def kind(self) -> str:
+        """The WARC-Type in lower case, "" where there is none."""
+        return (self.headers.get("WARC-Type") or "").strip().lower()
+
+    @property
     def url(self) -> str:
-        return (self.headers.get("WARC-Target-URI") or "").strip("<>")
+        """The WARC-Target-URI; some writers put it in angle brackets, as WARC 1.0 seemed to ask."""
+        return (self.headers.get("WARC-Target-URI") or "").strip().strip("<>")
+
+    @property
+    def content_type(self) -> str:
+        return (self.headers.get("Content-Type") or "").strip()
+
+    @property
+    def is_http(self) -> bool:
+        """Whether the block is an HTTP message, by its type or, where none is given, its look."""
+        if not self.content_type:
+            return self.block.startswith(b"HTTP/")
+        return self.content_type.lower().startswith("application/http")
 
 
 class Damage(NamedTuple):
@@ -76,19 +100,26 @@ def read_records(file: BinaryIO) -> Iterator[RawRecord | Damage]:
             error = str(problem)
         place = start if last is None else last.offset
         following = _next_record(file, place + 1, marker)
-        end = None if last is None else _whole_end(file, last, following, marker)
-        if last is not None and end is not None:
-            yield last
-        if end is None or end != following:
-            yield Damage(end or place, "" if last is None or end else last.url, error)
+        whole = _read_alone(file, place, following, marker)
+        if whole is not None:
+            yield whole[0]
+        if whole is None:
+            yield Damage(place, "" if last is None else last.url, error)
+        elif whole[1] != following and not _is_end(file, whole[1]):
+            yield Damage(whole[1], "", error)
         start = following
+
+
+def _is_end(file: BinaryIO, at: int) -> bool:
+    file.seek(at)
+    return not file.read(1)
 
 
 def _cut_end(file: BinaryIO, start: int, last: RawRecord | None, marker: bytes) -> Iterator[Damage]:
     """The damage of a file that ends so soon after a record begins that fastwarc sees none."""
-    end = start if last is None else _whole_end(file, last, None, marker)
-    size = file.seek(0, 2)
-    if marker != _PLAIN and end is not None and end < size:
+    whole = None if last is None else _read_alone(file, last.offset, None, marker)
+    end = start if last is None else whole and whole[1]
+    if marker != _PLAIN and end is not None and not _is_end(file, end):
         yield Damage(end, "", "the file ends inside a record")
 
 
@@ -104,19 +135,19 @@ def _iterate(file: BinaryIO, start: int) -> Iterator[RawRecord]:
             record = next(records, None)
             if record is None:
                 return
-            length = _length(record)
+            length = _length(record.headers)
+            if any("\n" in value for value in record.headers.values()):
+                raise _ReadError("lines of its header end in LF, not CRLF")
             block = b"" if length > MAX_RECORD_BYTES else record.reader.read()
         except OSError as error:
             raise _ReadError(str(error)) from error
-        yield RawRecord(
-            record.stream_pos, record.record_type, record.headers, record.is_http, length, block
-        )
+        yield RawRecord(record.stream_pos, record.headers, length, block)
 
 
-def _length(record: WarcRecord) -> int:
+def _length(headers: Any) -> int:
     """The Content-Length that a record gives itself; -1 where it gives none, as a cut header."""
-    value = record.headers.get("Content-Length") or ""
-    return int(value) if value.isdecimal() else -1
+    value = (headers.get("Content-Length") or "").strip()
+    return int(value) if re.fullmatch(r"[0-9]{1,15}", value) else -1
 
 
 def _is_short(record: RawRecord) -> bool:
@@ -170,24 +201,29 @@ def _begins_record(file: BinaryIO, at: int, marker: bytes) -> bool:
     return plain.startswith(_PLAIN)
 
 
-def _whole_end(
-    file: BinaryIO, record: RawRecord, following: int | None, marker: bytes
-) -> int | None:
-    """Where a record ends in the file, None if it is itself damaged."""
-    file.seek(record.offset)
-    size = MAX_RECORD_BYTES if following is None else following - record.offset
+def _read_alone(
+    file: BinaryIO, at: int, following: int | None, marker: bytes
+) -> tuple[RawRecord, int] | None:
+    """The record at a place and where it ends in the file; None if it is damaged."""
+    file.seek(at)
+    size = MAX_RECORD_BYTES if following is None else following - at
     raw = file.read(min(size, MAX_RECORD_BYTES))
     try:
         plain, used = _unpack(raw, marker)
-    except (OSError, zlib.error):
+    except (OSError, zlib.error, zstandard.ZstdError):
         return None
-    block_end = plain.find(b"\r\n\r\n") + 4 + record.length
-    rest = plain[block_end:]
-    if record.length < 0 or not rest.startswith(b"\r\n\r\n"):
+    head = _HEAD.match(plain)
+    if head is None:
         return None
+    headers = HeaderParser().parsestr(head[1].decode("utf-8", "replace"))
+    length = _length(headers)
+    end = _END.match(plain, head.end() + length)
+    if length < 0 or end is None:
+        return None
+    record = RawRecord(at, headers, length, plain[head.end() : head.end() + length])
     if marker == _PLAIN:
-        return record.offset + block_end + 4
-    return None if rest.strip(b"\r\n") else record.offset + used
+        return record, at + end.end()
+    return None if plain[end.end() :].strip(b"\r\n") else (record, at + used)
 
 
 def _unpack(raw: bytes, marker: bytes) -> tuple[bytes, int]:
@@ -195,7 +231,7 @@ def _unpack(raw: bytes, marker: bytes) -> tuple[bytes, int]:
     if marker == _PLAIN:
         return raw, len(raw)
     if marker == _ZSTD:
-        return _unpack_frame(raw[: raw.find(_ZSTD, len(_ZSTD)) % (len(raw) + 1)])
+        return _unpack_frame(raw)
     member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     plain = member.decompress(raw, 2 * MAX_RECORD_BYTES)
     if not member.eof:
@@ -203,12 +239,16 @@ def _unpack(raw: bytes, marker: bytes) -> tuple[bytes, int]:
     return plain, len(raw) - len(member.unused_data)
 
 
-def _unpack_frame(frame: bytes) -> tuple[bytes, int]:
-    """As ``_unpack``, for a zstd frame behind which the first bytes of another may stand."""
-    try:
-        return ZstdReader(BytesIO(frame)).read(), len(frame)
-    except OSError:
-        for begun in (_ZSTD[:n] for n in range(1, len(_ZSTD))):
-            if frame.endswith(begun):
-                return _unpack_frame(frame.removesuffix(begun))
-        raise
+def _unpack_frame(raw: bytes) -> tuple[bytes, int]:
+    """As ``_unpack``, for a zstd frame; in small steps, as each may give 32,000 times as much."""
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    parts: list[bytes] = []
+    size = 0
+    for at in range(0, len(raw), _STEP):
+        parts.append(frame.decompress(raw[at : at + _STEP]))
+        size += len(parts[-1])
+        if frame.eof:
+            return b"".join(parts), min(at + _STEP, len(raw)) - len(frame.unused_data)
+        if size > 2 * MAX_RECORD_BYTES:
+            break
+    raise OSError("the zstd frame does not end")

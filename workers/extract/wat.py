@@ -12,43 +12,51 @@ from typing import Any
 from urllib.parse import urljoin
 
 import msgspec
-from fastwarc.warc import WarcRecordType
 
 from workers.extract.candidates import Candidate
 from workers.extract.inputs import Input
 from workers.extract.page import is_for, is_html
 from workers.extract.page_images import different
-from workers.extract.pages import FoundImage, NotAPageError, image_pairs, refuse_long
-from workers.extract.warc_pages import whole_records
+from workers.extract.pages import (
+    FoundImage,
+    NotAPageError,
+    image_pairs,
+    only_this_page,
+    refuse_long,
+)
+from workers.extract.warc_pages import PAGE_KINDS, of_another_kind, whole_records
 from workers.extract.warc_records import RawRecord
 from workers.robots_directives import is_opted_out
 from workers.tally import Tally
 
+#: Other tools than Common Crawl's write null for what there is not.
+Text = str | None
+
 
 class Link(msgspec.Struct):
-    path: str = ""
-    url: str = ""
-    alt: str = ""
-    title: str = ""
+    path: Text = None
+    url: Text = None
+    alt: Text = None
+    title: Text = None
 
 
 class Meta(msgspec.Struct):
-    name: str = ""
-    content: str = ""
+    name: Text = None
+    content: Text = None
 
 
 class Head(msgspec.Struct, rename={"base": "Base", "metas": "Metas"}):
-    base: str = ""
-    metas: list[Meta] = []
+    base: Text = None
+    metas: list[Meta] | None = None
 
 
 class Html(msgspec.Struct, rename={"head": "Head", "links": "Links"}):
     head: Head = msgspec.field(default_factory=Head)
-    links: list[Link] = []
+    links: list[Link] | None = None
 
 
 class Message(msgspec.Struct, rename={"status": "Status"}):
-    status: str | int = ""
+    status: str | int | None = None
 
 
 class Response(
@@ -64,21 +72,16 @@ class Payload(msgspec.Struct, rename={"response": "HTTP-Response-Metadata"}):
     response: Response | None = None
 
 
-class WarcHeader(msgspec.Struct, rename={"kind": "WARC-Type", "url": "WARC-Target-URI"}):
-    kind: str = ""
-    url: str = ""
-
-
 class Envelope(
     msgspec.Struct, rename={"payload": "Payload-Metadata", "warc": "WARC-Header-Metadata"}
 ):
     payload: Payload = msgspec.field(default_factory=Payload)
-    warc: WarcHeader = msgspec.field(default_factory=WarcHeader)
+    warc: dict[str, Any] = {}
 
 
 class Container(msgspec.Struct, rename={"filename": "Filename", "offset": "Offset"}):
-    filename: str = ""
-    offset: str | int = ""
+    filename: Text = None
+    offset: str | int | None = None
 
 
 class Wat(msgspec.Struct, rename={"envelope": "Envelope", "container": "Container"}):
@@ -93,64 +96,81 @@ def wat_pairs(
     source: Input, pages: Tally, images: Tally, agent: str | None = None
 ) -> Iterator[Candidate]:
     """The candidate pairs of a WAT file. Their source is the place in the WARC file it tells of."""
-    for record in whole_records(source, WarcRecordType.metadata, pages):
+    for record in whole_records(source, ("metadata",), pages):
         place = f"{source.name}@{record.offset}"
         try:
-            wat = _decode(record)
-            if wat.envelope.warc.kind not in ("response", ""):
-                continue  # of a request, or of the crawl: no page
-            html = _html(wat, agent)
-            url = wat.envelope.warc.url or record.url
+            with only_this_page():
+                wat = _decode(record)
+                html = _html(wat, agent)
+                url = _first(wat.envelope.warc, "warc-target-uri").strip().strip("<>") or record.url
+                base = _base(html, url)
             refuse_long(url)
         except NotAPageError as verdict:
             verdict.count(pages, record.url, place)
             continue
         pages.keep()
-        origin = wat.container
-        if origin.filename and origin.offset != "":
-            place = f"{origin.filename.rpartition('/')[2]}@{origin.offset}"
-        yield from image_pairs(_images(html), url, _base(html, url), place, images)
+        yield from image_pairs(_images(html), url, base, _origin(wat) or place, images)
 
 
 def _decode(record: RawRecord) -> Wat:
     try:
-        return _DECODER.decode(record.block)
+        try:
+            return _DECODER.decode(record.block)
+        except UnicodeDecodeError:
+            return _DECODER.decode(record.block.decode("utf-8", "replace"))
     except (msgspec.DecodeError, RecursionError) as error:  # no JSON, or JSON of another shape
         raise NotAPageError("bad_json", failed=True) from error
+
+
+def _origin(wat: Wat) -> str:
+    """The place in the WARC file that a record tells of, or ""."""
+    origin = wat.container
+    if not origin.filename or origin.offset in (None, ""):
+        return ""
+    return f"{origin.filename.rpartition('/')[2]}@{origin.offset}"
 
 
 def _html(wat: Wat, agent: str | None) -> Html:
     """What a record says of an HTML page that may be used. Raises NotAPageError."""
     response = wat.envelope.payload.response
+    kind = _first(wat.envelope.warc, "warc-type").strip().lower()
+    if kind and (kind not in PAGE_KINDS or (kind != "response" and response is None)):
+        raise of_another_kind(kind)  # of a request, or of the crawl
     if response is None:
         raise NotAPageError("not_http", failed=True)
-    status = str(response.message.status)
+    status = str(response.message.status or "")
     if status != "200":
         raise NotAPageError(f"http_{status or 'unknown'}", failed=True)
-    content_type = [*_header(response, "content-type"), "text/html"][0]
+    content_type = _first(response.headers, "content-type") or "text/html"
     if response.html is None or not is_html(content_type):
         raise NotAPageError("not_html", failed=False)
-    metas = (meta.content for meta in response.html.head.metas if is_for(meta.name, agent))
-    if is_opted_out([*_header(response, "x-robots-tag"), *metas], agent):
+    metas = response.html.head.metas or []
+    said = [meta.content or "" for meta in metas if is_for(meta.name or "", agent)]
+    if is_opted_out([*_header(response.headers, "x-robots-tag"), *said], agent):
         raise NotAPageError("opted_out", failed=False)
     return response.html
 
 
-def _header(response: Response, wanted: str) -> Iterator[str]:
+def _header(headers: dict[str, Any], wanted: str) -> list[str]:
     """The values of a header, whatever the case of its name; one that was sent twice has a list."""
-    for name, value in response.headers.items():
-        if name.lower() == wanted:
-            yield from map(str, value if isinstance(value, list) else [value])
+    found = [value for name, value in headers.items() if name.lower() == wanted]
+    lists = (value if isinstance(value, list) else [value] for value in found)
+    return [str(value) for values in lists for value in values if value is not None]
+
+
+def _first(headers: dict[str, Any], wanted: str) -> str:
+    return next(iter(_header(headers, wanted)), "")
 
 
 def _images(html: Html) -> Iterator[FoundImage]:
-    for link in html.links:
+    for link in html.links or []:
         if link.path == "IMG@/src":
-            yield FoundImage(link.url.strip(), different((link.alt, link.title)))
+            texts = different((link.alt or "", link.title or ""))
+            yield FoundImage((link.url or "").strip(), texts)
 
 
 def _base(html: Html, url: str) -> str:
     try:
-        return urljoin(url, html.head.base.strip())
+        return urljoin(url, (html.head.base or "").strip())
     except ValueError:
         return url

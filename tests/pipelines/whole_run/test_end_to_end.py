@@ -62,7 +62,7 @@ def test_rows_flow_from_stage_to_stage_without_a_gap(finished):
     record = json.loads((finished / "run.json").read_text())
     rows = {name: stage["rows"] for name, stage in record["stages"].items()}
     assert rows["queries"]["terms"]["kept"] == read(finished, "queries").num_rows
-    assert rows["pages"]["pages"]["kept"] == rows["pairs"]["pages"]["in"]
+    assert rows["pages"]["pages"]["kept"] == rows["pairs"]["pages"]["kept"]
     assert rows["pairs"]["images"]["kept"] == rows["pairs"]["pairs"]["in"]
     assert rows["pairs"]["pairs"]["kept"] == rows["images"]["images"]["in"]
     assert rows["images"]["images"]["kept"] == rows["embeddings"]["images"]["in"]

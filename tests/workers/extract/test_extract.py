@@ -14,6 +14,8 @@ from lxml import etree
 
 from tests.workers.packing import zstd
 from workers.crawl.warc_writer import info_record, response_record
+from workers.extract import page_images
+from workers.extract import pages as pages_module
 from workers.extract.candidates import Candidate
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import Input, InputKind
@@ -187,7 +189,8 @@ def test_pages_by_reason(tmp_path):
         record(image).replace(PAGE_URL.encode(), PAGE_URL.encode() + b"a" * 8000),
     )
     assert pages.kept == 1
-    assert pages.rejected == {"not_html": 1, "opted_out": 2, "url_too_long": 1}
+    reasons = {"not_html": 1, "opted_out": 2, "url_too_long": 1, "warcinfo_record": 1}
+    assert pages.rejected == reasons
     assert pages.failed == {"http_404": 1, "not_parsable": 1}
 
 
@@ -228,6 +231,8 @@ CAT = b"<img src=a alt=cat>"
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
+        (b"Content-Encoding: gzip\r\n", CAT),
+        (b"Transfer-Encoding: chunked\r\n", CAT),
         (b"Content-Encoding: gzip\r\n", gzip.compress(CAT, mtime=0)),
         (b"Content-Encoding: br\r\n", brotli.compress(CAT)),
         (b"Content-Encoding: zstd\r\n", zstd(CAT)),
@@ -245,11 +250,161 @@ def test_coded_bodies(tmp_path, headers, body):
 
 
 def test_a_body_that_cannot_be_decoded_fails_alone(tmp_path):
-    broken = foreign_record(b"Content-Encoding: gzip\r\n", b"not gzip")
+    broken = foreign_record(b"Content-Encoding: gzip\r\n", b"\x1f\x8b\x08 not gzip")
     candidates, pages, _ = extract_file(tmp_path, broken + record(CAT))
     assert len(candidates) == 1
     assert pages.kept == 1
     assert pages.failed == {"bad_encoding": 1}
+
+
+LOST = foreign_record(b"Content-Encoding: gzip\r\n", b"\x1f\x8b\x08 not gzip")
+
+
+@pytest.mark.parametrize(
+    ("records", "rejected", "failed"),
+    [
+        ([], {"no_pages": 1}, {}),
+        ([record(CAT, status=404)], {"no_pages": 1}, {"http_404": 1}),
+        ([record(CAT, Content_Type="image/png")], {"no_pages": 1, "not_html": 1}, {}),
+        ([LOST, LOST], {}, {"bad_encoding": 2, "damaged_file": 1}),
+        (
+            [LOST, record(CAT, status=404)],
+            {},
+            {"bad_encoding": 1, "damaged_file": 1, "http_404": 1},
+        ),
+        ([LOST, record(CAT)], {}, {"bad_encoding": 1}),
+        (
+            [record(CAT, Content_Type="text/html; charset=iso-2022-kr")],
+            {},
+            {"bad_encoding": 1, "damaged_file": 1},
+        ),
+    ],
+)
+def test_a_file_without_a_page_is_told_of(tmp_path, records, rejected, failed):
+    _, pages, _ = extract_file(tmp_path, b"".join(records))
+    assert (pages.rejected, pages.failed) == (rejected, failed)
+    for reason in {"no_pages", "damaged_file"} & {*rejected, *failed}:
+        (sample,) = pages.samples[reason].values()
+        assert sample["source"] == str(tmp_path / "some.warc")
+
+
+def test_a_file_without_a_page_is_told_of_beside_others(tmp_path):
+    pages = Tally()
+    for name, content in (("a", record(CAT)), ("b", LOST), ("c", record(CAT) + LOST)):
+        path = tmp_path / f"{name}.warc"
+        path.write_bytes(content)
+        list(extract_pairs(Input(str(path), InputKind.WARC), pages, Tally()))
+    assert pages.failed == {"bad_encoding": 2, "damaged_file": 1}
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError, LookupError, RecursionError, TypeError, OverflowError]
+)
+@pytest.mark.parametrize("place", ["parse_page", "images_of", "different"])
+def test_whatever_a_page_raises_costs_that_page_alone(tmp_path, monkeypatch, error, place):
+    """A fault that nobody has found yet is put where one was found before."""
+    module = page_images if place == "different" else pages_module
+    real = getattr(module, place)
+
+    def odd(given, *more):
+        if b"odd" in (given if place == "parse_page" else getattr(given, "html", b"")) or (
+            place == "different" and "odd" in given
+        ):
+            raise error("odd")
+        return real(given, *more)
+
+    monkeypatch.setattr(module, place, odd)
+    bodies = (b"<img src=a alt=cat>", b"<img src=b alt=odd>", b"<img src=c alt=dog>")
+    candidates, pages, images = extract(tmp_path, *map(record, bodies))
+    assert [candidate.caption for candidate in candidates] == ["cat", "dog"]
+    assert pages.failed + images.failed == {"page_error": 1}
+    ((_, sample),) = (pages.samples | images.samples)["page_error"].items()
+    assert sample["error"] == f"{error.__name__}: odd"
+    assert sample["source"].startswith("some.warc@")
+
+
+def other_record(kind: str, content_type: str, block: bytes, url: str = PAGE_URL) -> bytes:
+    address = f"WARC-Target-URI: {url}\r\n" if url else ""
+    head = (
+        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: <urn:uuid:1>\r\n{address}"
+        f"WARC-Date: 2026-11-22T00:00:00Z\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(block)}\r\n\r\n"
+    )
+    return head.encode() + block + b"\r\n\r\n"
+
+
+HTTP = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + CAT
+
+
+@pytest.mark.parametrize(
+    ("kind", "content_type", "block"),
+    [
+        ("resource", "text/html", CAT),
+        ("Resource", "Text/HTML; charset=utf-8", CAT),
+        ("resource", "application/http; msgtype=response", HTTP),
+        ("conversion", "application/xhtml+xml", b"<img src='a' alt='cat'/>"),
+        ("response", "text/html", CAT),
+        ("response", "Application/HTTP;msgtype=response", HTTP),
+        ("response", "", HTTP),
+    ],
+)
+def test_kinds_of_records_that_hold_a_page(tmp_path, kind, content_type, block):
+    candidates, pages, _ = extract_file(tmp_path, other_record(kind, content_type, block))
+    assert [candidate[:3] for candidate in candidates] == [
+        ("http://example.org/dir/a", "cat", PAGE_URL)
+    ]
+    assert pages.counts() == {"in": 1, "kept": 1, "rejected": {}, "failed": {}}
+
+
+def test_a_resource_is_in_its_own_encoding(tmp_path):
+    body = "<img src=a alt='čaj'>".encode("iso-8859-2")
+    content = other_record("resource", "text/html; charset=iso-8859-2", body)
+    candidates, _, _ = extract_file(tmp_path, content)
+    assert [candidate.caption for candidate in candidates] == ["čaj"]
+
+
+@pytest.mark.parametrize("url", ["", "file:///home/me/page.html", "example.org/dir/page.html"])
+def test_a_page_without_an_address_of_the_web_is_placed_as_a_file_is(tmp_path, url):
+    link = b"<link rel=canonical href=http://b.example/x/>"
+    records = [other_record("resource", "text/html", body, url) for body in (link + CAT, CAT)]
+    candidates, pages, images = extract_file(tmp_path, b"".join(records))
+    assert [candidate[:3] for candidate in candidates] == [
+        ("http://b.example/x/a", "cat", "http://b.example/x/")
+    ]
+    assert pages.kept == 2
+    assert images.rejected == {"no_page_url": 1}
+
+
+def test_other_records_are_counted_by_their_type(tmp_path):
+    fields = "application/warc-fields"
+    _, pages, _ = extract_file(
+        tmp_path,
+        b"".join(
+            [
+                other_record("warcinfo", fields, b"software: x\r\n", ""),
+                other_record("request", "application/http; msgtype=request", b"GET / HTTP/1.1\r\n"),
+                other_record("Metadata", fields, b"via: y\r\n"),
+                other_record("revisit", "application/http; msgtype=response", HTTP),
+                other_record("continuation", "", b"<p>"),
+                other_record("screenshot", "image/png", b"\x89PNG"),
+                other_record("response", "text/dns", b"1.2.3.4", "dns:example.org"),
+                other_record("resource", "image/png", b"\x89PNG"),
+                other_record("conversion", "text/plain", b"text"),
+                other_record("response", "application/http", b"GET / HTTP/1.1\r\n\r\n"),
+                other_record("", "text/html", CAT),
+            ]
+        ),
+    )
+    assert pages.rejected == {
+        "warcinfo_record": 1,
+        "request_record": 1,
+        "metadata_record": 1,
+        "revisit_record": 1,
+        "continuation_record": 1,
+        "unknown_record": 2,
+        "not_html": 3,
+    }
+    assert pages.failed == {"not_http": 1, "damaged_file": 1}
 
 
 def gzipped(records: Sequence[bytes]) -> bytes:
@@ -297,7 +452,8 @@ def test_a_page_above_the_limit_is_refused(tmp_path):
 def test_any_bytes_are_accounted_for(tmp_path_factory, bodies):
     folder = tmp_path_factory.mktemp("any")
     _, pages, _ = extract(folder, *map(record, bodies))
-    assert pages.rows_in == len(bodies)
+    assert pages.rejected == {"warcinfo_record": 1, **({} if pages.kept else {"no_pages": 1})}
+    assert pages.rows_in - pages.rejected.total() == len(bodies)
 
 
 @settings(max_examples=50, deadline=None)

@@ -151,9 +151,50 @@ def test_one_gzip_member_for_the_whole_file():
     assert read(gzip.compress(b"".join(RECORDS)))[0] == list(range(COUNT))
 
 
-def test_version_1_0():
-    old = RECORDS[0].replace(b"WARC/1.1", b"WARC/1.0")
-    assert read(old + RECORDS[1])[0] == [0, 1]
+@pytest.mark.parametrize("version", [b"0.17", b"0.18", b"1.0", b"1.1"])
+@pytest.mark.parametrize("pack", PACK)
+def test_versions(pack, version):
+    packed = [PACK[pack](record.replace(b"WARC/1.1", b"WARC/" + version)) for record in RECORDS]
+    assert read(b"".join(packed))[0] == list(range(COUNT))
+    packed[3] = b"\0" * 20
+    assert read(b"".join(packed))[0] == [0, 1, 2, 4, 5, 6]
+
+
+def in_lower_case(record: bytes) -> bytes:
+    head, end, block = record.partition(b"\r\n\r\n")
+    version, line_end, fields = head.partition(b"\r\n")
+    names = re.sub(rb"(?m)^[A-Za-z-]+:", lambda name: name[0].lower(), fields)
+    return version + line_end + names + end + block
+
+
+def with_line_feeds(record: bytes) -> bytes:
+    head, _, block = record.partition(b"\r\n\r\n")
+    block = block.removesuffix(b"\r\n\r\n")
+    return head.replace(b"\r\n", b"\n") + b"\n\n" + block + b"\n\n"
+
+
+UNUSUAL: dict[str, Callable[[bytes], bytes]] = {
+    "lower case": in_lower_case,
+    "upper case": lambda record: record.replace(b"Content-Length", b"CONTENT-LENGTH", 1),
+    "odd types": lambda record: record.replace(b"response\r\n", b"Response \r\n", 1),
+    "line feeds": with_line_feeds,
+    "spaces": lambda record: record.replace(b"Content-Length:", b"Content-Length \t:", 1),
+    "other order": lambda record: re.sub(
+        rb"(WARC/1.1\r\n)((?:.+\r\n)+?)(Content-Length: \d+\r\n)", rb"\1\3\2", record, count=1
+    ),
+}
+
+
+@pytest.mark.parametrize("pack", PACK)
+@pytest.mark.parametrize("places", [[0], [3], [COUNT - 1], range(COUNT)])
+@pytest.mark.parametrize("change", UNUSUAL)
+def test_a_record_that_is_only_unusual_is_read(pack, places, change):
+    unusual = [UNUSUAL[change](r) if n in places else r for n, r in enumerate(RECORDS)]
+    numbers, damage, records = read(b"".join(PACK[pack](record) for record in unusual))
+    assert numbers == list(range(COUNT))
+    assert damage == []
+    assert {(record.kind, record.is_http) for record in records} == {("response", True)}
+    assert {record.length for record in records} == {len(r.block) for r in records}
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"no WARC file", b"\x1f\x8b\x08" + b"x" * 9])

@@ -24,7 +24,7 @@ def wat_record(payload: bytes, url: str = URL) -> bytes:
     )  # fmt: skip
 
 
-def page(links: list[dict[str, str]], head: Any = None, kind: str = "response", status: str = "200",
+def page(links: list[dict[str, Any]], head: Any = None, kind: str = "response", status: str = "200",
          headers: Any = None, html: bool = True, url: str = URL) -> bytes:  # fmt: skip
     response: dict[str, Any] = {
         "Response-Message": {"Version": "HTTP/1.1", "Status": status, "Reason": "OK"},
@@ -50,7 +50,7 @@ def page(links: list[dict[str, str]], head: Any = None, kind: str = "response", 
     return wat_record(json.dumps(record).encode())
 
 
-def image(url: str, **texts: str) -> dict[str, str]:
+def image(url: str, **texts: Any) -> dict[str, Any]:
     return {"path": "IMG@/src", "url": url, **texts}
 
 
@@ -130,7 +130,7 @@ def test_pages_by_reason(tmp_path):
         wat_record(b'{"Envelope": {"Payload-Metadata": {}}}'),
         page(links),
     )
-    assert pages.rejected == {"opted_out": 1, "not_html": 2, "url_too_long": 1}
+    assert pages.rejected == {"opted_out": 1, "not_html": 2, "url_too_long": 1, "request_record": 1}
     assert images.rejected == {"url_too_long": 1}
     assert pages.failed == {"http_404": 1, "bad_json": 3, "not_http": 1}
     assert pages.kept == images.kept == 2
@@ -148,3 +148,43 @@ def test_a_cut_member_costs_its_own_page_alone(tmp_path):
     assert pages.failed == {"damaged_record": 1}
     (sample,) = pages.samples["damaged_record"].values()
     assert sample["source"] == f"a.wat.gz@{len(b''.join(members[:2]))}"
+
+
+def test_what_other_tools_write(tmp_path):
+    """Names in any case, null for what there is not, bytes that are no UTF-8, other records."""
+    links = [image("a.png", alt="cat", title=None), {"path": None, "url": None}]
+    odd = page(links, {"Base": None, "Metas": None}, headers={"CONTENT-TYPE": "text/html"})
+    odd = odd.replace(b"WARC-Target-URI", b"warc-target-uri").replace(b"WARC-Type", b"Warc-Type")
+    rows, pages, _ = read(
+        tmp_path,
+        odd,
+        page(links, headers={"Content-Type": "image/png"}),
+        page([image("b.png", alt="c@t")]).replace(b"c@t", b"c\xe9t"),
+        page(links, kind="revisit"),
+        page(links, kind="Warcinfo"),
+        page(links, kind="something"),
+    )
+    assert [row[:3] for row in rows] == [
+        ("http://a.example/dir/a.png", "cat", URL),
+        ("http://a.example/dir/b.png", "c\ufffdt", URL),
+    ]
+    assert pages.rejected == {
+        "not_html": 1,
+        "revisit_record": 1,
+        "warcinfo_record": 1,
+        "unknown_record": 1,
+    }
+    assert not pages.failed
+
+
+@pytest.mark.parametrize(
+    ("records", "rejected", "failed"),
+    [
+        ([], {"no_pages": 1}, {}),
+        ([page([], status="404")], {"no_pages": 1}, {"http_404": 1}),
+        ([wat_record(b"{")] * 2, {}, {"bad_json": 2, "damaged_file": 1}),
+    ],
+)
+def test_a_file_without_a_page_is_told_of(tmp_path, records, rejected, failed):
+    _, pages, _ = read(tmp_path, *records)
+    assert (pages.rejected, pages.failed) == (rejected, failed)
