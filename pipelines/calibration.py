@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from workers.embedding.matrix import embedding_matrix
 from workers.pair_ids import make_pair_id
-from workers.pairs.captions import clean_caption
+from workers.pairs.clean_text import clean_caption
 
 #: Pictures compared with all captions at a time; bounds the matrix to some 40 MB.
 CHUNK = 1024

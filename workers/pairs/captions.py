@@ -1,51 +1,29 @@
-"""Captions: cleaned, redacted, then kept or rejected by named rules, a column at a time.
+"""Captions: cleaned, redacted, kept or rejected by named rules, a column at a time.
 
 A rule answers for a column of clean captions which of them it rejects; its name in
 ``caption_rules`` is the reason. A caption is rejected by the first rule that speaks, and later
 rules do not see it. A new rule is a function, a line in ``caption_rules`` and a setting.
 
-All of it works on Arrow columns and goes through Python only for the captions that need it:
-most have nothing to clean, and three of four regular expressions say so at once.
+All of it works on Arrow columns and goes through Python only for the captions that need it.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import ftfy
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from workers.pairs.clean_text import clean_column, replaced
 from workers.pairs.language import LanguageRule
 from workers.pairs.redact import EMAIL, PHONE, Redactor
 from workers.pairs.settings import CaptionSettings, LongCaptions, ShortCaptions
+from workers.tally import SHOWN_CHARS
 
 #: Which of some clean captions are rejected.
 Rule = Callable[[pa.StringArray], pa.BooleanArray]
-
-# What ftfy leaves alone: printable ASCII; scripts that are no part of what wrong decoding makes;
-# accented letters, dashes and quotes (which only get straight) that stand alone among ASCII.
-_PLAIN = " -~"
-_SCRIPTS = "\u0410-\u044f\u0451\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uac00-\ud7a3"
-_ALONE = (
-    "\u00c0\u00c1\u00c4-\u00cd\u00cf\u00d1-\u00d6\u00d8-\u00dd\u00df-\u00ff"
-    "\u2013\u2014\u2018\u2019\u201c\u201d"
-)
-_NEEDS_FTFY = (
-    f"[^{_PLAIN}{_SCRIPTS}{_ALONE}]|[{_ALONE}][^{_PLAIN}]|[^{_PLAIN}][{_ALONE}]"
-    "|&#?[0-9A-Za-z]{1,24};"
-)
-_SPACES = (
-    r"\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}"
-    r"\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
-)
-_NEEDS_SPACING = rf"^ | $|  |[{_SPACES}]|&[#A-Za-z]"
-
-#: ftfy's fixes and ours undo each other's work at most this often.
-_MAX_PASSES = 8
 
 _IMAGE_EXTENSIONS = "jpe?g|jfif|png|gif|webp|svg|bmp|tiff?|avif|heic|ico"
 _FILE_NAME = (
@@ -61,6 +39,13 @@ _URL = (
     r"|[\pL\pN-]+(?:\.[\pL\pN-]+)*\.(?:com|net|org|info|edu|gov|co\.[a-z]{2})(?:/\S*)?)$"
 )
 _NO_LETTERS = rf"^(?:[^\pL]|\[{EMAIL[1:-1]}\]|\[{PHONE[1:-1]}\])*$"
+
+#: Rules that need no redacted text: what they reject is not searched for addresses and numbers.
+BEFORE_REDACTION = frozenset({"garbled", "too_long"})
+
+#: Characters that an address or a number may have lost where a caption was cut.
+_HALF_ADDRESS = 100
+
 _EDGE_PUNCTUATION = " \t.,;:!?'\"()[]{}<>*-_#|/"
 
 #: Texts that page builders put in place of a description.
@@ -119,51 +104,9 @@ BOILERPLATE = frozenset(
 )
 
 
-def clean_caption(text: str) -> str:
-    """A caption as people would write it: mojibake and entities undone, single spaces.
-
-    Idempotent.
-    """
-    text = unescape(text)
-    for _ in range(_MAX_PASSES):
-        fixed = ftfy.fix_text(text)
-        text = unescape(fixed)
-        if text == fixed:
-            break
-    return text
-
-
-def unescape(text: str) -> str:
-    """A caption with single spaces and without entities, however often they were escaped."""
-    while True:
-        plain = " ".join(html.unescape(text).split())
-        if plain == text:
-            return text
-        text = plain
-
-
-def clean_column(captions: pa.StringArray) -> pa.StringArray:
-    """``clean_caption`` of each caption; ftfy, at 0.1 ms a caption, only sees those it may fix."""
-    may_change = pc.match_substring_regex(captions, _NEEDS_SPACING)
-    captions = replaced(captions, may_change, unescape)
-    captions = replaced(captions, pc.match_substring_regex(captions, _NEEDS_FTFY), clean_caption)
-    straight = pc.replace_substring_regex(captions, "[\u2018\u2019]", "'")
-    return pc.replace_substring_regex(straight, "[\u201c\u201d]", '"')
-
-
-def replaced(
-    captions: pa.StringArray, which: pa.BooleanArray, change: Callable[[str], str]
-) -> pa.StringArray:
-    """The captions, some of them changed."""
-    if not pc.any(which).as_py():
-        return captions
-    changed = map(change, captions.filter(which).to_pylist())
-    return pc.replace_with_mask(captions, which, pa.array(changed, pa.string()))
-
-
 @dataclass(frozen=True)
 class CleanCaptions:
-    """Some captions, cleaned."""
+    """Some captions, cleaned; those that are rejected for ``BEFORE_REDACTION`` not redacted."""
 
     captions: pa.StringArray
     reasons: pa.StringArray  # why each is rejected; null where it is kept
@@ -176,21 +119,38 @@ class CaptionCleaner:
     def __init__(self, settings: CaptionSettings) -> None:
         """Raises ValueError for a language that is not known."""
         self._redactor = Redactor(settings.redact)
-        self._rules = caption_rules(settings)
+        rules = caption_rules(settings)
+        early = BEFORE_REDACTION & rules.keys()
+        self._early = {reason: rule for reason, rule in rules.items() if reason in early}
+        self._late = {reason: rule for reason, rule in rules.items() if reason not in early}
 
     def clean(self, captions: pa.StringArray) -> CleanCaptions:
         clean = clean_column(captions)
-        redacted = replaced(clean, self._redactor.suspects(clean), self._redactor.redact)
-        changed = pc.sum(pc.not_equal(clean, redacted), min_count=0).as_py()
-        return CleanCaptions(redacted, first_reasons(redacted, self._rules), changed)
+        reasons = first_reasons(clean, self._early)
+        rest = pc.is_null(reasons)
+        found = clean.filter(rest)
+        redacted = replaced(found, self._redactor.suspects(found), self._redactor.redact)
+        changed = pc.sum(pc.not_equal(found, redacted), min_count=0).as_py()
+        late = first_reasons(redacted, self._late)
+        return CleanCaptions(
+            pc.replace_with_mask(clean, rest, redacted),
+            pc.replace_with_mask(reasons, rest, late),
+            changed,
+        )
+
+    def shown(self, caption: str) -> str:
+        """As much of a clean caption as somebody who looks at a sample should see, redacted."""
+        redacted = self._redactor.redact(caption[: 2 * SHOWN_CHARS])
+        # Half an address or number at the cut is known for none.
+        return redacted if len(caption) <= 2 * SHOWN_CHARS else redacted[:-_HALF_ADDRESS]
 
 
 def caption_rules(settings: CaptionSettings) -> Mapping[str, Rule]:
     """The rules that are switched on, by the reason they give, in the order they are asked."""
     switched: dict[str, tuple[bool, Rule]] = {
         "garbled": (settings.garbled, garbled),
-        "too_short": (True, too_short(settings.too_short)),
         "too_long": (True, too_long(settings.too_long)),
+        "too_short": (True, too_short(settings.too_short)),
         "url": (settings.url, url),
         "file_name": (settings.file_name, file_name),
         "no_letters": (settings.no_letters, no_letters),

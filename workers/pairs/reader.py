@@ -87,7 +87,7 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
         table = pa.table(columns, PAIRS.names[:-1])
         for reason in pc.unique(cleaned.reasons.drop_null()).to_pylist():
             rejected = pc.fill_null(pc.equal(cleaned.reasons, reason), False)
-            reject_rows(tallies["pairs"], reason, table.filter(rejected))
+            reject_rows(tallies["pairs"], reason, table.filter(rejected), self._cleaner.shown)
         return self._with_queries(table.filter(pc.is_null(cleaned.reasons)), tallies["pairs"])
 
     def _with_queries(self, table: pa.Table, pairs: Tally) -> pa.Table:

@@ -51,7 +51,7 @@ class LanguageSettings(Settings):
 
 
 class RedactSettings(Settings):
-    """What is blotted out of captions before any rule sees them."""
+    """What is blotted out of captions."""
 
     emails: bool = Field(default=True, description="e-mail addresses become [email]")
     phones: bool = Field(default=True, description="telephone numbers become [phone]")

@@ -7,7 +7,7 @@ and the shards in the order of their names are sorted by pair_id throughout.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -100,8 +100,13 @@ def _keep(table: pa.Table, rows: Bools, reason: str) -> tuple[pa.Table, Tally]:
     return table.filter(pa.array(rows)).combine_chunks(), tally
 
 
-def reject_rows(tally: Tally, reason: str, rows: pa.Table) -> None:
-    """Count a table of rejected pairs; the sample has those with the smallest pair_ids."""
+def reject_rows(
+    tally: Tally, reason: str, rows: pa.Table, as_shown: Callable[[str], str] = str
+) -> None:
+    """Count a table of rejected pairs; the sample has those with the smallest pair_ids.
+
+    ``as_shown`` says how a caption stands in the sample.
+    """
     if not len(rows):
         return
     keys = pc.binary_join_element_wise(rows["pair_id"], rows["source"], " ")
@@ -110,6 +115,8 @@ def reject_rows(tally: Tally, reason: str, rows: pa.Table) -> None:
     shown = rows.select(CANDIDATES.names).append_column("key", keys)
     first = shown.filter(pc.less_equal(keys, last))
     sample = first.group_by(first.column_names, use_threads=False).aggregate([]).to_pylist()
+    for row in sample:
+        row["caption"] = as_shown(row["caption"])
     tally.reject_many(reason, len(rows), ((row.pop("key"), row) for row in sample))
 
 

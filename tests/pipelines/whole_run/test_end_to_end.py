@@ -18,7 +18,7 @@ from tests.pipelines.whole_run.damage import FINDINGS, edit
 from tests.tools import rows_by_tool
 from workers.contracts import DATASET, IMAGES, PAIRS, QUERIES
 from workers.pair_ids import make_pair_id
-from workers.pairs.captions import clean_caption
+from workers.pairs.clean_text import clean_caption
 
 BUILD = "pipelines.build_dataset"
 

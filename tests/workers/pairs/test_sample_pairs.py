@@ -14,7 +14,8 @@ from examples.sample.site import SiteSettings, serve
 from tests.workers.pairs.test_pairs import write_queries
 from workers.crawl.host import crawl_host
 from workers.extract.inputs import find_inputs
-from workers.pairs.captions import CaptionCleaner, clean_caption
+from workers.pairs.captions import CaptionCleaner
+from workers.pairs.clean_text import clean_caption
 from workers.pairs.pipeline import build_pairs
 from workers.pairs.settings import PairSettings
 from workers.settings import CrawlSettings
