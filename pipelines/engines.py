@@ -285,14 +285,15 @@ def start_ray(settings: RaySettings) -> None:
     # Set before Ray starts its processes, which inherit them: nothing may call out from a run.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    if settings.address:
+        check_answers(settings.address)
     handler = signal.getsignal(signal.SIGTERM)
-    try:
-        if settings.address:
-            check_answers(settings.address)
-        _init_ray(settings)
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray's aborts the process (ray #17308)
+    with supervisor.deaf():  # Ray's handler aborts the process, with a trace (ray #17308)
+        try:
+            _init_ray(settings)
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)
 
 
 def _init_ray(settings: RaySettings) -> None:

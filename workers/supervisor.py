@@ -18,8 +18,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -48,6 +48,9 @@ _PREFIX = "clip-"
 _MARK = "clip-from-scratch-session"
 #: Ray's sockets are in it, and a socket's path has 107 bytes at most.
 _LONGEST_FOLDER = 24
+
+#: The note that a worker is deaf.
+_DEAF = "deaf"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -108,6 +111,18 @@ def end(task: str) -> None:
         note.unlink(missing_ok=True)
 
 
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Kill this worker at an interrupt that comes meanwhile: for calls that take our handlers."""
+    note = _note(_DEAF)
+    if note:
+        note.touch()
+    try:
+        yield
+    finally:
+        end(_DEAF)
+
+
 def begin_anew(why: str) -> None:
     """End this worker as if it had been killed, so that another one goes on in its place.
 
@@ -119,6 +134,7 @@ def begin_anew(why: str) -> None:
 
 
 def _note(task: str) -> Path | None:
+    """The file of a note in the session's folder; None where nobody watches."""
     folder = session_folder()
     return folder / f"task-{hashlib.sha256(task.encode()).hexdigest()}" if folder else None
 
@@ -142,6 +158,7 @@ class _Watch:
             sys.stdout.flush()
             sys.stderr.flush()
             parent = os.getpid()
+            end(_DEAF)
             # What comes between the fork and the handlers waits.
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             worker = os.fork()
@@ -184,7 +201,8 @@ class _Watch:
                 asked_at = again_at = now
             if asked_at and now >= again_at:
                 # Of its own handlers only SIGTERM's is sure to be ours: Ray Train takes SIGINT's.
-                os.kill(worker, signal.SIGTERM)
+                note = _note(_DEAF)
+                os.kill(worker, signal.SIGKILL if note and note.exists() else signal.SIGTERM)
                 again_at = now + INSISTENCE
             if asked_at and (now > asked_at + GRACE or self._times > 1):
                 os.kill(worker, signal.SIGKILL)

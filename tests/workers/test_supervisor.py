@@ -33,6 +33,21 @@ def ignore_everything():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     time.sleep(600)
 
+def other_peoples_handler():
+    with supervisor.deaf():
+        signal.signal(signal.SIGTERM, lambda *_: print("a trace", flush=True))
+        print("deaf", flush=True)
+        time.sleep(600)
+
+def heard_again():
+    with supervisor.deaf():
+        pass
+    try:
+        print("hears", flush=True)
+        time.sleep(600)
+    except KeyboardInterrupt:
+        print("heard", flush=True)
+
 def die_twice():
     deaths = supervisor.deaths("task")
     supervisor.begin("task")
@@ -84,6 +99,20 @@ def ends(pid, seconds=10.0):
             return True
         time.sleep(0.02)
     return False
+
+
+@pytest.mark.parametrize(
+    ("action", "said"), [("other_peoples_handler()", "deaf\n"), ("heard_again()", "hears\nheard\n")]
+)
+def test_an_interrupt_is_left_to_nobody_elses_handler(start, action, said):
+    process, _, folder, orphan = start(action)
+    begun = process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert begun + output == said
+    assert process.returncode == (0 if said.endswith("heard\n") else 128 + signal.SIGTERM)
+    assert ends(orphan)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
