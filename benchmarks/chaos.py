@@ -155,8 +155,7 @@ class Chaos:
             for command, stages in COMMANDS.items():
                 while not self._completes(command, stages, run_dir, disturb=left > 0):
                     left = kills - sum(count.kills for count in self.counts.values())
-                    last = self.faults[-1] if self.faults else ""
-                    tell(f"{kills - left} of {kills} kills, {len(self.faults)} faults {last}")
+                    tell(f"{kills - left} of {kills} kills, {len(self.faults)} faults")
                 left = kills - sum(count.kills for count in self.counts.values())
             self.completed += 1
             self._compare(run_dir)
@@ -171,14 +170,18 @@ class Chaos:
             process = self.sample.start(
                 f"pipelines.{command}", run_dir, env={**os.environ, MARK: mark}, output=output
             )
-        victim = self._disturb(process, stages, run_dir) if disturb else None
-        signalled = time.monotonic()
         try:
+            victim = self._disturb(process, stages, run_dir) if disturb else None
+            signalled = time.monotonic()
             code = process.wait(timeout=LONGEST_COMMAND)
         except subprocess.TimeoutExpired:
             self._fault(f"{command} hangs after {victim and victim.name}", said)
             process.kill()
             code = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
         took = time.monotonic() - signalled
         self._check(command, victim, code, took, said)
         self._check_orphans(command, victim, mark)
@@ -244,7 +247,10 @@ class Chaos:
 
     def _fault(self, text: str, said: Path | None = None) -> None:
         if said:
-            text += "\n    " + "\n    ".join(said.read_text(errors="replace").splitlines()[-5:])
+            lines = said.read_text(errors="replace").splitlines()
+            traces = [n for n, line in enumerate(lines) if "Traceback" in line]
+            shown = lines[traces[0] : traces[0] + 40] if traces else lines[-5:]
+            text += "\n    " + "\n    ".join(shown)
         self.faults.append(text)
 
 
