@@ -54,7 +54,7 @@ from workers.extract.page import PageError, base_of, is_html, links_of, parse_pa
 from workers.robots_directives import directives_of
 from workers.settings import product_token
 from workers.tally import Tally
-from workers.urls import UrlError, absolute_url, authority, normal_host, origin
+from workers.urls import Base, UrlError, authority, normal_host, origin
 
 MAX_CRAWL_DELAY = 60.0  # seconds
 
@@ -89,7 +89,7 @@ class HostCrawl:
         """Crawl the host; ``slow_down`` sets the least seconds between two requests."""
         self._fetcher = Fetcher(download, self._settings)
         self._slow_down = slow_down
-        urls = self._admit(self._absolute(self._seeds, base=""))
+        urls = self._admit(self._absolute(self._seeds, Base("")))
         for _ in range(self._settings.max_depth + 1):
             urls = self._admit(await self._read_level(urls))
         for url in urls:
@@ -136,10 +136,10 @@ class HostCrawl:
             self._reject("too_many_pages", url)
         return taken
 
-    def _absolute(self, references: Iterable[str], base: str) -> Iterator[str]:
+    def _absolute(self, references: Iterable[str], base: Base) -> Iterator[str]:
         for reference in references:
             try:
-                yield absolute_url(reference, base)
+                yield base.absolute_url(reference)
             except UrlError as error:
                 if self._is_new(reference):
                     self._reject(error.reason, reference)
@@ -178,7 +178,7 @@ class HostCrawl:
         target = location(response)
         if response.status in REDIRECTS and target:
             self._reject("redirect", url)
-            level.redirects.update(self._absolute([target], url))
+            level.redirects.update(self._absolute([target], Base(url)))
         elif response.status != 200:
             self._fail(f"http_{response.status}", url)
         elif not is_html(header(response, "Content-Type")):
@@ -197,7 +197,8 @@ class HostCrawl:
         robots = [*header_lines(response, "X-Robots-Tag"), *robots_of(root, self._agent)]
         if "nofollow" in directives_of(robots, self._agent):
             return
-        level.links.update(self._absolute(links_of(root), base_of(root, url)))
+        base = Base(base_of(root, url), root.encoding)
+        level.links.update(self._absolute(links_of(root), base))
 
     def _reject(self, reason: str, url: str) -> None:
         self.pages.reject(reason, url, {"url": url})

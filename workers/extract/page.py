@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from urllib.parse import urljoin
 
 from workers.extract.encodings import (
     UnusableEncodingError,
@@ -15,6 +14,7 @@ from workers.extract.encodings import (
 )
 from workers.extract.tags import Document
 from workers.settings import product_token
+from workers.urls import base_url
 
 XHTML = "application/xhtml+xml"
 HTML_TYPES = ("text/html", XHTML)
@@ -56,11 +56,11 @@ def parse_page(body: bytes, content_type: str) -> Document:
 
 
 def base_of(document: Document, page_url: str) -> str:
-    """The URL that the references of a page are relative to."""
+    """The URL that the references of a page are relative to: the first <base> with one says it."""
     for tag in document.start_tags("base"):
         href = document.attributes(tag).get("href")
-        if href:
-            return _join(page_url, href)
+        if href is not None:
+            return base_url(href, page_url)
     return page_url
 
 
@@ -75,13 +75,6 @@ def address_of(document: Document) -> str:
         if meta.get("property", "").strip().lower() == "og:url" and meta.get("content"):
             return meta["content"].strip()
     return ""
-
-
-def _join(base: str, reference: str) -> str:
-    try:
-        return urljoin(base, reference.strip())
-    except ValueError:  # a malformed <base> is ignored, as browsers do
-        return base
 
 
 def links_of(document: Document) -> Iterator[str]:

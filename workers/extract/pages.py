@@ -96,7 +96,7 @@ def page_pairs(
     yield from image_pairs(found, url, base, page.source, images)
 
 
-def _read(page: Page, agent: str | None) -> tuple[str, str, Iterator[FoundImage]]:
+def _read(page: Page, agent: str | None) -> tuple[str, Base, Iterator[FoundImage]]:
     """The URL, the base and the pictures of a page. Raises NotAPageError."""
     if len(page.body) > MAX_PAGE_BYTES:
         raise NotAPageError("too_large", failed=True)
@@ -113,7 +113,7 @@ def _read(page: Page, agent: str | None) -> tuple[str, str, Iterator[FoundImage]
         FoundImage(image.reference(), image.texts(), image.in_noscript)
         for image in images_of(document)
     )
-    return url, base or url, found
+    return url, Base(base or url, document.encoding), found
 
 
 def _own_url(address: str) -> str:
@@ -125,7 +125,7 @@ def _own_url(address: str) -> str:
 
 
 def image_pairs(
-    found: Iterable[FoundImage], page_url: str, base: str, source: str, images: Tally
+    found: Iterable[FoundImage], page_url: str, base: Base, source: str, images: Tally
 ) -> Iterator[Candidate]:
     """The candidates of the pictures of one page; all (picture, text) are counted.
 
@@ -139,14 +139,14 @@ def image_pairs(
 
 
 def _image_pairs(
-    found: Iterable[FoundImage], page_url: str, base: str, source: str, images: Tally
+    found: Iterable[FoundImage], page_url: str, base: Base, source: str, images: Tally
 ) -> Iterator[Candidate]:
-    links, seen = Base(base), set[tuple[str, str]]()
+    seen = set[tuple[str, str]]()
     for number, image in enumerate(found):
         for rank, text in enumerate(image.texts or [""]):
             reason, url = "no_alt", ""
             if text:
-                reason, url = _picture_url(image.reference, links)
+                reason, url = _picture_url(image.reference, base)
             if image.again and (url, text) in seen:
                 reason = "noscript_copy"
             if reason:

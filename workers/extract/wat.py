@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urljoin
 
 import msgspec
 
@@ -28,6 +27,7 @@ from workers.extract.warc_pages import PAGE_KINDS, of_another_kind, whole_record
 from workers.extract.warc_records import RawRecord
 from workers.robots_directives import is_opted_out
 from workers.tally import Tally
+from workers.urls import Base, base_url
 
 #: Other tools than Common Crawl's write null for what there is not.
 Text = str | None
@@ -103,7 +103,7 @@ def wat_pairs(
                 wat = _decode(record)
                 html = _html(wat, agent)
                 url = _first(wat.envelope.warc, "warc-target-uri").strip().strip("<>") or record.url
-                base = _base(html, url)
+                base = Base(base_url(html.head.base or "", url))
             refuse_long(url)
         except NotAPageError as verdict:
             verdict.count(pages, record.url, place)
@@ -167,10 +167,3 @@ def _images(html: Html) -> Iterator[FoundImage]:
         if link.path == "IMG@/src":
             texts = different((link.alt or "", link.title or ""))
             yield FoundImage((link.url or "").strip(), texts)
-
-
-def _base(html: Html, url: str) -> str:
-    try:
-        return urljoin(url, (html.head.base or "").strip())
-    except ValueError:
-        return url
