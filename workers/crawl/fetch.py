@@ -24,6 +24,7 @@ from twisted.internet import defer
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 
 from workers.crawl.addresses import PrivateAddressError, permitted_addresses
+from workers.extract.http_messages import CodingError, undo_codings
 from workers.failures import is_passing
 from workers.sampling import draw
 from workers.settings import CrawlSettings
@@ -128,9 +129,19 @@ class Fetcher:
             response = await self._download(request)
         except tuple(FAILURES) as error:
             raise FetchError(_failure_reason(error)) from error
-        if response.headers.get("Content-Encoding"):  # one that Scrapy could not undo
-            raise FetchError("bad_encoding")
+        if declared := header_lines(response, "Content-Encoding"):  # what Scrapy knows nothing of
+            return response.replace(body=self._undone(response.body, declared))
         return response
+
+    def _undone(self, body: bytes, declared: list[str]) -> bytes:
+        """A body whose server says that it is in `none` or `utf-8`, or really is in something."""
+        try:
+            plain = undo_codings(body, declared)
+        except CodingError as error:
+            raise FetchError("bad_encoding") from error
+        if len(plain) > self._settings.max_page_bytes:
+            raise FetchError("too_large")
+        return plain
 
     def _backoff(self, url: str, attempt: int) -> float:
         """Seconds: uniform between nothing and a bound that doubles."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
 
@@ -65,7 +66,17 @@ def parse_response(block: bytes) -> tuple[Any, bytes]:
 
 def decoded(headers: Any, body: bytes) -> bytes:
     """A body without the codings that its headers declare. Raises CodingError."""
-    codings = [*_codings(headers, "Content-Encoding"), *_codings(headers, "Transfer-Encoding")]
+    names = ("Content-Encoding", "Transfer-Encoding")
+    return undo_codings(body, [line for name in names for line in headers.get_multiple(name)])
+
+
+def undo_codings(body: bytes, declared: Iterable[str]) -> bytes:
+    """A body without its codings: ``declared`` are the headers' lines, that of the last one last.
+
+    Raises CodingError.
+    """
+    words = (word.strip() for word in ",".join(declared).lower().split(","))
+    codings = [word for word in words if word not in ("", "identity")]
     if len(codings) > _MAX_CODINGS:
         raise CodingError(f"{len(codings)} codings")
     absent: list[str] = []
@@ -80,11 +91,6 @@ def decoded(headers: Any, body: bytes) -> bytes:
     if absent and not _is_text(body):
         raise CodingError(f"{', '.join(absent)}: the body is something else, and no text")
     return body
-
-
-def _codings(headers: Any, name: str) -> list[str]:
-    declared = ",".join(headers.get_multiple(name)).lower().split(",")
-    return [coding for word in declared if (coding := word.strip()) not in ("", "identity")]
 
 
 def _without(coding: str, body: bytes) -> bytes | None:

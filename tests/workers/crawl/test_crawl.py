@@ -26,7 +26,8 @@ from workers.crawl.warc_writer import WarcWriter
 from workers.settings import CrawlSettings
 from workers.tally import Tally
 
-GZIP = {"Content-Type": "text/html", "Content-Encoding": "gzip"}
+HTML = {"Content-Type": "text/html"}
+GZIP = HTML | {"Content-Encoding": "gzip"}
 
 SITE: dict[str, Answer | list[Answer]] = {
     "/robots.txt": robots("User-agent: *\nDisallow: /secret\nAllow: /secret/open\n"),
@@ -34,7 +35,7 @@ SITE: dict[str, Answer | list[Answer]] = {
         *("/a", "/b", "/a#part", "a", "/secret/1", "/secret/open", "/picture.png", "/missing"),
         *("/moved", "/away", "/to-secret", "/loop", "/gone", "/huge", "/cut", "/packed"),
         *("/bomb", "/garbled", "/odd-coding", "/busy", "/plain", "/empty", "/nofollow", "/based/"),
-        *("/none",),
+        *("/no-robot", "/identity", "/none", "/utf-8"),
         *("mailto:someone@example.org", "javascript:void(0)", "http://example.org/", "http://["),
     ),
     "/a": page("/b", "/a", "/deep/1"),
@@ -59,7 +60,11 @@ SITE: dict[str, Answer | list[Answer]] = {
     "/from-packed": page(),
     "/bomb": Answer(gzip.compress(b"<p>" + b"x" * 60_000), headers=GZIP),
     "/garbled": Answer(b"\x1f\x8b\x08nonsense", headers=GZIP),
-    "/odd-coding": Answer(b"??", headers={"Content-Type": "text/html", "Content-Encoding": "odd"}),
+    "/odd-coding": Answer(b"<p>\0\1\2", headers=HTML | {"Content-Encoding": "odd"}),
+    **{
+        f"/{name}": Answer(f"<p>{name}".encode(), headers=HTML | {"Content-Encoding": name})
+        for name in ("identity", "none", "utf-8")
+    },
     "/busy": [Answer(status=503), page(text="at the second try")],
     "/plain": Answer(b"text", headers={"Content-Type": "text/plain"}),
     "/empty": Answer(b""),
@@ -69,7 +74,7 @@ SITE: dict[str, Answer | list[Answer]] = {
     ),
     "/based/": Answer(b"<base href='/other/'><a href='x'>x</a><a rel=nofollow href=/never>x</a>"),
     "/other/x": page(),
-    "/none": Answer(
+    "/no-robot": Answer(
         b"<a href='/never'>x</a>",
         headers={
             "Content-Type": "text/html",
@@ -118,9 +123,10 @@ def test_pages_are_kept_in_the_order_of_their_urls(crawled):
     web, out, tally = crawled
     assert pages_of(web, out) == [
         *("/", "/a", "/b", "/based/", "/busy", "/deep/1", "/deep/2", "/empty", "/from-packed"),
-        *("/nofollow", "/none", "/other/x", "/packed", "/secret/open", "/target"),
+        *("/identity", "/no-robot", "/nofollow", "/none", "/other/x", "/packed", "/secret/open"),
+        *("/target", "/utf-8"),
     ]
-    assert tally.kept == 15
+    assert tally.kept == 18
 
 
 def test_every_url_has_one_reason(crawled):
@@ -180,7 +186,7 @@ def test_records_are_whole_and_hold_the_page(crawled):
     head, _, body = bodies[web.url("/nofollow")].partition(b"\r\n\r\n")
     assert head == b"HTTP/1.1 200 OK\r\nContent-Type: TEXT/HTML\r\nContent-Length: %d" % len(body)
     lines = b"\r\nX-Robots-Tag: googlebot: all\r\nX-Robots-Tag: none\r\n"
-    assert lines in bodies[web.url("/none")], "what is said to one robot stands by itself"
+    assert lines in bodies[web.url("/no-robot")], "what is said to one robot stands by itself"
     assert bodies[web.url("/packed")].endswith(b"<p>packed, <a href='/from-packed'>x</a>")
 
 
