@@ -5,6 +5,7 @@ The kind of a file is told by its name, or else by its first bytes; see ``docs/i
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ FILES_PER_INPUT = 500
 
 _COMPRESSED = (".gz", ".zst")
 _HEAD_BYTES = 1024
+
+#: How the first record of a WAT file gives the file's own name, in lower case.
+_WAT_NAME = re.compile(rb"\nwarc-filename:[^\r\n]*\.wat(?:\.(?:gz|zst))?[ \t]*\r?\n")
 
 
 class InputKind(StrEnum):
@@ -151,13 +155,16 @@ def _head(file: str) -> bytes:
         head = opened.read(_HEAD_BYTES)
     if head[:2] != b"\x1f\x8b":
         return head
-    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head, _HEAD_BYTES)
+    try:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head, _HEAD_BYTES)
+    except zlib.error:
+        return b""
 
 
 def _kind_of_bytes(head: bytes) -> InputKind | None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"warc/"):
-        return InputKind.WAT if b"wat" in text.partition(b"\r\n\r\n")[0] else InputKind.WARC
+        return InputKind.WAT if _WAT_NAME.search(text) else InputKind.WARC
     if text.startswith(b"par1"):
         return InputKind.PARQUET
     if text.startswith((b"<!doctype html", b"<html")):

@@ -50,6 +50,8 @@ def pairs(patterns, **options):
         ("unnamed", WARC, InputKind.WARC),
         ("unnamed.gz", gzip.compress(WARC, mtime=0), InputKind.WARC),
         ("unnamed", b"WARC/1.0\r\nWARC-Filename: x.wat.gz\r\n\r\n", InputKind.WAT),
+        ("unnamed", b"WARC/1.0\r\nwarc-filename: water.warc.gz\r\n\r\n", InputKind.WARC),
+        ("unnamed", b"WARC/1.0\r\nsoftware: watir\r\n\r\n", InputKind.WARC),
         ("unnamed", b"\n<!DOCTYPE html><p>", InputKind.HTML),
         ("unnamed", LIST, InputKind.JSONL),
     ],
@@ -73,6 +75,13 @@ def test_what_cannot_be_read_is_an_error_before_the_work(tmp_path, name, message
     (tmp_path / name).write_bytes(b"PK\3\4")
     with pytest.raises(ValueError, match=message):
         find_inputs([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("head", [b"", b"\x1f\x8b", b"\x1f\x8b\x08 and no more", b"\xff" * 99])
+def test_first_bytes_that_say_nothing_are_an_error_before_the_work(tmp_path, head):
+    (tmp_path / "unnamed").write_bytes(head)
+    with pytest.raises(ValueError, match="neither its name nor its first bytes say what it is"):
+        find_inputs([str(tmp_path / "unnamed")])
 
 
 def test_missing_and_empty(tmp_path):
