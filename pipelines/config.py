@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from pipelines.config_errors import explain
-from pipelines.yaml_text import decode, parse
+from pipelines.yaml_text import parse
 from query_builder.settings import QuerySettings
 from workers.embedding.settings import EmbedSettings, ModelName
 from workers.pairs.settings import PairSettings
@@ -24,6 +24,7 @@ from workers.settings import (
     Share,
     ShellText,
     WebUrl,
+    read_text,
 )
 
 
@@ -124,6 +125,15 @@ class Report(Settings):
     )
 
 
+def _said(queries: Any) -> Any:
+    if queries is None or (isinstance(queries, str) and queries != "none"):
+        raise ValueError(
+            "say what captions are matched with: {dumps: [enwiki-latest-pages-articles.xml.bz2]}, "
+            "{list: my_queries.txt}, or none, which keeps them all"
+        )
+    return queries
+
+
 class Config(Settings):
     """Everything a run depends on. Each stage's section has the name of its folder."""
 
@@ -134,7 +144,9 @@ class Config(Settings):
         description="compare each file with its sha256 before a stage reads it; false: only after "
         "the work on it has failed (`python -m pipelines.verify` does it at any time)",
     )
-    queries: QuerySettings
+    queries: Annotated[QuerySettings | Literal["none"], BeforeValidator(_said)] = Field(
+        default=None, validate_default=True
+    )
     pages: CrawlSettings = CrawlSettings()
     pairs: PairSettings = PairSettings()
     images: DownloadSettings = DownloadSettings()
@@ -167,7 +179,7 @@ def folder_of(path: Path) -> Path:
 def read_tree(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file. Raises ConfigError."""
     try:
-        tree = parse(decode(path.read_bytes()))
+        tree = parse(read_text(path))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except ValueError as error:

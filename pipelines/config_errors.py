@@ -49,6 +49,7 @@ _MESSAGES = {
 
 #: Those whose message needs no value beside it, and those of what must be text.
 _TELLS_ALL = ("missing", "union_tag_not_found", "value_error")
+_SCALARS = ("string_type", "literal_error")
 _TEXTS = ("string_type", "literal_error", "invalid_key")
 
 #: Characters of a value that a message shows.
@@ -66,7 +67,7 @@ def explain(error: ValidationError, kind: type[Settings], tree: Any, source: str
         key = _key(problem, tree)
         # What is wrong inside a list says more than that it is too short without it, or no text.
         if not any(other.startswith(f"{key}.") for other in found) and not (
-            key in found and problem["type"] == "string_type" and _is_nested(problem["input"])
+            key in found and problem["type"] in _SCALARS and _is_nested(problem["input"])
         ):
             found[key].append(_message(problem, kind))
     lines = (
@@ -85,7 +86,7 @@ def _key(problem: ErrorDetails, tree: Any) -> str:
             tree = tree[part]
         elif isinstance(tree, list) and isinstance(part, int):
             tree = tree[part] if part < len(tree) else None
-        elif problem["type"] != "missing" or number < depth:
+        elif number > 1 and (problem["type"] != "missing" or number < depth):
             continue
         path.append(str(part))
     return ".".join([*path, "filter"] if problem["type"].startswith("union_tag") else path)

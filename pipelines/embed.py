@@ -12,7 +12,7 @@ from pipelines.config import ConfigError, RaySettings, build_settings, folder_of
 from pipelines.embed_job import Job
 from workers.embedding.settings import ATTRIBUTES, EmbedSettings, InputSettings
 from workers.exit_codes import ExitCode
-from workers.settings import ShellText
+from workers.settings import ShellText, read_text
 
 DESCRIPTION = """\
 Embed shards of pictures and captions with any CLIP that clip_model loads: webdataset tars and
@@ -106,8 +106,8 @@ def _label_set(name_or_file: str, top_k: int) -> tuple[str, dict[str, Any]]:
     if not path.is_file():
         return name_or_file, {"classes": name_or_file, "top_k": top_k}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--labels: cannot read {path}: {error}") from error
     classes = [line.strip() for line in lines if line.strip()]
     return path.stem, {"classes": classes, "top_k": top_k}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -58,7 +58,7 @@ def _place(field: FieldInfo, section: type[Settings]) -> str:
     """Where among a field's values a section stands."""
     if name := filter_of(section):
         return f"[filter: {name}]"
-    return ".NAME" if get_args(field.annotation) else ""
+    return ".NAME" if get_origin(field.annotation) is dict else ""
 
 
 def _default(field: FieldInfo) -> str:

@@ -32,9 +32,8 @@ def plan_text(run: Run, names: Sequence[str]) -> str:
         else:
             plan = Plan.of(stage)
             again = f", {len(plan.again)} to try again" if plan.again else ""
-            lines.append(
-                f"  {name:<11} {len(plan.todo)} shards to do, {len(plan.done)} done{again}"
-            )
+            done = f"{len(plan.todo)} shards to do, {len(plan.done)} done{again}"
+            lines.append(f"  {name:<11} {stage.skipped or done}")
     return "\n".join(lines)
 
 
@@ -79,8 +78,10 @@ def _stage_table(stages: Mapping[str, Standing]) -> Iterator[str]:
                 f"| {_reasons(counts['rejected'])} | {_reasons(counts['failed'])} |"
             )
     others = {name: standing for name, standing in stages.items() if standing.others}
-    if others:
+    skipped = {name: standing.skipped for name, standing in stages.items() if standing.skipped}
+    if others or skipped:
         yield ""
+    yield from (f"{name}: {why}" for name, why in skipped.items())
     for name, standing in others.items():
         yield f"{name}: shards that are not counted: {standing.others:,}; {standing.why}"
 

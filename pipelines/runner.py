@@ -133,7 +133,8 @@ def run_stages(run: Run, names: Sequence[str]) -> Result:
             if not _work(stage, plan) or _ends_in_outage(stage):
                 return Result(ExitCode.PARTIAL, worked)
         else:
-            log.info("%s: complete, nothing to do (%d shards)", name, len(plan.done))
+            why = stage.skipped or f"complete, nothing to do ({len(plan.done)} shards)"
+            log.info("%s: %s", name, why)
         stage.tidy()
         if not _passes_gate(run, name):
             return Result(ExitCode.QUALITY, worked)
@@ -165,6 +166,7 @@ class Standing:
     receipts: list[Receipt]
     others: int
     why: str  # these others are not counted
+    skipped: str = ""  # why it has nothing to do
 
 
 def standings(run: Run) -> dict[str, Standing]:
@@ -185,7 +187,7 @@ def _standing(run: Run, name: str, complete: dict[str, bool]) -> Standing:
     except ConfigError as error:
         why = f"the stage cannot be planned: {error}"
     valid = [receipt for shard in shards if (receipt := ledger.valid(shard))]
-    return Standing(valid, len(ledger.receipts()) - len(valid), why)
+    return Standing(valid, len(ledger.receipts()) - len(valid), why, stage.skipped)
 
 
 def _work(stage: Stage, plan: Plan) -> bool:

@@ -51,7 +51,7 @@ def title_names(titles: pa.Table, settings: QuerySettings, tally: Tally) -> pa.T
     unseen = titles.filter(pc.invert(seen))
     reject(tally, "title_below_min_views", unseen, by="views", note=note)
     titles = titles.filter(seen)
-    names = [_name(_QUALIFIER.sub("", title), settings) for title in titles["query"].to_pylist()]
+    names = [query_of(_QUALIFIER.sub("", title), settings) for title in titles["query"].to_pylist()]
     named = pa.array([name is not None for name in names], pa.bool_())
     reject(tally, "title_without_word", titles.filter(pc.invert(named)), by="views", note=note)
     table = pa.table([pa.array(names, pa.string()), titles["views"]], schema=TITLES).filter(named)
@@ -65,7 +65,7 @@ def synset_names(lemmas: Iterable[str], settings: QuerySettings, tally: Tally) -
     """
     names = []
     for lemma in lemmas:
-        if name := _name(lemma, settings):
+        if name := query_of(lemma, settings):
             names.append(name)
         else:
             tally.reject("synset_without_word", lemma, {"kind": "synset", "query": lemma})
@@ -74,7 +74,7 @@ def synset_names(lemmas: Iterable[str], settings: QuerySettings, tally: Tally) -
     return table.sort_by([("senses", "descending"), ("query", "ascending")])
 
 
-def _name(text: str, settings: QuerySettings) -> str | None:
+def query_of(text: str, settings: QuerySettings) -> str | None:
     """A name as captions are searched for it, or None if it has no letter or digit."""
     if not any(map(str.isalnum, text)):
         return None

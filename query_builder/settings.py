@@ -88,7 +88,9 @@ class ShareSettings(Settings):
 
 
 class QuerySettings(Settings):
-    """Wikipedia dumps, page views and WordNet to the query list."""
+    """Wikipedia dumps, page views and WordNet to the query list, or a list of your own; with
+    `queries: none` captions are matched with nothing and all of them are kept.
+    """
 
     dumps: tuple[FileName, ...] = Field(
         default=(),
@@ -105,6 +107,11 @@ class QuerySettings(Settings):
         default=None,
         description="WordNet's dict folder, with data.noun, data.verb, data.adj and data.adv; "
         "null: no synsets",
+    )
+    list: FileName | None = Field(
+        default=None,
+        description="a list of your own instead: a text file with a query a line, or a Parquet, "
+        "CSV or TSV file with a column `query`; of the other keys lower_case and max_queries hold",
     )
     min_count: int = Field(
         default=100, ge=1, description="occurrences that a word needs to be a query (CLIP: 100)"
@@ -134,6 +141,15 @@ class QuerySettings(Settings):
     shares: ShareSettings = Field(
         default_factory=ShareSettings, description="each source's part of max_queries"
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        others = [name for name in ("dumps", "views", "wordnet") if getattr(self, name)]
+        if self.list and others:
+            raise ValueError(
+                f"a list is given, and {', '.join(others)}, too: name one or the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _views_are_used(self) -> Self:

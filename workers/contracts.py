@@ -15,7 +15,7 @@ QUERIES = pa.schema(
     [
         pa.field("query_id", pa.int32(), nullable=False),
         pa.field("query", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # word, bigram, title or synset
+        pa.field("kind", pa.string(), nullable=False),  # word, bigram, title, synset or list
         pa.field("count", pa.int64()),  # occurrences in the dump; null where not counted
         pa.field("pmi", pa.float32()),  # bigrams only: pointwise mutual information, bits
         pa.field("npmi", pa.float32()),  # bigrams only: the same, normalised to at most 1

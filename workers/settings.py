@@ -6,6 +6,7 @@ from these. Unknown keys are refused, so that a misspelt setting is an error and
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -187,6 +188,38 @@ class DownloadSettings(Settings):
     user_agent: UserAgent = Field(
         default="clip-from-scratch", description="added to img2dataset's own"
     )
+
+
+#: Byte order marks, with which Windows writes; those of UTF-32 before those that they begin with.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with their mark.
+
+    Raises OSError, and ValueError, saying where and what to do.
+    """
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise _no_text(content[: error.start], encoding) from error
+    if "\0" in text:
+        raise _no_text(text[: text.index("\0")].encode(encoding), encoding)
+    return text
+
+
+def _no_text(before: bytes, encoding: str) -> ValueError:
+    lines = before.decode(encoding, "replace").split("\n")
+    place = f"line {len(lines)}, character {len(lines[-1]) + 1}"
+    return ValueError(f"{place}: this is no text in {encoding.upper()}; save the file as UTF-8")
 
 
 def resolve_path(text: str) -> Path:

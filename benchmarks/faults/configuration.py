@@ -134,7 +134,7 @@ FAULTS = [
     _file("no YAML", "name: [", "is not valid YAML"),
     _file("a date that is none", "name: 2026-13-45\n", "is not valid YAML"),
     _file("brackets without end", "name: " + "[" * 5000, "is not valid YAML"),
-    _file("UTF-16", "name: x\n".encode("utf-16"), "queries: is missing"),
+    _file("UTF-16", "name: x\n".encode("utf-16"), "queries: say what captions"),
     _file("UTF-16 without a mark", "name: x\n".encode("utf-16-le"), "save the file as UTF-8"),
     _file("Latin-1", "name: caf\xe9\n".encode("latin-1"), "save the file as UTF-8"),
     _file("empty", "", "must hold a mapping of keys to values"),

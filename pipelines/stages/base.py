@@ -36,6 +36,11 @@ class Stage(ABC):
         #: The files from outside the run that its plan covers, for the run's record.
         self.inputs: dict[str, Any] = {}
 
+    @property
+    def skipped(self) -> str:
+        """Why the stage has nothing to do with this configuration; "" where it has."""
+        return ""
+
     def check(self) -> None:  # noqa: B027 - most stages have nothing to check
         """Raise ConfigError for what can be seen to be wrong before any stage has started."""
 

@@ -29,6 +29,10 @@ class Pages(Stage):
         # A host that was away is crawled again whole; what one of its pages lacks is left.
         self.tolerance = Tolerance(run.config.pages.max_unreachable)
 
+    @property
+    def skipped(self) -> str:
+        return "" if self.run.config.pages.seeds else "there are no seeds to crawl (pages.seeds)"
+
     def check(self) -> None:
         self.seeds_by_host()
 

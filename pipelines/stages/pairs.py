@@ -45,6 +45,12 @@ class Pairs(Stage):
         except (OSError, ValueError) as error:
             raise ConfigError(f"pairs.inputs: {error}") from error
 
+    @property
+    def lower_case(self) -> bool | None:
+        """Whether the queries are in lower case; None where captions are matched with nothing."""
+        queries = self.run.config.queries
+        return None if queries == "none" else queries.lower_case
+
     def inputs_to_read(self) -> list[Input]:
         """The crawl's pages and what the configuration names beside them."""
         return [*find_inputs(map(str, self.run.outputs("pages"))), *self.given]
@@ -53,7 +59,7 @@ class Pairs(Stage):
         config = self.run.config
         identity = config.pairs.identity() | {
             "seed": config.seed,
-            "lower_case": config.queries.lower_case,
+            "lower_case": self.lower_case,
             "agent": product_token(config.pages.user_agent),
         }
         del identity["inputs"]  # their content counts, and stands in the key already
@@ -70,11 +76,11 @@ class Pairs(Stage):
         config = self.run.config
         work = BuildPairs(
             tuple(self.inputs_to_read()),
-            tuple(self.run.outputs("queries")),
+            None if self.lower_case is None else tuple(self.run.outputs("queries")),
             config.pairs,
             config.seed,
             config.beam.options,
-            config.queries.lower_case,
+            bool(self.lower_case),
             product_token(config.pages.user_agent),
         )
         return in_process(work, shards, self.folder)
@@ -100,7 +106,7 @@ def _versions(source: Input) -> list[str]:
 @dataclass(frozen=True)
 class BuildPairs:
     inputs: tuple[Input, ...]
-    queries: tuple[Path, ...]
+    queries: tuple[Path, ...] | None
     settings: PairSettings
     seed: int
     beam_options: tuple[str, ...]

@@ -24,26 +24,50 @@ class Queries(Stage):
     name = "queries"
     version = 3
 
+    @property
+    def skipped(self) -> str:
+        none = "captions are matched with nothing, and all are kept (queries: none)"
+        return "" if self.settings else none
+
+    @property
+    def settings(self) -> QuerySettings | None:
+        """None where captions are matched with nothing."""
+        queries = self.run.config.queries
+        return None if queries == "none" else queries
+
     def check(self) -> None:
-        files = self.files()
+        if self.settings is None:
+            return
+        if self.settings.list:
+            _check_own_list(self.settings)
+            return
+        files = self.files(self.settings)
         if not files.dumps and not files.synsets:
             raise ConfigError("queries.dumps: there is nothing to read; name a dump")
 
-    def files(self) -> Inputs:
+    def files(self, settings: QuerySettings) -> Inputs:
         """The dumps, view files and synsets. Raises ConfigError for one that is not there."""
         try:
-            return find_inputs(self.run.config.queries)
+            return find_inputs(settings)
         except OSError as error:
             raise ConfigError(f"queries.{error}") from error
 
     def plan(self) -> list[Shard]:
-        files = self.files()
+        settings = self.settings
+        if settings is None:
+            return []
+        identity = settings.identity()
+        for named in ("dumps", "views", "wordnet", "list"):
+            del identity[named]  # their content counts, and stands in the key already
+        if settings.list:
+            own = named_files([settings.list], "queries.list")
+            identity = {name: identity[name] for name in ("lower_case", "max_queries")}
+            identity["list"] = [path.suffix for path in own]  # which says how it is read
+            return [self.shard("all", identity, own)]
+        files = self.files(settings)
         local = [Path(dump) for dump in files.dumps if not is_remote(dump)]
         remote = [dump for dump in files.dumps if is_remote(dump)]
         counts = [str(len(local)), str(len(files.views))]  # which file is what
-        identity = self.run.config.queries.identity()
-        for named in ("dumps", "views", "wordnet"):
-            del identity[named]  # their content counts, and stands in the key already
         if remote:  # it is not read twice: the version that its store tells stands for it
             identity["remote"] = _versions(remote)
         inputs = [*local, *files.views, *files.synsets]
@@ -52,8 +76,19 @@ class Queries(Stage):
         return [replace(shard, values=(*counts, *remote))]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
-        config = self.run.config
-        return in_process(BuildQueries(config.queries, config.beam.options), shards, self.folder)
+        assert self.settings is not None  # else there are no shards
+        work = BuildQueries(self.settings, self.run.config.beam.options)
+        return in_process(work, shards, self.folder)
+
+
+def _check_own_list(settings: QuerySettings) -> None:
+    from query_builder.own_list import check_list
+
+    files = named_files([settings.list or ""], "queries.list")
+    try:
+        check_list(files, settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"queries.list: {error}") from error
 
 
 def _versions(dumps: Sequence[str]) -> list[str]:
@@ -72,6 +107,10 @@ class BuildQueries:
         from query_builder.build import build_queries
 
         paths = [Path(path) for path in shard.inputs]
+        if self.settings.list:
+            from query_builder.own_list import build_list
+
+            return build_list(paths, out, self.settings)
         dumps, views = map(int, shard.values[:2])
         return build_queries(
             [*paths[:dumps], *shard.values[2:]],

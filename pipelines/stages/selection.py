@@ -14,7 +14,7 @@ from pipelines.references import check_step
 from pipelines.run import Run
 from pipelines.stages.base import Stage
 from pipelines.stages.queries import named_files
-from workers.selection.settings import SelectionSettings
+from workers.selection.settings import SelectionSettings, TopPerQueryStep
 from workers.tally import Tally
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class Selection(Stage):
                 make_filter(step, self.run.config.seed)
             except ValueError as error:
                 raise ConfigError(f"selection.steps.{number}.{error}") from error
+            if isinstance(step, TopPerQueryStep) and self.run.config.queries == "none":
+                raise ConfigError(
+                    f"selection.steps.{number}.filter: {step.filter} would keep nothing: captions "
+                    "are matched with nothing (queries: none)"
+                )
             check_step(step, f"selection.steps.{number}", self.run.config.embeddings)
 
     def references(self) -> list[list[Path]]:

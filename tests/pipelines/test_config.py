@@ -13,6 +13,7 @@ from pipelines.config_errors import filter_of, settings_in
 from pipelines.embed import embed_settings, parser
 from pipelines.reference import configuration_reference
 from pipelines.yaml_text import as_yaml
+from query_builder.settings import QuerySettings
 from workers.selection.settings import SelectionSettings
 from workers.settings import resolve_path
 
@@ -31,8 +32,8 @@ def write(tmp_path):
 
 def test_defaults_are_those_of_the_paper(write):
     config = load_config(write(MINIMAL))
-    assert config.queries.min_count == 100
-    assert config.queries.max_queries == 500_000
+    queries = QuerySettings.model_validate(config.queries)
+    assert (queries.min_count, queries.max_queries) == (100, 500_000)
     assert config.pairs.pairs_per_query == 20_000
 
 
@@ -50,6 +51,7 @@ def test_overrides_are_yaml_at_a_dotted_key(write):
             ["pairs.shard=7"],
             "pairs.shard: there is no such key; there are balance, captions, inputs",
         ),
+        ("name: test", [], "queries: say what captions are matched with: {dumps: ["),
         (MINIMAL, ["pairs.shards=0"], "pairs.shards: must be at least 1 (got 0)"),
         (MINIMAL, ["pairs.shards"], "write it as key.sub=value"),
         (MINIMAL, ["name.sub=1"], "'name' holds a value"),
@@ -93,6 +95,11 @@ def test_a_file_may_be_in_any_encoding_that_it_says_itself(write, encoding):
     ("setting", "message"),
     [
         ("pages.seeds=https://a/", "pages.seeds: must be a list (got 'https://a/'); write it as ["),
+        ("queries=", "queries: say what captions are matched with: {dumps: [enwiki-latest-pages-a"),
+        ("queries=all", "{list: my_queries.txt}, or none, which keeps them all"),
+        ("queries=[a]", "queries: must be a mapping of keys to values (got [a])"),
+        ("queries.dumpz=[a]", "queries.dumpz: there is no such key; there are bigrams, dumps,"),
+        ("queries.list=a.txt", "queries: a list is given, and dumps, too: name one or the other"),
         ("pages=[1]", "pages: must be a mapping of keys to values (got [1])"),
         ("name=2026", "name: must be text (got 2026); write it in quotes"),
         ("images.resize_mode=no", "must be no, border, keep_ratio, keep_ratio_largest or center_c"),
@@ -245,7 +252,7 @@ def test_a_configuration_from_a_pipe_is_relative_to_the_working_directory(tmp_pa
         config = load_config(Path(f"/dev/fd/{read}"))
     finally:
         os.close(read)
-    assert config.queries.dumps == (str(tmp_path / "dump.xml"),)
+    assert config.queries == QuerySettings(dumps=(str(tmp_path / "dump.xml"),))
 
 
 def test_the_hash_is_of_the_content_and_not_of_the_order():

@@ -48,7 +48,7 @@ _TALLIES = TypeAdapter(dict[str, Tally])
 
 def build_pairs(
     inputs: Sequence[Input],
-    queries: Sequence[Path],
+    queries: Sequence[Path] | None,
     out_dir: Path,
     settings: PairSettings,
     seed: int,
@@ -62,6 +62,7 @@ def build_pairs(
     Writes at least ``settings.shards`` Parquet files, some perhaps without rows, and
     ``_tables/query_counts.parquet``. The bytes depend on inputs, settings and seed alone.
     ``lower_case``: the queries are in lower case, so captions are matched in lower case, too.
+    Where ``queries`` is None, captions are matched with nothing: all pairs stay, without queries.
     ``agent`` is the product token by which pages may address us in their robots directives.
 
     Returns the tallies "pages", "images", "redacted" (captions in which something was blotted
@@ -70,8 +71,10 @@ def build_pairs(
     """
     out_dir = out_dir.absolute()  # Beam's workers may run elsewhere
     out_dir.mkdir(parents=True, exist_ok=True)
-    query_files = sorted(path.absolute() for path in queries)
-    read = ReadPairs(query_files, settings, lower_case=lower_case, agent=agent)
+    query_files = sorted(path.absolute() for path in queries or ())
+    read = ReadPairs(
+        None if queries is None else query_files, settings, lower_case=lower_case, agent=agent
+    )
     with open_pipeline(beam_options) as pipeline:
         _assemble(pipeline, sorted(inputs, key=_place), read, query_files, out_dir, settings, seed)
     tallies = _collect_tallies(out_dir / _TALLIES_FILE)
@@ -128,7 +131,9 @@ def _assemble(
         | "Limits" >> beam.MapTuple(lambda _, draws: policy.limits(draws))
     )
     written = distinct["main"] | "Write" >> beam.ParDo(
-        BalanceAndWrite(out_dir, policy, seed, settings.max_rows_per_file),
+        BalanceAndWrite(
+            out_dir, policy if read.matched else None, seed, settings.max_rows_per_file
+        ),
         beam.pvalue.AsList(limits),
     ).with_outputs("tallies", main="main")
     _write_counts(pipeline, queries, limits, written["main"], out_dir)

@@ -30,14 +30,15 @@ _HELD_ROWS = 100_000
 
 
 class ReadPairs(beam.DoFn):  # type: ignore[misc]
-    """An input to tables of its pairs that match a query, one or more a shard.
+    """An input to tables of its pairs that match a query, one or more a shard; of all its pairs
+    where there are no queries to match (None).
 
     The shard is that of the pair_id, or of the URL where the captions of a URL are limited.
     """
 
     def __init__(
         self,
-        queries: Sequence[Path],
+        queries: Sequence[Path] | None,
         settings: PairSettings,
         *,
         lower_case: bool,
@@ -50,10 +51,15 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
         self._split = split_by_url if settings.max_captions_per_url else split_by_pair
         self._shared = Shared()
 
+    @property
+    def matched(self) -> bool:
+        """Whether captions are matched with queries."""
+        return self._queries is not None
+
     def setup(self) -> None:
         # One matcher a process, however many threads read.
         self._matcher = self._shared.acquire(
-            lambda: Matcher(read_queries(self._queries), lowercase=self._lower_case)
+            lambda: Matcher(read_queries(self._queries or ()), lowercase=self._lower_case)
         )
         self._cleaner = CaptionCleaner(self._settings.captions)
 
@@ -92,6 +98,8 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
 
     def _with_queries(self, table: pa.Table, pairs: Tally) -> pa.Table:
         query_ids = self._matcher.match(_array(table["caption"])).to_arrow()
+        if not self.matched:
+            return pa.Table.from_arrays([*table.columns, query_ids], schema=PAIRS)
         matches = pc.greater(pc.list_value_length(query_ids), 0)
         reject_rows(pairs, "no_query", table.filter(pc.invert(matches)))
         columns = [*table.columns, query_ids]

@@ -33,15 +33,17 @@ QUERY_COUNTS = pa.schema(
 class BalanceAndWrite(beam.DoFn):  # type: ignore[misc]
     """A shard to its Parquet files, balanced; gives the ids of the queries kept, with counts."""
 
-    def __init__(self, out_dir: Path, policy: Policy, seed: int, max_rows: int) -> None:
+    def __init__(self, out_dir: Path, policy: Policy | None, seed: int, max_rows: int) -> None:
         self._out_dir = out_dir
         self._policy = policy
         self._seed = seed
         self._max_rows = max_rows
 
     def process(self, shard: ShardTable, limits: list[QueryLimits]) -> Iterator[Any]:
-        joined = QueryLimits.join(limits)
-        table, pairs = balance(shard.table, self._policy, joined, self._seed)
+        table, pairs = shard.table, Tally(rows_in=len(shard.table), kept=len(shard.table))
+        if self._policy:  # else captions were matched with nothing
+            joined = QueryLimits.join(limits)
+            table, pairs = balance(table, self._policy, joined, self._seed)
         for name, part in even_parts(f"{shard.shard:05d}", table, self._max_rows):
             write_table(part, self._out_dir / f"{name}.parquet")
         yield np.unique(pc.list_flatten(table["query_ids"]).to_numpy(), return_counts=True)

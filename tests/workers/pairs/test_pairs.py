@@ -200,6 +200,23 @@ def test_metaclip_keeps_all_queries_of_a_pair(tmp_path):
     assert tallies["pairs"].rejected["not_drawn"] == 43 - len(rows)
 
 
+@pytest.mark.parametrize("changes", [{}, {"max_captions_per_url": 1, "balance": "metaclip"}])
+def test_without_queries_every_pair_stays(tmp_path, changes):
+    captions = ["zebra crossing", "nothing that is asked for", "a dog"]
+    images = [("/a.jpg", caption) for caption in captions] + [("/b.jpg", "x"), ("/a.jpg", "a dog")]
+    warc = write_warc(tmp_path / "a.warc", {"http://a/": images})
+    settings = PairSettings.model_validate({"pairs_per_query": 1, "shards": 2, **changes})
+    tallies = build_pairs(inputs_of([warc]), None, tmp_path / "pairs", settings, 0, ())
+    rows = ds.dataset(str(tmp_path / "pairs"), format="parquet").to_table().to_pylist()
+    kept = 1 if changes else 3
+    assert len(rows) == tallies["pairs"].kept == kept
+    assert {row["caption"] for row in rows} <= set(captions)
+    assert all(row["query_ids"] == [] for row in rows)
+    rejected = {"too_short": 1, "duplicate_pair": 1}
+    assert tallies["pairs"].rejected == (rejected | {"duplicate_url": 2} if changes else rejected)
+    assert len(pq.read_table(tmp_path / "pairs" / QUERY_COUNTS_FILE)) == 0
+
+
 def test_nothing_in_gives_empty_shards(tmp_path):
     rows, tallies, folder = build(tmp_path, [], shards=2)
     assert rows == []
