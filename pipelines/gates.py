@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from pipelines.config import Config, Gate
 from pipelines.receipts import StageTotals
 
 #: Places of dropped rows that a message names.
 _PLACES = 3
+
+#: Dropped rows by kind of row, reason and key, as ``attempts.perform`` writes them.
+_SAMPLES = TypeAdapter(dict[str, dict[str, dict[str, dict[str, Any]]]])
 
 
 def gate_of(config: Config, stage: str) -> Gate:
@@ -44,10 +50,11 @@ def shortfall(stage: str, gate: Gate, totals: StageTotals, samples: Path) -> str
 
 def places_of(reason: str, samples: Path) -> str:
     """Where some of the rows stood that were dropped for a reason, and where more of them are."""
-    kinds = [json.loads(file.read_bytes()) for file in sorted(samples.glob("*.json"))]
-    rows = [
-        row for kind in kinds for tally in kind.values() for row in tally.get(reason, {}).items()
-    ]
-    places = [str(row.get("source") or key) for key, row in rows]
+    places: list[str] = []
+    for file in sorted(samples.glob("*.json")):
+        with suppress(ValidationError):  # somebody has changed it; it is for people
+            for kind in _SAMPLES.validate_json(file.read_bytes()).values():
+                rows = kind.get(reason, {}).items()
+                places += [str(row.get("source") or key) for key, row in rows]
     more = [f"and others ({samples})"] if len(places) > _PLACES else []
     return ", ".join([*places[:_PLACES], *more]) or str(samples)

@@ -438,3 +438,20 @@ def test_tracking_parameters_make_no_other_pair(tmp_path):
         assert row["url"] == "http://a.example/1.png?id=1&utm_source=1", "the whole address"
         assert row["pair_id"] == make_pair_id("http://a.example/1.png?id=1", "a red cat")
         assert tallies["pairs"].rejected == {"duplicate_pair": 1}
+
+
+def test_pages_that_ask_us_by_name_are_left_out(tmp_path):
+    pages = {
+        url: response_record(url, 200, {"Content-Type": "text/html", "X-Robots-Tag": says}, b, NOW)
+        for url, says, b in (
+            ("http://a.example/", "birds-research: noai", b"<img src=/1.png alt='a red cat'>"),
+            ("http://b.example/", "googlebot: noai", b"<img src=/1.png alt='a red cat'>"),
+        )
+    }
+    (tmp_path / "a.warc").write_bytes(b"".join(pages.values()))
+    queries = [write_queries(tmp_path / "q.parquet", WORDS)]
+    inputs, out = inputs_of([tmp_path / "a.warc"]), tmp_path / "out"
+    tallies = build_pairs(inputs, queries, out, PairSettings(), 0, [], agent="birds-research")
+    assert tallies["pages"].rejected == {"opted_out": 1}
+    rows = ds.dataset(str(out), format="parquet").to_table().to_pylist()
+    assert [row["page_url"] for row in rows] == ["http://b.example/"]

@@ -1,0 +1,29 @@
+"""What a message names of the rows that were dropped."""
+
+import json
+
+import pytest
+
+from pipelines.gates import places_of
+
+
+def write(folder, **rows):
+    samples = {"pages": {"damaged_file": rows, "not_html": {"x": {"source": "other"}}}}
+    (folder / f"{len(rows)}.json").write_text(json.dumps(samples))
+
+
+def test_the_places_of_dropped_rows(tmp_path):
+    assert places_of("damaged_file", tmp_path) == str(tmp_path), "there is none"
+    write(tmp_path, a={"source": "a.warc@7"}, b={"error": "odd"})
+    assert places_of("damaged_file", tmp_path) == "a.warc@7, b"
+    write(tmp_path, c={"source": "c.warc"})
+    assert places_of("damaged_file", tmp_path) == "c.warc, a.warc@7, b"
+    write(tmp_path, d={}, e={}, f={})
+    assert places_of("damaged_file", tmp_path) == f"c.warc, a.warc@7, b, and others ({tmp_path})"
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"pages": 1}', b"\xff"])
+def test_samples_that_somebody_has_changed(tmp_path, content):
+    write(tmp_path, a={"source": "a.warc@7"})
+    (tmp_path / "0.json").write_bytes(content)
+    assert places_of("damaged_file", tmp_path) == "a.warc@7"
