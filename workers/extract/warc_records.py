@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from email.parser import HeaderParser
 from typing import Any, BinaryIO, NamedTuple
 
@@ -82,10 +82,11 @@ def read_records(file: BinaryIO) -> Iterator[RawRecord | Damage]:
     marker = _marker(file)
     start: int | None = 0
     while start is not None:
+        begun = start
         last: RawRecord | None = None
         error = "the record is shorter than its Content-Length"
         try:
-            for record in _iterate(file, start):
+            for record in _iterate(file, begun):
                 if last is not None:
                     yield last
                 last = record
@@ -94,11 +95,11 @@ def read_records(file: BinaryIO) -> Iterator[RawRecord | Damage]:
             else:
                 if last is not None:
                     yield last
-                yield from _cut_end(file, start, last, marker)
-                return
+                start = yield from _behind(file, begun, last, marker)
+                continue
         except _ReadError as problem:
             error = str(problem)
-        place = start if last is None else last.offset
+        place = begun if last is None else last.offset
         following = _next_record(file, place + 1, marker)
         whole = _read_alone(file, place, following, marker)
         if whole is not None:
@@ -115,12 +116,39 @@ def _is_end(file: BinaryIO, at: int) -> bool:
     return not file.read(1)
 
 
-def _cut_end(file: BinaryIO, start: int, last: RawRecord | None, marker: bytes) -> Iterator[Damage]:
-    """The damage of a file that ends so soon after a record begins that fastwarc sees none."""
+def _behind(
+    file: BinaryIO, start: int, last: RawRecord | None, marker: bytes
+) -> Generator[Damage, None, int | None]:
+    """What is behind the place where fastwarc sees the end; gives where the next record begins.
+
+    It sees one in an empty member, too, and where a file is cut soon after a record begins.
+    """
     whole = None if last is None else _read_alone(file, last.offset, None, marker)
     end = start if last is None else whole and whole[1]
-    if marker != _PLAIN and end is not None and not _is_end(file, end):
+    if marker == _PLAIN or end is None or _is_end(file, end):
+        return None
+    following = _next_record(file, max(end, start + 1), marker)
+    if following is None and not _is_empty(file, end, marker):
         yield Damage(end, "", "the file ends inside a record")
+    elif following is not None and not _is_empty(file, end, marker, following):
+        yield Damage(end, "", "no record begins here")
+    return following
+
+
+def _is_empty(file: BinaryIO, start: int, marker: bytes, end: int | None = None) -> bool:
+    """Whether there are but members or frames of blank lines at most, up to the end of the file or so."""
+    file.seek(start)
+    rest = file.read(_CHUNK if end is None else min(_CHUNK, end - start))
+    start += len(rest)
+    try:
+        while rest:
+            plain, used = _unpack(rest, marker)
+            if plain.strip(b"\r\n"):
+                return False
+            rest = rest[used:]
+    except (OSError, zlib.error, zstandard.ZstdError):
+        return False
+    return _is_end(file, start) if end is None else start == end
 
 
 class _ReadError(Exception):

@@ -102,6 +102,19 @@ def test_two_damaged_members_in_a_row():
     assert [item.offset for item in damage] == [len(b"".join(packed[:n])) for n in (2, 3)]
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, zstd])
+@pytest.mark.parametrize("place", [0, 3, COUNT])
+@pytest.mark.parametrize(("between", "damaged"), [(b"", 0), (b"\r\n" * 99, 0), (b"no record", 1)])
+def test_what_is_packed_and_is_no_record_costs_none(pack, place, between, damaged):
+    """An empty member is what bgzip, for one, ends a file with."""
+    packed = [pack(record) for record in RECORDS]
+    packed.insert(place, pack(between) * 2)
+    numbers, damage, _ = read(b"".join(packed))
+    assert numbers == list(range(COUNT))
+    assert len(damage) == damaged
+    assert all(item.offset == len(b"".join(packed[:place])) for item in damage)
+
+
 @pytest.mark.parametrize("pack", PACK)
 @pytest.mark.parametrize("begun", range(1, 12))
 def test_the_first_bytes_of_a_record_that_is_cut_off_cost_no_other(pack, begun):
