@@ -136,7 +136,7 @@ def _behind(
 
 
 def _is_empty(file: BinaryIO, start: int, marker: bytes, end: int | None = None) -> bool:
-    """Whether there are but members or frames of blank lines at most, up to the end of the file or so."""
+    """Whether there are members or frames of blank lines at most, to the file's end or another."""
     file.seek(start)
     rest = file.read(_CHUNK if end is None else min(_CHUNK, end - start))
     start += len(rest)
