@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.dispatcher import Dispatcher
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -18,8 +20,7 @@ def compiled(function: Function) -> Function:
 
     The code is kept beside the module, or else in the user's cache folder, so that the next
     process only loads it. Where neither can be written to, each process compiles for itself.
-    Numba looks at the module alone to see whether the code is out of date: a compiled function
-    calls only compiled and inlined functions of its own module.
+    It is out of date when the module has changed, or one whose compiled functions it imports.
     """
     dispatcher = numba.njit(nogil=True)(function)
     with contextlib.suppress(RuntimeError):  # Numba found no folder for it
@@ -58,10 +59,22 @@ class _FilePerKey(IndexDataCacheFile):  # type: ignore[misc]
         return IndexDataCacheFile(self._cache_path, f"{self._name}-{digest}", self._source_stamp)
 
 
+def _imported_sources(function: Any) -> list[tuple[str, int, int]]:
+    """Name, time and size of the other modules whose compiled functions a module imports."""
+    modules, functions = {function.__module__}, [function]
+    for known in functions:  # which grows
+        for value in known.__globals__.values():
+            if isinstance(value, Dispatcher) and value.py_func.__module__ not in modules:
+                modules.add(value.py_func.__module__)
+                functions.append(value.py_func)
+    files = [Path(known.__code__.co_filename) for known in functions[1:]]
+    return sorted((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
 class _Cache(FunctionCache):  # type: ignore[misc]
     """Numba's cache of a function, in such files."""
 
     def __init__(self, function: Callable[..., object]) -> None:
         super().__init__(function)
-        stamp = self._impl.locator.get_source_stamp()
+        stamp = [self._impl.locator.get_source_stamp(), *_imported_sources(function)]
         self._cache_file: Any = _FilePerKey(self._cache_path, self._impl.filename_base, stamp)

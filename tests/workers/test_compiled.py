@@ -95,6 +95,34 @@ def test_a_processor_of_another_kind_that_shares_the_folder_makes_code_of_its_ow
     assert said == ["0 loaded\n", "0 loaded\n", "1 loaded\n"]
 
 
+@pytest.mark.parametrize("changed", ["inner", "kernel"])
+def test_code_is_made_again_when_a_module_that_it_calls_has_changed(tmp_path, changed):
+    (tmp_path / "inner.py").write_text(
+        "from workers.compiled import compiled\n\n@compiled\ndef inner(x):\n    return x + 1\n"
+    )
+    (tmp_path / "middle.py").write_text(
+        "from inner import inner\nfrom workers.compiled import compiled\n\n"
+        "@compiled\ndef middle(x):\n    return inner(x) + 10\n"
+    )
+    (tmp_path / "kernel.py").write_text(
+        "from middle import middle\nfrom workers.compiled import compiled\n\n"
+        "@compiled\ndef kernel(x):\n    return middle(x) + 100\n\n"
+        "print(kernel(1), sum(kernel.stats.cache_hits.values()))\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    said = []
+    for change in (None, None, changed):
+        if change:
+            path = tmp_path / f"{change}.py"
+            path.write_text(path.read_text().replace("x + 1", "x + 5").replace("+ 100", "+ 200"))
+        command = [sys.executable, "-c", "import kernel"]
+        said.append(
+            subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        )
+    results = {"inner": "116 0\n", "kernel": "212 0\n"}
+    assert [done.stdout for done in said] == ["112 0\n", "112 1\n", results[changed]]
+
+
 def test_two_processors_that_compile_at_once_load_each_its_own_code(tmp_path, monkeypatch):
     """Both look for code before either keeps any, and one is the last to keep what it has made."""
     turns = [

@@ -61,8 +61,8 @@ def declared_encoding(document: Document) -> str | None:
 
 
 def _meta_encoding(document: Document) -> str | None:
-    for tag in document.start_tags("meta"):
-        meta = document.attributes(tag)
+    for tag in document.start_tags(("meta",), ("charset", "http-equiv", "content")):
+        meta = tag.attributes
         label = meta.get("charset")
         if label is None and meta.get("http-equiv", "").strip().lower() == "content-type":
             label = _charset(meta.get("content", ""))

@@ -57,8 +57,8 @@ def parse_page(body: bytes, content_type: str) -> Document:
 
 def base_of(document: Document, page_url: str) -> str:
     """The URL that the references of a page are relative to: the first <base> with one says it."""
-    for tag in document.start_tags("base"):
-        href = document.attributes(tag).get("href")
+    for tag in document.start_tags(("base",), ("href",)):
+        href = tag.attributes.get("href")
         if href is not None:
             return base_url(href, page_url)
     return page_url
@@ -66,12 +66,12 @@ def base_of(document: Document, page_url: str) -> str:
 
 def address_of(document: Document) -> str:
     """The URL that a page gives itself, as a canonical link or to social networks; or ""."""
-    for tag in document.start_tags("link"):
-        link = document.attributes(tag)
+    for tag in document.start_tags(("link",), ("rel", "href")):
+        link = tag.attributes
         if "canonical" in link.get("rel", "").lower().split() and link.get("href"):
             return link["href"].strip()
-    for tag in document.start_tags("meta"):
-        meta = document.attributes(tag)
+    for tag in document.start_tags(("meta",), ("property", "content")):
+        meta = tag.attributes
         if meta.get("property", "").strip().lower() == "og:url" and meta.get("content"):
             return meta["content"].strip()
     return ""
@@ -79,8 +79,8 @@ def address_of(document: Document) -> str:
 
 def links_of(document: Document) -> Iterator[str]:
     """The references that a page does not ask to leave alone one by one, as they are written."""
-    for tag in document.start_tags("a", "area"):
-        link = document.attributes(tag)
+    for tag in document.start_tags(("a", "area"), ("rel", "href")):
+        link = tag.attributes
         if link.get("href") and "nofollow" not in link.get("rel", "").lower().split():
             yield link["href"]
 
@@ -88,8 +88,8 @@ def links_of(document: Document) -> Iterator[str]:
 def robots_of(document: Document, agent: str | None) -> list[str]:
     """What the meta elements of a page say to all robots and to ``agent``, a product token."""
     said: list[str] = []
-    for tag in document.start_tags("meta"):
-        meta = document.attributes(tag)
+    for tag in document.start_tags(("meta",), ("name", "content")):
+        meta = tag.attributes
         if is_for(meta.get("name", ""), agent):
             said.append(meta.get("content", ""))
     return said

@@ -5,15 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from workers.extract.tags import Document, Tag
 
-#: Attributes in which lazy-loading scripts keep what belongs into src and srcset, best first.
+#: Attributes in which lazy-loading scripts keep what belongs into src, best first: those of
+#: lazysizes and lozad, jQuery's plug-ins, sliders, WordPress' plug-ins, and services.
 LAZY_SOURCES = (
     "data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src",
-    "data-actualsrc", "data-echo",
+    "data-actualsrc", "data-echo", "data-lazyload", "data-flickity-lazyload",
+    "data-flickity-lazyload-src", "data-splide-lazy", "data-orig-src", "data-opt-src",
+    "data-wpfc-original-src", "data-cfsrc", "data-ezsrc", "data-pagespeed-lazy-src",
 )  # fmt: skip
-SOURCE_SETS = ("srcset", "data-srcset", "data-lazy-srcset", "data-original-set")
+
+#: The same of srcset.
+LAZY_SETS = (
+    "data-srcset", "data-lazy-srcset", "data-original-set", "data-flickity-lazyload-srcset",
+    "data-splide-lazy-srcset", "data-wpfc-original-srcset", "data-ezsrcset",
+    "data-pagespeed-lazy-srcset",
+)  # fmt: skip
+
+#: What such attributes hold where they are switches and no addresses.
+_SWITCHES = frozenset({"0", "1", "auto", "false", "lazy", "lazyload", "no", "on", "true", "yes"})
 
 #: The attributes of an <img> that describe it; a figure's caption comes after the first.
 TEXTS = ("alt", "title", "aria-label")
@@ -23,11 +36,27 @@ READABLE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif")
 
 _ELEMENTS = ("img", "source", "picture", "noscript", "figcaption", "figure")
 
+_SETS = ("srcset", *LAZY_SETS)
+_ATTRIBUTES = ("src", "type", *TEXTS, *_SETS, *LAZY_SOURCES)
+
+#: The attributes of a picture that has no other version.
+_PLAIN = frozenset({"src", "type", *TEXTS})
+
 #: Figures in figures; deeper ones are not told apart.
 _MAX_FIGURES = 8
 
 #: A candidate of a srcset: a URL, which may hold commas but does not end in one; a descriptor.
 _CANDIDATE = re.compile(r"[\s,]*+(\S++)([^,]*+)")
+
+#: A width or a density.
+_DESCRIPTOR = re.compile(r"(?:^|\s)([0-9]{1,9}(?:\.[0-9]+)?|\.[0-9]+)([wx])(?:\s|$)")
+
+#: File names of what stands in for a picture that is on its way.
+_PLACEHOLDER = re.compile(
+    r"(?:^|[/_.\-])(?:1x1|blank|grey|lazy|loading|lq|lqip|pixel|placeholder|preload|spacer|transparent)"
+    r"(?:[_.\-][^/]*)?$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(slots=True)
@@ -43,25 +72,26 @@ class PageImage:
     """An <img> in its surroundings."""
 
     attributes: Mapping[str, str]
-    sources: list[str]  # the source sets of the <picture> around it
+    sources: list[_Set]  # the source sets of the <picture> around it
     figure: Figure | None
     in_noscript: bool
 
     def reference(self) -> str:
         """The reference to the best version, "" if there is none.
 
-        The largest of its srcset, or of the <picture> around it; else where a lazy-loading script
-        would look; else its src.
+        The largest of its source sets and those of the <picture> around it; else where a
+        lazy-loading script would look; else its src.
         """
-        for source_set in (*_source_sets(self.attributes), *self.sources):
-            best = largest_candidate(source_set)
-            if best:
-                return best
-        for name in (*LAZY_SOURCES, "src"):
-            value = self.attributes.get(name)
-            if value and not value.isspace():
-                return value.strip()
-        return ""
+        if not self.sources and self.attributes.keys() <= _PLAIN:
+            return self.attributes.get("src", "").strip()
+        return (
+            _largest([*_source_sets(self.attributes), *self.sources])
+            or next(filter(_is_address, map(self._stripped, LAZY_SOURCES)), "")
+            or self._stripped("src")
+        )
+
+    def _stripped(self, name: str) -> str:
+        return self.attributes.get(name, "").strip()
 
     def texts(self) -> list[str]:
         """The different texts that the page gives it: alt, figure caption, title, label.
@@ -75,12 +105,10 @@ class PageImage:
 
 def different(texts: Iterable[str]) -> list[str]:
     """The texts that say something, of those that differ in case or white space alone the first."""
-    found: dict[str, str] = {}
-    for text in texts:
-        words = " ".join(text.split())
-        if words:
-            found.setdefault(words.lower(), text)
-    return list(found.values())
+    said = [text for text in texts if text and not text.isspace()]
+    if len(said) < 2:
+        return said
+    return list({" ".join(text.split()).lower(): text for text in reversed(said)}.values())[::-1]
 
 
 @dataclass(slots=True)
@@ -89,7 +117,7 @@ class _Place:
 
     figures: list[Figure] = field(default_factory=list)
     waiting: list[PageImage] = field(default_factory=list)  # until their figure is closed
-    sources: list[str] | None = None  # None outside of a <picture>
+    sources: list[_Set] | None = None  # None outside of a <picture>
     in_noscript: bool = False
     caption_start: int | None = None
 
@@ -97,11 +125,11 @@ class _Place:
 def images_of(document: Document) -> Iterator[PageImage]:
     """The pictures of a page in its order."""
     place = _Place()
-    for tag in document.tags(*_ELEMENTS):
+    for tag in document.tags(_ELEMENTS, _ATTRIBUTES):
         if tag.name == "img" and not tag.closing:
-            place.waiting.append(_image(document.attributes(tag), place))
+            place.waiting.append(_image(tag.attributes, place))
         elif tag.name == "source" and place.sources is not None:
-            place.sources += _readable(document.attributes(tag))
+            place.sources += _readable(tag.attributes)
         elif tag.name == "picture":
             place.sources = None if tag.closing else []
         elif tag.name == "noscript":
@@ -141,32 +169,71 @@ def _caption(tag: Tag, document: Document, place: _Place) -> None:
         place.caption_start = None
 
 
-def _readable(source: Mapping[str, str]) -> list[str]:
+def _readable(source: Mapping[str, str]) -> list[_Set]:
     kind = source.get("type", READABLE_TYPES[0]).strip().lower()
     return _source_sets(source) if kind in READABLE_TYPES else []
 
 
-def _source_sets(attributes: Mapping[str, str]) -> list[str]:
-    return [attributes[name] for name in SOURCE_SETS if name in attributes]
+def _source_sets(attributes: Mapping[str, str]) -> list[_Set]:
+    return [_Set(attributes[name], name != "srcset") for name in _SETS if name in attributes]
 
 
-def largest_candidate(source_set: str) -> str:
-    """The URL of the largest candidate of a srcset by width or density; the first of equals."""
-    best, best_size, at = "", 0.0, 0
+class _Set(NamedTuple):
+    """A source set; ``lazy`` ones hold what a script puts into the others' place."""
+
+    text: str
+    lazy: bool
+
+
+class _Candidate(NamedTuple):
+    """A version of a picture by its width in pixels, or by its density."""
+
+    url: str
+    size: float
+    in_pixels: bool
+
+
+def _largest(sets: list[_Set]) -> str:
+    """The largest version in some source sets: by width, else by the sets' order, lazy ones first.
+
+    Densities of different sets say nothing about each other. What a page shows while its pictures
+    are on their way is no version of them.
+    """
+    best = None
+    for lazy in (True, False):
+        for each in sets:
+            found = largest_candidate(each.text) if each.lazy == lazy else None
+            if found is None or (best and not lazy and _PLACEHOLDER.search(found.url)):
+                continue
+            if best is None or (best.in_pixels and found.in_pixels and found.size > best.size):
+                best = found
+    return best.url if best else ""
+
+
+def largest_candidate(source_set: str) -> _Candidate | None:
+    """The largest candidate of a srcset; the first of equals, None without any."""
+    best, at = None, 0
     while match := _CANDIDATE.match(source_set, at):
         url, descriptor = match[1], match[2]
         at = match.end()
         if url[-1] == ",":
             url, descriptor, at = url.rstrip(","), "", match.end(1)
-        size = _size(descriptor)
-        if size > best_size and url[:5].lower() != "data:":
-            best, best_size = url, size
+        size, unit = _size(descriptor)
+        found = _Candidate(url, size, unit == "w")
+        if _is_address(url) and (best is None or found.size > best.size):
+            best = found
     return best
 
 
-def _size(descriptor: str) -> float:
-    """A srcset descriptor ("640w", "2x") as a number; 1 where there is none."""
-    try:
-        return max(float(descriptor.split()[0][:-1]), 0.001) if descriptor.strip() else 1.0
-    except ValueError:
-        return 1.0
+def _size(descriptor: str) -> tuple[float, str]:
+    """A srcset descriptor ("640w", "2x") as a number and its unit; 1x where there is none."""
+    found = _DESCRIPTOR.search(descriptor)
+    return (float(found[1]), found[2]) if found else (1.0, "x")
+
+
+def _is_address(value: str) -> bool:
+    """Whether a value may be a picture's address: no switch, no template, no picture itself."""
+    return (
+        value != "" and value[:5].lower() != "data:" and "{" not in value
+        and value.lower() not in _SWITCHES
+    )  # fmt: skip

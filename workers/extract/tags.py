@@ -10,31 +10,43 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from workers.extract.tag_scanner import NAMES, scan_tags
+from workers.extract.tag_scanner import NAMES, scan_attributes, scan_tags
+from workers.extract.tag_syntax import code_table
 
-#: Rows of tags that are turned into Python objects at a time.
-_ROWS = 4096
+#: Tags that are turned into Python objects at a time.
+_TAGS = 4096
 
 
-class _Wanted(dict[tuple[str, ...], Any]):
-    """For a tuple of names: of each index in NAMES, whether it is one of theirs."""
+class _Wanted(dict[tuple[tuple[str, ...], int], Any]):
+    """For names of elements, and which tags of them: what the scanner wants to know of it."""
+
+    def __missing__(self, key: tuple[tuple[str, ...], int]) -> Any:
+        elements, tags = key
+        self[key] = np.zeros(len(NAMES), np.int64)
+        self[key][[NAMES.index(name) for name in elements]] = tags
+        return self[key]
+
+
+class _Tables(dict[tuple[str, ...], Any]):
+    """For names of attributes: the table by which the scanner finds them."""
 
     def __missing__(self, names: tuple[str, ...]) -> Any:
-        self[names] = np.isin(np.arange(len(NAMES)), [NAMES.index(name) for name in names])
+        self[names] = code_table(names)
         return self[names]
 
 
-_WANTED = _Wanted()
+_WANTED, _TABLES = _Wanted(), _Tables()
+_START_TAGS, _ALL_TAGS = 1, 2
 
 
 class Tag(NamedTuple):
-    """A tag and where it stands: bytes ``start`` to ``end``, its attributes from ``attributes``."""
+    """A tag, its place (bytes ``start`` to ``end``), and the attributes that were asked for."""
 
     name: str
     closing: bool
     start: int
-    attributes: int
     end: int
+    attributes: dict[str, str]
 
 
 class Document:
@@ -48,30 +60,33 @@ class Document:
         self.html = html
         self.encoding = encoding
         self.xml = xml
-        self._rows = scan_tags(np.frombuffer(html, np.uint8))
+        self._bytes = np.frombuffer(html, np.uint8)
+        self._rows = scan_tags(self._bytes, xml=xml)
 
-    def tags(self, *names: str) -> Iterator[Tag]:
-        """The start and end tags of some elements, in the document's order."""
-        return self._tags(self._rows[_WANTED[names][self._rows[:, 0]]])
+    def tags(self, elements: tuple[str, ...], attributes: tuple[str, ...] = ()) -> Iterator[Tag]:
+        """The start and end tags of some elements in the document's order."""
+        return self._some(elements, attributes, _ALL_TAGS)
 
-    def start_tags(self, *names: str) -> Iterator[Tag]:
-        """The start tags of some elements, in the document's order."""
-        wanted = _WANTED[names][self._rows[:, 0]] & (self._rows[:, 1] == 0)
-        return self._tags(self._rows[wanted])
+    def start_tags(self, elements: tuple[str, ...], attributes: tuple[str, ...]) -> Iterator[Tag]:
+        """The start tags of some elements in the document's order, with some attributes."""
+        return self._some(elements, attributes, _START_TAGS)
 
-    def _tags(self, rows: Any) -> Iterator[Tag]:
-        for first in range(0, len(rows), _ROWS):
-            for name, closing, *where in rows[first : first + _ROWS].tolist():
-                yield Tag(NAMES[name], bool(closing), *where)
+    def _some(self, elements: tuple[str, ...], names: tuple[str, ...], which: int) -> Iterator[Tag]:
+        wanted, table = _WANTED[elements, which], _TABLES[names]
+        for first in range(0, len(self._rows), _TAGS):
+            rows = self._rows[first : first + _TAGS]
+            chosen, firsts, values = scan_attributes(self._bytes, rows, wanted, table, xml=self.xml)
+            begins, spans = firsts.tolist(), values.tolist()
+            for number, (index, closing, start, _, end) in enumerate(rows[chosen].tolist()):
+                attributes = {
+                    names[name]: self._value(begin, stop)
+                    for name, begin, stop in spans[begins[number] : begins[number + 1]]
+                }
+                yield Tag(NAMES[index], closing == 1, start, end, attributes)
 
-    def attributes(self, tag: Tag) -> dict[str, str]:
-        """The attributes of a tag: names in lower case; of two with one name, the first."""
-        text = self.html[tag.attributes : tag.end - 1].decode("utf-8", "replace")
-        found: dict[str, str] = {}
-        for name, double, single, bare in _ATTRIBUTE.findall(text):
-            value = double or single or bare
-            found.setdefault(name.lower(), _decode(value) if "&" in value else value)
-        return found
+    def _value(self, start: int, end: int) -> str:
+        value = self.html[start:end].decode("utf-8", "replace")
+        return _REFERENCE.sub(_attribute_reference, value) if "&" in value else value
 
     def text(self, start: int, end: int) -> str:
         """The text between two places of the document: no tags, no content of scripts."""
@@ -79,21 +94,11 @@ class Document:
         return _REFERENCE.sub(_text_reference, _MARKUP.sub("", html))
 
 
-_WS = r"\t\n\f\r "
-_ATTRIBUTE = re.compile(
-    rf"[{_WS}/]*+(=?[^{_WS}/>=]++|=)"
-    rf"(?:[{_WS}]*+=[{_WS}]*+(?:\"([^\"]*+)(?:\"|\Z)|'([^']*+)(?:'|\Z)|([^{_WS}>\"'][^{_WS}>]*+)?+))?+"
-)
 _MARKUP = re.compile(
     r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|</?[a-zA-Z!?][^>]*+(?:>|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
 _REFERENCE = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[A-Za-z][A-Za-z0-9]*;?)")
-
-
-def _decode(value: str) -> str:
-    """The value of an attribute with its character references replaced."""
-    return _REFERENCE.sub(_attribute_reference, value)
 
 
 def _attribute_reference(match: re.Match[str]) -> str:
