@@ -103,6 +103,7 @@ def test_a_host_is_what_browsers_make_of_it(host, normal):
     assert absolute_url(f"http://{host}/") == f"http://{normal}/"
     assert absolute_url(f"http://{host}:81/a") == f"http://{normal}:81/a"
     assert Base(BASE).absolute_url(f"//{host}") == f"http://{normal}/"
+    assert Base(BASE).absolute_url(f"http://{host}/a") == f"http://{normal}/a"
 
 
 @pytest.mark.parametrize(
@@ -149,8 +150,9 @@ def test_a_host_is_what_browsers_make_of_it(host, normal):
 )
 def test_a_host_that_cannot_be_one_is_a_bad_url(host):
     for reference in (f"http://{host}/", f"https://{host}", f"//{host}/a"):
-        with pytest.raises(UrlError, match="bad_url"):
-            absolute_url(reference, BASE)
+        for resolve in (Base(BASE).absolute_url, lambda it: absolute_url(it, BASE)):
+            with pytest.raises(UrlError, match="bad_url"):
+                resolve(reference)
 
 
 @pytest.mark.parametrize(
