@@ -32,8 +32,11 @@ _END = re.compile(rb"\r?\n\r?\n")
 #: Bytes that are read at a time while the next record is looked for.
 _CHUNK = 1 << 16
 
-#: Bytes of a zstd frame that are unpacked at a time.
+#: Bytes that are unpacked at a time.
 _STEP = 1 << 10
+_UNPACK_ERRORS = (OSError, zlib.error, zstandard.ZstdError)
+#: zstd's --long=31, the longest there is.
+_ZSTD_WINDOW = 1 << 31
 
 
 class RawRecord(NamedTuple):
@@ -90,7 +93,7 @@ def read_records(file: BinaryIO) -> Iterator[RawRecord | Damage]:
                 if last is not None:
                     yield last
                 last = record
-                if _is_short(record):
+                if _is_short(record, file, marker):
                     break
             else:
                 if last is not None:
@@ -146,7 +149,7 @@ def _is_empty(file: BinaryIO, start: int, marker: bytes, end: int | None = None)
             if plain.strip(b"\r\n"):
                 return False
             rest = rest[used:]
-    except (OSError, zlib.error, zstandard.ZstdError):
+    except _UNPACK_ERRORS:
         return False
     return _is_end(file, start) if end is None else start == end
 
@@ -178,8 +181,37 @@ def _length(headers: Any) -> int:
     return int(value) if re.fullmatch(r"[0-9]{1,15}", value) else -1
 
 
-def _is_short(record: RawRecord) -> bool:
-    return record.length < 0 or len(record.block) < record.length <= MAX_RECORD_BYTES
+def _is_short(record: RawRecord, file: BinaryIO, marker: bytes) -> bool:
+    """Whether there is less of a record than it says; a wrong length must not pass over others."""
+    if record.length > MAX_RECORD_BYTES:
+        place = file.tell()  # where fastwarc goes on
+        is_whole = _is_whole(record, file, marker)
+        file.seek(place)
+        return not is_whole
+    return record.length < 0 or len(record.block) < record.length
+
+
+def _is_whole(record: RawRecord, file: BinaryIO, marker: bytes) -> bool:
+    """Whether all of a large record is there, and ends where it says, without holding it."""
+    file.seek(record.offset)
+    if marker == _PLAIN:
+        head = _HEAD.match(file.read(_CHUNK))
+        file.seek(record.offset + (head.end() if head else 0) + record.length)
+        return head is not None and _END.match(file.read(4)) is not None
+    left, member = record.length, _decompressor(marker)
+    while left > 0 and not member.eof and (piece := file.read(_STEP)):
+        try:
+            left -= len(member.decompress(piece))
+        except _UNPACK_ERRORS:
+            return False
+    return left <= 0
+
+
+def _decompressor(marker: bytes) -> Any:
+    """Of a gzip member or a zstd frame, as zlib and zstandard have it."""
+    if marker == _GZIP:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
 
 
 def _marker(file: BinaryIO) -> bytes:
@@ -238,7 +270,7 @@ def _read_alone(
     raw = file.read(min(size, MAX_RECORD_BYTES))
     try:
         plain, used = _unpack(raw, marker)
-    except (OSError, zlib.error, zstandard.ZstdError):
+    except _UNPACK_ERRORS:
         return None
     head = _HEAD.match(plain)
     if head is None:
@@ -255,28 +287,17 @@ def _read_alone(
 
 
 def _unpack(raw: bytes, marker: bytes) -> tuple[bytes, int]:
-    """A record's own bytes, and how many bytes of ``raw`` they are made of."""
+    """A record's own bytes, and how many bytes of ``raw`` they are made of.
+
+    In small steps, since each may give 32,000 times as much. Raises one of _UNPACK_ERRORS.
+    """
     if marker == _PLAIN:
         return raw, len(raw)
-    if marker == _ZSTD:
-        return _unpack_frame(raw)
-    member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    plain = member.decompress(raw, 2 * MAX_RECORD_BYTES)
-    if not member.eof:
-        raise OSError("the gzip member does not end")
-    return plain, len(raw) - len(member.unused_data)
-
-
-def _unpack_frame(raw: bytes) -> tuple[bytes, int]:
-    """As ``_unpack``, for a zstd frame; in small steps, as each may give 32,000 times as much."""
-    frame = zstandard.ZstdDecompressor().decompressobj()
-    parts: list[bytes] = []
-    size = 0
+    member, plain = _decompressor(marker), bytearray()
     for at in range(0, len(raw), _STEP):
-        parts.append(frame.decompress(raw[at : at + _STEP]))
-        size += len(parts[-1])
-        if frame.eof:
-            return b"".join(parts), min(at + _STEP, len(raw)) - len(frame.unused_data)
-        if size > 2 * MAX_RECORD_BYTES:
+        plain += member.decompress(raw[at : at + _STEP])
+        if member.eof:
+            return bytes(plain), min(at + _STEP, len(raw)) - len(member.unused_data)
+        if len(plain) > 2 * MAX_RECORD_BYTES:
             break
-    raise OSError("the zstd frame does not end")
+    raise OSError("the gzip member or zstd frame does not end")

@@ -56,6 +56,7 @@ BREAKS: dict[str, Callable[[bytes], bytes]] = {
     "length too small": lambda record: lying(record, -50),
     "length too large": lambda record: lying(record, 50),
     "length beyond the file": lambda record: lying(record, 100_000),
+    "length too large to hold": lambda record: lying(record, 100 << 20),
     "length negative": lambda record: record.replace(b"Content-Length: ", b"Content-Length: -", 1),
     "no length": lambda record: record.replace(b"Content-Length", b"Contend-Length", 1),
     "no version": lambda record: record.replace(b"WARC/1.1", b"WXRC/1.1"),
