@@ -19,6 +19,7 @@ from clip_model.config import (
     TextConfig,
     VisionTransformerConfig,
 )
+from clip_model.state_dict import shown
 
 
 def infer_config(
@@ -34,6 +35,7 @@ def infer_config(
     Raises:
         RuntimeError: they are not the tensors of a CLIP.
     """
+    _check_towers(tensors)
     try:
         width = tensors["ln_final.weight"].shape[0]
         vocab_size = tensors["token_embedding.weight"].shape[0]
@@ -52,6 +54,19 @@ def infer_config(
     except (IndexError, ValueError) as error:
         raise RuntimeError(f"not the tensors of a CLIP: a shape is wrong ({error})") from error
     return ClipConfig(embed_dim, resolution, vision, text, quick_gelu)
+
+
+def _check_towers(tensors: Mapping[str, Tensor]) -> None:
+    """A CLIP is two towers; half of one, or something else, is said to be what it is."""
+    has_text = "token_embedding.weight" in tensors
+    if has_text and not any(name.startswith("visual.") for name in tensors):
+        raise RuntimeError("a text tower alone: a CLIP has an image tower too ('visual.')")
+    if not has_text and any(name.startswith("visual.") for name in tensors):
+        raise RuntimeError(
+            "not the tensors of a CLIP: an image tower, but there is no 'token_embedding.weight'"
+        )
+    if not has_text:
+        raise RuntimeError(f"not the tensors of a CLIP: there are {shown(tensors)}")
 
 
 def with_quick_gelu(config: ClipConfig, quick_gelu: bool | None) -> ClipConfig:

@@ -27,7 +27,8 @@ from clip_model.model import CLIP, convert_weights
 from clip_model.open_clip import from_open_clip
 from clip_model.preprocess import Preprocess, image_transform
 from clip_model.registry import CACHE, PUBLISHED, SHIPPED, available_models
-from clip_model.tensor_files import TensorFile, read_tensor_file, write_safetensors
+from clip_model.state_dict import clip_tensors
+from clip_model.tensor_files import read_tensor_file, write_safetensors
 from clip_model.torchscript_archive import write_torchscript
 
 __all__ = [
@@ -182,13 +183,13 @@ def read_weights(
     if CONFIG_KEY in file.texts:
         config = _own_config(file.texts[CONFIG_KEY], len(file.tensors))
         return file.tensors, with_quick_gelu(config, quick_gelu)
-    if file.is_torchscript or file.tensors.keys() >= OPENAI_NUMBERS:
-        return _from_openai(file, quick_gelu)
-    if has_hugging_face_names(file.tensors):
-        config_path = path.with_name(hugging_face.CONFIG)
-        return from_hugging_face(file.tensors, config_path, quick_gelu)
+    tensors = clip_tensors(file.tensors)
+    if file.is_torchscript or tensors.keys() >= OPENAI_NUMBERS:
+        return _from_openai(tensors, quick_gelu)
+    if has_hugging_face_names(tensors):
+        return from_hugging_face(tensors, path.with_name(hugging_face.CONFIG), quick_gelu)
     try:
-        return from_open_clip(file.tensors, path.with_name(open_clip.CONFIG), quick_gelu)
+        return from_open_clip(tensors, path.with_name(open_clip.CONFIG), quick_gelu)
     except RuntimeError as error:
         raise RuntimeError(f"the file says no architecture, and {error}") from error
 
@@ -219,11 +220,13 @@ def _own_config(text: str, tensors: int) -> ClipConfig:
     return config
 
 
-def _from_openai(file: TensorFile, quick_gelu: bool | None) -> tuple[dict[str, Tensor], ClipConfig]:
+def _from_openai(
+    theirs: dict[str, Tensor], quick_gelu: bool | None
+) -> tuple[dict[str, Tensor], ClipConfig]:
     """OpenAI's tensors without what only its own program needs: the numbers, the causal mask."""
     tensors = {
         name: tensor
-        for name, tensor in file.tensors.items()
+        for name, tensor in theirs.items()
         if name not in OPENAI_NUMBERS and name.rpartition(".")[2] != "attn_mask"
     }
     return tensors, infer_config(tensors, quick_gelu=True if quick_gelu is None else quick_gelu)

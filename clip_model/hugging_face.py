@@ -19,6 +19,7 @@ from clip_model.architecture import infer_config
 from clip_model.config import ClipConfig, VisionTransformerConfig
 from clip_model.json_file import read_json, read_section, write_json
 from clip_model.preprocess import MEAN, STD
+from clip_model.state_dict import clip_tensors
 from clip_model.tensor_files import read_tensor_file, write_safetensors
 
 CONFIG = "config.json"
@@ -94,7 +95,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in shard_paths(index):
         tensors |= read_tensor_file(path).tensors
-    return tensors
+    return clip_tensors(tensors)
 
 
 def from_hugging_face(

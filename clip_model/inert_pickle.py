@@ -5,11 +5,15 @@ the instructions that PyTorch writes for tensors and for TorchScript's objects, 
 names become plain text, never Python objects, so there is nothing that a pickle could call.
 What `REDUCE` may make is listed in `_reduce`; objects become `Module`s, bags of attributes.
 
+What a pickle makes may share parts: thirty bytes are a tuple of a billion values, or one a million
+deep. So nothing made here is hashed (keys are texts and numbers), compared, or quoted in an error.
+
 The instructions are documented in CPython's `pickletools`, which also splits the stream here.
 """
 
 from __future__ import annotations
 
+import io
 import pickletools
 import re
 from collections.abc import Callable, Iterator
@@ -18,15 +22,23 @@ from typing import Any
 
 SCRIPT_CLASS = re.compile(r"__torch__(\.\w+)* \w+")
 REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
+REBUILD_PARAMETER = "torch._utils _rebuild_parameter"  # called with its tensor, and two more
 ORDERED_DICT = "collections OrderedDict"
 # TorchScript wraps its typed lists in these; each is called with the list, and gives it back.
 TYPED_VALUES = frozenset(
     f"torch.jit._pickle {name}"
     for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
 ) | {"torch.jit._pickle restore_type_tag"}
+# Of training states beside tensors: shapes and devices become what they are called with.
+PLAIN_VALUES = frozenset({"torch Size", "torch device"})
+DTYPE = re.compile(r"torch (float|bfloat|half|double|int|uint|long|bool|complex)\d*")
 STORAGE_TYPE = re.compile(
     r"torch (Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
 )
+# OpenAI's largest has less than a megabyte and 100,000 instructions.
+PICKLE_LIMIT = 16 << 20  # bytes
+INSTRUCTION_LIMIT = 500_000
+QUOTED = 100  # characters of a name in an error
 
 
 class UnsafeCheckpointError(RuntimeError):
@@ -51,11 +63,13 @@ MakeTensor = Callable[[tuple[Any, ...]], Any]
 MakeStorage = Callable[[tuple[Any, ...]], Any]
 
 
-def read_pickle(data: bytes, make_storage: MakeStorage, make_tensor: MakeTensor) -> Any:
+def read_pickle(
+    data: bytes | io.BytesIO, make_storage: MakeStorage, make_tensor: MakeTensor
+) -> Any:
     """The value that a pickle describes.
 
     Args:
-        data: the pickle.
+        data: the pickle, or a stream that is left behind its end.
         make_storage: from a persistent id, ("storage", Name, key, device, elements).
         make_tensor: from the arguments of `torch._utils._rebuild_tensor_v2`.
 
@@ -81,7 +95,9 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, instructions: Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]) -> Any:
-        for opcode, argument, position in instructions:
+        for number, (opcode, argument, position) in enumerate(instructions):
+            if number > INSTRUCTION_LIMIT:
+                raise UnsafeCheckpointError(f"more than {INSTRUCTION_LIMIT:,} instructions")
             name = opcode.name
             if name == "STOP":
                 break
@@ -109,9 +125,12 @@ class _Machine:
         return values
 
     def name(self, text: str) -> None:
-        known = text in TYPED_VALUES or text in (REBUILD_TENSOR, ORDERED_DICT)
-        if not (known or SCRIPT_CLASS.fullmatch(text) or STORAGE_TYPE.fullmatch(text)):
-            raise UnsafeCheckpointError(f"the name {text.replace(' ', '.')!r} is not allowed")
+        known = text in _CALLED or any(
+            pattern.fullmatch(text) for pattern in (SCRIPT_CLASS, STORAGE_TYPE, DTYPE)
+        )
+        if not known:
+            quoted = text[:QUOTED].replace(" ", ".")
+            raise UnsafeCheckpointError(f"the name {quoted!r} is not allowed")
         self.stack.append(Name(text))
 
     def put(self, index: int) -> None:
@@ -141,6 +160,8 @@ class _Machine:
         target = self.stack[-1]
         if type(target) is not dict:
             raise UnsafeCheckpointError("only a dictionary can have items set")
+        if not all(type(key) in _KEYS for key in values[::2]):
+            raise UnsafeCheckpointError("a dictionary's keys must be texts or numbers")
         target.update(zip(values[::2], values[1::2], strict=True))
 
     def reduce(self) -> None:
@@ -154,23 +175,24 @@ class _Machine:
             return self.make_tensor(arguments)
         if function == ORDERED_DICT and not arguments:
             return {}
-        if function in TYPED_VALUES:
+        if function in _CALLED and function != ORDERED_DICT:  # with a value, which it gives back
             return arguments[0]
-        raise UnsafeCheckpointError(f"a call of {function.replace(' ', '.')!r} is not allowed")
+        raise UnsafeCheckpointError(f"a call of {function[:QUOTED]!r} is not allowed")
 
     def new_object(self) -> None:
         arguments, kind = self.stack.pop(), self.stack.pop()
         script_class = isinstance(kind, Name) and SCRIPT_CLASS.fullmatch(kind.text)
-        if not script_class or arguments != ():
+        if not script_class or type(arguments) is not tuple or arguments:
             raise UnsafeCheckpointError("only objects of TorchScript's classes can be made")
         self.stack.append(Module())
 
     def build(self) -> None:
         attributes = self.stack.pop()
         target = self.stack[-1]
-        if type(target) is not Module or type(attributes) is not dict:
+        if type(target) not in (Module, dict) or type(attributes) is not dict:
             raise UnsafeCheckpointError("only TorchScript's objects can be given attributes")
-        target.attributes.update(attributes)
+        if type(target) is Module:  # a state dict's are about versions of modules, no tensors
+            target.attributes.update(attributes)
 
     def persistent(self) -> None:
         identity = self.stack.pop()
@@ -179,6 +201,8 @@ class _Machine:
         self.stack.append(self.make_storage(identity))
 
 
+_KEYS = (str, int, float, bool)
+_CALLED = TYPED_VALUES | PLAIN_VALUES | {REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT}
 _LITERALS = frozenset({"BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2"}) | {
     "LONG1",
     "BINFLOAT",

@@ -1,28 +1,39 @@
 """Tables of named tensors in files, whoever wrote them. No file is executed.
 
-What a file is, its first bytes say, not its name: safetensors, a TorchScript archive
-(`torchscript_archive.py`), or what `torch.save` writes, which is read with `weights_only=True`
-and in no other way.
+What a file is, its first bytes say, not its name: safetensors, or what PyTorch writes: a
+TorchScript archive or `torch.save`'s (`torch_file.py`).
 """
 
 from __future__ import annotations
 
-import pickle
+import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from clip_model.inert_pickle import UnsafeCheckpointError
-from clip_model.torchscript_archive import is_torchscript, read_torchscript
+from clip_model.inert_pickle import Module
+from clip_model.state_dict import state_views
+from clip_model.torch_file import TENSOR_LIMIT, is_torch_file, open_torch_file
+from clip_model.torchscript_archive import module_views
 
-ZIP_START = b"PK\x03\x04"
-PICKLE_START = b"\x80"  # of torch.save before it wrote zip archives
+HEADER_LIMIT = 16 << 20  # bytes of a safetensors file's header; the largest CLIP's has 200,000
+STARTS = 1024  # bytes that a file is known by
+OTHER_FILES = (  # what is often found under a model's name: by its start, and what to do
+    (rb"version https://git-lfs", "is a pointer of Git LFS, not the model: run git lfs pull"),
+    (
+        rb"\s*(<!doctype|<html|<head|<\?xml|<!--)",
+        "is a web page, not a model: what it was fetched from asks for a login, or is elsewhere",
+    ),
+    (rb"\s*[{\[]", "is JSON, not a model: give the folder, or the weights beside it"),
+    (rb"(\x1f\x8b|7z\xbc|\xfd7zXZ|BZh|\x28\xb5\x2f\xfd)", "is compressed: unpack it first"),
+    (rb".{257}ustar", "is a tar archive: unpack it first"),
+    (rb"GGUF|\x89HDF|.{4}TFL3|\x08.\x12", "is a model of another framework"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,15 +50,11 @@ def read_tensor_file(path: Path) -> TensorFile:
 
     Raises:
         UnsafeCheckpointError: the file asks for more than tensors. Nothing of it has been run.
-        RuntimeError: it is of no kind that can be read.
+        RuntimeError: it is of no kind that can be read; it says what it is.
     """
     with path.open("rb") as file:
-        start = file.read(9)
-    if start.startswith(ZIP_START) and is_torchscript(path):
-        return TensorFile(read_torchscript(path), is_torchscript=True)
-    if start.startswith((ZIP_START, PICKLE_START)) and start[8:] != b"{":
-        return _read_torch_save(path)
-    return _read_safetensors(path)
+        start = file.read(STARTS)
+    return _read_torch_file(path) if is_torch_file(start) else _read_safetensors(path, start)
 
 
 def write_safetensors(
@@ -60,41 +67,45 @@ def write_safetensors(
     temporary.replace(path)
 
 
-def _read_safetensors(path: Path) -> TensorFile:
+def _read_safetensors(path: Path, start: bytes) -> TensorFile:
+    _check_header(path, start)
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            if len(names) > TENSOR_LIMIT:
+                raise RuntimeError(f"the file holds {len(names):,} tensors, which no CLIP has")
+            tensors = {name: file.get_tensor(name) for name in names}
             return TensorFile(tensors, file.metadata() or {})
     except SafetensorError as error:
         raise RuntimeError(
-            f"not a safetensors file ({error}), nor one that PyTorch wrote"
+            f"not a safetensors file ({error}), nor one that PyTorch wrote; if it has been "
+            "fetched, compare its size with the original's"
         ) from error
 
 
-def _read_torch_save(path: Path) -> TensorFile:
-    try:
-        with path.open("rb") as file:  # a path would be judged by its ending
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        raise UnsafeCheckpointError(
-            "the file is broken or holds more than tensors: torch.load(weights_only=True), the "
-            f"only way that such files are read in, refuses it ({error})"
-        ) from error
-    if not isinstance(content, dict):
-        raise RuntimeError(f"the file holds a {type(content).__name__}, not a table of tensors")
-    texts = {name: text for name, text in content.items() if isinstance(text, str)}
-    return TensorFile(_named_tensors(content.get("state_dict", content)), texts)
+def _check_header(path: Path, start: bytes) -> None:
+    """Eight bytes say how long the header is, and it is a table: else it is another file."""
+    size = path.stat().st_size
+    (length,) = struct.unpack("<Q", start[:8].ljust(8, b"\0"))
+    if start[8:9] == b"{" and length <= size - 8:
+        if length > HEADER_LIMIT:
+            raise RuntimeError(f"the safetensors header has {length:,} bytes, which no CLIP needs")
+        return
+    if not size:
+        raise RuntimeError("the file is empty")
+    for pattern, what in OTHER_FILES:
+        if re.match(pattern, start, re.IGNORECASE | re.DOTALL):
+            raise RuntimeError(f"the file {what}")
+    raise RuntimeError("not a safetensors file, or one cut short, nor one that PyTorch wrote")
 
 
-def _named_tensors(content: Any) -> dict[str, Tensor]:
-    """The tensors of a state dict, without the prefix that data-parallel training leaves."""
-    if not isinstance(content, dict):
-        raise RuntimeError(f"the file's 'state_dict' is a {type(content).__name__}")
-    tensors = {name: value.detach() for name, value in content.items() if _is_plain(name, value)}
-    if tensors and all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def _is_plain(name: Any, value: Any) -> bool:
-    return isinstance(name, str) and isinstance(value, Tensor) and value.layout is torch.strided
+def _read_torch_file(path: Path) -> TensorFile:
+    with open_torch_file(path) as file:
+        if file.is_torchscript and isinstance(file.content, Module):
+            return TensorFile(file.tensors(module_views(file.content)), is_torchscript=True)
+        texts = {
+            name: text
+            for name, text in (file.content.items() if isinstance(file.content, dict) else ())
+            if isinstance(name, str) and isinstance(text, str)
+        }
+        return TensorFile(file.tensors(state_views(file.content)), texts)
