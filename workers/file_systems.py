@@ -16,6 +16,10 @@ from workers.settings import named_paths, printable, resolve_path
 
 _WEB = ("http", "https")
 
+#: What no folder or glob means, below it: hidden files, and what Hadoop, Spark and Delta Lake
+#: leave beside data (_SUCCESS, _metadata, _temporary/, ...).
+_HIDDEN = re.compile(r"(^|/)(\.[^/]*|_temporary|_delta_log)(/|$)|(^|/)_[^/.]*$")
+
 #: What the clients of stores raise beside OSError, by the module that has it once it is loaded.
 _CLIENT_ERRORS = {
     "aiohttp": ("ClientError",),
@@ -64,9 +68,10 @@ def _is_there(path: Path) -> bool:
 def list_files(pattern: str) -> tuple[str, list[str]]:
     """The folder and the files that a path, glob, folder or URL names: absolute, sorted.
 
-    A folder gives all files below it and is itself the first item; otherwise that is "". URLs of
-    the web name one file: they have no folders to list. Raises FileNotFoundError if there is none,
-    and OSError where its store cannot be asked.
+    A folder gives all files below it and is itself the first item; otherwise that is "". Hidden
+    files must be named, or by a glob whose last part begins as they do. URLs of the web name one
+    file: they have no folders to list. Raises FileNotFoundError if there is none, and OSError where
+    its store cannot be asked.
     """
     with _as_os_error(pattern):
         return _list_files(pattern)
@@ -76,10 +81,13 @@ def _list_files(pattern: str) -> tuple[str, list[str]]:
     system, path = _file_system(str(resolve_path(pattern)) if not is_remote(pattern) else pattern)
     if not system.exists(path):
         found, folder = [p for p in _matches(system, path) if system.isfile(p)], ""
+        if not base_name(pattern).startswith((".", "_")):
+            found = [path for path in found if not _HIDDEN.search(base_name(path))]
     elif _is_web(system) or system.isfile(path):
         found, folder = [path], ""
     else:
-        found, folder = system.find(path), _full_name(system, path)
+        found = [file for file in system.find(path) if not _HIDDEN.search(file[len(path) :])]
+        folder = _full_name(system, path)
     if not found:
         raise FileNotFoundError(f"there is no file {shown(pattern)}")
     return folder, sorted(_full_name(system, path) for path in found)

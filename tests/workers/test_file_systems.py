@@ -1,6 +1,7 @@
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from tests.workers.web import Answer, serving
@@ -42,3 +43,30 @@ def test_a_file_system_that_is_not_installed_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(OSError, match=r"s3://bucket/x\.warc: Install s3fs"):
         list_files("s3://bucket/x.warc?token=S3CRET")
+
+
+HIDDEN = (
+    "._a.csv", ".DS_Store", "_SUCCESS", "_metadata", "_common_metadata", ".part-0.csv.crc",
+    ".cache/b.csv", "_temporary/0/c.csv", "_delta_log/0.json",
+)  # fmt: skip
+SEEN = ["_a.csv", "_pages/a.html", "a.csv", "b/part-0.tmp"]
+
+
+def test_what_is_hidden_in_a_folder_or_from_a_glob_must_be_named(tmp_path):
+    memory = fsspec.filesystem("memory")
+    for name in (*HIDDEN, *SEEN):
+        (tmp_path / ".folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".folder" / name).write_text("x")
+        memory.pipe(f"/hidden/.folder/{name}", b"x")
+    for folder in (str(tmp_path / ".folder"), "memory://hidden/.folder"):
+        assert [file.partition("/.folder/")[2] for file in list_files(folder)[1]] == SEEN
+        names = [file.rpartition("/")[2] for file in list_files(f"{folder}/*")[1]]
+        assert names == ["_a.csv", "a.csv"]
+        for pattern in ("._a.csv", "._*", "_SUCC*", "_SUCCESS"):
+            assert len(list_files(f"{folder}/{pattern}")[1]) == 1
+
+
+def test_a_folder_of_hidden_files_has_none(tmp_path):
+    (tmp_path / "_SUCCESS").write_text("")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        list_files(str(tmp_path))
