@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import zlib
 from collections.abc import Iterator
 from io import RawIOBase
@@ -16,8 +17,8 @@ MAX_LINE_BYTES = 8 << 20
 #: Stands for each byte that is no UTF-8: a noncharacter, which no text holds.
 NOT_TEXT = "\ufdd0"
 
-#: Stands for a line that is too long. It is no row of any format, nor part of one.
-LONG_LINE = f"{NOT_TEXT} a line of more than {MAX_LINE_BYTES:,} bytes"
+#: Stands for a line that is too long. It is no row of any format: nothing in it parts fields.
+LONG_LINE = f"{NOT_TEXT} a line of more than {MAX_LINE_BYTES} bytes"
 
 #: Bytes that are held beside lines.
 _CHUNK = 1 << 20
@@ -25,6 +26,13 @@ _CHUNK = 1 << 20
 _GZIP_CHUNK = 1 << 16
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
+
+#: How a text in UTF-16 begins: its byte order mark, or a sign of ASCII without one.
+_UTF16 = (
+    (re.compile(rb"\xff\xfe|[^\0]\0", re.DOTALL), "utf-16-le"),
+    (re.compile(rb"\xfe\xff|\0[^\0]", re.DOTALL), "utf-16-be"),
+)
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 def _not_text(error: UnicodeError) -> tuple[str, int]:
@@ -42,13 +50,16 @@ class LongLineError(ValueError):
 class TextStream(RawIOBase):
     """A readable stream over a plain, gzip or zstd file, in time linear in its length.
 
+    UTF-16 becomes UTF-8, a byte order mark is no part of the text, and where the first line ends
+    with a carriage return alone, as on old Macs, line feeds stand for all of them.
+
     Where the compressed data breaks off, the stream ends after the last whole line, so that no
     half row is taken for a whole one; ``error`` then says what happened. A line of more than
     MAX_LINE_BYTES becomes LONG_LINE, so that it costs neither memory nor the lines after it.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._chunks = _decompressed(file)
+        self._chunks = _with_line_feeds(_in_utf8(_decompressed(file)))
         self._ready = bytearray()  # whole lines
         self._line = bytearray()  # what is known of the next
         self._in_long_line = False
@@ -134,6 +145,39 @@ def _valid(lines: bytes) -> bytes:
     except UnicodeDecodeError:
         return lines.decode(errors="not_text").encode()
     return lines
+
+
+def _in_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """A text without its byte order mark, in UTF-8 where that or its first sign says UTF-16."""
+    head = b""
+    while len(head) < 4 and (chunk := next(chunks, b"")):
+        head += chunk
+    encoding = next((name for begin, name in _UTF16 if begin.match(head)), "")
+    if not encoding:
+        yield head.removeprefix(codecs.BOM_UTF8)
+        yield from chunks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)(errors="not_text")
+    yield decoder.decode(head).removeprefix("\ufeff").encode()
+    for chunk in chunks:
+        yield decoder.decode(chunk).encode()
+    yield decoder.decode(b"", final=True).encode()
+
+
+def _with_line_feeds(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces that are not empty; with line feeds where the first line ends in a lone return."""
+    lone_returns: bool | None = None
+    held = b""
+    for piece in filter(None, chunks):
+        chunk, held = held + piece, b""
+        if lone_returns is None and (end := _LINE_END.search(chunk)):
+            if end[0] == b"\r" and end.end() == len(chunk):  # a line feed may follow
+                held = chunk
+                continue
+            lone_returns = end[0] == b"\r"
+        yield chunk.replace(b"\r", b"\n") if lone_returns else chunk
+    if held:
+        yield held.replace(b"\r", b"\n")
 
 
 def _decompressed(file: BinaryIO) -> Iterator[bytes]:

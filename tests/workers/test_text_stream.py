@@ -1,5 +1,6 @@
 """Text of any shape, read in time and memory that do not grow with its lines."""
 
+import codecs
 import gzip
 import io
 from collections.abc import Callable
@@ -79,3 +80,35 @@ def test_lines_come_whole_in_blocks():
     assert b"".join(blocks) == content
     assert len(blocks) > 2
     assert all(block.endswith(b"\n") for block in blocks[:-1])
+
+
+TEXT = "url,é\U0001f600\n"
+MARKS = {
+    "utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pack", PACK)
+@pytest.mark.parametrize("encoding", MARKS)
+@pytest.mark.parametrize("has_mark", [True, False])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_other_encodings_and_ends_of_lines(pack, encoding, has_mark, line_end):
+    written = (TEXT * 5000).replace("\n", line_end).encode(encoding)
+    file = Trickle(PACK[pack]((MARKS[encoding] if has_mark else b"") + written))
+    read = TextStream(file).read().decode()
+    assert read == (TEXT * 5000).replace("\n", "\r\n" if line_end == "\r\n" else "\n")
+
+
+@pytest.mark.parametrize("content", ["a\nb\rc\n", "a\r\nb\rc", "ab", ""])
+def test_a_return_that_ends_no_first_line_stays(content):
+    assert TextStream(io.BytesIO(content.encode())).read().decode() == content
+
+
+@pytest.mark.parametrize("damage", [b"\x00\xd8", b"\x00\xdc"])
+def test_half_a_pair_of_utf16_is_no_text_and_the_rest_stays(damage):
+    content = codecs.BOM_UTF16_LE + "a\n".encode("utf-16-le") + damage + "b\nc".encode("utf-16-le")
+    lines = TextStream(io.BytesIO(content + b"\0\0\0")).read().decode().split("\n")
+    assert lines[0] == "a"
+    assert NOT_TEXT in lines[1]
+    assert lines[1].endswith("b")
+    assert lines[2] == f"c\0{NOT_TEXT}"

@@ -5,16 +5,28 @@ The kind of a file is told by its name, or else by its first bytes; see ``docs/i
 
 from __future__ import annotations
 
+import logging
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import PurePosixPath
 
-from workers.extract.list_columns import ListColumns, find_columns
+from workers.credentials import shown
+from workers.extract.list_columns import (
+    ListColumns,
+    NamedColumns,
+    find_columns,
+    fits,
+    named_columns,
+)
 from workers.file_systems import base_name, list_files, open_file
 from workers.settings import printable
+
+_log = logging.getLogger(__name__)
 
 #: HTML files that are read as one piece of work.
 FILES_PER_INPUT = 500
@@ -84,12 +96,13 @@ class Input:
 
 
 def find_inputs(
-    patterns: Iterable[str], columns: tuple[str, str] | None = None, root_url: str = ""
+    patterns: Iterable[str], columns: NamedColumns = None, root_url: str = ""
 ) -> list[Input]:
     """The inputs that paths, globs, folders and URLs name, sorted, each file once.
 
-    ``columns`` names the URL and the caption column of every pair list; without it they are
-    recognised. ``root_url`` is what a folder of HTML is on the web.
+    ``columns`` names the URL and the caption column of every pair list, or of those that a name
+    or glob fits; of others they are recognised. ``root_url`` is what a folder of HTML is on the
+    web. What is passed over in a folder is logged.
 
     Raises:
         FileNotFoundError: a pattern names no file.
@@ -102,17 +115,48 @@ def find_inputs(
         kinds = {file: kind_of_name(file) if folder else kind_of(file) for file in files}
         if not any(kinds.values()):
             raise ValueError(f"{pattern}: no file in this folder is of a known kind: {_KNOWN}")
+        _tell(pattern, [file for file, kind in kinds.items() if kind is None])
         for file, kind in kinds.items():
             if kind is InputKind.HTML:
                 pages.setdefault(folder or file.rpartition("/")[0], set()).add(file)
             elif kind is not None and file not in found:
                 found[file] = _input(file, kind, columns)
+    _check_names([file for file, source in found.items() if source.kind in LISTS], columns)
     groups = [html for folder, files in pages.items() for html in _html(folder, files, root_url)]
     return sorted([*found.values(), *groups], key=lambda source: (source.url, source.files))
 
 
-def _input(file: str, kind: InputKind, columns: tuple[str, str] | None) -> Input:
-    return Input(file, kind, find_columns(file, kind, columns) if kind in LISTS else None)
+def _tell(folder: str, passed_over: list[str]) -> None:
+    """Say what in a folder is not read."""
+    if not passed_over:
+        return
+    suffixes = Counter(
+        PurePosixPath(base_name(file)).suffix or "without one" for file in passed_over
+    )
+    what = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
+    files = "file of another kind is" if len(passed_over) == 1 else "files of other kinds are"
+    _say_once(f"{shown(folder)}: {len(passed_over)} {files} passed over ({what})")
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Inputs are looked for more than once in a run."""
+    _log.info(line)
+
+
+def _check_names(lists: list[str], columns: NamedColumns) -> None:
+    """Raise ValueError for a name or glob of ``columns`` that fits no list: it is misspelt."""
+    for pattern in columns if isinstance(columns, Mapping) else ():
+        if not any(fits(file, pattern) for file in lists):
+            raise ValueError(f"list_columns names {pattern!r}, and no pair list is called that")
+
+
+def _input(file: str, kind: InputKind, columns: NamedColumns) -> Input:
+    return Input(
+        file,
+        kind,
+        find_columns(file, kind, named_columns(file, columns)) if kind in LISTS else None,
+    )
 
 
 def _html(folder: str, files: Iterable[str], root_url: str) -> Iterator[Input]:

@@ -6,31 +6,23 @@ one reason; where a list is damaged, the rows that could be read are kept.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from io import BytesIO
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from workers.credentials import shown
 from workers.extract.candidates import CANDIDATES, TABLE_ROWS
 from workers.extract.inputs import Input, InputKind
-from workers.extract.list_columns import DELIMITERS
+from workers.extract.list_columns import ListColumns
+from workers.extract.text_lists import Batch, read_text_list
 from workers.file_systems import is_away, open_file
 from workers.tally import Tally
-from workers.text_stream import LONG_LINE, MAX_LINE_BYTES, NOT_TEXT, TextStream
+from workers.text_stream import NOT_TEXT
 from workers.urls import MAX_URL_CHARS, NORMAL_URL, UrlError, absolute_url
-
-#: Bytes of text that are read at a time: a row has no more.
-_BLOCK_BYTES = MAX_LINE_BYTES + (1 << 16)
-
-#: (number of the first row, URLs, captions)
-_Batch = tuple[int, Any, Any]
 
 
 def read_pair_list(source: Input, images: Tally) -> Iterator[pa.Table]:
@@ -41,7 +33,7 @@ def read_pair_list(source: Input, images: Tally) -> Iterator[pa.Table]:
     """
     try:
         with open_file(source.url) as file:
-            for first, urls, captions in _reader(source)(file, source, images):
+            for first, urls, captions in _batches(file, source, images):
                 yield _candidates(first, urls, captions, source, images)
     except (OSError, pa.ArrowException) as error:
         if is_away(source.url, error):  # the work ends here, and a rerun tries it again
@@ -51,15 +43,17 @@ def read_pair_list(source: Input, images: Tally) -> Iterator[pa.Table]:
         )
 
 
-def _reader(source: Input) -> Callable[[BinaryIO, Input, Tally], Iterator[_Batch]]:
-    if source.kind is InputKind.PARQUET:
-        return _read_parquet
-    return _read_json if source.kind is InputKind.JSONL else _read_delimited
+def _batches(file: BinaryIO, source: Input, images: Tally) -> Iterator[Batch]:
+    if source.kind is not InputKind.PARQUET:
+        return read_text_list(file, source.name, source.columns, images)
+    if source.columns is None:
+        raise OSError("its columns could not be read")
+    return _read_parquet(file, source.name, source.columns, images)
 
 
 def _candidates(first: int, urls: Any, captions: Any, source: Input, images: Tally) -> pa.Table:
     """The rows of a batch that are candidates; the others are counted."""
-    rows = pa.array(range(first, first + len(urls)), pa.int64()).cast(pa.string())
+    rows = pa.array(np.arange(first, first + len(urls))).cast(pa.string())
     sources = pc.binary_join_element_wise(source.name, rows, "@")
     (urls, bad_url), (captions, bad_caption) = _texts(urls), _texts(captions)
     normal, reasons = normal_urls(urls)
@@ -90,7 +84,7 @@ def _texts(column: Any) -> tuple[Any, Any]:
     except pa.ArrowInvalid:
         decoded = [value.decode(errors="not_text") for value in column.to_pylist()]
         texts = pa.array(decoded, pa.string())
-    return texts, pc.match_substring(texts, NOT_TEXT)
+    return texts, pc.match_substring_regex(texts, NOT_TEXT)  # twice as fast as match_substring
 
 
 def normal_urls(urls: Any) -> tuple[Any, Any]:
@@ -118,117 +112,28 @@ def _normal(url: str) -> tuple[str, str | None]:
         return "", error.reason
 
 
-def _read_parquet(file: BinaryIO, source: Input, images: Tally) -> Iterator[_Batch]:
+def _read_parquet(
+    file: BinaryIO, name: str, columns: ListColumns, images: Tally
+) -> Iterator[Batch]:
     """Row group after row group; of one that is damaged, the rows that follow are failed."""
-    columns = _columns(source)
-    parquet = pq.ParquetFile(file)
+    wanted = [columns.url, columns.caption]
+    # Else Arrow, which casts them to the writer's, refuses them all for one that is no UTF-8.
+    parquet = pq.ParquetFile(file, read_dictionary=_dictionaries(file, wanted))
     first = 0
     for group in range(parquet.num_row_groups):
         end = first + parquet.metadata.row_group(group).num_rows
         try:
-            for batch in parquet.iter_batches(TABLE_ROWS, [group], columns):
-                yield first, *(batch.column(name) for name in columns)
+            for batch in parquet.iter_batches(TABLE_ROWS, [group], wanted):
+                yield first, batch.column(columns.url), batch.column(columns.caption)
                 first += len(batch)
         except (OSError, pa.ArrowException) as error:
             for row in range(first, end):
-                _fail("damaged_row_group", row, str(error), source, images)
+                place = f"{name}@{row}"
+                images.fail("damaged_row_group", place, {"source": place, "error": str(error)})
         first = end
 
 
-def _read_delimited(file: BinaryIO, source: Input, images: Tally) -> Iterator[_Batch]:
-    """CSV with quotes, or TSV without; rows with too few or too many columns are failed."""
-    if source.columns is None:
-        return
-    columns = _columns(source)
-    stream = TextStream(file)
-    first, bad_rows = 0, list[str]()
-
-    def skip(row: Any) -> str:
-        bad_rows.append(row.text)
-        return "skip"
-
-    tabs = source.kind is InputKind.TSV
-    reader = pyarrow.csv.open_csv(
-        stream,
-        pyarrow.csv.ReadOptions(
-            use_threads=False,
-            block_size=_BLOCK_BYTES,
-            column_names=None if source.columns.header else ["0", "1"],
-        ),
-        pyarrow.csv.ParseOptions(
-            delimiter=DELIMITERS[source.kind],
-            quote_char=False if tabs else '"',
-            newlines_in_values=not tabs,
-            invalid_row_handler=skip,
-        ),
-        pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(columns, pa.binary()), include_columns=columns
-        ),
-    )
-    for batch in reader:
-        yield first, *(batch.column(name) for name in columns)
-        first += len(batch)
-    for number, text in enumerate(bad_rows):
-        _fail(_reason(text), first + number, text, source, images)
-    _check_end(stream, first, source, images)
-
-
-def _read_json(file: BinaryIO, source: Input, images: Tally) -> Iterator[_Batch]:
-    """JSON lines, a block of lines at a time; one with an odd line is read line by line."""
-    if source.columns is None:
-        return
-    columns = _columns(source)
-    schema = pa.schema([pa.field(name, pa.string()) for name in columns])
-    options = pyarrow.json.ParseOptions(schema, unexpected_field_behavior="ignore")
-    stream = TextStream(file)
-    first = 0
-    while block := stream.read_lines(_BLOCK_BYTES):
-        reading = pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1)
-        try:
-            table = pyarrow.json.read_json(BytesIO(block), reading, options)
-        except pa.ArrowInvalid:
-            table = _read_lines(block, first, source, images)
-        for batch in table.combine_chunks().to_batches(TABLE_ROWS):
-            yield first, *(batch.column(name) for name in columns)
-            first += len(batch)
-    _check_end(stream, first, source, images)
-
-
-def _read_lines(block: bytes, first: int, source: Input, images: Tally) -> pa.Table:
-    """The rows of the lines that hold the two columns as text or null; the others are failed."""
-    columns = _columns(source)
-    rows: list[list[str | None]] = []
-    for number, line in enumerate(filter(str.strip, block.decode().split("\n"))):
-        try:
-            row = json.loads(line)
-            values = [row.get(name) for name in columns]
-            if not all(value is None or isinstance(value, str) for value in values):
-                raise ValueError("a value of the two columns is not text")
-            pa.array(values, pa.string())  # a lone surrogate is no text
-        except (ValueError, AttributeError, RecursionError) as error:
-            _fail(_reason(line), first + number, str(error), source, images)
-        else:
-            rows.append(values)
-    arrays = [pa.array([row[n] for row in rows], pa.string()) for n in range(2)]
-    return pa.Table.from_arrays(arrays, names=columns)
-
-
-def _reason(line: str) -> str:
-    """Why a line is no row."""
-    return "row_too_long" if line.startswith(LONG_LINE) else "bad_row"
-
-
-def _columns(source: Input) -> list[str]:
-    if source.columns is None:
-        raise OSError("its columns could not be read")
-    return [source.columns.url, source.columns.caption]
-
-
-def _check_end(stream: TextStream, row: int, source: Input, images: Tally) -> None:
-    if stream.error:
-        _fail("damaged_file", row, stream.error, source, images)
-
-
-def _fail(reason: str, row: int, error: str, source: Input, images: Tally) -> None:
-    place = f"{source.name}@{row}"
-    images.fail(reason, place, {"source": place, "error": error})
+def _dictionaries(file: BinaryIO, names: list[str]) -> list[str]:
+    """Those of some columns that the writer of a Parquet file had as dictionaries."""
+    schema = pq.read_schema(file)
+    return [name for name in names if pa.types.is_dictionary(schema.field(name).type)]

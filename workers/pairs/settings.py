@@ -85,9 +85,12 @@ class PairSettings(Settings):
         description="what to read beside the crawl's own pages: WARC and WAT files, HTML folders "
         "and pair lists (Parquet, CSV, TSV, JSON lines); paths, globs, folders or fsspec URLs",
     )
-    list_columns: tuple[str, str] | None = Field(
+    list_columns: tuple[str, str] | dict[str, tuple[str, str]] | None = Field(
         default=None,
-        description="the URL and the caption column of every pair list; null: recognised by name",
+        description="the URL and the caption column of every pair list, [LINK, TITLE]; or of some, "
+        'by the names or globs of their files, {a.csv: [LINK, TITLE], "b*.tsv": [URL, ALT]}, of '
+        "which the first that fits counts; those of other lists, and with null of all, are "
+        "recognised by name",
     )
     root_url: WebUrl | None = Field(
         default=None,

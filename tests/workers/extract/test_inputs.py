@@ -107,6 +107,19 @@ def test_kinds_mix_and_a_file_named_twice_is_read_once(tmp_path):
     ]
 
 
+def test_what_is_passed_over_in_a_folder_is_said(tmp_path, caplog):
+    names = ["a.css", "b.css", "part-0.tmp", "README", "._list.csv", "_SUCCESS"]
+    for name in names:
+        (tmp_path / name).write_text("x")
+    (tmp_path / "list.jsonl").write_bytes(LIST)
+    with caplog.at_level("INFO"):
+        assert len(find_inputs([str(tmp_path)])) == 1
+    (line,) = caplog.messages
+    assert line == (
+        f"{tmp_path}: 4 files of other kinds are passed over (2 .css, 1 without one, 1 .tmp)"
+    )
+
+
 def test_memory_and_other_fsspec_file_systems():
     files = {"/one/a.warc.gz": gzip.compress(WARC), "/one/b.jsonl": LIST, "/one/c/d.txt": b""}
     memory = fsspec.filesystem("memory")

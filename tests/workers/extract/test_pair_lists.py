@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -154,14 +156,57 @@ def test_rows_that_are_neither_whole_nor_utf8_fail_alone(tmp_path):
     assert images.failed == {"not_utf8": 1, "bad_row": 1}
 
 
-def test_bytes_that_a_parquet_file_calls_text_fail_alone(tmp_path):
-    offsets = pa.array([0, 4, 9], pa.int32()).buffers()[1]
-    texts = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"caf\xe9a cat")])
+VALUES = (b"a cat", b"caf\xe9", b"\xed\xa0\x80", b"a dog")
+
+
+def not_text(kind: pa.DataType) -> pa.Array:
+    """VALUES in an array that says that they are of a kind, and whose maker did not look."""
+    if kind in (pa.string(), pa.large_string()):
+        ends = [0, *itertools.accumulate(map(len, VALUES))]
+        offsets = pa.array(ends, pa.int32() if kind == pa.string() else pa.int64()).buffers()[1]
+        data = pa.py_buffer(b"".join(VALUES))
+        return pa.Array.from_buffers(kind, len(VALUES), [None, offsets, data])
+    if kind == pa.string_view():
+        return not_text(pa.binary_view()).view(kind)
+    if pa.types.is_dictionary(kind):
+        indices = pa.array([0, 1, 2, 3], kind.index_type)
+        return pa.DictionaryArray.from_arrays(indices, not_text(kind.value_type))
+    return pa.array(VALUES, kind)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(),
+     pa.binary_view(), pa.dictionary(pa.int8(), pa.string()),
+     pa.dictionary(pa.int32(), pa.large_string())],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("column", ["url", "text"])
+def test_bytes_that_a_parquet_file_calls_text_fail_alone(tmp_path, kind, column):
+    columns = {"url": pa.array(["http://a/"] * 4), "text": pa.array(["x"] * 4)}
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"url": ["http://a/", "http://b/"], "text": texts}), path)
+    pq.write_table(pa.table(columns | {column: not_text(kind)}), path)
     found, images = read(path)
-    assert found == [("http://b/", "a cat", None, "a.parquet@1")]
-    assert images.failed == {"not_utf8": 1}
+    rejected = 2 if column == "url" else 0  # "a cat" is no address
+    assert images.failed == {"not_utf8": 2}
+    assert (images.rows_in, len(found)) == (4, 2 - rejected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [pa.array([["a"]]), pa.array([{"de": "a"}]), pa.array([1]), pa.array([b"a"], pa.binary(1))],
+)
+def test_a_column_that_is_no_text_is_an_error_before_the_work(tmp_path, text):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"url": ["http://a/"], "text": text}), path)
+    with pytest.raises(ValueError, match=r"column text is .*, not text"):
+        find_inputs([str(path)])
+
+
+def test_a_column_of_nulls_has_no_captions(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"url": ["http://a/"] * 3, "text": pa.nulls(3)}), path)
+    assert read(path)[1].rejected == {"no_caption": 3}
 
 
 LONG = "x" * (MAX_LINE_BYTES + 1)
@@ -206,13 +251,213 @@ def test_a_first_line_longer_than_others_read_is_understood(tmp_path):
     assert [row[:2] for row in read(path)[0]] == [("http://a/", "a\u2028cat")]
 
 
-def test_bad_json_lines_fail_alone(tmp_path):
+GOOD = b'{"url": "http://a/", "text": "a cat"}'
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"url": ', "bad_row"),
+        (b"[1]", "bad_row"),
+        (b'"text"', "bad_row"),
+        (b'{"url": "http://b/", "text": 5}', "bad_row"),
+        (b'{"url": "http://b/", "text": NaN}', "bad_row"),
+        (b'{"url": "http://b/", "text": ["b"]}', "bad_row"),
+        (b'{"url": "http://b/", "text": {"de": "b"}}', "bad_row"),
+        (b'{"url": "http://b/", "text": %s}' % (b"9" * 5000), "bad_row"),
+        (b'{"url": "http://b/", "text": "b"},', "bad_row"),
+        (GOOD + GOOD, "bad_row"),
+        (b'{"url": "http://b/", "text": "a\0b"}', "bad_row"),
+        (b'{"url": "http://b/", "text": %s}' % (b"[" * 50_000 + b"]" * 50_000), "bad_row"),
+        (b'{"url": "http://b/", "text": "caf\xe9"}', "not_utf8"),
+        (b'{"url": "http://b/", "text": "\xed\xa0\x80"}', "not_utf8"),
+        (b'{"url": "http://b/", "text": "\\ud800"}', "not_utf8"),
+        (b'{"url": "http://b/\\udfff", "text": "b"}', "not_utf8"),
+        (b"null", "bad_row"),
+        (b'{"url": "http://b/"}', "no_caption"),
+        (b'{"url": null, "text": "b"}', "no_url"),
+    ],
+)
+def test_a_json_line_that_is_no_row_costs_itself(tmp_path, line, reason):
     path = tmp_path / "a.jsonl"
-    good = json.dumps({"url": "http://a/", "text": "a cat"})
-    path.write_text(f'{good}\n{{"url": \n[1]\n{{"url": "http://a/", "text": 5}}\n\n{good}\n')
+    path.write_bytes(b"\n".join([GOOD, b"", line, GOOD]))
     found, images = read(path)
     assert [row[:2] for row in found] == [("http://a/", "a cat")] * 2
-    assert images.failed == {"bad_row": 3}
+    assert images.failed + images.rejected == {reason: 1}
+    if reason == "bad_row":
+        assert list(images.samples[reason]) == ["a.jsonl:3"]
+
+
+@pytest.mark.parametrize(
+    ("rest", "text"),
+    [
+        (b'"text": "\\ud83d\\ude00"', "\U0001f600"),
+        (b'"text": "a\\u0000b"', "a\0b"),
+        (b'"text": "a", "text": "b"', "b"),
+        (b'"text": "b", "n": NaN', "b"),
+        (b'"text": "b", "n": ' + b"9" * 5000, "b"),
+        (b'"text": "b", "n": "\\ud800"', "b"),
+        (b'"text": "b", "n": "\xe9"', "b"),
+    ],
+)
+@pytest.mark.parametrize("other", [GOOD, b"{"])
+def test_what_else_a_json_line_holds_costs_nothing(tmp_path, rest, text, other):
+    """Read by Arrow or, beside a line that is none, by Python."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"url": "http://b/", %s}\n%s\n' % (rest, other))
+    assert read(path)[0][0][:2] == ("http://b/", text)
+
+
+@pytest.mark.parametrize(
+    "first", [b'{"url": "http://b/"}', b'{"text": "b"}', b"{", b"null", b"{}", b'{"url": "\xff"}']
+)
+@pytest.mark.parametrize("times", [1, 4000])
+def test_the_first_line_does_not_decide_what_a_json_file_is(tmp_path, first, times):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes((first + b"\n") * times + GOOD)
+    found, images = read(path)
+    assert [row[:2] for row in found] == [("http://a/", "a cat")]
+    assert images.rows_in == times + 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"url": "http://a/", "text": "a"}], r"this is one JSON array.*jq -c '.\[\]' FILE"),
+        ({"url": "http://a/", "text": "a"}, "no line is a JSON object; one JSON object a line"),
+    ],
+)
+def test_json_of_another_form_is_refused_with_what_to_do(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content, indent=1))
+    with pytest.raises(ValueError, match=message):
+        find_inputs([str(path)])
+
+
+LISTS = {
+    "a.csv": 'url,text\nhttp://a/,a\nhttp://b/,"b, é"\n',
+    "quoted.csv": '"url","text"\n"http://a/","a"\n"http://b/","b, é"\n',
+    "spaces.csv": ' url , "text "\nhttp://a/,a\nhttp://b/,"b, é"\n',
+    "semicolons.csv": "id;url;text\n1;http://a/;a\n2;http://b/;b, é\n",
+    "bars.csv": "url|text\nhttp://a/|a\nhttp://b/|b, é\n",
+    "tabs.csv": "url\ttext\nhttp://a/\ta\nhttp://b/\tb, é\n",
+    "commas.tsv": 'url,text\nhttp://a/,a\nhttp://b/,"b, é"\n',
+    "no_header.csv": "http://a/;a\nhttp://b/;b, é\n",
+    "a.tsv": 'http://a/\ta\nhttp://b/\t"b, é"\n',
+    "blank.tsv": "\n\nurl\ttext\n\nhttp://a/\ta\nhttp://b/\tb, é",
+    "a.jsonl": '{"url": "http://a/", "text": "a"}\n{"url": "http://b/", "text": "b, é"}\n',
+    "wide.csv": f'url,{"x" * 200_000},text\nhttp://a/,,a\nhttp://b/,,"b, é"\n',
+}
+ENCODINGS: dict[str, tuple[bytes, str]] = {
+    "utf-8": (b"", "utf-8"),
+    "utf-8 with a mark": (codecs.BOM_UTF8, "utf-8"),
+    "utf-16-le": (codecs.BOM_UTF16_LE, "utf-16-le"),
+    "utf-16-be": (codecs.BOM_UTF16_BE, "utf-16-be"),
+    "utf-16-le without a mark": (b"", "utf-16-le"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_lists_as_all_programs_write_them(tmp_path, name, encoding, line_end, suffix):
+    mark, codec = ENCODINGS[encoding]
+    path = tmp_path / f"{name}{suffix}"
+    content = mark + LISTS[name].replace("\n", line_end).encode(codec)
+    path.write_bytes(COMPRESS[suffix](content))
+    assert [row[:2] for row in read(path)[0]] == [("http://a/", "a"), ("http://b/", "b, é")]
+
+
+def test_an_address_is_parted_by_no_other_sign_than_the_file_uses(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("http://a/x;id=3,some text,0.3\n")
+    with pytest.raises(ValueError, match=r"no URL column.*http://a/x;id=3, some text, 0.3"):
+        find_inputs([str(path)])
+
+
+def test_columns_are_named_by_file(tmp_path):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "a[1].csv").write_text("link,title\nhttp://a/,a\n")
+    (tmp_path / "b.tsv").write_text("href\talt\nhttp://b/\tb\n")
+    (tmp_path / "c.tsv").write_text("url\talt\nhttp://c/\tc\n")
+    columns = {"shop/*.csv": ("link", "Title"), "b.*": ("href", "alt"), "*.csv": ("no", "no")}
+    inputs = find_inputs([str(tmp_path)], columns)
+    rows = [row for one in inputs for table in extract_pairs(one, Tally(), Tally())
+            for row in table.to_pylist()]  # fmt: skip
+    assert [row["caption"] for row in rows] == ["b", "c", "a"]
+    find_inputs([str(tmp_path / "shop")], {"a[1].csv": ("link", "title")})
+    with pytest.raises(ValueError, match=r"list_columns names 'd\*', and no pair list is called"):
+        find_inputs([str(tmp_path)], columns | {"d*": ("url", "alt")})
+
+
+def test_a_message_shows_the_first_of_many_columns(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(",".join(f"column{n}" for n in range(10_000)))
+    with pytest.raises(ValueError, match=r"no URL column.*column1.*\.\.\.: name") as error:
+        find_inputs([str(path)])
+    assert len(str(error.value)) < 1_000
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
+def test_a_file_that_breaks_before_its_first_row_is_damaged(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"url,text\nhttp://a/,a\n" * 100)[:15])
+    assert read(path)[1].failed == {"damaged_file": 1}
+
+
+def test_a_quote_that_is_not_closed_costs_its_row_of_a_large_file(tmp_path):
+    lines = [f"http://a/{n},a picture with the number {n}" for n in range(300_000)]
+    lines[4] = 'http://a/4,"a picture'
+    lines[200_000] = 'http://a/200000,a screen of 55"'
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["url,text", *lines]))
+    found, images = read(path)
+    assert len(found) == images.rows_in - 1 == len(lines) - 1
+    assert images.samples["bad_row"]["a.csv:6"]["error"].startswith("a quote is not closed: http")
+
+
+SIGNS = [
+    b'"',
+    b"\n",
+    b"\r",
+    b",",
+    b"\t",
+    b"\0",
+    b"\xff",
+    b"\\ud800",
+    b"{",
+    b"",
+    b"[",
+    b";",
+    b"null\n",
+]
+MUTANTS = st.lists(
+    st.tuples(
+        st.integers(0, 400), st.integers(0, 12), st.sampled_from(SIGNS) | st.binary(max_size=3)
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(["a.csv", "a.tsv", "a.jsonl"]), st.sampled_from([*ENCODINGS]), MUTANTS)
+def test_no_damage_of_a_list_leaves_its_reader(tmp_path_factory, name, encoding, mutants):
+    mark, codec = ENCODINGS[encoding]
+    content = mark + (LISTS[name] * 3).encode(codec)
+    for at, length, new in mutants:
+        content = content[:at] + new + content[at + length :]
+    path = tmp_path_factory.mktemp("mutant") / name
+    path.write_bytes(content)
+    try:
+        found, images = read(path)
+    except ValueError as error:
+        if not str(error).startswith(f"{path}: "):
+            raise
+        return
+    assert not images.failed["damaged_file"]
+    assert images.rows_in >= len(found)
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.tsv.zst"])
