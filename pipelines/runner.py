@@ -312,4 +312,5 @@ def _passes_gate(run: Run, name: str) -> bool:
     if is_met(gate, totals):
         return True
     log.error("%s", shortfall(name, gate, totals, Side.REJECTED.of(run.directory / name)))
+    _reads_damaged_inputs(run, name)  # it may be why
     return False
