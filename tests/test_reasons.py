@@ -14,8 +14,10 @@ ROOT = Path(__file__).parents[1]
 REASON = re.compile(r"[a-z*][a-z0-9*]*(?:_[a-z0-9*]+)*")
 
 #: What is called with a reason, what gives one, tables of them, and names for one.
-TAKES = re.compile("_?(reject|fail|reject_many|reject_rows|if_else)|(Url|Fetch|NotAPage)Error")
-GIVES = re.compile("_pin|_normal|_picture_url|_rejection|_?(failure_)?reason")
+TAKES = re.compile(
+    "_?(reject|fail|reject_many|reject_rows|if_else)|(Url|Fetch|NotAPage|LocalPicture)Error"
+)
+GIVES = re.compile("_pin|_normal|_picture_url|refusal|_rejection|_?(failure_)?reason")
 TABLES = re.compile("FAILURES|REJECTIONS")
 NAMES = re.compile("reason|unreachable|other")
 

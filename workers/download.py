@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from workers.contracts import IMAGES, WITHOUT_PICTURE
 from workers.failures import is_passing
 from workers.img2dataset_parts import img2dataset_parts
+from workers.local_pictures import open_local_pictures
 from workers.robots_directives import OPT_OUTS
 from workers.settings import DownloadSettings
 from workers.storage import write_table
@@ -41,6 +42,7 @@ REJECTIONS = {
 
 #: The rest, by what they contain; the texts are urllib's, http.client's and OpenCV's.
 FAILURES = (
+    (re.compile(r"local picture: (\w+)"), r"\1"),
     (re.compile(r"infinite loop"), "redirect_loop"),
     (re.compile(r"HTTP Error (\d{3})"), r"http_\1"),
     (re.compile(r"IncompleteRead"), "cut_off"),
@@ -121,6 +123,7 @@ def _shard_id(out: Path) -> int:
 def _run_img2dataset(asked: pa.Table, scratch: Path, settings: DownloadSettings) -> pa.Table:
     """What img2dataset makes of the rows: one row each, with status, error and JPEG bytes."""
     parts = img2dataset_parts()
+    open_local_pictures(settings.local_roots)
     source = scratch / "pairs.feather"
     with pa.ipc.new_file(source, asked.schema) as writer:
         writer.write_table(asked)

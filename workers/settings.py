@@ -77,6 +77,10 @@ Host = Annotated[str, AfterValidator(_host)]
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 
 
+#: The name of a folder in ``file://NAME/PATH``.
+RootName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+
+
 class ShellText(str):
     """Text of the command line, where relative paths are relative to the working directory."""
 
@@ -188,6 +192,17 @@ class DownloadSettings(Settings):
     user_agent: UserAgent = Field(
         default="clip-from-scratch", description="added to img2dataset's own"
     )
+    local_roots: dict[RootName, FileName] = Field(
+        default_factory=dict,
+        description="folders of this machine, by name, whose pictures may be read: lists and "
+        "HTML pages that lie in one may refer to files in it (docs/inputs.md); {}: none",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Where a root lies is no part of it: what is in it counts, by its name."""
+        identity = super().identity()
+        roots = identity.pop("local_roots")
+        return identity | ({"local_roots": sorted(roots)} if roots else {})
 
 
 #: Byte order marks, with which Windows writes; those of UTF-32 before those that they begin with.

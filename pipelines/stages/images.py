@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.config import ConfigError
 from pipelines.engines import in_ray_tasks
 from pipelines.outages import Tolerance
 from pipelines.receipts import Outcome, Shard, Side
 from pipelines.run import Run
 from pipelines.stages.base import Stage
-from workers.settings import DownloadSettings
+from workers.settings import DownloadSettings, resolve_path
 from workers.tally import Tally
 
 
@@ -26,6 +27,11 @@ class Images(Stage):
         super().__init__(run)
         settings = run.config.images
         self.tolerance = Tolerance(settings.max_unreachable, settings.reruns)
+
+    def check(self) -> None:
+        for name, root in self.run.config.images.local_roots.items():
+            if not resolve_path(root).is_dir():
+                raise ConfigError(f"images.local_roots.{name}: there is no folder {root}")
 
     def plan(self) -> list[Shard]:
         identity = self.run.config.images.identity()

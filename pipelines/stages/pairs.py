@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
 from workers.credentials import shown
-from workers.extract.inputs import Input, find_inputs
-from workers.file_systems import version_of
+from workers.extract.inputs import LISTS, Input, InputKind, find_inputs
+from workers.file_systems import is_remote, version_of
+from workers.local_pictures import Folder
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.settings import PairSettings
 from workers.settings import product_token
@@ -41,9 +42,12 @@ class Pairs(Stage):
         """The inputs that the configuration names. Raises ConfigError."""
         settings = self.run.config.pairs
         try:
-            return find_inputs(settings.inputs, settings.list_columns, settings.root_url or "")
+            found = find_inputs(settings.inputs, settings.list_columns, settings.root_url or "")
         except (OSError, ValueError) as error:
             raise ConfigError(f"pairs.inputs: {error}") from error
+
+        roots = self.run.config.images.local_roots
+        return [_in_roots(source, roots) for source in found] if roots else found
 
     @property
     def lower_case(self) -> bool | None:
@@ -86,6 +90,14 @@ class Pairs(Stage):
         return in_process(work, shards, self.folder)
 
 
+def _in_roots(source: Input, roots: Mapping[str, str]) -> Input:
+    """An input with the place of its local pictures, if it may have any."""
+    if is_remote(source.url) or source.kind not in (*LISTS, InputKind.HTML):
+        return source
+    folder = source.url if source.files else str(Path(source.url).parent)
+    return replace(source, folder=Folder.of(folder, roots))
+
+
 def is_local_file(source: Input) -> bool:
     """Whether an input is one file of this machine, whose content can be hashed."""
     return not source.files and "://" not in source.url
@@ -98,6 +110,8 @@ def _versions(source: Input) -> list[str]:
     A URL that is signed anew is the same file.
     """
     what = f"{source.kind} {source.name} {source.columns} {source.root_url}"
+    if source.folder:  # the URLs of its pictures count from there
+        what += f" {source.folder.root}/{source.folder.inside}"
     if is_local_file(source):
         return [what]
     return [what, digest([[shown(path), version_of(path)] for path in source.paths()])]

@@ -184,6 +184,8 @@ LOCATED = [
     ("model.start_from", "sub/clip.safetensors"),
     ("embeddings.heads", "head.safetensors"),
     ("report.truth", "truth.parquet"),
+    ("queries.list", "queries.txt"),
+    ("images.local_roots", "photos"),
 ]
 ELSEWHERE = ["package:a/b", "s3://a/b", "https://a/b", "{run_dir}/a", "/a/b"]
 NAMES = {"embeddings.model": ["starter", "ViT-B/32"], "model.start_from": ["starter", "RN50x4"]}
@@ -193,6 +195,8 @@ def setting_of(key, path):
     """The value of a key that names a path somewhere."""
     if key == "selection.steps":
         return [{"filter": "agreement", "embeddings": [path], "min": 0.3}]
+    if key == "images.local_roots":
+        return {"aesthetic": path}
     if key == "embeddings.heads":
         return {"aesthetic": {"path": path}}
     return [path] if key in ("queries.dumps", "queries.views", "pairs.inputs") else path
@@ -202,7 +206,8 @@ def configured(config, key):
     """The path in the value of a key."""
     section, name = key.split(".")
     value = getattr(getattr(config, section), name)
-    value = value["aesthetic"].path if key == "embeddings.heads" else value
+    value = value["aesthetic"] if isinstance(value, dict) else value
+    value = value.path if key == "embeddings.heads" else value
     value = value[0] if isinstance(value, tuple) else value
     return value.embeddings[0] if key == "selection.steps" else value
 
@@ -212,13 +217,14 @@ def test_paths_are_relative_to_what_says_them(write, tmp_path, monkeypatch, key,
     there = tmp_path / "there"
     there.mkdir()
     section, name = key.split(".")
+    minimal = "name: test\nqueries: {}\n"
 
     def said(text):
         """By the file, and by the command line."""
         value = setting_of(key, text)
         tree = {"name": "test", "queries": {}} | {section: {name: value}}
         yield configured(load_config(write(as_yaml(tree))), key)
-        yield configured(load_config(write(MINIMAL), [f"{key}={as_yaml(value)}"]), key)
+        yield configured(load_config(write(minimal), [f"{key}={as_yaml(value)}"]), key)
 
     monkeypatch.chdir(there)
     assert list(said(path)) == [str(tmp_path / path), str(there / path)]

@@ -11,6 +11,7 @@ from workers.extract.inputs import Input
 from workers.extract.page import XHTML
 from workers.extract.pages import MAX_PAGE_BYTES, Page
 from workers.file_systems import is_away, open_file
+from workers.local_pictures import LocalBase
 from workers.settings import printable
 from workers.tally import Tally
 
@@ -34,4 +35,5 @@ def read_html(source: Input, pages: Tally) -> Iterator[Page]:
             continue
         url = f"{source.root_url.rstrip('/')}/{quote(os.fsencode(name))}" if source.root_url else ""
         content_type = XHTML if name.lower().endswith(".xhtml") else ""
-        yield Page(url, body, content_type, (), place, local=True)
+        base = LocalBase(source.folder, os.fsdecode(name)) if source.folder else None
+        yield Page(url, body, content_type, (), place, local=True, base=base)

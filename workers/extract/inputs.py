@@ -24,6 +24,7 @@ from workers.extract.list_columns import (
     named_columns,
 )
 from workers.file_systems import base_name, list_files, open_file
+from workers.local_pictures import Folder
 from workers.settings import printable
 
 _log = logging.getLogger(__name__)
@@ -76,7 +77,8 @@ class Input:
     """One piece of work: a file, or some HTML files of a folder.
 
     ``columns`` is set for pair lists whose columns could be read; ``files`` (paths below
-    ``url``) and ``root_url`` (what the folder is on the web, or "") for HTML.
+    ``url``) and ``root_url`` (what the folder is on the web, or "") for HTML. ``folder`` is set
+    for lists and HTML in a folder whose pictures may be read.
     """
 
     url: str  # an absolute path or an fsspec URL
@@ -84,6 +86,7 @@ class Input:
     columns: ListColumns | None = None
     files: tuple[str, ...] = ()
     root_url: str = ""
+    folder: Folder | None = None  # where its local pictures may be
 
     @property
     def name(self) -> str:

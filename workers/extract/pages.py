@@ -11,6 +11,7 @@ from workers.extract.candidates import Candidate
 from workers.extract.encodings import UnusableEncodingError
 from workers.extract.page import PageError, address_of, base_of, parse_page, robots_of
 from workers.extract.page_images import images_of
+from workers.local_pictures import refusal
 from workers.robots_directives import is_opted_out
 from workers.tally import Tally
 from workers.urls import MAX_URL_CHARS, Base, UrlError, absolute_url
@@ -35,6 +36,7 @@ class Page:
     robots: tuple[str, ...]  # the X-Robots-Tag headers
     source: str
     local: bool = False  # a file, whose real address the page itself may give
+    base: Base | None = None  # of its relative references, where they are files beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ def _read(page: Page, agent: str | None) -> tuple[str, Base, Iterator[FoundImage
         FoundImage(image.reference(), image.texts(), image.in_noscript)
         for image in images_of(document)
     )
-    return url, Base(base or url, document.encoding), found
+    beside = page.base if base == page.url else None
+    return url, beside or Base(base or url, document.encoding), found
 
 
 def _own_url(address: str) -> str:
@@ -166,4 +169,4 @@ def _picture_url(reference: str, base: Base) -> tuple[str, str]:
         return "", base.absolute_url(reference)
     except UrlError as error:
         relative = error.reason == "not_http" and not _SCHEME.match(reference)
-        return "no_page_url" if relative else error.reason, ""
+        return "no_page_url" if relative else refusal(reference, error.reason), ""

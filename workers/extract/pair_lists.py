@@ -20,6 +20,7 @@ from workers.extract.inputs import Input, InputKind
 from workers.extract.list_columns import ListColumns
 from workers.extract.text_lists import Batch, read_text_list
 from workers.file_systems import is_away, open_file
+from workers.local_pictures import local_urls
 from workers.tally import Tally
 from workers.text_stream import NOT_TEXT
 from workers.urls import MAX_URL_CHARS, NORMAL_URL, UrlError, absolute_url
@@ -56,7 +57,7 @@ def _candidates(first: int, urls: Any, captions: Any, source: Input, images: Tal
     rows = pa.array(np.arange(first, first + len(urls))).cast(pa.string())
     sources = pc.binary_join_element_wise(source.name, rows, "@")
     (urls, bad_url), (captions, bad_caption) = _texts(urls), _texts(captions)
-    normal, reasons = normal_urls(urls)
+    normal, reasons = local_urls(urls, *normal_urls(urls), source.folder)
     blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(captions)), 0)
     reasons = pc.if_else(blank, "no_caption", reasons)
     reasons = pc.if_else(pc.or_(bad_url, bad_caption), "not_utf8", reasons)

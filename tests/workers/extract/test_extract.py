@@ -137,7 +137,7 @@ def test_texts(tmp_path, html, texts):
         ("<img alt=cat>", "no_src"),
         ("<img src='data:image/png;base64,AA' alt=cat>", "data_uri"),
         ("<img src='blob:http://example.org/1' alt=cat>", "not_http"),
-        ("<img src='file:///etc/passwd' alt=cat>", "not_http"),
+        ("<img src='file:///etc/passwd' alt=cat>", "local_file"),
         ("<img src='http://user:word@example.org/a.png' alt=cat>", "bad_url"),
         ("<img src='http://example.org:port/a.png' alt=cat>", "bad_url"),
         (f"<img src={'a' * 8000} alt=cat>", "url_too_long"),
