@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 #: Classes of characters, as ``words.classes`` gives them.
-OTHER, WORD, JOINER, SPACE = range(4)
+OTHER, WORD, SPACE, JOINER, INVISIBLE = range(5)
 
 #: An empty slot of either table.
 EMPTY = -1
@@ -109,6 +109,15 @@ def _decode(text: Bytes, i: int) -> tuple[Any, int]:
 
 
 @compiled
+def _decode_visible(text: Bytes, i: int, classes: Bytes) -> tuple[Any, int]:
+    """The same of the next visible code point; there is one before the end."""
+    code, after = _decode(text, i)
+    while classes[code] == INVISIBLE:
+        code, after = _decode(text, after)
+    return code, after
+
+
+@compiled
 def _encode(code: int, letters: Bytes, end: int) -> int:
     """Write a code point behind the letters; the new end."""
     if code < 0x80:
@@ -146,11 +155,14 @@ def _write_word(
         i = after
         code, after = _decode(text, i)
         kind = classes[code]
-        if kind == JOINER and after < len(text):
-            following, beyond = _decode(text, after)
-            if classes[following] == WORD:
-                end = _encode(folded[code], letters, end)
-                code, after, kind = following, beyond, WORD
+        if kind >= JOINER:  # or invisible: the word may go on behind it
+            code, after = _decode_visible(text, i, classes)
+            kind = classes[code]
+            if kind == JOINER:
+                following, beyond = _decode_visible(text, after, classes)
+                if classes[following] == WORD:
+                    end = _encode(folded[code], letters, end)
+                    code, after, kind = following, beyond, WORD
     return end, i
 
 
@@ -173,7 +185,7 @@ def count_text(
     Returns how far it came: short of the end of the text if an array is full.
 
     Args:
-        text: must end with a character that is in no word.
+        text: must end with a visible character that is in no word.
         classes: of each code point.
         folded: the code point that is written for each code point of a word.
         letters: the distinct words, one behind the other.
@@ -185,7 +197,7 @@ def count_text(
         code, after = _decode(text, i)
         kind = classes[code]
         if kind != WORD:
-            if kind != SPACE:
+            if kind != SPACE and kind != INVISIBLE:
                 state[PREVIOUS] = EMPTY
             i = after
             continue

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from query_builder.account import reject
 from query_builder.settings import QuerySettings
+from query_builder.words import visible
 from workers.tally import Tally
 
 #: A title as the dump has it, with its page views: null where there are no view files.
@@ -78,5 +79,5 @@ def query_of(text: str, settings: QuerySettings) -> str | None:
     """A name as captions are searched for it, or None if it has no letter or digit."""
     if not any(map(str.isalnum, text)):
         return None
-    name = " ".join(text.replace("’", "'").split())
+    name = " ".join(visible(text).replace("’", "'").split())
     return name.lower() if settings.lower_case else name

@@ -1,4 +1,4 @@
-"""What a word is.
+r"""What a word is.
 
 A word is a maximal run of letters, marks and numbers (Unicode's categories L, M and N). It may
 hold single joiners, each between two such characters: an apostrophe (' or ’), a hyphen (-, ‐
@@ -6,6 +6,10 @@ or ‑) or a zero-width joiner or non-joiner, which many scripts write inside wo
 ``don't``, ``well-known``, ``naïve``, ``हिन्दी`` and ``1990`` are one word each, ``snake_case``
 is two, and ``C++`` is ``C``. The curled apostrophe is written as ', as ftfy writes it when it
 cleans captions. Scripts without spaces between words (Chinese, Thai) give a word a phrase.
+
+Characters that nobody sees are passed over, inside of words and between them: soft hyphens,
+zero-width spaces, marks of direction and other controls of format, and the selectors that tell
+emoji from text. So ``auto\u00admobil`` is ``automobil``.
 
 Two words are neighbours, and so a bigram, if nothing but spaces is between them: no line end,
 no punctuation. A caption is matched with a query as it is written, and "York, London" does not
@@ -23,16 +27,23 @@ import numpy as np
 import numpy.typing as npt
 import regex
 
-from query_builder.kernels import JOINER, OTHER, SPACE, WORD
+from query_builder.kernels import INVISIBLE, JOINER, OTHER, SPACE, WORD
 
 _JOINERS = "'’-‐‑\u200c\u200d"
 _CODES = 0x110000
 #: No letter from here on has an upper and a lower case.
 _CASED = 0x20000
 
-#: A word, as a regular expression.
-PATTERN = rf"[\p{{L}}\p{{M}}\p{{N}}]+(?:[{regex.escape(_JOINERS)}][\p{{L}}\p{{M}}\p{{N}}]+)*"
-_WORD = regex.compile(PATTERN)
+_LETTER = r"[[\p{L}\p{M}\p{N}]--[\ufe00-\ufe0f]]"
+#: What Unicode lets programs ignore, but for the joiners and what is a mark or a letter.
+_INVISIBLE = r"[[\p{Default_Ignorable_Code_Point}&&\p{Cf}\ufe00-\ufe0f]--[\u200c\u200d]]"
+
+#: A word, as a regular expression; what is invisible in it is no part of it.
+_WORD = regex.compile(
+    rf"{_LETTER}+(?:{_INVISIBLE}*[{regex.escape(_JOINERS)}]?{_INVISIBLE}*{_LETTER}+)*",
+    regex.VERSION1,
+)
+_UNSEEN = regex.compile(_INVISIBLE, regex.VERSION1)
 
 #: The one letter whose lower case depends on its neighbours: where it may be the last one.
 _LAST_SIGMA = regex.compile(r"Σ(?!\p{L})")
@@ -48,6 +59,8 @@ def classes() -> npt.NDArray[np.uint8]:
     spaces = [code for code in range(0x10000) if unicodedata.category(chr(code)) == "Zs"]
     result[[ord("\t"), *spaces]] = SPACE
     result[[ord(joiner) for joiner in _JOINERS]] = JOINER
+    unseen = _UNSEEN.finditer("".join(map(chr, range(_CODES))))
+    result[[found.start() for found in unseen]] = INVISIBLE
     return result
 
 
@@ -79,3 +92,8 @@ def prepared(text: str, *, lower_case: bool) -> str:
 
 def _lower(word: regex.Match[str]) -> str:
     return word.group().lower()
+
+
+def visible(text: str) -> str:
+    """A text without what nobody sees of it."""
+    return _UNSEEN.sub("", text)

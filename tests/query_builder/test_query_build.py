@@ -20,6 +20,7 @@ from query_builder import build
 from query_builder.build import build_queries
 from query_builder.markup import plain_text
 from query_builder.settings import BigramSettings, QuerySettings
+from query_builder.words import visible
 from workers.contracts import QUERIES
 from workers.tally import Tally
 
@@ -53,7 +54,7 @@ def brute_force(path: Path) -> tuple[Counter[str], Counter[str]]:
             continue
         if page.findtext("{*}ns") != "0":
             continue
-        text = plain_text(page.findtext("{*}revision/{*}text", ""))
+        text = visible(plain_text(page.findtext("{*}revision/{*}text", "")))
         found = list(word.finditer(text))
         spelt = [match.group().replace("’", "'").lower() for match in found]
         words.update(spelt)

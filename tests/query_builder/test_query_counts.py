@@ -12,11 +12,13 @@ from query_builder.counts import Counter as TermCounter
 from query_builder.counts import Counts, count, merge, partition
 from query_builder.spill import Piece, remove, spill, total
 
+#: What nobody sees: it is taken out of the reference's text before.
+UNSEEN = regex.compile(r"[\p{Default_Ignorable_Code_Point}&&\p{Cf}]|[\ufe00-\ufe0f]", regex.V1)
 WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’‐‑\-\u200c\u200d][\p{L}\p{M}\p{N}]+)*")
 SPACES = regex.compile(r"[\t\p{Zs}]+")
 
 some_text = st.text(
-    st.sampled_from("abcÉßİΣσ’'-‐ \t\u00a0\n.,_1٣ि中𝒳\u200d\u0301")
+    st.sampled_from("abcÉßİΣσ’'-‐ \t\u00a0\n.,_1٣ि中𝒳\u200d\u0301\u00ad\u200b\ufe0f")
     | st.characters(exclude_categories=["Cs", "Cn"]),
     max_size=50,
 )
@@ -25,6 +27,7 @@ some_text = st.text(
 def reference(text: str, lower_case: bool = False) -> tuple[Counter[str], Counter[str]]:
     """Words and bigrams, the slow way: one Python object a word."""
     bigrams: Counter[str] = Counter()
+    text = UNSEEN.sub(lambda c: c[0] if c[0] in "\u200c\u200d" else "", text)
     found = list(WORD.finditer(text))
     spelt = [match.group().replace("’", "'") for match in found]
     if lower_case:
@@ -58,10 +61,24 @@ def spelt_out(counts: Counts) -> tuple[dict[str, int], dict[str, int]]:
         ("a", ["a"]),
         ("-", []),
         ("می\u200cخواهم", ["می\u200cخواهم"]),
+        (
+            "auto\u00admobil zero\u200bwidth word\u2060joiner mark\ufefford",
+            ["automobil", "zerowidth", "wordjoiner", "markord"],
+        ),
+        (
+            "\u00adsoft- well-\u00adknown don\u200b't \u200eright\u200f",
+            ["soft", "well-known", "don't", "right"],
+        ),
+        ("\u2764\ufe0f 1\ufe0f\u20e3 \u00ad\u200b", ["1\u20e3"]),
     ],
 )
 def test_words(text, words):
     assert count(text, lower_case=False).words.to_pylist() == words
+
+
+def test_what_nobody_sees_parts_no_neighbours():
+    bigrams = spelt_out(count("new\u200b york\u00ad \ufeffcity", lower_case=True))[1]
+    assert bigrams == {"new york": 1, "york city": 1}
 
 
 @settings(deadline=None)
