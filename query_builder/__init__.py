@@ -7,7 +7,10 @@ articles above a search volume, and WordNet's synsets that are not in the list y
 
     inputs.py     the files that a list is made of
     dump.py       pages out of a MediaWiki XML dump
+    wikis.py      which wiki a dump is of, by its head
     markup.py     wikitext to plain text
+    links.py      what a reader sees of links and pictures
+    image_words.py what other languages call pictures and their options
     words.py      what a word is
     counts.py     exact counts of words and bigrams, in columns
     view_lines.py lines of Wikimedia's page view files, in columns

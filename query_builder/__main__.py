@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from query_builder.inputs import Inputs, find_inputs
+from query_builder.inputs import Inputs, check_dumps, find_inputs
 from query_builder.settings import KINDS, QuerySettings
 from workers.credentials import shown
 from workers.exit_codes import ExitCode
@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_empty(out)
         settings = _settings(options)
         files = find_inputs(settings)
+        check_dumps(files.dumps)
     except (OSError, ValidationError) as error:
         sys.stderr.write(f"query_builder: {shown(str(error))}\n")
         return ExitCode.CONFIGURATION
@@ -178,6 +179,11 @@ def problems(tallies: Mapping[str, Tally], settings: QuerySettings) -> Iterator[
     for name, reason in (("pages", "damaged_dump"), ("views", "damaged_views")):
         for damage in tallies.get(name, Tally()).samples.get(reason, {}).values():
             yield f"{damage['file']}: {damage['error']}"
+    pages = tallies.get("pages", Tally())
+    if left_out := pages.failed["text_left_out"]:
+        yield f"the dumps leave out the texts of {left_out:,} articles; pages-articles has them"
+    if not pages.kept:
+        yield "no page of the dumps is an article with a text"
     for line in tallies.get("synsets", Tally()).samples.get("malformed_synset", {}).values():
         yield f"{line['file']}, line {line['line']}: {line['error']}"
     if "views" in tallies and not tallies["views"].kept:

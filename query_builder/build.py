@@ -36,14 +36,15 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from query_builder import spill
 from query_builder.counts import Counter
-from query_builder.dump import read_pages
+from query_builder.dump import dump_parts, read_pages
 from query_builder.inputs import Inputs
 from query_builder.markup import plain_text
 from query_builder.settings import QuerySettings
-from query_builder.sources import Part, parts
+from query_builder.sources import Part
 from query_builder.synsets import read_synsets
 from query_builder.terms import Frequent, prune, select
 from query_builder.titles import Titles, add_titles
+from query_builder.wikis import Wiki
 from workers.beam_pipeline import file_names, open_pipeline, pipeline_options
 from workers.file_systems import size_of
 from workers.storage import TEMPORARY_PREFIX, write_json, write_table
@@ -130,7 +131,7 @@ def _add_stages(
     read = (
         pipeline
         | "dumps" >> file_names(inputs.dumps)
-        | "parts" >> beam.FlatMap(lambda name: parts(os.fsdecode(name)))
+        | "parts" >> beam.FlatMap(lambda name: dump_parts(os.fsdecode(name)))
         | "spread" >> beam.Reshuffle()
         | "read" >> beam.FlatMap(read_shards).with_outputs("titles", "tally", main="texts")
     )
@@ -163,7 +164,7 @@ def _add_stages(
 
 
 def read_shards(part: Part) -> Iterator[Any]:
-    """The articles of a part as lists of wikitext; beside them their titles and the tally."""
+    """The articles of a part: the wiki and lists of wikitext; their titles and the tally."""
     tally = Tally()
     texts: list[str] = []
     titles: list[str] = []
@@ -173,10 +174,10 @@ def read_shards(part: Part) -> Iterator[Any]:
         titles.append(page.title)
         characters += len(page.text)
         if characters >= SHARD_CHARACTERS:
-            yield texts
+            yield part.wiki, texts
             yield beam.pvalue.TaggedOutput("titles", titles)
             texts, titles, characters = [], [], 0
-    yield texts
+    yield part.wiki, texts
     yield beam.pvalue.TaggedOutput("titles", titles)
     yield beam.pvalue.TaggedOutput("tally", tally)
 
@@ -200,9 +201,10 @@ class CountShards(beam.DoFn):  # type: ignore[misc]
     def start_bundle(self) -> None:
         self._counter = Counter(lower_case=self._counting.lower_case)
 
-    def process(self, texts: Sequence[str]) -> Iterator[tuple[int, spill.Piece]]:
+    def process(self, shard: tuple[Wiki, list[str]]) -> Iterator[tuple[int, spill.Piece]]:
+        wiki, texts = shard
         # A line end between pages keeps the last word of one from meeting the first of the next.
-        self._counter.add_text("\n".join(map(plain_text, texts)))
+        self._counter.add_text("\n".join(plain_text(text, wiki) for text in texts))
         if self._counter.words + self._counter.bigrams >= MAX_ENTRIES:
             yield from self._spill()
 

@@ -12,11 +12,13 @@ import codecs
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import webencodings
 import zstandard
 
 from query_builder import bz2_blocks, progress
@@ -39,6 +41,8 @@ _SNIFFED = (
     ("<?".encode("utf-16-le"), "utf-16-le"),
     ("<?".encode("utf-16-be"), "utf-16-be"),
 )
+#: Labels of the web that no declaration in a dump can mean.
+_NO_XML = ("utf-16le", "utf-16be", "replacement", "x-user-defined")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,20 @@ def read_xml(part: Part) -> Generator[Chunk, None, None]:
         yield from chunks if encoding == "utf-8" else _as_utf8(chunks, encoding)
 
 
+def first_xml(dump: str, size: int) -> bytes:
+    """The XML that a dump begins with, up to damage: ``size`` bytes or more, if it has them.
+
+    Raises OSError if the file cannot be opened or read.
+    """
+    xml = b""
+    with closing(read_xml(Part(dump))) as chunks:
+        for chunk in chunks:
+            xml += chunk.xml
+            if chunk.damage or len(xml) >= size:
+                break
+    return xml
+
+
 def decompressed(file: Path) -> Iterator[Chunk]:
     """The content of a file that is no XML, with its damaged places marked."""
     with file.open("rb") as stored:
@@ -87,15 +105,19 @@ def _head(file: BinaryIO) -> bytes:
 
 
 def _encoding(head: bytes) -> str:
-    """The encoding that a document declares or begins with; UTF-8 is XML's default."""
+    """The encoding that a document begins with or declares; UTF-8 is XML's default.
+
+    Labels are the web's, never Python's codecs, some of which are no encodings. Who can read a
+    declaration byte by byte, as here, is not in UTF-16, whatever it says.
+    """
     for mark, encoding in _SNIFFED:
         if head.startswith(mark):
             return encoding
     declared = _DECLARED.match(head.removeprefix(codecs.BOM_UTF8))
-    try:
-        return codecs.lookup(declared[1].decode() if declared else "utf-8").name
-    except LookupError:
+    known = webencodings.lookup(declared[1].decode()) if declared else None
+    if known is None or known.name in _NO_XML:
         return "utf-8"  # the pages that are not will be reported
+    return str(known.codec_info.name)
 
 
 def _decompressed(file: BinaryIO, part: Part) -> Iterator[Chunk]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from query_builder.settings import QuerySettings
 from query_builder.sources import find_dumps
+from workers.credentials import shown
 from workers.settings import find_files, resolve_path
 
 #: WordNet's files of synsets, in its ``dict`` folder.
@@ -36,6 +37,18 @@ def find_inputs(settings: QuerySettings) -> Inputs:
         _find("views", settings.views),
         find_synsets(settings.wordnet) if settings.wordnet else (),
     )
+
+
+def check_dumps(dumps: Sequence[str]) -> None:
+    """Raise OSError for a dump that cannot give a query, as far as its beginning shows."""
+    from query_builder.dump import is_stub  # not for --help
+
+    for dump in dumps:
+        if is_stub(dump):
+            raise OSError(
+                f"dumps: {shown(dump)} is a stub dump: it has the sizes of its pages' texts, not "
+                "the texts; name a dump called pages-articles"
+            )
 
 
 def find_synsets(folder: str) -> list[Path]:

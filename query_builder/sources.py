@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import bz2
 import logging
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from workers.file_systems import exists, list_files, open_file, size_of
+from query_builder.wikis import UNKNOWN, Wiki
+from workers.file_systems import exists, is_away, list_files, open_file, size_of
 
 #: Stored bytes of a part: some seconds of work, so that parts spread evenly over workers.
 PART_BYTES = 16_000_000
 
 BZ2_MAGIC = b"BZh"
+
+_OFFSET = re.compile(rb"[0-9]{1,18}(?=:)")
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +29,7 @@ class Part:
     file: str
     start: int = 0
     end: int | None = None
+    wiki: Wiki = UNKNOWN
 
 
 def find_dumps(patterns: Iterable[str]) -> list[str]:
@@ -48,9 +53,9 @@ def parts(dump: str) -> list[Part]:
     index = index_of(dump)
     if index is None:
         return [Part(dump)]
-    cuts = list(_cuts(index, size_of(dump)))
-    if not _fits(dump, cuts):
-        _log.warning("%s does not fit %s, which is read as one", index, dump)
+    cuts = _cuts(index, size_of(dump))
+    if cuts is None or not _fits(dump, cuts):
+        _log.warning("%s is damaged or does not fit %s, which is read as one", index, dump)
         return [Part(dump)]
     ends = [*cuts, None]
     return [Part(dump, start or 0, end) for start, end in pairwise([0, *ends])]
@@ -68,21 +73,23 @@ def index_of(dump: str) -> str | None:
     return None
 
 
-def _cuts(index: str, size: int) -> Iterator[int]:
-    """Where to cut: at starts of streams that are PART_BYTES apart."""
-    last = 0
-    for offset in _offsets(index):
-        if last + PART_BYTES <= offset <= size - PART_BYTES:
-            yield offset
-            last = offset
+def _cuts(index: str, size: int) -> list[int] | None:
+    """Where to cut: at starts of streams that are PART_BYTES apart; None if the index is damaged.
 
-
-def _offsets(index: str) -> Iterator[int]:
-    """The stream's start from each line ``offset:page id:title``."""
+    A line of it is ``offset:page id:title``, with the start of the page's stream.
+    """
+    cuts: list[int] = []
     with open_file(index) as stored:
-        for line in bz2.BZ2File(stored) if index.endswith(".bz2") else stored:
-            offset, _, _ = line.partition(b":")
-            yield int(offset) if offset.isdigit() else 0
+        try:
+            for line in bz2.BZ2File(stored) if index.endswith(".bz2") else stored:
+                offset = int(found[0]) if (found := _OFFSET.match(line)) else 0
+                if (cuts[-1] if cuts else 0) + PART_BYTES <= offset <= size - PART_BYTES:
+                    cuts.append(offset)
+        except (OSError, EOFError) as error:
+            if is_away(index, error):
+                raise
+            return None
+    return cuts
 
 
 def _fits(dump: str, cuts: Iterable[int]) -> bool:

@@ -105,6 +105,8 @@ FAULTS = [
           "d.bz2: ", (3,)),
     Fault("a dump that is none", _build(content=b"no dump"), "", (3, 4)),
     Fault("an empty dump", _build(content=b""), "", (3, 4)),
+    Fault("a stub dump", _build(content=b"<mediawiki><page><text bytes='9' /></page></mediawiki>"),
+          "is a stub dump"),
     Fault("a dump that is absent", _build("{folder}/absent.bz2"), "there is no file"),
     Fault("a dump on the web that is away", _build(f"http://127.0.0.1:{free_port()}/x.bz2"),
           "there is no file http://127.0.0.1"),

@@ -10,7 +10,7 @@ from pipelines.config import ConfigError
 from pipelines.engines import in_process
 from pipelines.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from query_builder.inputs import Inputs, find_inputs
+from query_builder.inputs import Inputs, check_dumps, find_inputs
 from query_builder.settings import QuerySettings
 from workers.credentials import shown
 from workers.file_systems import is_remote, version_of
@@ -22,7 +22,7 @@ class Queries(Stage):
     """One shard: every term's count needs all pages."""
 
     name = "queries"
-    version = 3
+    version = 4
 
     @property
     def skipped(self) -> str:
@@ -44,6 +44,10 @@ class Queries(Stage):
         files = self.files(self.settings)
         if not files.dumps and not files.synsets:
             raise ConfigError("queries.dumps: there is nothing to read; name a dump")
+        try:
+            check_dumps(files.dumps)
+        except OSError as error:
+            raise ConfigError(f"queries.{error}") from error
 
     def files(self, settings: QuerySettings) -> Inputs:
         """The dumps, view files and synsets. Raises ConfigError for one that is not there."""

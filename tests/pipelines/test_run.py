@@ -210,6 +210,13 @@ def test_status_and_report_count_nothing_of_an_older_configuration(run, dump, te
     assert f"the stage cannot be planned: queries.dumps: there is no file {dump}" in text
 
 
+def test_a_dump_without_texts_is_refused_before_any_work(run, dump):
+    STAGES["queries"](run).check()
+    dump.write_text('<mediawiki><page><revision><text bytes="9" /></revision></page></mediawiki>')
+    with pytest.raises(ConfigError, match=r"queries\.dumps: .* is a stub dump"):
+        STAGES["queries"](run).check()
+
+
 def test_who_reads_without_the_lock_removes_no_receipt(run):
     perform(one_file, Shard("all", "k"), run.directory / "scores")
     run.check_outputs("scores", "model", drop=False)

@@ -50,6 +50,24 @@ def test_an_empty_list_is_no_success(write_dump, tmp_path, capsys):
     assert "the list is empty: is --min-count too high?" in output.err
 
 
+def test_a_stub_dump_is_refused_before_any_work(write_dump, tmp_path, capsys):
+    path = write_dump([("Fern", "")])
+    path.write_text(path.read_text().replace("<text></text>", '<text bytes="9" id="1" />'))
+    assert main([str(path), "--out", str(tmp_path / "out")]) == 2
+    assert f"dumps: {path} is a stub dump" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_dumps_without_an_article_are_no_success_with_other_sources(write_dump, tmp_path, capsys):
+    wordnet = tmp_path / "dict"
+    wordnet.mkdir()
+    for name in SYNSET_FILES:
+        (wordnet / name).write_text("00001740 03 n 01 fern 0 000 | a fern  \n")
+    options = ["--wordnet", str(wordnet), "--out", str(tmp_path / "out")]
+    assert main([str(write_dump([("Fern", "")])), *options]) == 3
+    assert "no page of the dumps is an article with a text" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [

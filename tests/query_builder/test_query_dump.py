@@ -10,17 +10,20 @@ from pathlib import Path
 import fsspec
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from query_builder import sources
-from query_builder.dump import Page, read_pages
+from query_builder import compressed, sources
+from query_builder.dump import Page, dump_parts, is_stub, read_pages
+from query_builder.markup import plain_text
 from query_builder.sources import Part, find_dumps, parts
 from tests.query_builder.conftest import dump_xml
 from workers.tally import Tally
 
 
-def read(dump: Path | str, chosen: Sequence[Part] = ()) -> tuple[list[Page], Tally]:
+def read(path: Path | str, chosen: Sequence[Part] = ()) -> tuple[list[Page], Tally]:
     tally = Tally()
-    pages = [page for part in chosen or [Part(str(dump))] for page in read_pages(part, tally)]
+    pages = [page for part in chosen or [Part(str(path))] for page in read_pages(part, tally)]
     tally.check()
     assert tally.kept == len(pages)
     return pages, tally
@@ -192,6 +195,26 @@ def test_damage_in_utf16_costs_its_page(tmp_path):
     assert tally.failed == {"damaged_dump": 1}
 
 
+@pytest.mark.parametrize(
+    ("declared", "stored_as"),
+    [
+        *((name, "utf-8") for name in ("undefined", "unicode_escape", "punycode", "idna", "rot13")),
+        *((name, "utf-8") for name in ("hex", "base64", "zlib", "utf-7", "utf-16", "utf-16be")),
+        *((name, "utf-8") for name in ("nonsense", "x-user-defined", "UTF8", "iso-2022-kr")),
+        *((name, name) for name in ("windows-1252", "shift_jis", "gb18030", "iso-2022-jp")),
+        ("latin1", "windows-1252"),
+        *((name, name) for name in ("utf-16", "utf-16-le", "utf-16-be")),
+    ],
+)
+def test_declared_encodings_are_the_webs(tmp_path, declared, stored_as):
+    text = "words in ASCII" if "jp" in declared or "jis" in declared else "caf\u00e9"
+    xml = dump_xml([("A", text)])
+    path = tmp_path / "dump.xml"
+    path.write_bytes(f'<?xml version="1.0" encoding="{declared}"?>{xml}'.encode(stored_as))
+    pages, tally = read(path)
+    assert ([page.text for page in pages], tally.failed.total()) == ([text], 0)
+
+
 @pytest.mark.parametrize("stored", [b"this is not XML", b"", bytes(3_000_000), b"BZh9 noise"])
 def test_a_file_that_is_no_dump_is_reported(tmp_path, stored):
     path = tmp_path / "noise.bz2"
@@ -244,6 +267,103 @@ def test_without_an_index_or_with_another_dumps_it_is_read_as_one(tmp_path, monk
     assert parts(str(dump)) == [Part(str(dump))]
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        b"BZh9 no bz2",
+        bz2.compress(b"300:1:A\n" * 1_000)[:-9],
+        bz2.compress(b"9" * 5_000 + b":1:A\n\xb2:2:B\n:\n300\n"),
+        b"",
+    ],
+)
+def test_a_damaged_index_costs_its_cuts_alone(tmp_path, monkeypatch, index):
+    monkeypatch.setattr(sources, "PART_BYTES", 300)
+    path = multistream(tmp_path)
+    (tmp_path / "xx-pages-articles-multistream-index.txt.bz2").write_bytes(index)
+    assert parts(str(path)) == [Part(str(path))]
+    assert len(read(path)[0]) == 40
+
+
+def revision(time: str, text: str) -> str:
+    stamp = f"<timestamp>{time}</timestamp>" if time else ""
+    return f"<revision><id>1</id>{stamp}<text>{text}</text></revision>"
+
+
+@pytest.mark.parametrize(
+    ("revisions", "newest"),
+    [
+        ([("2020", "a"), ("2021", "b")], "b"),
+        ([("2022", "a"), ("2021", "imported"), ("2020", "too")], "a"),
+        ([("2021", "a"), ("2021", "b")], "b"),
+        ([("", "a"), ("", "b"), ("", "c")], "c"),
+        ([("2021", "a"), ("", "b")], "a"),
+        ([("2021", "a"), ("2022", "")], None),
+    ],
+)
+@pytest.mark.parametrize("limit", [None, 250])
+def test_of_several_revisions_the_newest_counts(tmp_path, monkeypatch, revisions, newest, limit):
+    if limit:
+        monkeypatch.setattr("query_builder.dump.MAX_PAGE", limit)
+        monkeypatch.setattr(compressed, "CHUNK_BYTES", 64)
+    body = revision("", "older") * 5 + "".join(revision(*one) for one in revisions)
+    path = tmp_path / "dump.xml"
+    page = f"<page><title>A</title><ns>0</ns>{body}</page>"
+    other = f"<page><title>B</title><ns>0</ns>{revision('2020', 'other')}</page>"
+    path.write_text(f"<mediawiki>{page}\n{other}</mediawiki>")
+    pages, tally = read(path)
+    assert [page.text for page in pages] == [*([newest] if newest else []), "other"]
+    assert (tally.rows_in, tally.failed.total()) == (2, 0)
+
+
+def test_a_page_that_is_none_is_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr("query_builder.dump.MAX_PAGE", 1_000)
+    monkeypatch.setattr(compressed, "CHUNK_BYTES", 64)
+    path = tmp_path / "dump.xml"
+    path.write_text(dump_xml([("A", "one"), ("B", "two" * 1_000), ("C", "three")]))
+    pages, tally = read(path)
+    assert [page.title for page in pages] == ["A", "C"]
+    assert tally.failed == {"damaged_dump": 1}
+    (sample,) = tally.samples["damaged_dump"].values()
+    assert "a page of more than" in sample["error"]
+
+
+STUB = (
+    "<page><title>A</title><ns>0</ns><revision>"
+    '<text bytes="93" sha1="x" location="tt:1" id="1" /></revision></page>'
+)
+
+
+@pytest.mark.parametrize(
+    ("pages", "stub"),
+    [
+        (STUB, True),
+        (STUB.replace(" /></", "></text></") * 3, True),
+        ('<page><revision><text xml:space="preserve" bytes="0" /></revision></page>', False),
+        (STUB + "<page><revision><text bytes='9'>full text</text></revision></page>", False),
+        ('<page><revision><text deleted="deleted" /></revision></page>', False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("compress", [bytes, bz2.compress, gzip.compress])
+def test_a_stub_dump_is_known_by_its_first_pages(tmp_path, pages, stub, compress):
+    path = tmp_path / "dump"
+    path.write_bytes(compress(f"<mediawiki>{pages}</mediawiki>".encode()))
+    assert is_stub(str(path)) == stub
+
+
+def test_texts_that_are_left_out_have_failed(tmp_path):
+    path = tmp_path / "dump.xml"
+    deleted = STUB.replace("bytes=", 'deleted="deleted" sha=').replace("A<", "B<")
+    empty = STUB.replace('"93"', '"0"').replace("A<", "C<")
+    talk = STUB.replace("<ns>0<", "<ns>1<")
+    path.write_text(f"<mediawiki>{STUB}{deleted}{empty}{talk}</mediawiki>")
+    pages, tally = read(path)
+    assert not pages
+    assert tally.failed == {"text_left_out": 2}
+    assert tally.rejected == {"no_text": 1, "not_an_article": 1}
+    assert list(tally.samples["text_left_out"]) == ["A", "B"]
+
+
 def test_index_names_follow_wikimedias(tmp_path):
     for dump, index in [
         (
@@ -289,3 +409,46 @@ def test_a_dump_in_an_object_store(monkeypatch):
 def test_page_larger_than_libxml2s_default_limit(write_dump):
     (page,), _ = read(write_dump([("Large", "word " * 2_500_000)]))
     assert len(page.text) == 12_500_000
+
+
+#: What hurts when it stands where it should not.
+HOSTILE = (
+    *(b"<page>", b"</page>", b"<text>", b"</revision>", b"</mediawiki>", b"<![CDATA[", b"<!--"),
+    *(b"&#0;", b"&#xD800;", b"&none;", b"\0", b"\x0b", b"\xff", b"\xed\xa0\x80", b"<", b"&", b'"'),
+    *(b"&#" + b"9" * 5_000 + b";", b"<!DOCTYPE x [<!ENTITY a 'b'>]>", b'<namespace key="6">'),
+    *(b'<?xml encoding="undefined"?>', b'<?xml encoding="hex"?>', b"BZh9", b"\x1f\x8b\x08"),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    harm=st.lists(st.tuples(st.floats(0, 1), st.sampled_from(HOSTILE)), max_size=5),
+    later=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=9)), max_size=3),
+    compress=st.sampled_from([bytes, bz2.compress, gzip.compress]),
+)
+def test_no_harm_to_a_dump_ends_its_reading(harm, later, compress):
+    """Whatever is done to the XML, and to the file later on."""
+    siteinfo = '<siteinfo><namespaces><namespace key="6">Datei</namespace></namespaces></siteinfo>'
+    xml = dump_xml((f"Page {i}", f"text {i} [[Datei:a.jpg|mini|b]]") for i in range(9))
+    stored = f'<?xml version="1.0"?>{xml}'.replace("<page>", f"{siteinfo}<page>", 1).encode()
+    stored = changed(compress(changed(stored, harm)), later)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "xx-multistream.xml.bz2"
+        path.write_bytes(stored)
+        path.with_name("xx-multistream-index.txt.bz2").write_bytes(changed(stored, later))
+        is_stub(str(path))
+        tally = Tally()
+        for part in dump_parts(str(path)):
+            for page in read_pages(part, tally):
+                plain_text(page.text, part.wiki)
+    tally.check()
+    for sample in tally.samples.get("damaged_dump", {}).values():
+        assert (sample["file"], sample["offset"] <= len(stored)) == (str(path), True)
+
+
+def changed(data: bytes, pieces: Sequence[tuple[float, bytes]]) -> bytes:
+    """With the pieces written over what is there, at these shares of its length."""
+    for share, piece in pieces:
+        at = int(share * len(data))
+        data = data[:at] + piece + data[at + 1 :]
+    return data

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from query_builder.dump import read_pages
-from query_builder.markup import GAP, plain_text
+from query_builder.links import GAP
+from query_builder.markup import plain_text
 from query_builder.sources import Part
 from workers.tally import Tally
 
