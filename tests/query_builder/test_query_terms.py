@@ -136,6 +136,13 @@ def test_a_term_is_there_once_in_the_order_word_bigram_title_synset():
     assert sample["kept_as"] == "title"
 
 
+def test_titles_and_synsets_are_without_what_nobody_sees():
+    titles = ["Auto\u00admobil", "\u200eZero\u200bwidth", "\u2764\ufe0f"]
+    rows, tally = select_from("", settings_with(), titles, ["soft\u00adware"])
+    assert list(rows) == ["automobil", "software", "zerowidth"]
+    assert tally.rejected == {"title_without_word": 1}
+
+
 def test_titles_need_views_where_views_are_known():
     titles = {"Cat": 70, "Dog": 69, "Mercury (planet)": 900, "Mercury (element)": 90, "?": 99}
     rows, tally = select_from("", settings_with(min_views=70), titles)
