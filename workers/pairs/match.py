@@ -4,7 +4,8 @@ The rule, in words: put a space around each of ``, . ; : ? ! ` `` and turn every
 character into a space, in the caption and in the query; add a space at both ends of each; the
 query occurs if it is a substring of the caption. Spaces are never merged: "st. louis" is in
 "St. Louis" (in lower case), not in "st.louis". ``naive_match`` is that rule; ``Matcher`` gives
-the same answer without looking at every query.
+the same answer without looking at every query. Both take texts as they are: captions are cleaned
+before, and queries alike (``reader.as_captions``).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import Input
 from workers.pair_ids import make_pair_ids
 from workers.pairs.captions import CaptionCleaner
+from workers.pairs.clean_text import clean_column
 from workers.pairs.match import Matcher
 from workers.pairs.settings import PairSettings
 from workers.pairs.tables import reject_rows, split_by_pair, split_by_url
@@ -59,7 +60,10 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
     def setup(self) -> None:
         # One matcher a process, however many threads read.
         self._matcher = self._shared.acquire(
-            lambda: Matcher(read_queries(self._queries or ()), lowercase=self._lower_case)
+            lambda: Matcher(
+                as_captions(read_queries(self._queries or ()), lower_case=self._lower_case),
+                lowercase=self._lower_case,
+            )
         )
         self._cleaner = CaptionCleaner(self._settings.captions)
 
@@ -116,3 +120,16 @@ def read_queries(paths: Iterable[Path]) -> Iterator[tuple[int, str]]:
     for path in paths:
         table = pq.read_table(path, columns=["query_id", "query"])
         yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+def as_captions(
+    queries: Iterable[tuple[int, str]], *, lower_case: bool
+) -> Iterator[tuple[int, str]]:
+    """Queries written as captions are when they are matched; those that come to nothing are left
+    out, and those that come to the same are all found where one is.
+    """
+    numbered = list(queries)
+    clean = clean_column(pa.array([text for _, text in numbered], pa.string()))
+    for (query_id, _), text in zip(numbered, clean.to_pylist(), strict=True):
+        if text:
+            yield query_id, text.lower() if lower_case else text

@@ -24,10 +24,11 @@ from workers.contracts import PAIRS, QUERIES
 from workers.crawl.warc_writer import response_record
 from workers.extract.inputs import Input, InputKind, find_inputs
 from workers.pair_ids import make_pair_id
-from workers.pairs.match import naive_match
+from workers.pairs.captions import CaptionCleaner
+from workers.pairs.match import Matcher, naive_match
 from workers.pairs.pipeline import build_pairs
-from workers.pairs.reader import ReadPairs
-from workers.pairs.settings import PairSettings
+from workers.pairs.reader import ReadPairs, as_captions
+from workers.pairs.settings import CaptionSettings, PairSettings
 from workers.pairs.tables import limit_captions, split_by_pair, split_by_url
 from workers.pairs.writer import QUERY_COUNTS_FILE, even_parts
 from workers.storage import write_table
@@ -292,6 +293,36 @@ def test_every_match_is_the_naive_one(built):
     rows, _, _ = built
     queries = list(enumerate(WORDS))
     assert all(row["query_ids"] == naive_match(row["caption"].lower(), queries) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("query", "captions"),
+    [
+        ("st. louis", ["St. Louis", "the arch of St. Louis, Missouri", "in St.\u00a0Louis."]),
+        ("washington, d.c.", ["Washington, D.C.", "Washington, D.C., USA", "Washington, D.C.?"]),
+        ("what?", ["What?", "what? a cat", "What?!"]),
+        (".net", ["a .NET logo", ".net"]),
+        ("a.k.a. ac/dc", ["a.k.a. AC/DC"]),
+        ("yahoo!", ["Yahoo! in 1999", "Yahoo!"]),
+        ("o\u02bcneill", ["Eugene O'Neill", "O’Neill", "O\u02bcNeill"]),
+        ("\u201cheroes\u201d", ['David Bowie, "Heroes"', "“Heroes”"]),
+        ("\ufb01sh", ["a fish", "a \ufb01sh"]),
+        ("cafe\u0301", ["a café", "a cafe\u0301"]),
+        ("rock &amp; roll", ["Rock & Roll", "rock &amp; roll"]),
+        ("auto\u00adbahn", ["the Autobahn", "the auto\u200bbahn"]),
+        ("new\u3000 york", ["New York", "new\tyork"]),
+        ("İstanbul", ["İSTANBUL"]),
+    ],
+)
+def test_queries_are_written_as_captions_are(query, captions):
+    matcher = Matcher(
+        as_captions([(7, query), (3, query), (5, "\u200b")], lower_case=True), lowercase=True
+    )
+    cleaned = CaptionCleaner(CaptionSettings()).clean(pa.array(captions)).captions
+    assert matcher.match(cleaned).to_lists() == [[3, 7]] * len(captions)
+    (_, (_, written)) = as_captions([(7, query), (3, query)], lower_case=True)
+    seen = [caption.lower() for caption in cleaned.to_pylist()]
+    assert all(naive_match(caption, [(7, written)]) for caption in seen)
 
 
 def test_case_is_kept_where_the_setting_says_so(tmp_path):
