@@ -28,7 +28,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from workers.pairs.query_draws import Floats, Ints, QueryDraws, join
+from workers.pairs.query_draws import Floats, Ints, QueryDraws, join, places
 
 Bools = npt.NDArray[np.bool_]
 
@@ -51,7 +51,7 @@ class QueryLimits:
         return cls(queries[order], counts[order], limits[order])
 
     def of(self, queries: Ints) -> Floats:
-        return self.limits[np.searchsorted(self.queries, queries)]
+        return self.limits[places(self.queries, queries)]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,18 @@ class Policy(ABC):
     def draws_needed(self) -> int:
         """How many of the smallest draws of each query ``limits`` must be given."""
 
+    #: The limit of a query all of whose pairs stay.
+    no_limit: ClassVar[float]
+
+    def needs_draws(self, counted: QueryDraws) -> Bools:
+        """For each query with its count whether its smallest draws decide its limit."""
+        over: Bools = counted.counts >= max(1, self.draws_needed)
+        return over & (self.draws_needed > 0)
+
+    def limits_by_count(self, counted: QueryDraws) -> QueryLimits:
+        """The limits of the queries whose count alone decides."""
+        return self.limits(counted.only(~self.needs_draws(counted)))
+
     @abstractmethod
     def limits(self, known: QueryDraws) -> QueryLimits:
         """The limits of queries, from all pairs that match them."""
@@ -76,12 +88,14 @@ class Policy(ABC):
     def keeps(self, limits: QueryLimits, rows: Ints, queries: Ints, draws: Floats) -> Bools:
         """For each (row of a pair, query that it matches, the pair's draw): whether it stays.
 
-        ``rows`` is sorted. A pair whose matches all go is dropped.
+        ``rows`` is sorted. A pair whose matches all go is dropped. The draw of a pair without a
+        limited query does not matter.
         """
 
 
 class Cap(Policy):
     reason = "over_cap"
+    no_limit = np.inf
 
     @property
     def draws_needed(self) -> int:
@@ -107,6 +121,7 @@ class Cap(Policy):
 
 class MetaClip(Policy):
     reason = "not_drawn"
+    no_limit = 1.0
 
     @property
     def draws_needed(self) -> int:

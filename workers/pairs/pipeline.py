@@ -18,19 +18,27 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
 from workers.beam_pipeline import open_pipeline
 from workers.contracts import PAIRS
 from workers.extract.inputs import Input
-from workers.pairs.balance import POLICIES
-from workers.pairs.query_draws import QueryDraws, SmallestDraws, bucket_matches
+from workers.pairs.balance import POLICIES, Policy
+from workers.pairs.query_draws import (
+    QueryDraws,
+    SmallestDraws,
+    bucket_counts,
+    bucket_matches,
+    join,
+)
 from workers.pairs.reader import TALLY_NAMES, ReadPairs
 from workers.pairs.settings import PairSettings
 from workers.pairs.tables import (
     ShardTable,
     deduplicate,
+    draws_of,
     limit_captions,
     matches_of,
     split_by_pair,
@@ -124,12 +132,7 @@ def _assemble(
         | "Distinct" >> beam.ParDo(Deduplicate()).with_outputs("tallies", main="main")
     )
     policy = POLICIES[settings.balance](settings.pairs_per_query)
-    limits = (
-        distinct["main"]
-        | "Draw" >> beam.FlatMap(matches_of_shard, seed, policy.draws_needed)
-        | "Smallest" >> beam.CombinePerKey(SmallestDraws(policy.draws_needed))
-        | "Limits" >> beam.MapTuple(lambda _, draws: policy.limits(draws))
-    )
+    limits = _limits(distinct["main"], policy, seed)
     written = distinct["main"] | "Write" >> beam.ParDo(
         BalanceAndWrite(
             out_dir, policy if read.matched else None, seed, settings.max_rows_per_file
@@ -138,6 +141,24 @@ def _assemble(
     ).with_outputs("tallies", main="main")
     _write_counts(pipeline, queries, limits, written["main"], out_dir)
     _write_tallies([*tallies, distinct["tallies"], written["tallies"]], out_dir)
+
+
+def _limits(shards: beam.PCollection, policy: Policy, seed: int) -> beam.PCollection:
+    """The limits of all queries: by their counts, and where these do not decide, by draws."""
+    counted = (
+        shards
+        | "Count" >> beam.FlatMap(counts_of_shard)
+        | "AddCounts" >> beam.CombinePerKey(SmallestDraws(0))
+        | "Counts" >> beam.Values()
+    )
+    by_count = counted | "ByCount" >> beam.Map(policy.limits_by_count)
+    by_draw = (
+        shards
+        | "Draw" >> beam.FlatMap(draws_of_shard, beam.pvalue.AsList(counted), policy, seed)
+        | "Smallest" >> beam.CombinePerKey(SmallestDraws(policy.draws_needed))
+        | "ByDraw" >> beam.MapTuple(lambda _, known: policy.limits(known))
+    )
+    return (by_count, by_draw) | "Limits" >> beam.Flatten()
 
 
 class LimitCaptions(beam.DoFn):  # type: ignore[misc]
@@ -166,10 +187,25 @@ class Deduplicate(beam.DoFn):  # type: ignore[misc]
         yield beam.pvalue.TaggedOutput("tallies", ("pairs", pairs))
 
 
-def matches_of_shard(shard: ShardTable, seed: int, limit: int) -> list[tuple[int, QueryDraws]]:
-    """What balancing must know of a shard, by bucket of queries."""
-    _, queries, draws = matches_of(shard.table, seed)
-    return bucket_matches(queries, draws, _QUERY_BUCKETS, limit)
+def counts_of_shard(shard: ShardTable) -> list[tuple[int, QueryDraws]]:
+    """How many pairs of a shard match each query, by bucket of queries."""
+    return bucket_counts(matches_of(shard.table)[1], _QUERY_BUCKETS)
+
+
+def draws_of_shard(
+    shard: ShardTable, counted: list[QueryDraws], policy: Policy, seed: int
+) -> list[tuple[int, QueryDraws]]:
+    """The smallest draws of the queries of a shard that need them, by bucket of queries."""
+    over = np.sort(join(known.queries[policy.needs_draws(known)] for known in counted))
+    if not len(over):
+        return []
+    rows, queries = matches_of(shard.table)
+    needed = np.isin(queries, over)
+    rows, queries = rows[needed], queries[needed]
+    is_needed = np.zeros(len(shard.table), bool)
+    is_needed[rows] = True
+    draws = draws_of(shard.table, is_needed, seed)[rows]
+    return bucket_matches(queries, draws, _QUERY_BUCKETS, policy.draws_needed)
 
 
 def _write_counts(

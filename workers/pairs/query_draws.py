@@ -1,7 +1,8 @@
 """What balancing must know of each query: how many pairs match it, and their smallest draws.
 
 Every pair has one draw in [0, 1), a hash of the seed and its pair_id, whatever its queries are.
-A policy says how many of the smallest draws of a query it needs; none leaves the counts alone.
+A policy says of which queries it needs the smallest draws, given the counts, and how many: most
+queries have few pairs, and no draw of theirs is made, sorted or sent.
 Partial results are merged in any order, by bucket of queries, in memory that they bound.
 """
 
@@ -20,6 +21,9 @@ Floats = npt.NDArray[np.float64]
 #: Partial results that an accumulator gathers before it merges them.
 _MERGE_EVERY = 16
 
+#: Ids up to here are looked up and counted in arrays that they index.
+_DENSE = 1 << 20
+
 
 @dataclass(frozen=True)
 class QueryDraws:
@@ -35,6 +39,12 @@ class QueryDraws:
         """From one row for each (query, pair) that match, in any order."""
         distinct, counts = np.unique(queries, return_counts=True)
         return cls(distinct, counts, *_smallest(queries, draws, limit))
+
+    def only(self, which: npt.NDArray[np.bool_]) -> QueryDraws:
+        """Some of the queries, without draws."""
+        return QueryDraws(
+            self.queries[which], self.counts[which], self.draw_queries[:0], self.draws[:0]
+        )
 
     @classmethod
     def merge(cls, parts: Sequence[QueryDraws], limit: int) -> QueryDraws:
@@ -59,6 +69,37 @@ def _smallest(queries: Ints, draws: Floats, limit: int) -> tuple[Ints, Floats]:
     queries, draws = queries[order], draws[order]
     rank = np.arange(len(queries)) - np.searchsorted(queries, queries)
     return queries[rank < limit], draws[rank < limit]
+
+
+def count(queries: Ints) -> tuple[Ints, Ints]:
+    """The distinct ids of some matches, sorted, and how often each is there."""
+    last = int(queries.max(initial=0))
+    if not len(queries) or queries.min() < 0 or last > max(_DENSE, 4 * len(queries)):
+        return np.unique(queries, return_counts=True)
+    counts = np.bincount(queries)
+    distinct = np.flatnonzero(counts)
+    return distinct, counts[distinct]
+
+
+def places(known: Ints, queries: Ints) -> Ints:
+    """Where each of some ids stands among sorted distinct ones that hold it."""
+    if not len(known) or known[0] < 0 or known[-1] > max(_DENSE, 4 * len(queries)):
+        return np.searchsorted(known, queries)
+    place = np.empty(known[-1] + 1, np.int64)
+    place[known] = np.arange(len(known))
+    return place[queries]
+
+
+def bucket_counts(queries: Ints, buckets: int) -> list[tuple[int, QueryDraws]]:
+    """Matches as (bucket, QueryDraws without draws), the queries spread by their id."""
+    distinct, counts = count(queries)
+    bucket = distinct % buckets
+    none = np.empty(0)
+    return [
+        (number, QueryDraws(distinct[mine], counts[mine], distinct[:0], none))
+        for number in range(buckets)
+        if (mine := bucket == number).any()
+    ]
 
 
 def bucket_matches(

@@ -120,9 +120,15 @@ def reject_rows(
     tally.reject_many(reason, len(rows), ((row.pop("key"), row) for row in sample))
 
 
-def matches_of(table: pa.Table, seed: int) -> tuple[Ints, Ints, Floats]:
-    """One entry for each (pair, query that it matches): row, query_id, the pair's draw."""
+def matches_of(table: pa.Table) -> tuple[Ints, Ints]:
+    """One entry for each (pair, query that it matches): row, query_id."""
     lists = table["query_ids"].combine_chunks()
     rows = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
-    queries = pc.list_flatten(lists).to_numpy().astype(np.int64)
-    return rows, queries, draws(seed, table["pair_id"].to_pylist())[rows]
+    return rows, pc.list_flatten(lists).to_numpy().astype(np.int64)
+
+
+def draws_of(table: pa.Table, rows: Bools, seed: int) -> Floats:
+    """The draw of each pair in some rows, 0 in the others: a hash a row."""
+    result = np.zeros(len(table))
+    result[rows] = draws(seed, table["pair_id"].filter(pa.array(rows)).to_pylist())
+    return result

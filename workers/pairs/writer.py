@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from workers.contracts import PAIRS
 from workers.pairs.balance import Policy, QueryLimits
-from workers.pairs.query_draws import Ints
+from workers.pairs.query_draws import Ints, count
 from workers.pairs.reader import read_queries
-from workers.pairs.tables import ShardTable, matches_of, reject_rows
+from workers.pairs.tables import ShardTable, draws_of, matches_of, reject_rows
 from workers.storage import write_table
 from workers.tally import Tally
 
@@ -46,7 +46,7 @@ class BalanceAndWrite(beam.DoFn):  # type: ignore[misc]
             table, pairs = balance(table, self._policy, joined, self._seed)
         for name, part in even_parts(f"{shard.shard:05d}", table, self._max_rows):
             write_table(part, self._out_dir / f"{name}.parquet")
-        yield np.unique(pc.list_flatten(table["query_ids"]).to_numpy(), return_counts=True)
+        yield count(pc.list_flatten(table["query_ids"]).to_numpy())
         yield beam.pvalue.TaggedOutput("tallies", ("pairs", pairs))
 
 
@@ -54,8 +54,10 @@ def balance(
     table: pa.Table, policy: Policy, limits: QueryLimits, seed: int
 ) -> tuple[pa.Table, Tally]:
     """The pairs of a shard that stay, each with the queries that the policy leaves it."""
-    rows, queries, draws = matches_of(table, seed)
-    kept = policy.keeps(limits, rows, queries, draws)
+    rows, queries = matches_of(table)
+    is_limited = np.zeros(len(table), bool)
+    is_limited[rows[limits.of(queries) < policy.no_limit]] = True
+    kept = policy.keeps(limits, rows, queries, draws_of(table, is_limited, seed)[rows])
     sizes = np.bincount(rows[kept], minlength=len(table))
     ends = np.concatenate([[0], np.cumsum(sizes[sizes > 0])]).astype(np.int32)
     query_ids = pa.ListArray.from_arrays(pa.array(ends), pa.array(queries[kept], pa.int32()))

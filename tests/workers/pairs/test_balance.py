@@ -2,14 +2,26 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from workers import contracts
 from workers.pairs.balance import POLICIES, Cap, MetaClip, Policy, QueryLimits
-from workers.pairs.query_draws import QueryDraws, SmallestDraws, bucket_matches
+from workers.pairs.pipeline import counts_of_shard, draws_of_shard
+from workers.pairs.query_draws import (
+    QueryDraws,
+    SmallestDraws,
+    bucket_counts,
+    bucket_matches,
+    count,
+    places,
+)
+from workers.pairs.tables import ShardTable
+from workers.pairs.writer import balance
 from workers.sampling import draw
 
 # Pairs as {number: (draw, queries)}; few different draws, so that ties happen.
@@ -32,17 +44,29 @@ def matches(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(row, np.int64), np.array(queries, np.int64), np.array(draws, float)
 
 
-def combined(pairs: Pairs, policy: Policy, parts: int, buckets: int = 2) -> QueryLimits:
-    """The limits by the CombineFn, the pairs dealt to ``parts`` shards."""
-    combine = SmallestDraws(policy.draws_needed)
+def merged(elements: list[tuple[int, QueryDraws]], limit: int) -> list[QueryDraws]:
+    """What the CombineFn makes of (bucket, part), each part in an accumulator of its own."""
+    combine = SmallestDraws(limit)
     accumulators = defaultdict(list)
-    for part in range(parts):
-        mine = {number: pair for number, pair in pairs.items() if number % parts == part}
-        for bucket, draws in bucket_matches(*matches(mine)[1:], buckets, policy.draws_needed):
-            empty = combine.create_accumulator()
-            accumulators[bucket].append(combine.add_input(empty, draws))
-    merged = [combine.merge_accumulators(some) for some in accumulators.values()]
-    return QueryLimits.join([policy.limits(combine.extract_output(some)) for some in merged])
+    for bucket, part in elements:
+        accumulators[bucket].append(combine.add_input(combine.create_accumulator(), part))
+    whole = [combine.merge_accumulators(some) for some in accumulators.values()]
+    return [combine.extract_output(some) for some in whole]
+
+
+def combined(pairs: Pairs, policy: Policy, parts: int, buckets: int = 2) -> QueryLimits:
+    """The limits as the pipeline makes them, the pairs dealt to ``parts`` shards."""
+    dealt = [{n: pair for n, pair in pairs.items() if n % parts == part} for part in range(parts)]
+    shards = [matches(mine)[1:] for mine in dealt]
+    counted = merged([one for ids, _ in shards for one in bucket_counts(ids, buckets)], 0)
+    over = [known.queries[policy.needs_draws(known)] for known in counted]
+    elements = []
+    for queries, draws in shards:
+        needed = np.isin(queries, np.concatenate([[], *over]))
+        some = queries[needed], draws[needed], buckets, policy.draws_needed
+        elements += bucket_matches(*some)
+    by_draw = map(policy.limits, merged(elements, policy.draws_needed))
+    return QueryLimits.join([*map(policy.limits_by_count, counted), *by_draw])
 
 
 def naive(pairs: Pairs, cap: int) -> set[tuple[int, int]]:
@@ -130,3 +154,32 @@ def test_accumulators_stay_bounded():
         parts = combine.add_input(parts, part)
         assert sum(len(some.draws) for some in parts) <= 160
     assert combine.extract_output(parts).counts.tolist() == [20_000]
+
+
+@given(st.lists(st.integers(-3, 2**31 - 1) | st.integers(0, 50)))
+def test_counts_and_places_of_ids_however_large(ids):
+    queries = np.array(ids, np.int64)
+    distinct, counts = count(queries)
+    assert dict(zip(distinct.tolist(), counts.tolist(), strict=True)) == Counter(ids)
+    assert distinct.tolist() == sorted(set(ids))
+    assert distinct[places(distinct, queries)].tolist() == ids
+
+
+def test_only_draws_that_decide_are_sent():
+    """Three queries, one of them with more pairs than may stay."""
+    rows = [
+        {"pair_id": f"{n:032x}", "url": "u", "caption": "c", "source": "s", "query_ids": ids}
+        for n, ids in enumerate([[1], [1, 2], [2], [2], [3]])
+    ]
+    table = pa.Table.from_pylist(rows, contracts.PAIRS)
+    shard, policy = ShardTable(0, table), Cap(2)
+    counted = merged(counts_of_shard(shard), 0)
+    elements = draws_of_shard(shard, counted, policy, 0)
+    assert [part.draw_queries.tolist() for _, part in elements] == [[2, 2, 2]]
+    by_draw = map(policy.limits, merged(elements, policy.draws_needed))
+    limits = QueryLimits.join([*map(policy.limits_by_count, counted), *by_draw])
+    assert limits.queries.tolist() == [1, 2, 3]
+    assert np.isinf(limits.limits).tolist() == [True, False, True]
+    kept, tally = balance(table, policy, limits, 0)
+    assert sum(2 in ids for ids in kept["query_ids"].to_pylist()) == 2
+    assert tally.counts()["in"] == 5
