@@ -7,13 +7,14 @@ Matching comes before deduplication because most captions of the open web match 
 those are counted and dropped where they are read, and are never sent to another machine. The
 pairs are the same either way; a row that is both is counted as ``no_query``.
 
-Duplicates of a pair meet in the pair's shard. Where the captions of a URL are limited, the pairs
-are first brought together by URL, which costs a second shuffle.
+Duplicates of a pair meet in the pair's shard. Where the captions of a URL are limited, or the URLs
+of a caption, the pairs are first brought together by these: a further shuffle for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,14 @@ from workers.pairs.query_draws import (
 from workers.pairs.reader import TALLY_NAMES, ReadPairs
 from workers.pairs.settings import PairSettings
 from workers.pairs.tables import (
+    Limit,
     ShardTable,
     deduplicate,
     draws_of,
-    limit_captions,
+    limit_pairs,
+    limits_of,
     matches_of,
-    split_by_pair,
+    split,
 )
 from workers.pairs.writer import QUERY_COUNTS_FILE, BalanceAndWrite, write_query_counts
 from workers.storage import write_text
@@ -111,14 +114,15 @@ def _assemble(
     )
     tallies = [found["tallies"]]
     pairs = found["main"]
-    if settings.max_captions_per_url:
+    limits = limits_of(settings)
+    for limit, following in zip_longest(limits, limits[1:]):
         limited = (
             pairs
-            | "ByUrl" >> beam.GroupByKey()
-            | "Limit"
-            >> beam.ParDo(
-                LimitCaptions(settings.max_captions_per_url, settings.shards)
-            ).with_outputs("tallies", main="main")
+            | f"By {limit.reason}" >> beam.GroupByKey()
+            | f"Limit {limit.reason}"
+            >> beam.ParDo(LimitPairs(limit, following, settings.shards)).with_outputs(
+                "tallies", main="main"
+            )
         )
         tallies.append(limited["tallies"])
         pairs = limited["main"]
@@ -132,14 +136,14 @@ def _assemble(
         | "Distinct" >> beam.ParDo(Deduplicate()).with_outputs("tallies", main="main")
     )
     policy = POLICIES[settings.balance](settings.pairs_per_query)
-    limits = _limits(distinct["main"], policy, seed)
+    query_limits = _limits(distinct["main"], policy, seed)
     written = distinct["main"] | "Write" >> beam.ParDo(
         BalanceAndWrite(
             out_dir, policy if read.matched else None, seed, settings.max_rows_per_file
         ),
-        beam.pvalue.AsList(limits),
+        beam.pvalue.AsList(query_limits),
     ).with_outputs("tallies", main="main")
-    _write_counts(pipeline, queries, limits, written["main"], out_dir)
+    _write_counts(pipeline, queries, query_limits, written["main"], out_dir)
     _write_tallies([*tallies, distinct["tallies"], written["tallies"]], out_dir)
 
 
@@ -161,18 +165,19 @@ def _limits(shards: beam.PCollection, policy: Policy, seed: int) -> beam.PCollec
     return (by_count, by_draw) | "Limits" >> beam.Flatten()
 
 
-class LimitCaptions(beam.DoFn):  # type: ignore[misc]
-    """The pairs of some URLs to tables of different pairs, few enough a URL, by their shard."""
+class LimitPairs(beam.DoFn):  # type: ignore[misc]
+    """The pairs of some keys to different pairs, few enough a key, cut up for what follows."""
 
-    def __init__(self, limit: int, shards: int) -> None:
+    def __init__(self, limit: Limit, following: Limit | None, shards: int) -> None:
         self._limit = limit
+        self._following = following
         self._shards = shards
 
     def process(self, group: tuple[int, Iterable[pa.Table]]) -> Iterator[Any]:
         _, tables = group
         table, duplicates = deduplicate(pa.concat_tables(tables))
-        table, surplus = limit_captions(table, self._limit)
-        yield from split_by_pair(table, self._shards)
+        table, surplus = limit_pairs(table, self._limit)
+        yield from split(table, self._following, self._shards)
         for tally in (duplicates, surplus):
             yield beam.pvalue.TaggedOutput("tallies", ("pairs", tally))
 

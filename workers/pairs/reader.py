@@ -20,7 +20,7 @@ from workers.pairs.captions import CaptionCleaner
 from workers.pairs.clean_text import clean_column
 from workers.pairs.match import Matcher
 from workers.pairs.settings import PairSettings
-from workers.pairs.tables import reject_rows, split_by_pair, split_by_url
+from workers.pairs.tables import limits_of, reject_rows, split
 from workers.tally import Tally
 
 #: Names of the tallies, in the order of the work.
@@ -34,7 +34,7 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
     """An input to tables of its pairs that match a query, one or more a shard; of all its pairs
     where there are no queries to match (None).
 
-    The shard is that of the pair_id, or of the URL where the captions of a URL are limited.
+    The shard is that of the pair_id, or of what the first limit counts by, where there is one.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
         self._settings = settings
         self._lower_case = lower_case
         self._agent = agent
-        self._split = split_by_url if settings.max_captions_per_url else split_by_pair
+        self._first_limit = next(iter(limits_of(settings)), None)
         self._shared = Shared()
 
     @property
@@ -70,7 +70,7 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
     def process(self, source: Input) -> Iterator[Any]:
         tallies = {name: Tally() for name in TALLY_NAMES}
         for table in self._pairs(source, tallies):
-            yield from self._split(table, self._settings.shards)
+            yield from split(table, self._first_limit, self._settings.shards)
         for name, tally in tallies.items():
             yield beam.pvalue.TaggedOutput("tallies", (name, tally))
 

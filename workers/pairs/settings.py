@@ -103,6 +103,12 @@ class PairSettings(Settings):
         description="at most this many captions of one picture's URL, those with the smallest "
         "pair_id; null: all of them",
     )
+    max_urls_per_caption: int | None = Field(
+        default=None,
+        ge=1,
+        description="at most this many pictures with one caption, capitals aside, those with the "
+        "smallest pair_id; null: all of them",
+    )
     balance: Literal["cap", "metaclip"] = Field(
         default="cap",
         description="which pairs of frequent queries stay. cap: at most t a query, as CLIP; "

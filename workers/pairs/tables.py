@@ -1,4 +1,4 @@
-"""Tables of pairs: cut into shards, each pair once, not too many captions of one picture.
+"""Tables of pairs: cut into shards, each pair once, not too many of one picture or caption.
 
 A pair's shard is a range of its pair_id, so duplicates meet in one shard, shards have even sizes,
 and the shards in the order of their names are sorted by pair_id throughout.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 
 from workers.extract.candidates import CANDIDATES
 from workers.pairs.query_draws import Floats, Ints
+from workers.pairs.settings import PairSettings
 from workers.sampling import draws
 from workers.tally import SAMPLES_PER_REASON, Tally
 from workers.urls import url_keys
@@ -34,16 +36,51 @@ class ShardTable(NamedTuple):
     table: pa.Table
 
 
+@dataclass(frozen=True)
+class Limit:
+    """At most so many different pairs with one key: of one picture, or with one caption."""
+
+    key: Callable[[pa.Table], pa.StringArray]
+    most: int
+    reason: str  # of the pairs above
+
+
+def limits_of(settings: PairSettings) -> list[Limit]:
+    """The limits that are set, in the order in which they are applied."""
+    limits = (
+        Limit(url_key, settings.max_captions_per_url or 0, reason="duplicate_url"),
+        Limit(caption_key, settings.max_urls_per_caption or 0, reason="duplicate_caption"),
+    )
+    return [limit for limit in limits if limit.most]
+
+
+def url_key(table: pa.Table) -> pa.StringArray:
+    """The pictures' URLs: tracking parameters make no other."""
+    return url_keys(table["url"].combine_chunks())
+
+
+def caption_key(table: pa.Table) -> pa.StringArray:
+    """The captions: capitals make no other."""
+    return pc.utf8_lower(table["caption"].combine_chunks())
+
+
+def split(table: pa.Table, limit: Limit | None, shards: int) -> Iterator[ShardTable]:
+    """The pairs in ``shards`` parts: those of one key of a limit together, or by pair_id."""
+    return split_by_key(table, limit.key, shards) if limit else split_by_pair(table, shards)
+
+
 def split_by_pair(table: pa.Table, shards: int) -> Iterator[ShardTable]:
     """The pairs of each shard: the hash space of pair_id cut into ranges of equal length."""
     return _split(table, _ranges(table["pair_id"].to_pylist(), shards))
 
 
-def split_by_url(table: pa.Table, parts: int) -> Iterator[ShardTable]:
-    """The pairs by a hash of their URLs, tracking parameters aside: those of one stay together."""
+def split_by_key(
+    table: pa.Table, key: Callable[[pa.Table], pa.StringArray], parts: int
+) -> Iterator[ShardTable]:
+    """The pairs by a hash of their keys: those of one stay together."""
     hashes = [
-        hashlib.blake2b(url.encode(), digest_size=_DIGITS // 2).hexdigest()
-        for url in url_keys(table["url"].combine_chunks()).to_pylist()
+        hashlib.blake2b(text.encode(), digest_size=_DIGITS // 2).hexdigest()
+        for text in key(table).to_pylist()
     ]
     return _split(table, _ranges(hashes, parts))
 
@@ -70,18 +107,17 @@ def deduplicate(table: pa.Table) -> tuple[pa.Table, Tally]:
     return _keep(table, first, "duplicate_pair")
 
 
-def limit_captions(table: pa.Table, limit: int) -> tuple[pa.Table, Tally]:
-    """At most ``limit`` rows for each URL, those with the smallest pair_id; sorted by the two.
+def limit_pairs(table: pa.Table, limit: Limit) -> tuple[pa.Table, Tally]:
+    """At most ``limit.most`` rows for each key, those with the smallest pair_id; sorted by the two.
 
-    The rows are different pairs. Tracking parameters make no other URL.
+    The rows are different pairs.
     """
-    table = table.combine_chunks()
-    table = table.append_column("url_key", url_keys(table["url"].combine_chunks()))
-    table = table.sort_by([("url_key", "ascending"), ("pair_id", "ascending")]).combine_chunks()
-    starts = _differs_from_last(table["url_key"])
+    table = table.append_column("key", limit.key(table))
+    table = table.sort_by([("key", "ascending"), ("pair_id", "ascending")]).combine_chunks()
+    starts = _differs_from_last(table["key"])
     row = np.arange(len(table))
     rank = row - np.maximum.accumulate(np.where(starts, row, 0))
-    return _keep(table.drop_columns(["url_key"]), rank < limit, "duplicate_url")
+    return _keep(table.drop_columns(["key"]), rank < limit.most, limit.reason)
 
 
 def _differs_from_last(column: pa.ChunkedArray) -> Bools:

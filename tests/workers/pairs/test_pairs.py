@@ -29,7 +29,7 @@ from workers.pairs.match import Matcher, naive_match
 from workers.pairs.pipeline import build_pairs
 from workers.pairs.reader import ReadPairs, as_captions
 from workers.pairs.settings import CaptionSettings, PairSettings
-from workers.pairs.tables import limit_captions, split_by_pair, split_by_url
+from workers.pairs.tables import limit_pairs, limits_of, split_by_key, split_by_pair, url_key
 from workers.pairs.writer import QUERY_COUNTS_FILE, even_parts
 from workers.storage import write_table
 from workers.tally import Tally
@@ -265,15 +265,16 @@ SITES = st.lists(
     SITES,
     st.sampled_from(["cap", "metaclip"]),
     st.integers(1, 3),
-    st.sampled_from([None, 1]),
+    st.sampled_from([(None, None), (1, None), (None, 2), (2, 1)]),
     st.tuples(st.integers(1, 5), st.integers(1, 2)),
     st.permutations(range(3)),
 )
 def test_order_shards_and_workers_never_change_the_pairs(
-    tmp_path_factory, sites, balance, t, limit, shards_and_workers, order
+    tmp_path_factory, sites, balance, t, limits, shards_and_workers, order
 ):
     folder = tmp_path_factory.mktemp("any")
-    settings = {"balance": balance, "pairs_per_query": t, "max_captions_per_url": limit}
+    settings = {"balance": balance, "pairs_per_query": t}
+    settings |= zip(("max_captions_per_url", "max_urls_per_caption"), limits, strict=True)
     shards, workers = shards_and_workers
     one, tallies, _ = build(folder, sites, "one", shards=1, **settings)
     # The same pages in files of other names: only the provenance may differ.
@@ -367,7 +368,7 @@ def test_shards_are_even_ranges():
 
 def test_a_url_stays_together():
     rows = [(f"http://a.example/{n % 50}", str(n)) for n in range(1_000)]
-    parts = [set(part["url"].to_pylist()) for _, part in split_by_url(pair_table(rows), 5)]
+    parts = [set(part["url"].to_pylist()) for _, part in split_by_key(pair_table(rows), url_key, 5)]
     assert sum(map(len, parts)) == 50
 
 
@@ -418,10 +419,34 @@ def test_a_url_with_other_tracking_parameters_is_the_same_url():
         {"pair_id": f"{n}", "url": url, "caption": f"c{n}", "source": "s@0", "query_ids": [0]}
         for n, url in enumerate(urls)
     ]
-    table, tally = limit_captions(pa.Table.from_pylist(rows, schema=PAIRS), 1)
+    (limit,) = limits_of(PairSettings(max_captions_per_url=1))
+    table, tally = limit_pairs(pa.Table.from_pylist(rows, schema=PAIRS), limit)
     assert sorted(table["pair_id"].to_pylist()) == ["0", "2", "3"]
     assert table.schema.equals(PAIRS)
     assert tally.rejected == {"duplicate_url": 1}
+
+
+def test_pictures_of_a_caption_can_be_limited(tmp_path):
+    placeholders = [
+        (f"/{n}.png", "image of a CAT" if n % 3 else "Image of a cat") for n in range(9)
+    ]
+    sites = [SITE, {"http://c.example/": placeholders, "http://d.example/": placeholders}, SITE]
+    every, _, _ = build(tmp_path, sites, "every")
+    few, tallies, _ = build(tmp_path, sites, "few", max_urls_per_caption=4)
+    by_caption: dict[str, list[str]] = {}
+    for row in every:
+        by_caption.setdefault(row["caption"].lower(), []).append(row["pair_id"])
+    assert len(by_caption["image of a cat"]) == 18
+    expected = {pair_id for some in by_caption.values() for pair_id in sorted(some)[:4]}
+    assert {row["pair_id"] for row in few} == expected
+    assert tallies["pairs"].rejected["duplicate_caption"] == 14
+    both, tallies, _ = build(
+        tmp_path, sites, "both", max_urls_per_caption=4, max_captions_per_url=1, shards=3
+    )
+    counts = Counter(row["caption"].lower() for row in both)
+    assert max(counts.values()) == 4
+    assert max(Counter(row["url"] for row in both).values()) == 1
+    assert tallies["pairs"].rejected["duplicate_caption"] == 14
 
 
 def test_inputs_of_several_kinds_are_one_set(tmp_path):
