@@ -178,7 +178,7 @@ def test_help_explains_every_setting(capsys, monkeypatch):
     shown = " ".join(capsys.readouterr().out.split())
     for settings in (QuerySettings, BigramSettings, ShareSettings):
         for name, field in settings.model_fields.items():
-            assert name in ("bigrams", "shares") or str(field.description) in shown
+            assert name in ("bigrams", "list", "shares") or str(field.description) in shown
 
 
 def test_settings_import_neither_beam_nor_lxml():
