@@ -1,7 +1,8 @@
 """The speed of the pairs stage, and that of a script of the MetaCLIP kind, in one run.
 
 ``python -m benchmarks.pairs`` takes a Parquet list of URLs and captions to matched, deduplicated,
-balanced Parquet shards both ways, on one core, and prints captions a second. Ours is
+balanced Parquet shards both ways, on one core, and prints captions a second of processor time, so
+that what else the machine does counts less. Ours is
 ``build_pairs`` as a run calls it: Beam, rules, redaction, accounts and per-query counts included.
 The script is a loop over rows: ftfy, pyahocorasick over spaced captions, a set of what was seen, a
 draw for each match; it has no rules and keeps no account. Balancing keeps all here, and both must
@@ -103,9 +104,9 @@ def clean(captions: pa.StringArray) -> None:
 
 
 def seconds(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def pairs_in(folder: Path) -> Pairs:

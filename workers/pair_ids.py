@@ -16,14 +16,14 @@ def make_pair_id(url: str, caption: str) -> str:
     with other tracking parameters (``urls.without_tracking``) is the same pair. URLs hold no line
     feed, so (url, caption) cannot collide by shifting text between the two.
     """
-    return _hash(without_tracking(url), caption)
+    return _hash(without_tracking(url).encode(), caption.encode())
 
 
 def make_pair_ids(urls: pa.Array, captions: pa.Array) -> list[str]:
     """``make_pair_id`` of every pair; few URLs have to be looked at."""
-    keys = url_keys(urls).to_pylist()
-    return [_hash(key, text) for key, text in zip(keys, captions.to_pylist(), strict=True)]
+    columns = (texts.cast(pa.binary()).to_pylist() for texts in (url_keys(urls), captions))
+    return [_hash(*pair) for pair in zip(*columns, strict=True)]
 
 
-def _hash(url: str, caption: str) -> str:
-    return hashlib.blake2b(f"{url}\n{caption}".encode(), digest_size=16).hexdigest()
+def _hash(url: bytes, caption: bytes) -> str:
+    return hashlib.blake2b(b"%b\n%b" % (url, caption), digest_size=16).hexdigest()

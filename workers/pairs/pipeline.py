@@ -144,7 +144,7 @@ def _assemble(
         beam.pvalue.AsList(query_limits),
     ).with_outputs("tallies", main="main")
     _write_counts(pipeline, queries, query_limits, written["main"], out_dir)
-    _write_tallies([*tallies, distinct["tallies"], written["tallies"]], out_dir)
+    _write_tallies(pipeline, [*tallies, distinct["tallies"], written["tallies"]], out_dir)
 
 
 def _limits(shards: beam.PCollection, policy: Policy, seed: int) -> beam.PCollection:
@@ -230,17 +230,19 @@ def _write_counts(
     )
 
 
-def _write_tallies(tallies: Sequence[beam.PCollection], out_dir: Path) -> None:
+def _write_tallies(
+    pipeline: beam.Pipeline, tallies: Sequence[beam.PCollection], out_dir: Path
+) -> None:
+    totals = tallies | "AllTallies" >> beam.Flatten() | "AddUp" >> beam.CombinePerKey(Tally.total)
     _ = (
-        tallies
-        | "AllTallies" >> beam.Flatten()
-        | "AddUp" >> beam.CombinePerKey(Tally.total)
-        | "ToDict" >> beam.combiners.ToDict()
-        | "WriteTallies"
-        >> beam.Map(
-            lambda totals: write_text(_TALLIES.dump_json(totals).decode(), out_dir / _TALLIES_FILE)
-        )
+        pipeline
+        | "OnceMore" >> beam.Create([out_dir / _TALLIES_FILE])
+        | "WriteTallies" >> beam.Map(_write_json, beam.pvalue.AsList(totals))
     )
+
+
+def _write_json(path: Path, totals: list[tuple[str, Tally]]) -> None:
+    write_text(_TALLIES.dump_json(dict(totals)).decode(), path)
 
 
 def _collect_tallies(path: Path) -> dict[str, Tally]:
