@@ -99,7 +99,6 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, str]]:
             raise ValueError(f"row {number}: this is no text in UTF-8") from error
 
 
-def _check_columns(names: object) -> None:
-    columns = list(map(str, names))  # type: ignore[call-overload]
-    if COLUMN not in columns:
-        raise ValueError(f"there is no column {COLUMN!r}; there are {', '.join(columns)}")
+def _check_columns(names: Sequence[str]) -> None:
+    if COLUMN not in names:
+        raise ValueError(f"there is no column {COLUMN!r}; there are {', '.join(names)}")
