@@ -31,6 +31,12 @@ CHUNK_BYTES = 1 << 16
 GZIP_MAGIC = b"\x1f\x8b\x08"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
+#: Bytes that a gzip member or zstd frame may have before content comes of it: a header with a name,
+#: a block of zstd's.
+MOST_BEFORE_CONTENT = 1 << 18
+
+_NO_END = "truncated: the compressed stream has no end"
+
 #: zstd's --long=31, the longest there is.
 _ZSTD_WINDOW = 1 << 31
 
@@ -151,33 +157,91 @@ def _frames(
     stored: Iterable[Chunk], new: Callable[[], Decompressor], magic: bytes
 ) -> Iterator[Chunk]:
     """Decompress one gzip member or zstd frame after the other."""
-    decompressor, lost, carried, offset = new(), False, b"", 0
+    frames = _Frames(new, magic)
     for chunk in stored:
-        data, offset = carried + chunk.xml, chunk.offset - len(carried)
-        carried = b""
-        while data:
-            if lost:
-                at = data.find(magic)
-                if at < 0:
-                    carried = data[1 - len(magic) :]
-                    break
-                data, offset, decompressor = data[at:], offset + at, new()
-            elif decompressor.eof:
-                data = data.lstrip(b"\0")  # padding
-                decompressor = new()
+        yield from frames.add(chunk)
+    yield from frames.end()
+
+
+class _Frames:
+    """gzip members or zstd frames.
+
+    After damage the next one is looked for also in what the damaged one has taken for its own. One
+    begins where content comes of it: its first bytes may stand anywhere.
+    """
+
+    def __init__(self, new: Callable[[], Decompressor], magic: bytes) -> None:
+        self._new, self._magic = new, magic
+        self._member: Decompressor | None = None
+        self._data, self._offset = b"", 0  # what is to be worked on, and where it is in the file
+        self._taken = b""  # the last of what the member was given, but for its first byte
+        self._lost = False  # after damage
+
+    def add(self, chunk: Chunk) -> Iterator[Chunk]:
+        self._offset = chunk.offset - len(self._data)
+        self._data += chunk.xml
+        yield from self._go_on(MOST_BEFORE_CONTENT)
+
+    def end(self) -> Iterator[Chunk]:
+        yield from self._go_on(0)
+        if self._member is not None:
+            yield Chunk(self._offset, damage=_NO_END)
+
+    def _go_on(self, patience: int) -> Iterator[Chunk]:
+        """Work on the data; what may begin a member waits for more of it, to so many bytes."""
+        while self._data:
+            begins = self._member is None
+            if begins and not self._begin():
+                return
+            assert self._member
             try:
-                xml = decompressor.decompress(data)
-            except (zlib.error, zstandard.ZstdError) as error:
-                if not lost:
-                    yield Chunk(offset, damage=f"damaged compression: {error}")
-                data, offset, lost = data[1:], offset + 1, True
-                continue
-            lost = False
-            yield Chunk(offset, xml)
-            offset += len(data) - len(decompressor.unused_data)
-            data = decompressor.unused_data
-    if not lost and not decompressor.eof:
-        yield Chunk(offset, damage="truncated: the compressed stream has no end")
+                xml, error = self._member.decompress(self._data), ""
+            except (zlib.error, zstandard.ZstdError) as problem:
+                xml, error = b"", f"damaged compression: {problem}"
+            if begins and not (xml or error or self._member.eof):
+                if len(self._data) < patience:
+                    self._member = None
+                    return
+                error = _NO_END
+            if error:
+                yield from self._lose(error, begins)
+            else:
+                yield Chunk(self._offset, xml)
+                self._take(begins)
+
+    def _begin(self) -> bool:
+        """Go to where a member may begin; False where there is no such place yet."""
+        padding = len(self._data) - len(self._data.lstrip(b"\0"))
+        self._skip(_beginning(self._data, self._magic) if self._lost else padding)
+        if not self._data or (self._lost and not self._data.startswith(self._magic)):
+            return False
+        self._member, self._taken = self._new(), b""
+        return True
+
+    def _take(self, begins: bool) -> None:
+        assert self._member
+        used = len(self._data) - len(self._member.unused_data)
+        self._taken = (self._taken + self._data[begins:used])[-CHUNK_BYTES:]
+        self._skip(used)
+        self._lost = False
+        if self._member.eof:
+            self._member = None
+
+    def _lose(self, error: str, begins: bool) -> Iterator[Chunk]:
+        if not self._lost:
+            yield Chunk(self._offset, damage=error)
+        self._skip(begins)
+        self._data, self._offset = self._taken + self._data, self._offset - len(self._taken)
+        self._member, self._taken, self._lost = None, b"", True
+
+    def _skip(self, size: int) -> None:
+        self._data, self._offset = self._data[size:], self._offset + size
+
+
+def _beginning(data: bytes, magic: bytes) -> int:
+    """Where a member or frame may begin: at the magic, or at the end, which may be its start."""
+    at = data.find(magic)
+    return at if at >= 0 else max(0, len(data) - len(magic) + 1)
 
 
 def _bz2_streams(stored: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -201,7 +265,7 @@ def _bz2_streams(stored: Iterator[Chunk]) -> Iterator[Chunk]:
             yield Chunk(chunk.offset, xml)
             data = decompressor.unused_data if decompressor.eof else b""
     if not decompressor.eof:
-        yield Chunk(offset, damage="truncated: the compressed stream has no end")
+        yield Chunk(offset, damage=_NO_END)
 
 
 def _as_utf8(chunks: Iterable[Chunk], encoding: str) -> Iterator[Chunk]:

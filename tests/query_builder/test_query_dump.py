@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from query_builder import compressed, sources
+from query_builder.compressed import CHUNK_BYTES
 from query_builder.dump import Page, dump_parts, is_stub, read_pages
 from query_builder.markup import plain_text
 from query_builder.sources import Part, find_dumps, parts
@@ -182,6 +183,22 @@ def test_streams_behind_a_damaged_one_are_read(tmp_path, compress):
     found, tally = read(path)
     assert [page.title for page in found] == titles_of([i for i in range(30) if i != 10])
     assert tally.failed == {"damaged_dump": 1}
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.ZstdCompressor().compress])
+@pytest.mark.parametrize("cut", [3, 5, 9, 20, 30_000, CHUNK_BYTES - 9, CHUNK_BYTES + 300, 100_000])
+def test_a_stream_that_is_cut_off_costs_none_of_those_behind_it(tmp_path, compress, cut):
+    """It takes the start of the next one for its own, before and behind the end of a read."""
+    pages = [dump_xml([(f"Page {i}", random.Random(i).randbytes(120_000).hex())]) for i in range(6)]
+    body = [page[page.index("<page>") : page.index("</mediawiki>")] for page in pages]
+    streams = [compress(text.encode()) for text in ["<mediawiki>", *body, "</mediawiki>"]]
+    assert len(streams[3]) > cut
+    streams[3] = streams[3][:cut]
+    path = tmp_path / "damaged"
+    path.write_bytes(b"".join(streams))
+    found, tally = read(path)
+    assert [page.title for page in found] == titles_of([0, 1, 3, 4, 5])
+    assert tally.failed.total() >= 1
 
 
 def test_damage_in_utf16_costs_its_page(tmp_path):
