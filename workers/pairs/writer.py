@@ -10,11 +10,11 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from workers.contracts import PAIRS
 from workers.pairs.balance import Policy, QueryLimits
-from workers.pairs.query_draws import Ints, count
-from workers.pairs.reader import read_queries
+from workers.pairs.query_draws import Ints, count, join
 from workers.pairs.tables import ShardTable, draws_of, matches_of, reject_rows
 from workers.storage import write_table
 from workers.tally import Tally
@@ -88,7 +88,8 @@ def write_query_counts(
     kept: Iterable[tuple[Ints, Ints]],
 ) -> None:
     """Write how many pairs each query has before and after balancing, none included."""
-    ids = np.unique(np.array([query_id for query_id, _ in read_queries(queries)], np.int64))
+    stored = [pq.read_table(path, columns=["query_id"])["query_id"] for path in queries]
+    ids = np.unique(join(column.to_numpy() for column in stored))
     before, after = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
     for part in limits:
         before[np.searchsorted(ids, part.queries)] += part.counts
