@@ -31,7 +31,7 @@ from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import TAR_ENDINGS
 from workers.exit_codes import ExitCode
 from workers.output import say
-from workers.settings import find_files, printable
+from workers.settings import find_files, local_path, printable
 from workers.storage import file_hash, write_json
 
 log = logging.getLogger(__name__)
@@ -228,11 +228,7 @@ def shard_files(patterns: Sequence[str]) -> list[Path]:
     """The files that paths, folders and globs name. Raises ConfigError for one that names none."""
     files: set[Path] = set()
     for pattern in patterns:
-        folder = Path(pattern).expanduser().absolute()
-        if folder.is_dir():
-            files.update(path for ending in ENDINGS for path in folder.glob(f"*{ending}"))
-        else:
-            files.update(_named(pattern))
+        files.update(_named(pattern))
     found = sorted(path for path in files if not path.name.startswith(("_", ".")))
     if not found:
         raise ConfigError(f"SHARDS: no {', '.join(ENDINGS)} in {', '.join(patterns)}")
@@ -244,6 +240,9 @@ def shard_files(patterns: Sequence[str]) -> list[Path]:
 
 def _named(pattern: str) -> list[Path]:
     try:
+        folder = local_path(pattern).absolute()
+        if folder.is_dir():
+            return [path for ending in ENDINGS for path in folder.glob(f"*{ending}")]
         return find_files([pattern])
     except FileNotFoundError as error:
         raise ConfigError(f"SHARDS: {error}") from error

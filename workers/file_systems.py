@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import fsspec
 
 from workers.credentials import shown
-from workers.settings import named_paths, printable, resolve_path
+from workers.settings import local_path, named_paths, printable, resolve_path
 
 _WEB = ("http", "https")
 
@@ -44,7 +44,7 @@ def local_folder(text: str) -> Path:
         raise OSError(f"{shown(text)}: only a local or mounted path can be written to for now")
     if not text:  # of a variable of the shell that is not set, say
         raise OSError("'': an empty name is no folder's")
-    folder = Path(text).expanduser().absolute()
+    folder = local_path(text).absolute()
     if printable(folder) != str(folder):
         raise OSError(f"{printable(folder)}: a name that is no UTF-8, in which Arrow cannot write")
     try:

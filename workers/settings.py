@@ -95,9 +95,9 @@ def located(value: Any, check: Callable[[Any], str], info: ValidationInfo) -> st
     if "folder" not in context or text.startswith(("package:", "{run_dir}")) or "://" in text:
         return text
     try:
-        path = Path(text).expanduser()
-    except RuntimeError as error:  # a user that there is not
-        raise ValueError(f"{text}: {error}") from error
+        path = local_path(text)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from error
     return str((Path.cwd() if isinstance(value, ShellText) else context["folder"]) / path)
 
 
@@ -237,13 +237,21 @@ def _no_text(before: bytes, encoding: str) -> ValueError:
     return ValueError(f"{place}: this is no text in {encoding.upper()}; save the file as UTF-8")
 
 
+def local_path(text: str) -> Path:
+    """A path, ``~`` and ``~USER`` put in full; FileNotFoundError for a user that there is not."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{text}: there is no such user here") from error
+
+
 def resolve_path(text: str) -> Path:
     """A path as a configuration writes it; ``package:NAME/FILE`` is a file in a package.
 
     Raises FileNotFoundError with what to install when the package is not there.
     """
     if not text.startswith("package:"):
-        return Path(text).expanduser()
+        return local_path(text)
     from importlib.util import find_spec
 
     name, _, inside = text.removeprefix("package:").partition("/")

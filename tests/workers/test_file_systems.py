@@ -6,6 +6,7 @@ import pytest
 
 from tests.workers.web import Answer, serving
 from workers.file_systems import list_files, local_folder, open_file, size_of, version_of
+from workers.settings import resolve_path
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/run", "gs://u:S3CRET@b/run", "file:///tmp/run"])
@@ -21,6 +22,14 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path):
         local_folder(str(tmp_path / "file" / "run"))
     with pytest.raises(OSError, match="File name too long"):
         local_folder(str(tmp_path / ("x" * 300)))
+
+
+@pytest.mark.parametrize("find", [local_folder, resolve_path, list_files])
+def test_the_home_of_nobody_is_no_place(find):
+    with pytest.raises(
+        FileNotFoundError, match="~nobody-has-this-name/x: there is no such user here"
+    ):
+        find("~nobody-has-this-name/x")
 
 
 def test_a_folder_that_can_be_is_absolute(tmp_path, monkeypatch):
