@@ -23,6 +23,7 @@ _ELEMENTS = (
     "templatestyles|templatedata|graph|mapframe|maplink|includeonly|inputbox|categorytree"
 )
 _COMMENT = re.compile(r"<!--[^<-]*+(?:(?:<(?!!--)|-(?!->))[^<-]*+)*+-->")
+_LITERAL_TAG = re.compile(r"<(?:nowiki|pre)\b", re.IGNORECASE)
 #: What is text as it stands, and comments, so that neither is found inside the other.
 _LITERAL = re.compile(
     rf"{_COMMENT.pattern}|<(nowiki|pre)\b[^<>]*+(?<!/)>([^<]*+(?:<(?!/?\1\b)[^<]*+)*+)</\1\s*>",
@@ -76,7 +77,7 @@ def plain_text(wikitext: str, wiki: Wiki = UNKNOWN) -> str:
         text = _MARK.sub(lambda mark: _MARKS[mark[1]], text)
     text = _inside_out(text, "{{", _TEMPLATE, GAP)
     text = _inside_out(text, "{|", _TABLE, GAP)
-    if "\n|" in text:
+    if "|" in text and "\n|" in text:
         text = _TABLE_ATTRIBUTES.sub(GAP, text)
     if wiki.language in _CONVERTED:
         text = _inside_out(text, "-{", _VARIANT, partial(_first_variant, wiki.language))
@@ -96,7 +97,7 @@ def plain_text(wikitext: str, wiki: Wiki = UNKNOWN) -> str:
 
 
 def _without_comments(text: str) -> str:
-    if "</nowiki" in text or "</pre" in text:
+    if _LITERAL_TAG.search(text):
         return _LITERAL.sub(_as_text, text)
     return _COMMENT.sub("", text)
 
