@@ -87,7 +87,7 @@ def our_works(embedder: Embedder, many: Path, few: Path, out: Path) -> dict[str,
     pairs = list(embedder.decoded(read_shard(few, BOTH), Tally()))
 
     def forward(source: InputSettings) -> None:
-        consume(embedder.tables(embedder.encoded(iter(pairs)), embedder.schema(source)))
+        consume(embedder.tables(embedder.encoded(iter(pairs)), embedder.schema(source), Tally()))
 
     return {
         "decode": lambda: consume(embedder.decoded(read_shard(many, BOTH), Tally())),

@@ -19,7 +19,7 @@ from pipelines import log as logs
 from pipelines.board import Board
 from pipelines.config import ConfigError, Gate, RaySettings, digest
 from pipelines.engines import in_process
-from pipelines.gates import is_met, shortfall
+from pipelines.gates import barren, is_met, shortfall
 from pipelines.precision import check_precision, decided, precision_of
 from pipelines.progress import Progress, Status
 from pipelines.receipts import Ledger, Outcome, Receipt, Shard, Side, StageTotals, first_problem
@@ -89,11 +89,11 @@ class Job:
             else:
                 log.info("nothing to do")
             failures = self._work(todo, len(shards), ray) if todo else 0
-            totals = self._totals(shards)
-            say(self._summary(shards, totals))
+            receipts = self._receipts(shards)
+            say(self._summary(shards, StageTotals.of(receipts)))
         if failures:
             return ExitCode.PARTIAL
-        return ExitCode.COMPLETE if self._has_rows(totals) else ExitCode.QUALITY
+        return ExitCode.COMPLETE if self._has_rows(receipts) else ExitCode.QUALITY
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -189,16 +189,19 @@ class Job:
         load(work)  # before the first shard, so that what is wrong with it is said once
         return in_process(work, todo, self.shards)
 
-    def _totals(self, shards: Sequence[Shard]) -> StageTotals:
+    def _receipts(self, shards: Sequence[Shard]) -> list[Receipt]:
         receipts = [Ledger(self.shards).receipt(shard.name) for shard in shards]
-        return StageTotals.of([receipt for receipt in receipts if receipt])
+        return [receipt for receipt in receipts if receipt]
 
-    def _has_rows(self, totals: StageTotals) -> bool:
-        """Whether anything was embedded; says why not."""
-        if is_met(Gate(), totals):
-            return True
-        log.error("%s", shortfall("embed", Gate(), totals, Side.REJECTED.of(self.shards)))
-        return False
+    def _has_rows(self, receipts: Sequence[Receipt]) -> bool:
+        """Whether anything was embedded, of every shard that has rows; says why not."""
+        totals, samples = StageTotals.of(receipts), Side.REJECTED.of(self.shards)
+        if not is_met(Gate(), totals):
+            log.error("%s", shortfall("embed", Gate(), totals, samples))
+            return False
+        if line := barren("embed", receipts, samples):
+            log.error("%s", line)
+        return not line
 
     def _summary(self, shards: Sequence[Shard], totals: StageTotals) -> str:
         """The account of all that has a receipt."""

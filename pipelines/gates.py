@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.config import Config, Gate
-from pipelines.receipts import StageTotals
+from pipelines.receipts import Receipt, StageTotals
+from workers.credentials import shown
 
-#: Places of dropped rows that a message names.
+#: Places of dropped rows, and shards, that a message names.
 _PLACES = 3
 
 #: Dropped rows by kind of row, reason and key, as ``attempts.perform`` writes them.
@@ -46,6 +49,28 @@ def shortfall(stage: str, gate: Gate, totals: StageTotals, samples: Path) -> str
             reasons = ", ".join(f"{reason} {number:,}" for reason, number in dropped.items())
             line += f"; dropped {kind}: {reasons}"
     return f"{line}; samples of them are in {samples}" if samples.is_dir() else line
+
+
+def barren(stage: str, receipts: Sequence[Receipt], samples: Path) -> str:
+    """One line on the shards of which nothing was kept and rows failed; empty if there is none.
+
+    A gate of the sum does not show such a shard: a machine that computes wrong, or a file that
+    holds something else, is not made good by the other shards.
+    """
+    failed: dict[str, Counter[str]] = {}
+    for receipt in receipts:
+        *_, counts = receipt.rows.values()
+        if counts["failed"] and not counts["kept"]:
+            failed[receipt.made_of or receipt.shard] = Counter(counts["failed"])
+    if not failed:
+        return ""
+    total = sum(failed.values(), Counter[str]())
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(total.items()))
+    names = ", ".join([*map(shown, sorted(failed)[:_PLACES]), *["..."] * (len(failed) > _PLACES)])
+    return (
+        f"{stage}: of {len(failed)} of {len(receipts)} shards not a row was kept ({names}): "
+        f"{reasons}; samples of them are in {samples}"
+    )
 
 
 def places_of(reason: str, samples: Path) -> str:

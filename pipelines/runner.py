@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from shutil import which
 
 from pipelines.config import Config, ConfigError
-from pipelines.gates import gate_of, is_met, places_of, shortfall
+from pipelines.gates import barren, gate_of, is_met, places_of, shortfall
 from pipelines.memory import peak_memory
 from pipelines.outages import Unreached, is_outage, is_worth_another_try
 from pipelines.progress import Progress
@@ -19,6 +19,7 @@ from pipelines.run import Run
 from pipelines.services import services_of
 from pipelines.stages import STAGES
 from pipelines.stages.base import Stage
+from pipelines.stages.embeddings import Embeddings
 from workers.exit_codes import ExitCode
 
 log = logging.getLogger(__name__)
@@ -308,9 +309,14 @@ def _reads_damaged_inputs(run: Run, name: str) -> bool:
 
 def _passes_gate(run: Run, name: str) -> bool:
     """Whether a stage reaches its gate; says what it lacks."""
-    gate, totals = gate_of(run.config, name), StageTotals.of(run.ledger(name).receipts())
+    gate, receipts = gate_of(run.config, name), run.ledger(name).receipts()
+    totals, samples = StageTotals.of(receipts), Side.REJECTED.of(run.directory / name)
     if is_met(gate, totals):
-        return True
-    log.error("%s", shortfall(name, gate, totals, Side.REJECTED.of(run.directory / name)))
+        if name != Embeddings.name or not gate.min_kept:
+            return True
+        if line := barren(name, receipts, samples):
+            log.error("%s", line)
+        return not line
+    log.error("%s", shortfall(name, gate, totals, samples))
     _reads_damaged_inputs(run, name)  # it may be why
     return False

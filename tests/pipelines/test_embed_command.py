@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipelines.embed import main
 from pipelines.receipts import Ledger
@@ -343,3 +344,22 @@ def test_embeddings_are_verified_and_mended(shards, model, tmp_path, capsys):
         assert verify([str(out), "--mend"]) == 75
     assert run(shards, "--model", model, "--out", out) == 0
     assert verify([str(out)]) == 0
+
+
+def test_a_shard_of_which_nothing_is_kept_is_no_success(shards, model, tmp_path, caplog, capsys):
+    """It is named, and the other one's rows are there."""
+    rows = {"key": ["a", "b"], "jpg": [b"damage", b"GIF89a"], "caption": ["one", "two"]}
+    pq.write_table(pa.table(rows), shards / "00002.parquet")
+    command = (shards, "--model", model, "--out", tmp_path / "out")
+    for _ in range(2):  # a rerun does not forget it
+        assert run(*command) == 4
+        said = capsys.readouterr()
+        assert "52 images in, 49 kept, 3 failed" in said.out
+        assert "of 1 of 3 shards not a row was kept" in caplog.text + said.err
+
+
+def test_a_broken_head_ends_the_command_with_nothing_kept(shards, model, tmp_path, errors):
+    torch.save({"weight": torch.full((1, 32), float("nan"))}, tmp_path / "head.pt")
+    heads = f"heads={{broken: {{path: {tmp_path / 'head.pt'}}}}}"
+    assert run(shards, "--model", model, "--out", tmp_path / "out", "--set", heads) == 4
+    assert "not_finite 49" in errors()

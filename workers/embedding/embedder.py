@@ -86,7 +86,8 @@ class Embedder:
             source: which columns are read, and which towers work.
 
         Returns:
-            The account of the rows; one that lacks a part or does not decode is failed.
+            The account of the rows; one that lacks a part, does not decode, or is not finite when
+            it is encoded, is failed.
 
         Raises:
             ShardError: the shard cannot be read.
@@ -99,7 +100,7 @@ class Embedder:
             self.meter.shard(),
             table_writer(schema, out) as file,
             ThreadPoolExecutor(1, "write") as writer,
-            closing(self.tables(windows, schema)) as tables,
+            closing(self.tables(windows, schema, tally)) as tables,
         ):
             write = partial(file.write_table, row_group_size=ROW_GROUP_ROWS)
             for rows, _ in overlap(((len(t), writer.submit(write, t)) for t in tables), 1):
@@ -121,7 +122,7 @@ class Embedder:
         if source.images:
             return self.encoded(self.decoded(whole, tally))
         rows = (Row(sample.id, sample.text) for sample in whole)
-        return (Window(chunk, None) for chunk in _counted(in_chunks(rows, WINDOW_ROWS), tally))
+        return (Window(chunk, None) for chunk in in_chunks(rows, WINDOW_ROWS))
 
     def decoded(self, samples: Iterable[Sample], tally: Tally) -> Iterator[tuple[Row, Tensor]]:
         """The rows whose pictures decode, with levels: uint8 [3, R, R]."""
@@ -135,7 +136,6 @@ class Embedder:
                 if isinstance(levels, ImageError):
                     _fail(tally, levels.reason.replace(" ", "_"), row, str(levels))
                 else:
-                    tally.keep()
                     yield row, levels
 
     def _decode_all(self, samples: Sequence[Sample]) -> list[tuple[Row, Tensor | ImageError]]:
@@ -169,13 +169,18 @@ class Embedder:
         for rows, levels in batches:
             yield rows, self.encoder.encode_images(levels, len(rows))
 
-    def tables(self, windows: Iterable[Window], schema: pa.Schema) -> Generator[pa.Table]:
+    def tables(
+        self, windows: Iterable[Window], schema: pa.Schema, tally: Tally
+    ) -> Generator[pa.Table]:
         """Captions encoded, labels given: a table a window, in order."""
         started = (
             (None, self._pool.submit(window_table, window, texts, self._labels, schema))
             for window, texts in self._with_texts(windows, "text_embedding" in schema.names)
         )
-        for _, table in overlap(started, 1):
+        for _, (table, not_finite) in overlap(started, 1):
+            tally.keep(len(table))
+            for row, what in not_finite:
+                _fail(tally, "not_finite", row, f"{what}: not finite; model or precision at fault")
             yield table
 
     def _with_texts(
@@ -244,12 +249,6 @@ def _without_gaps(
 
 def _fail(tally: Tally, reason: str, row: Row, error: str) -> None:
     tally.fail(reason, row.id, {"pair_id": row.id, "caption": row.text, "error": error})
-
-
-def _counted(chunks: Iterable[list[Row]], tally: Tally) -> Iterator[list[Row]]:
-    for chunk in chunks:
-        tally.keep(len(chunk))
-        yield chunk
 
 
 def _gathered(encoded: Iterable[tuple[list[Row], Tensor]]) -> Iterator[Window]:

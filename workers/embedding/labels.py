@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -22,8 +23,14 @@ from clip_model.templates import class_set
 from clip_model.tensor_files import read_tensor_file
 from workers.embedding.settings import ATTRIBUTES, Attribute, EmbedSettings, Head, LabelSet
 
-#: A row of ``contracts.LABEL``.
-Label = dict[str, str | float]
+
+class Label(TypedDict):
+    """A row of ``contracts.LABEL``."""
+
+    set: str
+    label: str
+    probability: float
+
 
 #: Classes of a large list that are compared at once: 32 MB for a window of 1,024 pictures.
 CLASSES_AT_ONCE = 8192

@@ -1,15 +1,21 @@
-"""Windows of embedded rows, and the table that each becomes."""
+"""Windows of embedded rows, and the table that each becomes.
+
+What a tower, a label set or a head gives for a row may be no number: a weight may be damaged, a
+sum may overflow in half precision. Such a row has no place in the table.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from workers.embedding.labels import Labels
+from workers.embedding.labels import Label, Labels
 from workers.embedding.picture_hash import NO_HASH
 
 
@@ -30,11 +36,25 @@ class Window:
     images: Tensor | None  # [N, D], unit length
 
 
+class Embedded(NamedTuple):
+    """A window's rows: those in its table, and those that are not finite, with what is not."""
+
+    table: pa.Table
+    not_finite: list[tuple[Row, str]]
+
+
+#: How far the length of an embedding may be from 1 before it is none.
+UNIT_TOLERANCE = 1e-3
+
+
 @torch.inference_mode()
 def window_table(
     window: Window, texts: Tensor | None, labels: Labels, schema: pa.Schema
-) -> pa.Table:
+) -> Embedded:
     """The rows with their embeddings, similarity, hash, labels and scores, as ``schema`` has them.
+
+    A row is left out of which anything is not finite, or an embedding has not unit length: what
+    has overflowed to infinity in a sum of squares becomes 0 when it is divided by it.
 
     Run it in a thread with one of torch's threads: then the last bit of a sum does not depend on
     the number of cores.
@@ -43,6 +63,11 @@ def window_table(
         texts: [N, D], unit length; None where captions are not encoded.
     """
     columns: list[pa.Array] = [pa.array([row.id for row in window.rows])]
+    sound: dict[str, Tensor] = {}  # by what is looked at: [N], of bool
+    for name, features in (("image", window.images), ("text", texts)):
+        if features is not None:
+            length = features.norm(dim=-1)
+            sound[f"{name} embedding"] = (length - 1).abs() < UNIT_TOLERANCE  # not so for NaN
     if window.images is not None:
         columns.append(_float16_rows(window.images))
     if texts is not None:
@@ -53,9 +78,28 @@ def window_table(
         columns.append(pa.array([row.picture_hash for row in window.rows], pa.uint64()))
         of_pictures = labels.of_pictures(window.images)
         columns.append(pa.array(of_pictures, type=schema.field("labels").type))
-        for _, score in labels.scores:
-            columns.append(pa.array(score.score(window.images).numpy()))
-    return pa.Table.from_arrays(columns, schema=schema)
+        sound["labels"] = torch.tensor([_are_finite(row) for row in of_pictures])
+        for name, score in labels.scores:
+            scores = score.score(window.images)
+            columns.append(pa.array(scores.numpy()))
+            sound[f"score_{name}"] = scores.isfinite()
+    return _sound_rows(window, pa.Table.from_arrays(columns, schema=schema), sound)
+
+
+def _are_finite(labels: list[Label]) -> bool:
+    return all(math.isfinite(label["probability"]) for label in labels)
+
+
+def _sound_rows(window: Window, table: pa.Table, sound: dict[str, Tensor]) -> Embedded:
+    keep = torch.stack(list(sound.values())).all(dim=0)
+    if keep.all():
+        return Embedded(table, [])
+    bad = [
+        (row, next(what for what, rows in sound.items() if not rows[number]))
+        for number, row in enumerate(window.rows)
+        if not keep[number]
+    ]
+    return Embedded(table.filter(pa.array(keep.numpy())), bad)
 
 
 def _float16_rows(features: Tensor) -> pa.FixedSizeListArray:

@@ -1,3 +1,4 @@
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from tests.shards import pictures, save_tiny_model, write_images, write_tar
 from workers.contracts import embeddings_schema
 from workers.embedding.embedder import Embedder
 from workers.embedding.encoders import PrecisionError
-from workers.embedding.settings import EmbedSettings, InputSettings, LabelSet
+from workers.embedding.settings import EmbedSettings, Head, InputSettings, LabelSet
 from workers.storage import file_hash, remove_leftovers
 
 COLOURS = LabelSet(classes=("red", "green", "blue"), templates=("{}", "a {} picture"), top_k=2)
@@ -362,6 +363,90 @@ def test_a_kill_in_the_middle_leaves_no_half_shard(model_path, tmp_path):
     tally, table = embed(model_path, tmp_path / "00000.parquet", out)
     assert (tally.kept, table.num_rows) == (6_000, 6_000)
     assert [path.name for path in out.parent.iterdir()] == ["00000.parquet"]
+
+
+def spoil_nothing(_):
+    pass
+
+
+def nan_in_the_image_tower(model):
+    model.visual.proj[3, 5] = math.nan
+
+
+def nan_in_the_text_tower(model):
+    model.text_projection[0, 0] = math.nan
+
+
+def features_that_overflow(model):
+    model.visual.proj.fill_(3e38)
+
+
+def features_whose_squares_overflow(model):
+    """Their length is infinite, and divided by it they are 0, which is finite."""
+    model.visual.proj.fill_(1e30)
+
+
+def features_of_no_length(model):
+    model.text_projection.zero_()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("spoil", "parts"),
+    [
+        (spoil_nothing, {}),
+        (nan_in_the_image_tower, {"images", "both"}),
+        (nan_in_the_text_tower, {"texts", "both"}),
+        (features_that_overflow, {"images", "both"}),
+        (features_whose_squares_overflow, {"images", "both"}),
+        (features_of_no_length, {"texts", "both"}),
+    ],
+)
+def test_what_a_broken_model_gives_is_counted_and_not_written(
+    model_path, tmp_path, spoil, parts, precision
+):
+    write_images(pictures(5), tmp_path / "00000.parquet")
+    embedder = Embedder(EmbedSettings(model=model_path, precision=precision))
+    with torch.no_grad():
+        spoil(embedder.model)
+    for part in ("images", "texts", "both"):
+        source, out = InputSettings.model_validate({"parts": part}), tmp_path / part
+        (tally,) = embedder.embed_shard(tmp_path / "00000.parquet", out, source).values()
+        tally.check()
+        expected = (0, {"not_finite": 5}) if part in parts else (5, {})
+        assert (tally.kept, dict(tally.failed)) == expected, part
+        assert pq.read_metadata(out).num_rows == tally.kept
+
+
+def test_rows_whose_score_or_label_is_not_finite_fail_and_the_others_stay(model_path, tmp_path):
+    rows = write_images(pictures(60), tmp_path / "00000.parquet")
+    _, plain = embed(model_path, tmp_path / "00000.parquet", tmp_path / "plain.parquet")
+    image = torch.from_numpy(matrix(plain, "image_embedding"))
+    # Two layers, of whose product the larger half is above what float32 holds.
+    first = torch.randn(1, 32, generator=torch.manual_seed(0))
+    scores = image @ first.T
+    second = torch.finfo(torch.float32).max / (scores - scores.mean()).abs().median()
+    layers = {"0.weight": first, "0.bias": -scores.mean().view(1), "1.weight": second.view(1, 1)}
+    torch.save(layers, tmp_path / "head.pt")
+    heads = {"steep": Head(path=str(tmp_path / "head.pt"))}
+    tally, table = embed(
+        model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet", heads=heads
+    )
+    assert tally.failed == {"not_finite": 60 - tally.kept}
+    assert 20 < tally.kept < 40
+    assert np.isfinite(table["score_steep"].to_numpy()).all()
+    kept = set(table["pair_id"].to_pylist())
+    assert table["pair_id"].to_pylist() == [
+        row["pair_id"] for row in rows if row["pair_id"] in kept
+    ]
+    sample = next(iter(tally.samples["not_finite"].values()))
+    assert sample["error"].startswith("score_steep: not finite")
+
+    embedder = Embedder(EmbedSettings(model=model_path, label_sets={"size": SIZES}))
+    (labels,) = embedder._labels.sets
+    labels.features[0, 0] = math.nan
+    tallies = embedder.embed_shard(tmp_path / "00000.parquet", tmp_path / "e.parquet")
+    assert tallies["images"].failed == {"not_finite": 60}
 
 
 def test_captions_longer_than_the_context_are_cut(model_path, tmp_path):
