@@ -1,9 +1,10 @@
-"""The speed of extraction beside that of a loop of warcio and BeautifulSoup, in one run.
+"""The speed of extraction beside that of what people use, in one run.
 
 ``python -m benchmarks.extract`` makes pages from a seed, writes them into a WARC and a WAT file,
 and reads the (image, text) pairs out of both: with ``extract_pairs``, as the stage ``pairs`` does,
-and as short scripts do. It counts how many pairs agree, prints pages a second of processor time,
-and from these what a large crawl costs. The last line is JSON.
+and as short scripts do. It prints pages a second of processor time and how many pairs agree; what
+the parts of our way take alone; what hostile pages of two sizes take a byte; and what a large crawl
+costs. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -14,22 +15,36 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
-from urllib.parse import urljoin
 
-from bs4 import BeautifulSoup
-from warcio.archiveiterator import ArchiveIterator
-
-from benchmarks.web_pages import write_files
+from benchmarks.page_scripts import (
+    Pairs,
+    fastwarc_and_lexbor,
+    fastwarc_and_resiliparse,
+    lexbor_images,
+    resiliparse_images,
+    warcio_and_json,
+    warcio_and_soup,
+)
+from benchmarks.web_pages import HOSTILE, write_files
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import find_inputs
+from workers.extract.page import parse_page
+from workers.extract.page_images import images_of
+from workers.extract.pages import Page
+from workers.extract.warc_pages import read_warc
 from workers.tally import Tally
 
-Pairs = Counter[tuple[str, str]]
+#: Ways to read a file by their names; ours is the first.
+Ways = dict[str, Callable[[Path], Pairs]]
+
+#: Sizes of hostile pages, bytes.
+HOSTILE_BYTES = (50_000, 100_000)
 
 
 @dataclass(frozen=True)
@@ -37,9 +52,10 @@ class Speed:
     """Medians over the rounds, for one core: seconds are of processor time."""
 
     name: str
-    pages: int
     pages_per_second: float
     megabytes_per_second: float  # of the compressed file, 10^6 bytes
+    only_ours: int  # pairs
+    only_theirs: int
 
 
 def ours(path: Path) -> Pairs:
@@ -50,78 +66,74 @@ def ours(path: Path) -> Pairs:
     return pairs
 
 
-def warcio_and_soup(path: Path) -> Pairs:
-    """What a short script does, with the same rules."""
-    pairs: Pairs = Counter()
-    with path.open("rb") as file:
-        for record in ArchiveIterator(file):
-            if record.rec_type == "response":
-                url = record.rec_headers.get_header("WARC-Target-URI")
-                soup = BeautifulSoup(record.content_stream().read(), "html.parser")
-                pairs.update(_soup_pairs(soup, url))
-    return pairs
+WARC: Ways = {
+    "extract_pairs": ours,
+    "fastwarc + lexbor": fastwarc_and_lexbor,
+    "fastwarc + resiliparse": fastwarc_and_resiliparse,
+    "warcio + BeautifulSoup": warcio_and_soup,
+}
+WAT: Ways = {"extract_pairs": ours, "warcio + json": warcio_and_json}
+
+#: Contenders that take long are given fewer pages.
+SLOW = frozenset({"warcio + BeautifulSoup"})
 
 
-def _soup_pairs(soup: Any, url: str) -> Iterator[tuple[str, str]]:
-    base = soup.find("base", href=True)
-    base_url = urljoin(url, base["href"]) if base else url
-    for image in soup.find_all("img"):
-        reference = _soup_reference(image)
-        figure = image.find_parent("figure")
-        caption = figure.find("figcaption") if figure else None
-        texts = [image.get("alt"), caption.get_text() if caption else "", image.get("title")]
-        for text in dict.fromkeys(filter(None, texts)):
-            if reference and text.strip():
-                yield urljoin(base_url, reference), text
-
-
-def _soup_reference(image: Any) -> str:
-    if image.get("srcset"):
-        candidates = [entry.split() for entry in image["srcset"].split(",")]
-        return str(max(candidates, key=lambda entry: float(entry[-1][:-1]))[0])
-    return str(image.get("data-src") or image.get("src") or "")
-
-
-def warcio_and_json(path: Path) -> Pairs:
-    """What a short script does with WAT files."""
-    pairs: Pairs = Counter()
-    with path.open("rb") as file:
-        for record in ArchiveIterator(file):
-            if record.rec_type == "metadata":
-                envelope = json.loads(record.content_stream().read())["Envelope"]
-                url = envelope["WARC-Header-Metadata"]["WARC-Target-URI"]
-                response = envelope["Payload-Metadata"]["HTTP-Response-Metadata"]
-                for link in response["HTML-Metadata"]["Links"]:
-                    if link["path"] == "IMG@/src" and link.get("alt", "").strip():
-                        pairs[urljoin(url, link["url"]), link["alt"]] += 1
-    return pairs
-
-
-def measure(work: Callable[[Path], Pairs], path: Path) -> tuple[float, Pairs]:
-    """Processor seconds of one round, and what it found."""
+def seconds_of(work: Callable[[], object]) -> float:
+    """Processor seconds of one round."""
     start = time.process_time()
-    pairs = work(path)
-    return time.process_time() - start, pairs
+    work()
+    return time.process_time() - start
 
 
 def compare(
-    names: tuple[str, str], works: tuple[Callable[[Path], Pairs], ...], paths: list[Path],
-    pages: list[int], rounds: int,
-) -> tuple[list[Speed], dict[str, int]]:  # fmt: skip
-    """The speeds of two ways to read a file, and how far they agree on the smaller one."""
-    seconds: list[list[float]] = [[], []]
+    ways: Ways, large: Path, small: Path, pages: tuple[int, int], rounds: int
+) -> list[Speed]:
+    """The speeds of several ways to read a file, and how far they agree on the smaller one."""
+    files = {name: (small, pages[1]) if name in SLOW else (large, pages[0]) for name in ways}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
-        for taken, work, path in zip(seconds, works, paths, strict=True):
-            taken.append(measure(work, path)[0])
-    speeds = [
-        Speed(name, count, count / median(taken), path.stat().st_size / 1e6 / median(taken))
-        for name, count, taken, path in zip(names, pages, seconds, paths, strict=True)
-    ]
-    mine, theirs = (measure(work, paths[1])[1] for work in works)
-    same = (mine & theirs).total()
-    return speeds, {
-        "same": same, "only_ours": mine.total() - same, "only_theirs": theirs.total() - same
-    }  # fmt: skip
+        for name, work in ways.items():
+            taken[name].append(seconds_of(partial(work, files[name][0])))
+    mine, speeds = ours(small), []
+    for name, work in ways.items():
+        (path, count), seconds, theirs = files[name], median(taken[name]), work(small)
+        size = path.stat().st_size / 1e6
+        lost, found = (mine - theirs).total(), (theirs - mine).total()
+        speeds.append(Speed(name, count / seconds, size / seconds, lost, found))
+    return speeds
+
+
+def parts(path: Path, rounds: int) -> dict[str, float]:
+    """Microseconds a page of what our way cannot do without: a ceiling of its speed."""
+    (source,) = find_inputs([str(path)])
+    pages: list[Page] = list(read_warc(source, Tally()))
+    works: dict[str, Callable[[], object]] = {
+        "reading the WARC alone": lambda: sum(1 for _ in read_warc(source, Tally())),
+        "scanning alone": lambda: [parse_page(page.body, page.content_type) for page in pages],
+    }
+    return {
+        name: median(seconds_of(work) for _ in range(rounds)) / len(pages) * 1e6
+        for name, work in works.items()
+    }
+
+
+def our_images(html: bytes) -> int:
+    return sum(1 for _ in images_of(parse_page(html, "text/html; charset=utf-8")))
+
+
+def hostile(rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Nanoseconds a byte of hostile pages, by kind and parser, at HOSTILE_BYTES."""
+    parsers = {"ours": our_images, "lexbor": lexbor_images, "resiliparse": resiliparse_images}
+    return {
+        kind: {
+            name: [
+                median(seconds_of(partial(work, page)) for _ in range(rounds)) / len(page) * 1e9
+                for page in (make(size).encode() for size in HOSTILE_BYTES)
+            ]
+            for name, work in parsers.items()
+        }
+        for kind, make in HOSTILE.items()
+    }
 
 
 def main() -> int:
@@ -129,7 +141,9 @@ def main() -> int:
         prog="python -m benchmarks.extract", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--pages", type=int, default=600, help="for ours (default: 600)")
-    parser.add_argument("--baseline-pages", type=int, default=60, help="for soup (default: 60)")
+    parser.add_argument(
+        "--baseline-pages", type=int, default=60, help="for slow ones (default: 60)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="interleaved; the median counts")
     parser.add_argument("--seed", type=int, default=0, help="of the pages (default: 0)")
     parser.add_argument("--warc", type=float, default=100, help="TB of WARC to cost (default: 100)")
@@ -144,53 +158,61 @@ def main() -> int:
         small_warc, _, _ = write_files(small, options.baseline_pages, options.seed)
         for path in (warc, wat):
             ours(path)  # compiles the scanner
-        counts = [options.pages, options.baseline_pages]
+        pages = (options.pages, options.baseline_pages)
         results = {
-            "WARC": compare(
-                ("extract_pairs", "warcio + BeautifulSoup"), (ours, warcio_and_soup),
-                [warc, small_warc], counts, options.rounds,
-            ),
-            "WAT": compare(
-                ("extract_pairs", "warcio + json"), (ours, warcio_and_json),
-                [wat, wat], [options.pages] * 2, options.rounds,
-            ),
-        }  # fmt: skip
-    crawl = {"WARC": options.warc, "WAT": options.wat}
-    show(results, size / options.pages, crawl, options.price)
+            "WARC": compare(WARC, warc, small_warc, pages, options.rounds),
+            "WAT": compare(WAT, wat, wat, pages, options.rounds),
+        }
+        alone = parts(warc, options.rounds)
+    output = {"page_bytes": size / options.pages, **show(results, options)}
+    output |= {"parts": alone, "hostile": hostile(options.rounds)}
+    show_parts(alone, output["WARC"]["speeds"][0]["pages_per_second"])
+    show_hostile(output["hostile"])
+    sys.stdout.write(json.dumps(output) + "\n")
     return 0
 
 
-def show(
-    results: dict[str, tuple[list[Speed], dict[str, int]]],
-    page_bytes: float,
-    crawl: dict[str, float],
-    price: float,
-) -> None:
-    """The tables, and the same as JSON."""
-    write = sys.stdout.write
-    write(f"{page_bytes / 1e3:.0f} kB of HTML a page; one core, processor time\n")
-    write(f"{'':6}{'':26}{'pages':>7}{'pages/s':>10}{'MB/s':>8}{'ratio':>8}\n")
-    output: dict[str, Any] = {"page_bytes": page_bytes}
-    soup = results["WARC"][0][1].pages_per_second
-    for kind, (speeds, agreement) in results.items():
-        for speed in speeds:
-            ratio = speeds[0].pages_per_second / speed.pages_per_second
-            write(f"{kind:6}{speed.name:26}{speed.pages:7}{speed.pages_per_second:10.1f}")
-            write(f"{speed.megabytes_per_second:8.2f}{ratio:8.1f}\n")
-        write(f"{kind:6}pairs: {json.dumps(agreement)}\n")
-        hours = crawl[kind] * 1e6 / speeds[0].megabytes_per_second / 3600
+def show(results: dict[str, list[Speed]], options: argparse.Namespace) -> dict[str, Any]:
+    """The table of speeds; the same as a dictionary."""
+    write, output = sys.stdout.write, dict[str, Any]()
+    write("one core, processor time; pairs that only one of the two found\n")
+    write(f"{'':6}{'':26}{'pages/s':>10}{'MB/s':>8}{'ratio':>8}{'ours':>8}{'theirs':>8}\n")
+    crawl = {"WARC": options.warc, "WAT": options.wat}
+    for kind, (mine, *others) in results.items():
+        for speed in (mine, *others):
+            ratio = mine.pages_per_second / speed.pages_per_second
+            write(f"{kind:6}{speed.name:26}{speed.pages_per_second:10.1f}")
+            write(f"{speed.megabytes_per_second:8.2f}{ratio:8.2f}")
+            write(f"{speed.only_ours:8}{speed.only_theirs:8}\n")
+        hours = crawl[kind] * 1e6 / mine.megabytes_per_second / 3600
+        cost = hours * options.price
+        write(f"{kind:6}{crawl[kind]:g} TB: {hours:,.0f} core hours, {cost:,.0f} at ")
+        write(f"{options.price} a core hour\n")
+        fastest = max(other.pages_per_second for other in others)
         output[kind] = {
-            "speeds": [asdict(speed) for speed in speeds],
-            "ratio": speeds[0].pages_per_second / speeds[1].pages_per_second,
-            "ratio_to_soup": speeds[0].pages_per_second / soup,
-            "pairs": agreement,
+            "speeds": [asdict(speed) for speed in (mine, *others)],
+            "ratio_to_fastest": mine.pages_per_second / fastest,
             "core_hours": hours,
-            "cost": hours * price,
+            "cost": cost,
         }
-        write(f"{kind:6}{crawl[kind]:g} TB: {hours:,.0f} core hours, {hours * price:,.0f} at ")
-        write(f"{price} a core hour\n")
-    write(f"WAT is {output['WAT']['ratio_to_soup']:.0f} times WARC with warcio + BeautifulSoup\n")
-    write(json.dumps(output) + "\n")
+    return output
+
+
+def show_parts(alone: dict[str, float], pages_per_second: float) -> None:
+    write, whole = sys.stdout.write, 1e6 / pages_per_second
+    write(f"microseconds a page: {whole:.0f} in all")
+    write("".join(f", {name} {taken:.0f}" for name, taken in alone.items()))
+    write(f" ({sum(alone.values()) / whole:.0%} of all)\n")
+
+
+def show_hostile(found: dict[str, dict[str, list[float]]]) -> None:
+    write = sys.stdout.write
+    write(
+        f"hostile pages, ns a byte at {' and '.join(f'{size:,}' for size in HOSTILE_BYTES)} bytes\n"
+    )
+    for kind, taken in found.items():
+        write(f"{kind:32}")
+        write("".join(f"{name:>14} {a:8.0f} {b:8.0f}" for name, (a, b) in taken.items()) + "\n")
 
 
 if __name__ == "__main__":

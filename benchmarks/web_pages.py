@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from html import escape
 from itertools import accumulate
@@ -20,6 +21,18 @@ from workers.crawl.warc_writer import response_record
 _NOW = datetime(2026, 11, 22, tzinfo=UTC)
 _HEADERS = {"Content-Type": "text/html; charset=utf-8"}
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
+
+#: Pages of about so many bytes that take some parsers long, by what they are made of.
+HOSTILE: dict[str, Callable[[int], str]] = {
+    "nested elements": lambda size: "<div>" * (size // 5),
+    "end tags of nothing": lambda size: "<div>" * (size // 10) + "</i>" * (size // 8),
+    "attributes of one tag": lambda size: f"<img {' '.join(f'a{n}=1' for n in range(size // 8))}>",
+    "formatting elements": lambda size: "".join(f"<b x={n}>" for n in range(size // 10)),
+    "nested tables": lambda size: "<table><tr><td>" * (size // 15),
+    "nested SVG": lambda size: "<svg><g>" * (size // 16) + "</x>" * (size // 8),
+    "scripts without an end": lambda size: "<script><!--<script" + "</script" * (size // 8),
+    "comments without an end": lambda size: "<!-- <!" * (size // 7),
+}
 
 
 class PageMaker:

@@ -6,7 +6,6 @@ They travel in Arrow tables, so that a list of a million rows is never a million
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -35,8 +34,22 @@ class Candidate(NamedTuple):
 
 def candidate_tables(candidates: Iterable[Candidate]) -> Iterator[pa.Table]:
     """Candidates as tables in the CANDIDATES schema."""
-    rows = iter(candidates)
-    while some := list(islice(rows, TABLE_ROWS)):
-        columns = zip(*some, strict=True)
-        arrays = [pa.array(c, field.type) for c, field in zip(columns, CANDIDATES, strict=True)]
-        yield pa.Table.from_arrays(arrays, schema=CANDIDATES)
+    columns: tuple[list[str | None], ...] = tuple([] for _ in CANDIDATES)
+    urls, captions, page_urls, sources = columns
+    for url, caption, page_url, source in candidates:
+        # Texts alone are kept: ten thousand tuples would set the garbage collector to work.
+        urls.append(url)
+        captions.append(caption)
+        page_urls.append(page_url)
+        sources.append(source)
+        if len(urls) == TABLE_ROWS:
+            yield _table(columns)
+            for column in columns:
+                column.clear()
+    if urls:
+        yield _table(columns)
+
+
+def _table(columns: tuple[list[str | None], ...]) -> pa.Table:
+    arrays = [pa.array(c, field.type) for c, field in zip(columns, CANDIDATES, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=CANDIDATES)

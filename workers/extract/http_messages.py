@@ -25,6 +25,8 @@ _MAX_CODINGS = 5
 _MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 _SAME = {"x-gzip": "gzip", "x-zstd": "zstd"}
 
+_HEAD_END = re.compile(rb"\n\r?\n")
+
 #: The line before a chunk, and the end of the one before that.
 _CHUNK = re.compile(rb"(?:\r?\n)?([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*+)?\r?\n")
 _CUT_CHUNK = re.compile(rb"(?:\r?\n?)(?:[0-9A-Fa-f]{1,8}[^\r\n]*+)?\r?")
@@ -51,17 +53,19 @@ def parse_response(block: bytes) -> tuple[Any, bytes]:
 
     Raises HttpError.
     """
+    end = _HEAD_END.search(block)
+    body_start = end.end() if end else len(block)
     record = WarcRecord()
-    record.set_bytes_content(block)
+    record.set_bytes_content(block[:body_start])  # the body would be copied twice
     record.is_http = True
     try:
         record.parse_http(auto_decode="none", quirks_mode=True)
-        headers, body = record.http_headers, record.reader.read()
+        headers = record.http_headers
     except OSError as error:
         raise HttpError(str(error)) from error
     if headers.status_code is None:
         raise HttpError("no status")
-    return headers, body
+    return headers, block[body_start:]
 
 
 def decoded(headers: Any, body: bytes) -> bytes:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, cached_property
 from pathlib import PurePosixPath
 
 from workers.credentials import shown
@@ -88,7 +88,7 @@ class Input:
     root_url: str = ""
     folder: Folder | None = None  # where its local pictures may be
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name under which the provenance of a pair gives the file."""
         return printable(base_name(self.url))

@@ -98,9 +98,10 @@ class PageImage:
 
         A figure's caption describes a picture only if the figure has no other.
         """
-        alt, *others = (self.attributes.get(name, "") for name in TEXTS)
-        alone = self.figure is not None and self.figure.images == 1
-        return different((alt, self.figure.caption if self.figure and alone else "", *others))
+        texts = [self.attributes[name] for name in TEXTS if name in self.attributes]
+        if self.figure and self.figure.images == 1:
+            texts.insert("alt" in self.attributes, self.figure.caption)
+        return different(texts)
 
 
 def different(texts: Iterable[str]) -> list[str]:
@@ -138,7 +139,7 @@ def images_of(document: Document) -> Iterator[PageImage]:
             _caption(tag, document, place)
         elif tag.name == "figure":
             _figure(tag, place)
-        if not place.figures:
+        if place.waiting and not place.figures:
             yield from place.waiting
             place.waiting.clear()
     yield from place.waiting

@@ -113,14 +113,12 @@ def scan_tags(html: Any, *, xml: bool) -> Any:
     return _scan(html, xml, _CODES, _FLAGS)
 
 
-def scan_attributes(
-    html: Any, tags: Any, wanted: Any, table: Any, *, xml: bool
-) -> tuple[Any, Any, Any]:
-    """Of rows of ``scan_tags`` those that are ``wanted``, and their attributes in a ``code_table``.
+def scan_attributes(html: Any, tags: Any, wanted: Any, table: Any, *, xml: bool) -> Any:
+    """Of rows of ``scan_tags`` those that are ``wanted``, with attributes in a ``code_table``.
 
-    ``wanted`` says of each index in NAMES: 1 for start tags, 2 for end tags as well. Gives their
-    numbers; where the attributes of each begin, and those of the last end; and rows of int64: index
-    in the table, start and end of the value. Of two attributes with one name the first counts.
+    ``wanted`` says of each index in NAMES: 1 for start tags, 2 for end tags as well. Rows of int64:
+    of a tag -1, index in NAMES, closing, start, end; and then of each of its attributes the index
+    in the table, start and end of the value, 0, 0. Of two with one name the first counts.
     """
     return _scan_attributes(html, tags, wanted, table, xml)
 
@@ -149,8 +147,7 @@ def _scan(html: Any, xml: bool, codes: Any, flags: Any) -> Any:
         else:
             depth, is_html = _open(html, attributes, stack, counters, depth, code, index, flag)
         if is_html and flag & _IS_REPORTED and not _in_template(stack, depth):
-            if count == len(rows):
-                rows = np.concatenate((rows, np.empty_like(rows)))
+            rows = _with_space(rows, count)
             row = rows[count]
             kind = _IMG if index == _IMAGE else index
             row[0], row[1], row[2], row[3], row[4] = kind, closing, at, attributes, end
@@ -301,29 +298,32 @@ def _is_shadow_root(html: Any, attributes: int) -> bool:
 
 
 @compiled
-def _scan_attributes(
-    html: Any, tags: Any, wanted: Any, table: Any, xml: bool
-) -> tuple[Any, Any, Any]:
-    chosen, rows = np.empty(len(tags), np.int64), np.empty((64, 3), np.int64)
-    firsts = np.zeros(len(tags) + 1, np.int64)
-    count, number = 0, 0
+def _scan_attributes(html: Any, tags: Any, wanted: Any, table: Any, xml: bool) -> Any:
+    rows, count = np.empty((64, 5), np.int64), 0
     last_tag = np.full(len(table), -1)  # in which each attribute was found last
     for tag in range(len(tags)):
-        if wanted[tags[tag, 0]] <= tags[tag, 1]:
+        index, closing, start, at, end = tags[tag]
+        if wanted[index] <= closing:
             continue
-        chosen[number] = tag
-        at = skip_slashes(html, tags[tag, 3])
-        while html[at] != GT and not tags[tag, 1]:
+        rows = _with_space(rows, count)
+        row = rows[count]
+        row[0], row[1], row[2], row[3], row[4] = -1, index, closing, start, end
+        count += 1
+        at = skip_slashes(html, at)
+        while html[at] != GT and not closing:
             start, end, value, value_end, after = attribute(html, at)
             at = skip_slashes(html, after)
             index = find(table, code_at(html, start, end, xml))
             if index >= 0 and last_tag[index] != tag:
                 last_tag[index] = tag
-                if count == len(rows):
-                    rows = np.concatenate((rows, np.empty_like(rows)))
+                rows = _with_space(rows, count)
                 row = rows[count]
-                row[0], row[1], row[2] = index, value, value_end
+                row[0], row[1], row[2], row[3], row[4] = index, value, value_end, 0, 0
                 count += 1
-        number += 1
-        firsts[number] = count
-    return chosen[:number], firsts, rows[:count]
+    return rows[:count]
+
+
+@compiled
+def _with_space(rows: Any, count: int) -> Any:
+    """The rows, twice as many when all are used."""
+    return rows if count < len(rows) else np.concatenate((rows, np.empty_like(rows)))

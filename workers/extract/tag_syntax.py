@@ -194,7 +194,7 @@ def text_end(html: Any, at: int, code: int, length: int, is_script: bool) -> int
     In a script, "<!--" and a "<script" behind it hide the next end tag, unless "-->" comes first.
     """
     size = len(html)
-    commented, hidden = False, False
+    commented, hidden, at = False, False, next_tag(html, at)
     while at < size - 2 - length:
         byte = html[at]
         if byte == LT and html[at + 1] == SLASH and _is_name(html, at + 2, code, length):
@@ -206,7 +206,7 @@ def text_end(html: Any, at: int, code: int, length: int, is_script: bool) -> int
             hidden |= commented and _is_name(html, at + 1, code, length)
         elif commented and byte == GT and html[at - 1] == html[at - 2] == DASH:
             commented = hidden = False
-        at += 1
+        at = at + 1 if commented else next_tag(html, at + 1)
     return size
 
 

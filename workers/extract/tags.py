@@ -73,20 +73,21 @@ class Document:
 
     def _some(self, elements: tuple[str, ...], names: tuple[str, ...], which: int) -> Iterator[Tag]:
         wanted, table = _WANTED[elements, which], _TABLES[names]
+        tag, attributes, html = None, dict[str, str](), self.html
         for first in range(0, len(self._rows), _TAGS):
-            rows = self._rows[first : first + _TAGS]
-            chosen, firsts, values = scan_attributes(self._bytes, rows, wanted, table, xml=self.xml)
-            begins, spans = firsts.tolist(), values.tolist()
-            for number, (index, closing, start, _, end) in enumerate(rows[chosen].tolist()):
-                attributes = {
-                    names[name]: self._value(begin, stop)
-                    for name, begin, stop in spans[begins[number] : begins[number + 1]]
-                }
-                yield Tag(NAMES[index], closing == 1, start, end, attributes)
-
-    def _value(self, start: int, end: int) -> str:
-        value = self.html[start:end].decode("utf-8", "replace")
-        return _REFERENCE.sub(_attribute_reference, value) if "&" in value else value
+            some = self._rows[first : first + _TAGS]
+            found = scan_attributes(self._bytes, some, wanted, table, xml=self.xml).tolist()
+            for name, begin, stop, start, end in found:
+                if name >= 0:
+                    value = html[begin:stop].decode("utf-8", "replace")
+                    attributes[names[name]] = _decoded(value) if "&" in value else value
+                    continue
+                if tag:
+                    yield tag
+                attributes = {}
+                tag = Tag(NAMES[begin], stop == 1, start, end, attributes)
+        if tag:
+            yield tag
 
     def text(self, start: int, end: int) -> str:
         """The text between two places of the document: no tags, no content of scripts."""
@@ -99,6 +100,11 @@ _MARKUP = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _REFERENCE = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[A-Za-z][A-Za-z0-9]*;?)")
+
+
+def _decoded(value: str) -> str:
+    """The value of an attribute with its character references replaced."""
+    return _REFERENCE.sub(_attribute_reference, value)
 
 
 def _attribute_reference(match: re.Match[str]) -> str:
