@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+import clip_model
 from query_builder.dump import read_pages
 from query_builder.markup import plain_text
 from query_builder.sources import Part
@@ -37,6 +38,7 @@ _ANYWHERE = (
     b"\x28\xb5\x2f\xfd", b"BZh9", b"\r\n\r\n", b"\n", b"\r", b"\t", b'"', b"'", b",", b"\\", b"{",
     b"[", b"<", b">", b"&", b"%", b"%00", b"-1", b"9" * 30, b"NaN", b"\xe2\x80\x8b",
     b"\xf0\x9f\x98", "\u202e\u00ad\ufeff".encode(), b"a" * 5_000, b" " * 3_000,
+    b"&#" + b"9" * 5_000 + b";", b"9" * 5_000,
 )  # fmt: skip
 
 
@@ -390,6 +392,7 @@ _CLEANER = CaptionCleaner(CaptionSettings())
 
 
 def _caption(content: bytes, _folder: Path) -> None:
+    clip_model.tokenize(content.decode("utf-8", "replace"), truncate=True)
     captions = pa.array([content.decode("utf-8", "replace")], pa.string())
     clean = _CLEANER.clean(captions).captions
     again = _CLEANER.clean(clean).captions

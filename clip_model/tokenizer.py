@@ -16,6 +16,7 @@ import functools
 import gzip
 import html
 import itertools
+import re
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
@@ -39,6 +40,8 @@ WORD = regex.compile(
     regex.IGNORECASE,
 )
 SPACES = regex.compile(r"\s+")
+#: A character reference with more digits than Python converts: of no character.
+_HUGE_NUMBER = re.compile(r"&#[0-9]{1000,};?")
 
 
 def byte_symbols() -> dict[int, str]:
@@ -61,8 +64,9 @@ def clean(text: str) -> str:
         return " ".join(text.split()).lower()
     import ftfy  # late: plain captions, and whoever needs images alone, can do without
 
-    fixed: str = ftfy.fix_text(text)
-    text = html.unescape(html.unescape(fixed)).strip()
+    text = ftfy.fix_text(text)
+    for _ in range(2):  # "&amp;amp;"
+        text = html.unescape(_HUGE_NUMBER.sub("\ufffd", text))
     return " ".join(SPACES.split(text)).strip().lower()
 
 

@@ -9,13 +9,13 @@ brackets but no word. ``links.py`` has the links, which depend on the wiki.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable
 from functools import partial
 
 from query_builder.links import GAP, MAX_DEPTH, unlink
 from query_builder.wikis import UNKNOWN, Wiki
+from workers.references import unescape
 
 #: Elements whose content is not prose.
 _ELEMENTS = (
@@ -23,6 +23,7 @@ _ELEMENTS = (
     "templatestyles|templatedata|graph|mapframe|maplink|includeonly|inputbox|categorytree"
 )
 _COMMENT = re.compile(r"<!--[^<-]*+(?:(?:<(?!!--)|-(?!->))[^<-]*+)*+-->")
+_LITERAL_TAG = re.compile(r"<(?:nowiki|pre)\b", re.IGNORECASE)
 #: What is text as it stands, and comments, so that neither is found inside the other.
 _LITERAL = re.compile(
     rf"{_COMMENT.pattern}|<(nowiki|pre)\b[^<>]*+(?<!/)>([^<]*+(?:<(?!/?\1\b)[^<]*+)*+)</\1\s*>",
@@ -56,7 +57,6 @@ _QUOTES = re.compile(r"''+")
 _MAGIC_WORD = re.compile(r"__[^\W\da-z_]++(?:_[^\W\da-z_]++)*+__")
 _LINE_START = re.compile(r"\n(?:[*#:;]+|=+|\|[-+}]?)[^\S\n]*")
 _HEADING_END = re.compile(r"=[= \t]*\n")
-_HUGE_NUMBER = re.compile(r"&#[0-9]{100,};?")
 
 #: What is left of them belongs to markup that was never closed or never opened.
 _BRACKETS = ("{{", "}}", "[[", "]]", "{|", "<!--", "-->")
@@ -76,7 +76,7 @@ def plain_text(wikitext: str, wiki: Wiki = UNKNOWN) -> str:
         text = _MARK.sub(lambda mark: _MARKS[mark[1]], text)
     text = _inside_out(text, "{{", _TEMPLATE, GAP)
     text = _inside_out(text, "{|", _TABLE, GAP)
-    if "\n|" in text:
+    if "|" in text and "\n|" in text:
         text = _TABLE_ATTRIBUTES.sub(GAP, text)
     if wiki.language in _CONVERTED:
         text = _inside_out(text, "-{", _VARIANT, partial(_first_variant, wiki.language))
@@ -92,11 +92,11 @@ def plain_text(wikitext: str, wiki: Wiki = UNKNOWN) -> str:
     text = _LINE_START.sub("\n", f"\n{text}\n")
     text = _HEADING_END.sub("\n", text)[1:-1]
     # Last: "&lt;ref&gt;" in wikitext is the text "<ref>", not a tag.
-    return _unescape(text)
+    return unescape(text, huge=GAP)
 
 
 def _without_comments(text: str) -> str:
-    if "</nowiki" in text or "</pre" in text:
+    if _LITERAL_TAG.search(text):
         return _LITERAL.sub(_as_text, text)
     return _COMMENT.sub("", text)
 
@@ -139,10 +139,3 @@ def _first_variant(language: str, found: re.Match[str]) -> str:
     code = rf"(?:{language}|ike)(?:-[a-z]+)*"
     _, *rules = re.split(rf"(?:^|;)\s*(?:[^;:]*=>\s*)?{code}\s*:", text)
     return str(rules[0]).strip(" ;") if rules else text
-
-
-def _unescape(text: str) -> str:
-    try:
-        return html.unescape(text)
-    except ValueError:  # a number of more digits than Python converts
-        return html.unescape(_HUGE_NUMBER.sub(GAP, text))

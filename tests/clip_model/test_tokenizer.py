@@ -182,3 +182,9 @@ def test_a_word_of_100_000_characters(unit) -> None:
     ids = encode(text)
     assert "".join(decode(ids).split()) == text
     assert tokenize(text, truncate=True)[0].tolist() == [49406, *ids[:75], 49407]
+
+
+@pytest.mark.parametrize("amp", ["&", "&amp;"])
+def test_a_reference_of_5_000_digits_is_no_character(amp: str) -> None:
+    wanted = tokenize("a \ufffd cat")
+    assert torch.equal(tokenize(f"a {amp}#{'9' * 5_000}; cat"), wanted)

@@ -7,7 +7,6 @@ so at once.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable
 
@@ -15,6 +14,8 @@ import ftfy
 import pyarrow as pa
 import pyarrow.compute as pc
 from ftfy.badness import BADNESS_RE
+
+from workers.references import unescape as unescape_references
 
 _SPACES = (
     r"\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}"
@@ -73,7 +74,7 @@ def clean_caption(text: str) -> str:
 def unescape(text: str) -> str:
     """A caption with single spaces and without entities, however often they were escaped."""
     while True:
-        plain = " ".join(html.unescape(text).split())
+        plain = " ".join(unescape_references(text).split())
         if plain == text:
             return text
         text = plain

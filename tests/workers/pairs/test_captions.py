@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from tests.workers.pairs.test_clean_text import TEXTS
 from workers.pairs.captions import CaptionCleaner, CleanCaptions, caption_rules
+from workers.pairs.clean_text import clean_column
 from workers.pairs.language import LanguageRule
 from workers.pairs.settings import CaptionSettings, LanguageSettings
 
@@ -137,3 +138,8 @@ def test_what_is_too_long_is_not_searched_and_a_sample_shows_nothing_personal():
     assert len(shown(cut_inside)) > 1_000
     many = "jane@a-long-name-of-a-host.example.org " * 100
     assert "@" not in shown(many)
+
+
+def test_a_number_of_more_digits_than_python_converts_is_no_character():
+    captions = pa.array([f"a cat {amp}#{'9' * 5_000}; &amp; a dog" for amp in ("&", "&amp;")])
+    assert clean_column(captions).to_pylist() == ["a cat \ufffd & a dog"] * 2
