@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html import unescape
 from html.entities import html5
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from workers.extract.tag_scanner import NAMES, scan_attributes, scan_tags
 from workers.extract.tag_syntax import code_table
+from workers.references import unescape
 
 #: Tags that are turned into Python objects at a time.
 _TAGS = 4096
@@ -117,7 +117,4 @@ def _attribute_reference(match: re.Match[str]) -> str:
 
 
 def _text_reference(match: re.Match[str]) -> str:
-    try:
-        return unescape(match[0])
-    except ValueError:  # a number of more digits than Python converts
-        return "\ufffd"
+    return unescape(match[0])
