@@ -423,7 +423,7 @@ def test_rows_whose_score_or_label_is_not_finite_fail_and_the_others_stay(model_
     _, plain = embed(model_path, tmp_path / "00000.parquet", tmp_path / "plain.parquet")
     image = torch.from_numpy(matrix(plain, "image_embedding"))
     # Two layers, of whose product the larger half is above what float32 holds.
-    first = torch.randn(1, 32, generator=torch.manual_seed(0))
+    first = 1e6 * torch.randn(1, 32, generator=torch.manual_seed(0))
     scores = image @ first.T
     second = torch.finfo(torch.float32).max / (scores - scores.mean()).abs().median()
     layers = {"0.weight": first, "0.bias": -scores.mean().view(1), "1.weight": second.view(1, 1)}
