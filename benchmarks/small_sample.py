@@ -33,6 +33,7 @@ class SmallSample:
         overrides: dict[str, Any] = {
             "pages.seeds": [f"http://{host}/" for host in hosts],
             "pages.allow_private_hosts": hosts,
+            "images.allow_private_hosts": hosts,
             "services.site.command": site,
             "services.site.ready": f"http://{hosts[0]}/",
             "gates.dataset": {"min_kept": 20},

@@ -1,4 +1,4 @@
-"""Download: a shard of pairs to a shard of pictures, by img2dataset's own downloader.
+"""Download: a shard of pairs to a shard of pictures, by img2dataset's downloader and our fetching.
 
 img2dataset writes its rows in the order in which the downloads end, failed ones among them.
 Here the rows are sorted by ``pair_id``, failed ones are kept in a table with their reasons, and a
@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from workers import picture_fetch
 from workers.contracts import IMAGES, WITHOUT_PICTURE
 from workers.failures import is_passing
 from workers.img2dataset_parts import img2dataset_parts
-from workers.local_pictures import open_local_pictures
-from workers.robots_directives import OPT_OUTS
+from workers.picture_fetch import PictureFetcher
 from workers.settings import DownloadSettings
 from workers.storage import write_table
 from workers.tally import Tally
@@ -32,26 +32,13 @@ COLUMNS = ["pair_id", "url", "caption"]
 #: Digits of the shard's number in img2dataset's keys.
 OOM_SHARDS = 5
 
-#: img2dataset's error texts: which ones are a decision of ours, not a failure.
+#: What its resizing says of pictures that we do not want; the rest of its texts are OpenCV's.
 REJECTIONS = {
     "image too small": "too_small",
     "image area too large": "too_large",
     "aspect ratio too large": "aspect_ratio",
-    "Use of image disallowed by X-Robots-Tag directive": "opted_out",
 }
-
-#: The rest, by what they contain; the texts are urllib's, http.client's and OpenCV's.
-FAILURES = (
-    (re.compile(r"local picture: (\w+)"), r"\1"),
-    (re.compile(r"infinite loop"), "redirect_loop"),
-    (re.compile(r"HTTP Error (\d{3})"), r"http_\1"),
-    (re.compile(r"IncompleteRead"), "cut_off"),
-    (re.compile(r"timed out"), "timeout"),
-    (re.compile(r"Name or service not known|getaddrinfo|No address associated"), "unknown_host"),
-    (re.compile(r"name resolution|nodename nor servname"), "unknown_host"),
-    (re.compile(r"Connection|Remote end closed|EOF occurred|Errno"), "connection"),
-    (re.compile(r"decoding error|imdecode|!buf.empty"), "not_an_image"),
-)
+NO_IMAGE = re.compile(r"decoding error|imdecode|!buf.empty")
 
 
 @dataclass(frozen=True)
@@ -123,7 +110,7 @@ def _shard_id(out: Path) -> int:
 def _run_img2dataset(asked: pa.Table, scratch: Path, settings: DownloadSettings) -> pa.Table:
     """What img2dataset makes of the rows: one row each, with status, error and JPEG bytes."""
     parts = img2dataset_parts()
-    open_local_pictures(settings.local_roots)
+    parts.downloader.download_image_with_retry = PictureFetcher(settings).img2dataset_fetch
     source = scratch / "pairs.feather"
     with pa.ipc.new_file(source, asked.schema) as writer:
         writer.write_table(asked)
@@ -142,15 +129,15 @@ def _run_img2dataset(asked: pa.Table, scratch: Path, settings: DownloadSettings)
         extract_exif=False,
         output_folder=str(scratch),
         column_list=COLUMNS,
-        timeout=settings.timeout,
+        timeout=None,  # this and what else is about fetching: PictureFetcher has it
         number_sample_per_shard=max(1, asked.num_rows),
         oom_shard_count=OOM_SHARDS,
         compute_hash="sha256",
         verify_hash_type=None,
         encode_format="jpg",
-        retries=settings.retries,
-        user_agent_token=settings.user_agent,
-        disallowed_header_directives=sorted(OPT_OUTS),
+        retries=0,
+        user_agent_token=None,
+        disallowed_header_directives=None,
     )
     downloader.download_shard((0, str(source)))
     return pq.read_table(scratch / "00000.parquet")
@@ -164,19 +151,20 @@ def _without_picture(asked: pa.Table, results: pa.Table) -> pa.Table:
     """
     bad = results.filter(pc.not_equal(results["status"], "success"))
     answered = pc.is_in(asked["pair_id"], value_set=results["pair_id"].combine_chunks())
-    rows = bad.select([*COLUMNS, "error_message"]).to_pylist()
+    rows = bad.select([*COLUMNS, "status", "error_message"]).to_pylist()
     for row in rows:
-        text = row["error_message"]
-        row["rejected"] = text in REJECTIONS
-        row["reason"] = REJECTIONS.get(text) or failure_reason(text)
+        why = _rejection_or_failure(row.pop("status"), row["error_message"])
+        row["reason"], row["rejected"] = why
     for row in asked.filter(pc.invert(answered)).to_pylist():
         rows.append({**row, "rejected": False, "reason": "lost_by_img2dataset"})
     return pa.Table.from_pylist(rows, schema=WITHOUT_PICTURE)
 
 
-def failure_reason(text: str) -> str:
-    """A short reason for one of img2dataset's free error texts; ``other`` if it is new."""
-    for pattern, reason in FAILURES:
-        if match := pattern.search(text):
-            return match.expand(reason)
-    return "other"
+def _rejection_or_failure(status: str, text: str) -> tuple[str, bool]:
+    """The reason for a row without a picture, and whether it is a rejection."""
+    if status == "failed_to_download":  # "REASON: text", of ``picture_fetch``
+        reason = text.partition(":")[0]
+        return reason, reason in picture_fetch.REJECTIONS
+    if text in REJECTIONS:
+        return REJECTIONS[text], True
+    return ("not_an_image" if NO_IMAGE.search(text) else "other"), False

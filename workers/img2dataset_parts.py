@@ -6,16 +6,14 @@ asks a server for updates when it is imported, for four calls of OpenCV; the pac
 its command line. While the classes are imported, stand-ins have these names. Afterwards the
 process is as it was: whoever imports wandb or img2dataset gets the real one.
 
-Its reading of X-Robots-Tag is replaced by ours, which knows that "none" says noindex, and that a
-colon may stand in a date.
+What fetches a picture is replaced by ours (``workers.picture_fetch``).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from email.message import Message
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -23,9 +21,6 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-
-from workers.robots_directives import is_opted_out
-from workers.settings import product_token
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 #: What albumentations calls a transform: ``transform(image=pixels)["image"]``.
@@ -36,8 +31,9 @@ _UNUSED = ("imghdr", "wandb", "webdataset")
 
 
 class Parts(NamedTuple):
-    """img2dataset's own classes."""
+    """img2dataset's own classes, and the module of the first, in which it finds its functions."""
 
+    downloader: Any
     Downloader: Any
     Resizer: Any
     ParquetSampleWriter: Any
@@ -51,13 +47,7 @@ def img2dataset_parts() -> Parts:
         from img2dataset.downloader import Downloader
         from img2dataset.resizer import Resizer
         from img2dataset.writer import ParquetSampleWriter
-    downloader.is_disallowed = _is_disallowed
-    return Parts(Downloader, Resizer, ParquetSampleWriter)
-
-
-def _is_disallowed(headers: Message, user_agent: str, _directives: Container[str]) -> bool:
-    """Whether an answer says that its picture is not for a use like ours."""
-    return is_opted_out(map(str, headers.get_all("X-Robots-Tag", [])), product_token(user_agent))
+    return Parts(downloader, Downloader, Resizer, ParquetSampleWriter)
 
 
 @contextmanager

@@ -12,23 +12,15 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.message import Message
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
-from urllib.request import FileHandler, Request, build_opener, install_opener
-from urllib.response import addinfourl
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from workers.settings import resolve_path
 from workers.urls import MAX_URL_CHARS, Base, UrlError, absolute_url
-
-#: Bytes of a picture's file, at most.
-MAX_BYTES = 64 << 20
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.\-]*):")
 
@@ -137,51 +129,51 @@ def _local(text: str, folder: Folder | None) -> tuple[str, str | None]:
         return "", error.reason
 
 
-class LocalPictureError(URLError):
-    """A local picture that cannot be read; its text holds a reason for the tally."""
+class PictureError(Exception):
+    """A picture that cannot be had; ``reason`` is for the tally."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"local picture: {reason}")
+        super().__init__(reason)
+        self.reason = reason
 
 
-class _LocalFiles(FileHandler):
-    """Opens ``file://NAME/PATH`` for urllib, below the root of that name and nowhere else."""
+class LocalPictures:
+    """Reads ``file://NAME/PATH``, below the root of that name and nowhere else."""
 
-    def __init__(self, roots: Mapping[str, str]) -> None:
+    def __init__(self, roots: Mapping[str, str], max_bytes: int) -> None:
         self._roots = {name: os.path.realpath(resolve_path(root)) for name, root in roots.items()}
+        self._max_bytes = max_bytes
 
-    def file_open(self, request: Request) -> addinfourl:
-        parts = urlsplit(request.full_url)
+    def read(self, url: str) -> bytes:
+        """The file's content. Raises PictureError."""
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:  # of brackets in it
+            raise PictureError("local_file") from error
         if parts.netloc not in self._roots:
-            raise LocalPictureError("local_file")
+            raise PictureError("local_file")
         path = os.fsdecode(unquote_to_bytes(parts.path)).lstrip("/")
-        content = _read(self._roots[parts.netloc], path)
-        return addinfourl(BytesIO(content), Message(), request.full_url, 200)
+        return _read(self._roots[parts.netloc], path, self._max_bytes)
 
 
-def _read(root: str, path: str) -> bytes:
-    """The content of a file below a root, wherever links lead. Raises LocalPictureError."""
+def _read(root: str, path: str, max_bytes: int) -> bytes:
+    """The content of a file below a root, wherever links lead. Raises PictureError."""
     try:
         real = Path(f"{root}/{path}").resolve(strict=True)
         if not real.is_relative_to(root):
-            raise LocalPictureError("local_file")
+            raise PictureError("local_file")
         if not real.is_file():  # a folder, a pipe or a device, which may be read without end
-            raise LocalPictureError("not_a_file")
+            raise PictureError("not_a_file")
         # Should it have become a pipe or a link since, nothing is waited for nor followed.
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise LocalPictureError("not_a_file")
-            content = file.read(MAX_BYTES + 1)
-    except LocalPictureError:
+                raise PictureError("not_a_file")
+            content = file.read(max_bytes + 1)
+    except PictureError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise LocalPictureError("no_such_file") from error
-    if len(content) > MAX_BYTES:
-        raise LocalPictureError("too_large")
+        raise PictureError("no_such_file") from error
+    if len(content) > max_bytes:
+        raise PictureError("too_large")
     return content
-
-
-def open_local_pictures(roots: Mapping[str, str]) -> None:
-    """Let urllib in this process open local pictures of these roots, and no other local file."""
-    install_opener(build_opener(_LocalFiles(roots)))

@@ -167,8 +167,16 @@ class DownloadSettings(Settings):
     TUNING: ClassVar[frozenset[str]] = frozenset({"threads", "max_unreachable", "reruns"})
 
     threads: int = Field(default=32, ge=1, description="downloads at a time in one task")
-    timeout: float = Field(default=10.0, gt=0.0, description="seconds for one picture")
-    retries: int = Field(default=1, ge=0, description="further tries after a failed one")
+    timeout: float = Field(default=10.0, gt=0.0, description="seconds without any answer")
+    max_seconds: float = Field(
+        default=60.0, gt=0.0, description="seconds for one try at a picture, redirects and all"
+    )
+    max_bytes: int = Field(
+        default=64 * 2**20,
+        ge=1,
+        description="larger pictures are refused, files of this machine too",
+    )
+    retries: int = Field(default=1, ge=0, description="further tries after a passing failure")
     max_unreachable: Share = Field(
         default=0.3,
         description="share of a shard's pictures that may have failed for a passing reason "
@@ -191,6 +199,11 @@ class DownloadSettings(Settings):
     max_aspect_ratio: float = Field(default=5.0, ge=1.0, description="longer / shorter side")
     user_agent: UserAgent = Field(
         default="clip-from-scratch", description="added to img2dataset's own"
+    )
+    allow_private_hosts: tuple[Host, ...] = Field(
+        default=(),
+        description="hosts (HOST or HOST:PORT) that may resolve to a loopback or private "
+        "address, for pictures of your own network; every other one must be on the public internet",
     )
     local_roots: dict[RootName, FileName] = Field(
         default_factory=dict,

@@ -154,6 +154,11 @@ def _with_query_in(encoding: str, reference: str) -> str:
     return path + mark + re.sub(r"[^\0-\x7f]+", encoded, query) + hash_sign + fragment
 
 
+def from_header(value: bytes) -> str:
+    """The reference of a Location header. Bytes beyond ASCII go back as they came, escaped."""
+    return re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % ord(byte[0]), value).decode("ascii")
+
+
 def base_url(reference: str, page_url: str) -> str:
     """The base that a <base> element asks for; the page's where that is none of the web's."""
     try:

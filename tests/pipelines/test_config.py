@@ -116,6 +116,7 @@ def test_a_file_may_be_in_any_encoding_that_it_says_itself(write, encoding):
         ("images.timeout=2026-01-01", "images.timeout: must be a number (got 2026-01-01)"),
         ("pairs.root_url=birds.example", "pairs.root_url: 'birds.example' is no address of the w"),
         ("pages.allow_private_hosts=['http://a/']", "hosts.0: 'http://a/' is no host"),
+        ("images.allow_private_hosts=['http://a/']", "hosts.0: 'http://a/' is no host"),
         ("services={a: {command: [x], ready: up, stages: [pages]}}", "services.a.ready: 'up' is"),
         ("selection.steps=[{filter: score, score: a, min: x}]", "selection.steps.0.min: must be a"),
         ("selection.steps=[{filter: score}]", "selection.steps.0.score: is missing"),

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,11 +12,10 @@ from pipelines.config import Config, ConfigError
 from pipelines.run import Run
 from pipelines.stages import STAGES
 from pipelines.stages.pairs import Pairs
-from workers import local_pictures
 from workers.contracts import PAIRS
 from workers.download import ShardFiles, download_shard
 from workers.extract.dispatch import extract_pairs
-from workers.local_pictures import Folder, LocalBase, LocalPictureError, open_local_pictures
+from workers.local_pictures import Folder, LocalBase, LocalPictures, PictureError
 from workers.settings import DownloadSettings
 from workers.storage import write_table
 from workers.tally import Tally
@@ -82,13 +80,8 @@ def test_the_innermost_root_is_a_folders_own_and_links_lead_to_it(root, tmp_path
     assert Folder.of("/", roots) is None
 
 
-def opened(url):
-    with urlopen(url, timeout=5) as answer:
-        return answer.read()
-
-
-def test_only_files_below_a_root_are_opened(root, tmp_path, monkeypatch):
-    open_local_pictures({"photos": str(root)})
+def test_only_files_below_a_root_are_opened(root, tmp_path):
+    opened = LocalPictures({"photos": str(root)}, 100_000).read
     assert opened("file://photos/a%20b.png") == (root / "a b.png").read_bytes()
     (root / "inside.png").symlink_to(root / "a b.png")
     assert opened("file://photos/inside.png") == (root / "a b.png").read_bytes()
@@ -107,6 +100,7 @@ def test_only_files_below_a_root_are_opened(root, tmp_path, monkeypatch):
         "file:///etc/passwd": "local_file",
         "file://localhost/etc/passwd": "local_file",
         "file://other/a.png": "local_file",
+        "file://[photos/a.png": "local_file",
         "file://photos/pipe": "not_a_file",
         "file://photos/sub": "not_a_file",
         "file://photos/": "not_a_file",
@@ -115,14 +109,12 @@ def test_only_files_below_a_root_are_opened(root, tmp_path, monkeypatch):
         "file://photos/a%00.png": "no_such_file",
     }
     for url, reason in refused.items():
-        with pytest.raises(LocalPictureError, match=f"local picture: {reason}"):
+        with pytest.raises(PictureError, match=reason):
             opened(url)
-    monkeypatch.setattr(local_pictures, "MAX_BYTES", 10)
-    with pytest.raises(LocalPictureError, match="too_large"):
-        opened("file://photos/a%20b.png")
-    open_local_pictures({})
-    with pytest.raises(LocalPictureError, match="local_file"):
-        opened("file://photos/a%20b.png")
+    assert len((root / "a b.png").read_bytes()) > 10
+    for roots, reason in (({"photos": str(root)}, "too_large"), ({}, "local_file")):
+        with pytest.raises(PictureError, match=reason):
+            LocalPictures(roots, 10).read("file://photos/a%20b.png")
 
 
 LIST = """url,caption

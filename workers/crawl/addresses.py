@@ -46,13 +46,16 @@ def permitted_addresses(
 ) -> list[str]:
     """The IP addresses of ``host``, IPv4 first; of one whose address is ``known``, that one.
 
-    ``allowed`` names hosts (HOST or HOST:PORT) that may have a private address. Raises
+    ``allowed`` names hosts (HOST or HOST:PORT, an IPv6 address of the latter in brackets) that may
+    have a private address. Raises
     PrivateAddressError when any address of another host is private, socket.gaierror when
     there is none.
     """
     found = socket.getaddrinfo(known or host, port, type=socket.SOCK_STREAM)
     addresses = sorted({(family != socket.AF_INET, str(ip[0])) for family, *_, ip in found})
-    named = not {host, f"{host}:{port}"}.isdisjoint(map(_as_in_urls, allowed))
+    in_url = f"[{host}]" if ":" in host else host
+    names = {host, in_url, f"{in_url}:{port}"}
+    named = not names.isdisjoint(map(_as_in_urls, allowed))
     for _, address in addresses:
         if not named and not is_public(address):
             raise PrivateAddressError(f"{host} is at {address}, which is not public")

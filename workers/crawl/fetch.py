@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
@@ -28,7 +27,7 @@ from workers.extract.http_messages import CodingError, undo_codings
 from workers.failures import is_passing
 from workers.sampling import draw
 from workers.settings import CrawlSettings
-from workers.urls import DEFAULT_PORTS
+from workers.urls import DEFAULT_PORTS, from_header
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
@@ -169,6 +168,5 @@ def header_lines(response: scrapy.http.Response, name: str) -> list[str]:
 
 
 def location(response: scrapy.http.Response) -> str:
-    """Where a redirect leads, or "". Bytes beyond ASCII go back as they came, percent-encoded."""
-    value: bytes = next(iter(response.headers.getlist("Location")), b"")
-    return re.sub(rb"[\x80-\xff]", lambda byte: b"%%%02X" % ord(byte[0]), value).decode("ascii")
+    """Where a redirect leads, or ""."""
+    return from_header(next(iter(response.headers.getlist("Location")), b""))

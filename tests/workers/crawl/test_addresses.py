@@ -31,6 +31,13 @@ def test_a_private_host_that_is_named(allowed):
     assert permitted_addresses("127.0.0.1", 8080, allowed) == ["127.0.0.1"]
 
 
+@pytest.mark.parametrize("allowed", ["::1", "[::1]", "[::1]:8080"])
+def test_an_ipv6_address_is_named_as_in_urls(allowed):
+    assert permitted_addresses("::1", 8080, (allowed,)) == ["::1"]
+    with pytest.raises(PrivateAddressError):
+        permitted_addresses("::1", 8080, ("[::1]:80",))
+
+
 @pytest.mark.parametrize("allowed", [(), ("127.0.0.1:80",), ("127.0.0.2",), ("localhost",)])
 def test_a_private_host_that_is_not_named(allowed):
     with pytest.raises(PrivateAddressError):
