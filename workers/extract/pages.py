@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from workers.extract.candidates import Candidate
 from workers.extract.encodings import UnusableEncodingError
@@ -39,8 +40,7 @@ class Page:
     base: Base | None = None  # of its relative references, where they are files beside it
 
 
-@dataclass(frozen=True, slots=True)
-class FoundImage:
+class FoundImage(NamedTuple):
     """A picture of a page: a reference as the page writes it, and texts."""
 
     reference: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from email.parser import HeaderParser
 from typing import Any, BinaryIO, NamedTuple
 
@@ -43,23 +43,23 @@ class RawRecord(NamedTuple):
     """A record and where it begins in the file."""
 
     offset: int
-    headers: Any  # ``get`` knows no case
+    headers: dict[str, str]  # names in lower case; of two with one name, the first
     length: int  # of the block, as the record says
     block: bytes  # empty if longer than MAX_RECORD_BYTES
 
     @property
     def kind(self) -> str:
         """The WARC-Type in lower case, "" where there is none."""
-        return (self.headers.get("WARC-Type") or "").strip().lower()
+        return self.headers.get("warc-type", "").strip().lower()
 
     @property
     def url(self) -> str:
         """The WARC-Target-URI; some writers put it in angle brackets, as WARC 1.0 seemed to ask."""
-        return (self.headers.get("WARC-Target-URI") or "").strip().strip("<>")
+        return self.headers.get("warc-target-uri", "").strip().strip("<>")
 
     @property
     def content_type(self) -> str:
-        return (self.headers.get("Content-Type") or "").strip()
+        return self.headers.get("content-type", "").strip()
 
     @property
     def is_http(self) -> bool:
@@ -166,18 +166,26 @@ def _iterate(file: BinaryIO, start: int) -> Iterator[RawRecord]:
             record = next(records, None)
             if record is None:
                 return
-            length = _length(record.headers)
-            if any("\n" in value for value in record.headers.values()):
+            headers = _by_name(record.headers.items())
+            length = _length(headers)
+            if any("\n" in value for value in headers.values()):
                 raise _ReadError("lines of its header end in LF, not CRLF")
             block = b"" if length > MAX_RECORD_BYTES else record.reader.read()
         except OSError as error:
             raise _ReadError(str(error)) from error
-        yield RawRecord(record.stream_pos, record.headers, length, block)
+        yield RawRecord(record.stream_pos, headers, length, block)
 
 
-def _length(headers: Any) -> int:
+def _by_name(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        headers.setdefault(name.lower(), value)
+    return headers
+
+
+def _length(headers: dict[str, str]) -> int:
     """The Content-Length that a record gives itself; -1 where it gives none, as a cut header."""
-    value = (headers.get("Content-Length") or "").strip()
+    value = headers.get("content-length", "").strip()
     return int(value) if re.fullmatch(r"[0-9]{1,15}", value) else -1
 
 
@@ -275,7 +283,7 @@ def _read_alone(
     head = _HEAD.match(plain)
     if head is None:
         return None
-    headers = HeaderParser().parsestr(head[1].decode("utf-8", "replace"))
+    headers = _by_name(HeaderParser().parsestr(head[1].decode("utf-8", "replace")).items())
     length = _length(headers)
     end = _END.match(plain, head.end() + length)
     if length < 0 or end is None:
