@@ -19,7 +19,6 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.receipts import (
@@ -35,7 +34,7 @@ from pipelines.receipts import (
 )
 from workers.crawl.warc_writer import content_hash
 from workers.credentials import shown
-from workers.storage import file_hash, make_way, sync, write_json, write_text
+from workers.storage import DAMAGED_PARQUET, file_hash, make_way, sync, write_json, write_text
 from workers.tally import Tally
 
 
@@ -176,7 +175,7 @@ def _is_broken(path: str) -> bool:
         return False
     try:
         pq.read_metadata(path)
-    except (OSError, pa.ArrowException):
+    except DAMAGED_PARQUET:
         return True
     return False
 

@@ -24,7 +24,7 @@ from pipelines.receipts import Counts, Ledger, Output, Receipt, first_problem
 from workers.contracts import DATASET, IMAGES, PAIRS, QUERIES, SELECTION
 from workers.embedding.matrix import embedding_matrix
 from workers.pair_ids import make_pair_ids
-from workers.storage import file_hash
+from workers.storage import DAMAGED_PARQUET, file_hash
 
 #: The stage whose shards a stage has shards for, one of the same name for each.
 FOLLOWS = {
@@ -120,7 +120,7 @@ def file_problem(folder: Path, output: Output) -> str | None:
             return f"{output.file}: {rows:,} rows, not {output.rows:,}"
     except OSError as error:
         return f"{output.file}: {error.strerror or error}"
-    except pa.ArrowException as error:
+    except DAMAGED_PARQUET as error:
         return f"{output.file}: no Parquet file: {error}"
     return None
 

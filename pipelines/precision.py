@@ -13,12 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.config import ConfigError, RaySettings
 from pipelines.engines import start_ray
 from workers.embedding.settings import EmbedSettings
+from workers.storage import DAMAGED_PARQUET
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def precision_of(files: Sequence[Path]) -> str | None:
     """What embeddings say of themselves; None if there are none."""
     try:
         metadata = pq.read_schema(files[0]).metadata if files else None
-    except (OSError, pa.ArrowInvalid):
+    except DAMAGED_PARQUET:
         return None
     return (metadata or {}).get(b"precision", b"").decode() or None
 

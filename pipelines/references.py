@@ -15,6 +15,7 @@ from pipelines.config import Config, ConfigError
 from workers.embedding.settings import EmbedSettings, LabelSet
 from workers.selection.settings import AgreementStep, ContaminationStep, LabelStep, ScoreStep
 from workers.settings import Settings, find_files
+from workers.storage import DAMAGED_PARQUET
 
 #: Names that a message lists, at most.
 _LISTED = 20
@@ -123,7 +124,7 @@ def _schema(file: Path, key: str, columns: Sequence[str]) -> pa.Schema:
     """A file's columns. Raises ConfigError where it is no Parquet or lacks one of ``columns``."""
     try:
         schema = pq.read_schema(file)
-    except (OSError, pa.ArrowException) as error:
+    except DAMAGED_PARQUET as error:
         raise ConfigError(f"{key}: {file} cannot be read as Parquet: {error}") from error
     if missing := [name for name in columns if name not in schema.names]:
         has = ", ".join(schema.names)

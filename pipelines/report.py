@@ -7,14 +7,12 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipelines.receipts import StageTotals
 from pipelines.run import Run
 from pipelines.runner import Plan, Standing, is_complete, standings
 from pipelines.stages import STAGES
 from pipelines.stages.embeddings import PRECISION
-from workers.storage import write_text
+from workers.storage import DAMAGED_PARQUET, write_text
 
 #: The report's file in the run's directory.
 REPORT = "report.md"
@@ -130,7 +128,7 @@ def _calibration_lines(run: Run) -> Iterator[str]:
     run.check_outputs("embeddings", "dataset", drop=True)
     try:
         result = calibrate(truth, run.outputs("embeddings"), run.outputs("dataset"))
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (*DAMAGED_PARQUET, KeyError) as error:
         yield f"The truth at {truth} cannot be read: similarity is not calibrated ({error})."
         return
     if result is None:

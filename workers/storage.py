@@ -18,6 +18,9 @@ import pyarrow.parquet as pq
 
 log = logging.getLogger(__name__)
 
+#: What reading a damaged Parquet file raises; the names of its columns may be no UTF-8.
+DAMAGED_PARQUET = (OSError, pa.ArrowException, UnicodeDecodeError)
+
 #: Parquet readers skip names that begin with a dot, so a leftover is never read as data.
 TEMPORARY_PREFIX = ".tmp-"
 

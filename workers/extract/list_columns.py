@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.file_systems import base_name, open_file
+from workers.storage import DAMAGED_PARQUET
 from workers.text_stream import MAX_LINE_BYTES, LongLineError, TextStream
 
 #: Names of columns, in lower case. LAION: URL, TEXT. COYO and DataComp: url, text.
@@ -86,7 +87,7 @@ def find_columns(file: str, kind: str, named: tuple[str, str] | None) -> ListCol
             if kind == "jsonl":
                 return _json_columns(file, sample, stream, named)
             return _delimited_columns(file, sample, _DELIMITERS[kind], named)
-    except (OSError, pa.ArrowInvalid):
+    except DAMAGED_PARQUET:
         return None
 
 

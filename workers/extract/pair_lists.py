@@ -21,6 +21,7 @@ from workers.extract.list_columns import ListColumns
 from workers.extract.text_lists import Batch, read_text_list
 from workers.file_systems import is_away, open_file
 from workers.local_pictures import local_urls
+from workers.storage import DAMAGED_PARQUET
 from workers.tally import Tally
 from workers.text_stream import NOT_TEXT
 from workers.urls import MAX_URL_CHARS, NORMAL_URL, UrlError, absolute_url
@@ -36,7 +37,7 @@ def read_pair_list(source: Input, images: Tally) -> Iterator[pa.Table]:
         with open_file(source.url) as file:
             for first, urls, captions in _batches(file, source, images):
                 yield _candidates(first, urls, captions, source, images)
-    except (OSError, pa.ArrowException) as error:
+    except DAMAGED_PARQUET as error:
         if is_away(source.url, error):  # the work ends here, and a rerun tries it again
             raise
         images.fail(
@@ -127,7 +128,7 @@ def _read_parquet(
             for batch in parquet.iter_batches(TABLE_ROWS, [group], wanted):
                 yield first, batch.column(columns.url), batch.column(columns.caption)
                 first += len(batch)
-        except (OSError, pa.ArrowException) as error:
+        except DAMAGED_PARQUET as error:
             for row in range(first, end):
                 place = f"{name}@{row}"
                 images.fail("damaged_row_group", place, {"source": place, "error": str(error)})

@@ -531,3 +531,15 @@ def test_a_store_that_is_away_is_no_damaged_list(tmp_path, kind, login):
         list(extract_pairs(source, Tally(), images))
     assert images.rows_in == 0
     assert "S3CRET" not in str(error.value)
+
+
+def test_names_of_columns_that_are_no_utf8_are_damage(tmp_path):
+    """As a flipped bit in a Parquet file's end makes them."""
+    path = tmp_path / "list.parquet"
+    table = pa.table({"url": ["http://a.example/1.jpg"], "caption": ["a cat"], "zzzz": ["x"]})
+    pq.write_table(table, path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"zzzz", b"zz\x80z"))
+    (source,) = find_inputs([str(path)])
+    images = Tally()
+    assert list(extract_pairs(source, Tally(), images)) == []
+    assert images.failed == {"damaged_file": 1}
