@@ -19,6 +19,7 @@ def zero_shot_classifier(
     class_names: Sequence[ClassName] | str,
     templates: Sequence[str] | str = "bare",
     batch_size: int = 256,
+    truncate: bool = False,
 ) -> Tensor:
     """One direction a class, the mean of its prompts' directions: [C, E], normalised.
 
@@ -30,11 +31,12 @@ def zero_shot_classifier(
         templates: sentences with a `{}` where the name goes; or one such sentence; or a set's
             name, for `clip_model.templates.template_set`.
         batch_size: prompts encoded at once.
+        truncate: cut prompts that are longer than the context instead of refusing them.
 
     Raises:
         ValueError: there is no class, no template, a template without `{}`, or no set of the name
             that was given.
-        RuntimeError: a prompt is longer than the context.
+        RuntimeError: a prompt is longer than the context and `truncate` is false.
     """
     names = class_set(class_names) if isinstance(class_names, str) else class_names
     prompts_of = sentences(templates)
@@ -44,8 +46,9 @@ def zero_shot_classifier(
     chunks = []
     for start in range(0, len(names), classes_at_once):
         prompts = [fill(prompts_of, name) for name in names[start : start + classes_at_once]]
-        features = encode_texts(model, [text for texts in prompts for text in texts], batch_size)
-        by_class = features.split([len(texts) for texts in prompts])
+        texts = [text for of_one in prompts for text in of_one]
+        features = encode_texts(model, texts, batch_size, truncate)
+        by_class = features.split([len(of_one) for of_one in prompts])
         chunks.append(torch.stack([of_one.mean(dim=0) for of_one in by_class]))  # CE
     return F.normalize(torch.cat(chunks), dim=-1)
 
@@ -69,12 +72,20 @@ def sentences(templates: Sequence[str] | str) -> tuple[str, ...]:
 
 
 @torch.inference_mode()
-def encode_texts(model: CLIP, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-    """Normalised features of any number of texts: [N, E]."""
+def encode_texts(
+    model: CLIP, texts: Sequence[str], batch_size: int = 256, truncate: bool = False
+) -> Tensor:
+    """Normalised features of any number of texts: [N, E].
+
+    Raises:
+        RuntimeError: a text is longer than the context and `truncate` is false.
+    """
     device = model.logit_scale.device
     chunks = [
         model.encode_text(
-            tokenize(texts[start : start + batch_size], model.context_length).to(device)
+            tokenize(texts[start : start + batch_size], model.context_length, truncate=truncate).to(
+                device
+            )
         )
         for start in range(0, len(texts), batch_size)
     ]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import clip_model
 from clip_model.model import CLIP
 from clip_model.preprocess import Preprocess
-from clip_model.retrieval import first_rank
+from clip_model.retrieval import first_ranks, pair_matches
 from pipelines.config import ScoreSettings
 from pipelines.held_out import Example
 
@@ -26,7 +26,7 @@ class Questions:
 
     jpgs: list[bytes]  # P pictures
     captions: list[str]  # C captions
-    matches: Tensor  # bool [P, C]: the caption was given to the picture
+    pairs: Tensor  # int64 [M, 2]: the picture was given the caption, by their numbers
 
 
 def score_models(
@@ -39,7 +39,7 @@ def score_models(
         its scores as shares between 0 and 1.
 
     Raises:
-        ValueError: there is no held-out pair.
+        ValueError: there is no held-out pair, or features of a model are not finite.
     """
     if not examples:
         raise ValueError("no pair is held out: raise model.held_out or select more pairs")
@@ -47,8 +47,8 @@ def score_models(
     return {
         "pictures": len(questions.jpgs),
         "captions": len(questions.captions),
-        "chance": questions.matches.float().mean().item(),
-        "models": {name: _score(path, questions, settings) for name, path in models.items()},
+        "chance": len(questions.pairs) / (len(questions.jpgs) * len(questions.captions)),
+        "models": {name: _score(name, path, questions, settings) for name, path in models.items()},
     }
 
 
@@ -56,21 +56,31 @@ def ask(examples: Sequence[Example]) -> Questions:
     """Each picture and each caption once; every caption that a picture was given is right."""
     row = {jpg: index for index, jpg in enumerate(dict.fromkeys(e.jpg for e in examples))}
     column = {text: index for index, text in enumerate(dict.fromkeys(e.caption for e in examples))}
-    matches = torch.zeros(len(row), len(column), dtype=torch.bool)
-    for example in examples:
-        matches[row[example.jpg], column[example.caption]] = True
-    return Questions(list(row), list(column), matches)
+    pairs = {(row[example.jpg], column[example.caption]) for example in examples}
+    return Questions(list(row), list(column), torch.tensor(sorted(pairs)))
 
 
 @torch.inference_mode()
-def _score(checkpoint: str, questions: Questions, settings: ScoreSettings) -> dict[str, float]:
+def _score(
+    name: str, checkpoint: str, questions: Questions, settings: ScoreSettings
+) -> dict[str, float]:
     model, preprocess = clip_model.load(checkpoint, half=False)  # as on a CPU, on a GPU too
     images = _image_features(model, preprocess, questions.jpgs, settings.batch_size)  # [P, D]
-    classes = clip_model.zero_shot_classifier(model, questions.captions, settings.templates).cpu()
-    texts = clip_model.encode_texts(model, questions.captions).cpu()  # [C, D]
-    matches, to_texts = questions.matches, images @ texts.T
-    class_rank = first_rank(images @ classes.T, matches)  # P
-    text_rank, image_rank = first_rank(to_texts, matches), first_rank(to_texts.T, matches.T)
+    # Captions are cut as they were in training.
+    classes = clip_model.zero_shot_classifier(
+        model, questions.captions, settings.templates, truncate=True
+    ).cpu()  # [C, D]
+    texts = clip_model.encode_texts(model, questions.captions, truncate=True).cpu()  # [C, D]
+    if not all(features.isfinite().all() for features in (images, classes, texts)):
+        raise ValueError(
+            f"the features that the model {name!r} gives are not finite (NaN or infinite): its "
+            "weights are broken, and it has no score"
+        )
+    captions_of = pair_matches(questions.pairs, len(texts))
+    pictures_of = pair_matches(questions.pairs.flip(1), len(images))
+    class_rank = first_ranks(images, classes, captions_of)  # P
+    text_rank = first_ranks(images, texts, captions_of)  # P
+    image_rank = first_ranks(texts, images, pictures_of)  # C
     scores = {f"zero-shot top-{k}": _share_within(class_rank, k) for k in (1, 5)}
     for k in settings.recall_at:
         scores[f"image to text R@{k}"] = _share_within(text_rank, k)

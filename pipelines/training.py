@@ -99,7 +99,8 @@ def train(
 
             images = torch.stack([crop(_decode(example.jpg)) for example in batch]).to(device)
             images = images.contiguous(memory_format=torch.channels_last)  # [N, 3, R, R]
-            texts = clip_model.tokenize([example.caption for example in batch], truncate=True)
+            captions = [example.caption for example in batch]
+            texts = clip_model.tokenize(captions, model.context_length, truncate=True)
             image_features = model.encode_image(images)  # [N, D]
             text_features = model.encode_text(texts.to(device))  # [N, D]
             loss = contrastive_loss(image_features, text_features, model.logit_scale)

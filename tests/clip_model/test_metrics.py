@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_model import recall_at_k, retrieval_recall, roc_auc
-from clip_model.retrieval import first_rank
+from clip_model.retrieval import first_rank, first_ranks, pair_matches
 
 SCORES = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=20)
 
@@ -61,6 +61,33 @@ def test_recall_refuses_impossible_questions() -> None:
         recall_at_k(torch.rand(2, 3), torch.zeros(2, 3, dtype=torch.bool), 1)
     with pytest.raises(ValueError, match="one shape"):
         recall_at_k(torch.rand(2, 3), torch.ones(3, 3, dtype=torch.bool), 1)
+    with pytest.raises(ValueError, match="no query"):
+        first_ranks(torch.rand(0, 3), torch.rand(2, 3), pair_matches(torch.zeros(1, 2).long(), 2))
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_in_no_place(broken: float) -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        first_rank(torch.full((2, 2), torch.nan), torch.eye(2, dtype=torch.bool))
+    features = torch.eye(3)
+    features[1, 1] = broken
+    for images, texts in ((features, torch.eye(3)), (torch.eye(3), features)):
+        with pytest.raises(ValueError, match="NaN"):
+            retrieval_recall(images, texts)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 1024, None])
+def test_pairs_say_what_is_right_a_chunk_at_a_time(chunk_size: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, candidates = (torch.randn(n, 8, generator=generator) for n in (20, 30))
+    matches = torch.rand(20, 30, generator=generator) < 0.05
+    matches[:, 3] |= ~matches.any(dim=1)
+    expected = first_rank(queries @ candidates.t(), matches)
+    pairs = matches.nonzero()[torch.randperm(int(matches.sum()), generator=generator)]
+    ranks = first_ranks(queries, candidates, pair_matches(pairs, 30), chunk_size)
+    assert torch.equal(ranks, expected)
+    with pytest.raises(ValueError, match="right answer"):
+        first_ranks(queries, candidates, pair_matches(pairs[pairs[:, 0] != 5], 30), chunk_size)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 1024])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import clip_model
 from pipelines.config import Config, ScoreSettings, TrainSettings
 from pipelines.held_out import Example, is_held_out, read_examples
 from pipelines.receipts import Shard
@@ -100,7 +101,7 @@ def test_one_picture_with_two_captions_is_one_question_with_two_answers():
     ]
     questions = ask(examples)
     assert questions.jpgs == [b"cat", b"dog"]
-    assert questions.matches.tolist() == [[True, True, False], [False, False, True]]
+    assert questions.pairs.tolist() == [[0, 0], [0, 1], [1, 2]]
 
 
 def test_scores_are_shares_of_the_same_questions(tmp_path):
@@ -112,6 +113,28 @@ def test_scores_are_shares_of_the_same_questions(tmp_path):
     assert scores["models"]["a"] == scores["models"]["b"]
     assert scores["models"]["a"]["image to text R@13"] == 1.0
     assert 0 < scores["chance"] < 0.1
+
+
+def test_a_caption_of_any_length_is_cut_in_training_and_in_scores(tmp_path):
+    pairs = [(f"{caption} {'of many words ' * 60}", jpg) for caption, jpg in pictures(40)]
+    write_dataset(pairs, tmp_path / "00000.parquet")
+    config, shards = settings(tmp_path, epochs=1, held_out=0.5), [tmp_path / "00000.parquet"]
+    train(shards, config, 0, Reports())
+    examples = list(read_examples(shards, 0, 0.5, held_out=True, tally=Tally()))
+    scores = score_models({"start": config.start_from}, examples, ScoreSettings())
+    assert scores["captions"] == len(examples) > 5
+
+
+def test_a_model_whose_features_are_not_finite_has_no_score(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_tiny_model(path)
+    model, _ = clip_model.load(str(path), half=False)
+    with torch.no_grad():
+        model.text_projection.fill_(3e38)
+    clip_model.save(model, path)
+    examples = [Example(str(n), jpg, caption) for n, (caption, jpg) in enumerate(pictures(12))]
+    with pytest.raises(ValueError, match="'broken' gives are not finite"):
+        score_models({"broken": str(path)}, examples, ScoreSettings())
 
 
 def test_a_data_set_without_held_out_pairs_is_scored_with_nothing(shards, tmp_path):
