@@ -23,6 +23,7 @@ from clip_model.architecture import infer_config, with_quick_gelu
 from clip_model.config import HEAD_WIDTH, ClipConfig
 from clip_model.hugging_face import from_hugging_face, has_hugging_face_names, read_shards
 from clip_model.inert_pickle import UnsafeCheckpointError
+from clip_model.json_file import parse_json
 from clip_model.model import CLIP, convert_weights
 from clip_model.open_clip import from_open_clip
 from clip_model.preprocess import Preprocess, image_transform
@@ -45,6 +46,8 @@ __all__ = [
 CONFIG_KEY = "clip_model.config"
 # Numbers that OpenAI keeps beside its weights, as tensors: by them a state dict is known as one.
 OPENAI_NUMBERS = frozenset({"input_resolution", "context_length", "vocab_size"})
+
+LONGEST_ERROR = 2000  # characters
 
 Format = Literal["clip_model", "openai", "open_clip", "hugging_face"]
 
@@ -112,10 +115,10 @@ def load(
             False to train there.
 
     Raises:
-        RuntimeError: there is no such name or file, the file is not a CLIP's, or nothing says
-            which activation it needs.
+        RuntimeError: there is no such name or file, the file is not a CLIP's, a weight is not
+            finite, or nothing says which activation it needs.
         UnsafeCheckpointError: the file asks for more than tensors; none of it has been run.
-        ValueError: half precision on the CPU.
+        ValueError: half precision on the CPU; or a weight too large for it.
     """
     if jit:
         raise RuntimeError(
@@ -129,9 +132,9 @@ def load(
     try:
         model = _build(*read_weights(path, quick_gelu))
     except UnsafeCheckpointError as error:
-        raise UnsafeCheckpointError(f"{path} was not loaded, nor run: {error}") from error
+        raise UnsafeCheckpointError(f"{path} was not loaded, nor run: {_text(error)}") from error
     except RuntimeError as error:
-        raise RuntimeError(f"{path}: {error}") from error
+        raise RuntimeError(f"{path}: {_text(error)}") from error
     if half or (half is None and target.type == "cuda"):
         convert_weights(model)
     return model.eval().to(target), image_transform(model.config.image_resolution)
@@ -149,7 +152,7 @@ def save(
         half: matrices as float16. If None, in this project's own format only.
 
     Raises:
-        ValueError: the format cannot hold this model; it says why.
+        ValueError: the format cannot hold this model, or a weight is not finite; it says why.
     """
     path, config = Path(path), model.config
     if format != "clip_model" and config.text.kind != "transformer":
@@ -181,7 +184,7 @@ def read_weights(
         return from_hugging_face(read_shards(path), path.with_name(hugging_face.CONFIG), quick_gelu)
     file = read_tensor_file(path)
     if CONFIG_KEY in file.texts:
-        config = _own_config(file.texts[CONFIG_KEY], len(file.tensors))
+        config = _own_config(file.texts[CONFIG_KEY])
         return file.tensors, with_quick_gelu(config, quick_gelu)
     tensors = clip_tensors(file.tensors)
     if file.is_torchscript or tensors.keys() >= OPENAI_NUMBERS:
@@ -197,27 +200,37 @@ def read_weights(
 def _build(tensors: dict[str, Tensor], config: ClipConfig) -> CLIP:
     with torch.device("meta"):  # no memory and no random numbers for weights about to be replaced
         model = CLIP(config)
-    in_memory = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-    }
-    if (scale := in_memory.get("logit_scale")) is not None:
-        in_memory["logit_scale"] = scale.reshape(())  # some of open_clip's have one element in 1-D
-    model.load_state_dict(in_memory, assign=True)
+    if (scale := tensors.get("logit_scale")) is not None and scale.numel() == 1:
+        # Some of open_clip's have one element in 1-D.
+        tensors = tensors | {"logit_scale": scale.reshape(())}
+    for name, expected in model.state_dict().items():
+        if name in tensors and tensors[name].is_floating_point() != expected.is_floating_point():
+            raise RuntimeError(f"the tensor {name!r} is of type {tensors[name].dtype}")
+    # The shapes are compared before anything is converted: a mismatch costs no memory.
+    model.load_state_dict(tensors, assign=True)
+    check_finite(model.float())
     return model
 
 
-def _own_config(text: str, tensors: int) -> ClipConfig:
+def check_finite(model: CLIP) -> None:
+    """Weights that are not finite make features that are none; a rank by them would be luck.
+
+    Raises:
+        RuntimeError: a weight is NaN or infinite, or the temperature's exponential would be.
+    """
+    for name, tensor in model.state_dict().items():
+        values = tensor.exp() if name == "logit_scale" else tensor
+        if not values.isfinite().all():
+            raise RuntimeError(f"the weights of {name!r} are not finite: the training went wrong")
+
+
+def _own_config(text: str) -> ClipConfig:
     try:
-        config = ClipConfig.from_dict(json.loads(text))
-        blocks = config.blocks
+        return ClipConfig.from_dict(parse_json(text))
     except (ValueError, TypeError, KeyError) as error:
         raise RuntimeError(
             f"the architecture that the file says cannot be read: {error}"
         ) from error
-    if blocks > tensors:  # a few bytes of text must not build a model of a billion layers
-        raise RuntimeError(f"the file says {blocks} blocks of layers and holds {tensors} tensors")
-    return config
 
 
 def _from_openai(
@@ -251,6 +264,12 @@ def _write_openai(tensors: dict[str, Tensor], config: ClipConfig, path: Path) ->
     temporary.replace(path)
 
 
+def _text(error: Exception) -> str:
+    """What an error says, without end: a hostile file may have put a megabyte into it."""
+    text = str(error)
+    return text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]} ..."
+
+
 def _weights_in_folder(folder: Path) -> Path:
     known = (*hugging_face.WEIGHTS_IN_FOLDER, *open_clip.WEIGHTS_IN_FOLDER)
     for name in known:
@@ -260,7 +279,15 @@ def _weights_in_folder(folder: Path) -> Path:
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
+    """Raises ValueError: a weight is not finite, or not as float16."""
     tensor = tensor.detach().cpu().contiguous()
-    if tensor.is_floating_point():
-        return tensor.half() if half and tensor.ndim >= 2 else tensor.float()
-    return tensor
+    if not tensor.is_floating_point():
+        return tensor
+    stored = tensor.half() if half and tensor.ndim >= 2 else tensor.float()
+    if not stored.isfinite().all():
+        raise ValueError(
+            "a weight is not finite"
+            if not tensor.isfinite().all()
+            else "a weight is too large for float16: save it with half=False"
+        )
+    return stored

@@ -11,6 +11,17 @@ from typing import Any, Literal
 VOCAB_SIZE = 49408
 CONTEXT_LENGTH = 77
 HEAD_WIDTH = 64  # every attention head of the paper's towers is 64 wide
+# Bounds that no CLIP is near. A file's few bytes must not build a model of a billion layers.
+MOST_LAYERS = 500  # of a tower, or of a ResNet's stage
+LARGEST = 1 << 20  # width, side of a picture, words, ...
+
+
+def check_count(name: str, value: object, most: int = LARGEST) -> None:
+    """Raises ValueError: `value` is not a whole number from 1 to `most`."""
+    if type(value) is not int:
+        raise ValueError(f"{name} must be a whole number, not a {type(value).__name__}")
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} must be from 1 to {most:,}")
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,13 @@ class VisionTransformerConfig:
     layers: int
     width: int
     patch_size: int
+
+    def __post_init__(self) -> None:
+        check_count("the image tower's layers", self.layers, MOST_LAYERS)
+        check_count("the image tower's width", self.width)
+        check_count("patch_size", self.patch_size)
+        if self.width < HEAD_WIDTH:
+            raise ValueError(f"an image tower {self.width} wide has no room for a head")
 
     @property
     def heads(self) -> int:
@@ -32,6 +50,15 @@ class ModifiedResNetConfig:
 
     layers: tuple[int, int, int, int]
     width: int
+
+    def __post_init__(self) -> None:
+        if type(self.layers) is not tuple or len(self.layers) != 4:
+            raise ValueError("a ResNet's layers must be four numbers")
+        for layers in self.layers:
+            check_count("a ResNet's layers", layers, MOST_LAYERS)
+        check_count("a ResNet's width", self.width)
+        if self.width % 2:
+            raise ValueError("a ResNet's width must be even")
 
     @property
     def heads(self) -> int:
@@ -55,6 +82,11 @@ class TextConfig:
             raise ValueError(
                 f"Unknown text encoder {self.kind!r}; expected 'transformer' or 'cbow'"
             )
+        check_count("the text tower's layers", self.layers, MOST_LAYERS)
+        for name in ("width", "heads", "context_length", "vocab_size"):
+            check_count(f"the text tower's {name}", getattr(self, name))
+        if self.kind == "transformer" and self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
 
 
 @dataclass(frozen=True)
@@ -71,12 +103,11 @@ class ClipConfig:
     text: TextConfig
     quick_gelu: bool = True
 
-    @property
-    def blocks(self) -> int:
-        """Residual blocks of both towers together; each has several tensors."""
-        layers = self.vision.layers
-        of_text = self.text.layers if self.text.kind == "transformer" else 0
-        return of_text + (layers if isinstance(layers, int) else sum(layers))
+    def __post_init__(self) -> None:
+        check_count("embed_dim", self.embed_dim)
+        check_count("image_resolution", self.image_resolution)
+        if type(self.quick_gelu) is not bool:
+            raise ValueError("quick_gelu must be true or false")
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that JSON can hold; `from_dict` reads it back."""
@@ -91,9 +122,11 @@ class ClipConfig:
 
         Raises:
             ValueError: the image tower's kind is neither "vit" nor "resnet", or the text
-                encoder's neither "transformer" nor "cbow".
-            TypeError: a field is missing, or is not known.
+                encoder's neither "transformer" nor "cbow"; or a number is out of bounds, or none.
+            TypeError, KeyError: a field is missing, or is not known.
         """
+        if not all(type(part) is dict for part in (fields, fields["vision"], fields["text"])):
+            raise TypeError("an architecture is a table with two tables, 'vision' and 'text'")
         vision = dict(fields["vision"])
         kind = vision.pop("kind", None)
         if kind not in ("vit", "resnet"):

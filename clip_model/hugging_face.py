@@ -83,11 +83,20 @@ def shard_paths(index: Path) -> list[Path]:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
         raise RuntimeError(f"{index} names no files: it has no 'weight_map'")
+    if not all(isinstance(name, str) for name in names.values()):
+        raise RuntimeError(f"{index}: the 'weight_map' must say a file's name for each tensor")
     shards = sorted(set(names.values()))
     for shard in shards:
-        if Path(shard).name != shard or not (index.parent / shard).is_file():
-            raise RuntimeError(f"{index} names {shard!r}, which is no file beside it")
+        if Path(shard).name != shard or not _is_file(index.parent / shard):
+            raise RuntimeError(f"{index} names {shard[:200]!r}, which is no file beside it")
     return [index.parent / shard for shard in shards]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a byte that no name has
+        return False
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:

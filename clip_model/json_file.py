@@ -7,19 +7,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+LARGEST_FILE = 1 << 20  # bytes; an index of 5,000 tensors has half of it
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The table in a file.
 
     Raises:
-        RuntimeError: it is not JSON, or not a table.
+        RuntimeError: it is not JSON, or not a table, or larger than any configuration.
+    """
+    if path.stat().st_size > LARGEST_FILE:
+        raise RuntimeError(f"{path} is larger than any configuration: {LARGEST_FILE:,} bytes")
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RuntimeError(f"{path}: {error}") from error
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """A table, written as JSON.
+
+    Raises:
+        ValueError: it is not JSON, or not a table.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RuntimeError(f"{path} is not JSON: {error}") from error
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise RuntimeError(f"{path} is not a table")
+        raise ValueError("not a table")
     return fields
 
 
@@ -29,7 +45,7 @@ def read_section(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     Raises:
         RuntimeError: something else stands there.
     """
-    section = fields.get(name) or {}
+    section = {} if fields.get(name) is None else fields[name]
     if not isinstance(section, dict):
         raise RuntimeError(f"the configuration's {name!r} is not a table")
     return section

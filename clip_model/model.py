@@ -138,14 +138,25 @@ def convert_weights(model: CLIP, dtype: torch.dtype = torch.float16) -> None:
 
     Convolutions, linear layers, attention and the bare projections are converted; norms,
     embeddings and the temperature stay as they are.
+
+    Raises:
+        ValueError: a weight is too large for the type. The model is as it was.
     """
     kept = (nn.LayerNorm, nn.BatchNorm2d, nn.Embedding)
+    converted: list[tuple[nn.Parameter, Tensor]] = []
     for module in model.modules():
         if isinstance(module, kept):
             continue
         for name, parameter in module.named_parameters(recurse=False):
             if name not in UNCONVERTED:
-                parameter.data = parameter.data.to(dtype)
+                converted.append((parameter, parameter.data.to(dtype)))
+    for parameter, values in converted:
+        if values.is_meta:
+            continue
+        if parameter.isfinite().all() and not values.isfinite().all():
+            raise ValueError(f"a weight is too large for {dtype}: keep float32, with half=False")
+    for parameter, values in converted:
+        parameter.data = values
 
 
 def _image_tower(config: ClipConfig) -> VisionTransformer | ModifiedResNet:
