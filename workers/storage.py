@@ -100,7 +100,10 @@ def table_writer(schema: pa.Schema, path: Path) -> Iterator[pq.ParquetWriter]:
     """
     with (
         replacing(path) as temporary,
-        pq.ParquetWriter(temporary, schema, compression=dict(_leaf_compression(schema))) as writer,
+        # Within 256 rows zstd finds what repeats; dictionaries beside it cost time and bytes.
+        pq.ParquetWriter(
+            temporary, schema, use_dictionary=False, compression=dict(_leaf_compression(schema))
+        ) as writer,
     ):
         yield writer
 
