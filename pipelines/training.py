@@ -33,8 +33,15 @@ log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
 
 
+#: Called now and then with how far the training is, in words and as a share.
+Say = Callable[[str, float], None]
+
+#: Seconds, at least, between two calls of it.
+SAY_EVERY = 5.0
+
+
 class DivergedError(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss or a weight is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ def train(
     seed: int,
     report: Report,
     state: dict[str, Any] | None = None,
+    say: Say = lambda _note, _share: None,
 ) -> Trained:
     """Train and give the model back.
 
@@ -57,9 +65,10 @@ def train(
         shards: Parquet files with the columns of ``contracts.DATASET``.
         report: called after each epoch; what it is given, ``state`` takes back to go on from
             there.
+        say: called every few seconds with the step, the loss and the pairs a second.
 
     Raises:
-        DivergedError: the loss became NaN or infinite.
+        DivergedError: the loss became NaN or infinite, or a weight did with the last step.
     """
     device = torch.device("cuda" if settings.use_gpu and torch.cuda.is_available() else "cpu")
     torch.set_num_threads(settings.cpus)
@@ -89,7 +98,8 @@ def train(
         first_epoch, metrics = state["epoch"] + 1, state["metrics"]
 
     for epoch in range(first_epoch, settings.epochs):
-        started, losses = time.monotonic(), []
+        losses = list[float]()
+        started = said = time.monotonic()
         # Seeded by the epoch, so a resumed run draws the same order and crops as an unbroken one.
         torch.manual_seed(seed * 100_003 + epoch)
         for step, batch in enumerate(_batches(examples, batch_size)):
@@ -116,7 +126,16 @@ def train(
             with torch.no_grad():
                 model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
             losses.append(loss.item())
+            now = time.monotonic()
+            if now - said >= SAY_EVERY or step in (0, steps_per_epoch - 1):
+                said, rate = now, (step + 1) * batch_size / (now - started)
+                say(
+                    f"epoch {epoch + 1} of {settings.epochs}, step {step + 1} of "
+                    f"{steps_per_epoch}, loss {losses[-1]:.3f}, {rate:,.0f} pairs/s",
+                    (epoch * steps_per_epoch + step + 1) / total_steps,
+                )
 
+        _check_weights(model, epoch, settings)
         metrics.append({"epoch": epoch, "loss": sum(losses) / len(losses)})
         pairs_per_second = len(losses) * batch_size / (time.monotonic() - started)
         log.info("epoch %d: loss %.4f, %.0f pairs/s", epoch, metrics[-1]["loss"], pairs_per_second)
@@ -129,6 +148,16 @@ def train(
             }
         )
     return Trained(model.eval(), tally, metrics)
+
+
+def _check_weights(model: nn.Module, epoch: int, settings: TrainSettings) -> None:
+    """No loss has been seen of the weights after an epoch's last step. Raises DivergedError."""
+    for name, weight in model.state_dict().items():
+        if not weight.isfinite().all():
+            raise DivergedError(
+                f"{name} is not finite after epoch {epoch}; lower model.learning_rate "
+                f"(now {settings.learning_rate})"
+            )
 
 
 def _batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:

@@ -51,18 +51,13 @@ class Model(Stage):
         return [self.shard("all", identity, [*dataset, *start], values)]
 
     def status(self) -> Status:
-        lines = [
-            line
-            for file in Side.SCRATCH.of(self.folder).glob(f"*/{METRICS}")
-            for line in file.read_text(encoding="utf-8").splitlines()
-        ]
-        if not lines:
-            return Status("starting")
-        last, epochs = json.loads(lines[-1]), self.run.config.model.epochs
-        return Status(
-            f"epoch {last['epoch'] + 1} of {epochs}, loss {last['loss']:.3f}",
-            under_way=(last["epoch"] + 1) / epochs,
-        )
+        for file in Side.SCRATCH.of(self.folder).glob(f"*/{PROGRESS}"):
+            try:
+                note, share = json.loads(file.read_text(encoding="utf-8"))
+            except FileNotFoundError:  # the training has just ended
+                continue
+            return Status(note, under_way=share)
+        return Status("starting")
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
@@ -124,8 +119,9 @@ class TrainOnRay:
         return {"pairs": Tally.from_counts(counts)}
 
 
-#: How the training worker hands its account to the driver.
+#: How the training worker hands its account to the driver, and says how far it is.
 ACCOUNT = "_account.json"
+PROGRESS = "_progress.json"
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -156,7 +152,9 @@ def train_worker(config: dict[str, Any]) -> None:
         config["seed"],
         report,
         state,
+        lambda note, share: write_json([note, share], out / PROGRESS),
     )
+    (out / PROGRESS).unlink(missing_ok=True)
     write_metrics(trained.metrics, out / METRICS)
     write_json(trained.pairs.counts(), out / ACCOUNT)
     clip_model.save(trained.model, out / CHECKPOINT)

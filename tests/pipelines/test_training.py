@@ -1,16 +1,22 @@
 """The training loop and the scores, without Ray."""
 
+import re
+
 import pytest
 import torch
 
 import clip_model
 from pipelines.config import Config, ScoreSettings, TrainSettings
 from pipelines.held_out import Example, is_held_out, read_examples
-from pipelines.receipts import Shard
+from pipelines.progress import Status
+from pipelines.receipts import Shard, Side
+from pipelines.run import Run
 from pipelines.scoring import ask, score_models
+from pipelines.stages.model import PROGRESS, Model
 from pipelines.stages.scores import ScoreModels
 from pipelines.training import DivergedError, train
 from tests.shards import jpeg, pictures, save_tiny_model, write_dataset
+from workers.storage import write_json
 from workers.tally import Tally
 
 
@@ -74,6 +80,38 @@ def test_training_is_a_function_of_its_seed_and_goes_on_where_it_stopped(shards,
 def test_a_loss_that_is_not_a_number_stops_the_training(shards, tmp_path):
     with pytest.raises(DivergedError, match="lower model.learning_rate"):
         train(shards, settings(tmp_path, learning_rate=1e12, warmup_steps=0), 0, Reports())
+
+
+def test_weights_that_the_last_step_breaks_are_no_model(shards, tmp_path):
+    """The loss of a training of one step is that of the weights before it."""
+    more = {"learning_rate": 3e37, "weight_decay": 10, "warmup_steps": 0, "epochs": 1}
+    config, reports = settings(tmp_path, batch_size=48, **more), Reports()
+    model, _ = clip_model.load(config.start_from, half=False)
+    with torch.no_grad():
+        model.token_embedding.weight[7] = 2  # of a token in no caption, so the loss is finite
+    clip_model.save(model, tmp_path / "start.safetensors")
+    with pytest.raises(DivergedError, match="not finite after epoch 0; lower model.learning_rate"):
+        train(shards, config, 0, reports)
+    assert reports.metrics == [], "nothing to go on from"
+
+
+def test_it_is_said_how_far_the_training_is_from_the_first_step_on(shards, tmp_path):
+    said: list[tuple[str, float]] = []
+    train(shards, settings(tmp_path), 0, Reports(), None, lambda *what: said.append(what))
+    assert re.fullmatch(r"epoch 1 of 3, step 1 of \d, loss \d\.\d+, \d+ pairs/s", said[0][0])
+    shares = [share for _, share in said]
+    assert 0 < shares[0] < 0.2
+    assert (shares, shares[-1]) == (sorted(shares), 1.0)
+
+
+def test_the_stage_reads_how_far_its_worker_is(tmp_path):
+    run = Run.open(Config.model_validate({"name": "x", "queries": {}}), tmp_path / "run")
+    stage = Model(run)
+    assert stage.status() == Status("starting")
+    out = Side.SCRATCH.of(stage.folder) / "all"
+    out.mkdir(parents=True)
+    write_json(["epoch 1 of 4, step 3 of 9", 0.25], out / PROGRESS)
+    assert stage.status() == Status("epoch 1 of 4, step 3 of 9", under_way=0.25)
 
 
 def test_too_few_pairs_are_refused_with_what_to_do(tmp_path):
