@@ -10,16 +10,20 @@ to uint8, for a model whose first convolution normalises (`fold_normalisation`).
 from __future__ import annotations
 
 import copy
-import io
-import struct
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from clip_model.picture_files import (
+    ImageError,
+    as_image_error,
+    decode_image,
+    decode_jpeg,
+    most_pixels,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,28 +34,6 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the images that OpenAI trained 
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 Preprocess = Callable[["Image.Image"], torch.Tensor]
-Reason = Literal["not an image", "truncated", "broken", "too large"]
-
-# What Pillow's decoders raise on bytes that are no whole picture, beside OSError.
-_DECODER_ERRORS = (
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-)
-
-
-class ImageError(ValueError):
-    """Bytes that cannot become a model's input; `reason` says why, in a fixed set of words."""
-
-    def __init__(self, reason: Reason, detail: object) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
 
 
 def random_square_crop(resolution: int) -> Preprocess:
@@ -79,9 +61,8 @@ def image_bytes_transform(resolution: int) -> Callable[[bytes], Tensor]:
     """The fast transform, from a file's bytes to the input of a folded model.
 
     A JPEG is decoded by libjpeg-turbo and resized by torch: at most 2 levels of 255 away from the
-    reference. Everything else is the reference's: other formats, CMYK, and whatever the fast
-    decoder complains of. As there, palettes are resized as indices, the first frame of an
-    animation counts, 16 bits are Pillow's 16 bits, and EXIF orientation is ignored.
+    reference. Everything else is the reference's: other formats, CMYK, turned pictures, and
+    whatever the fast decoder complains of. As there, palettes are resized as indices.
 
     Returns:
         A function from bytes to uint8 [3, resolution, resolution]. It raises ImageError.
@@ -89,14 +70,17 @@ def image_bytes_transform(resolution: int) -> Callable[[bytes], Tensor]:
     reference = reference_bytes_transform(resolution)
 
     def transform(data: bytes) -> Tensor:
-        pixels = _decode_jpeg(data)  # HWC
-        return reference(data) if pixels is None else _resize_and_crop(pixels, resolution)
+        pixels = decode_jpeg(data)
+        if pixels is None:
+            return reference(data)
+        return _resize_and_crop(torch.from_numpy(pixels), resolution)
 
     return transform
 
 
 def reference_bytes_transform(resolution: int) -> Callable[[bytes], Tensor]:
-    """The reference up to the last rounding: as `image_transform`, neither scaled nor normalised.
+    """The reference up to the last rounding: as `image_transform` of what `decode_image` reads,
+    neither scaled nor normalised.
 
     Returns:
         A function from bytes to uint8 [3, resolution, resolution]. It raises ImageError.
@@ -106,65 +90,10 @@ def reference_bytes_transform(resolution: int) -> Callable[[bytes], Tensor]:
     def transform(data: bytes) -> Tensor:
         image = decode_image(data)
         _resized(image.height, image.width, resolution)
-        with _as_image_error():
+        with as_image_error():
             return pipeline(image).contiguous()
 
     return transform
-
-
-def decode_image(data: bytes) -> Image.Image:
-    """The picture in a file's bytes, decoded whole, its first frame if it moves.
-
-    Raises:
-        ImageError: Pillow does not know the format, or cannot decode all of it, or refuses its
-            size.
-    """
-    from PIL import Image
-
-    with _as_image_error():
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    return image
-
-
-@contextmanager
-def _as_image_error() -> Iterator[None]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        yield
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError("too large", error) from error
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image", error) from error
-    except OSError as error:
-        raise ImageError("truncated" if "truncated" in str(error) else "broken", error) from error
-    except _DECODER_ERRORS as error:
-        raise ImageError("broken", error) from error
-
-
-def _decode_jpeg(data: bytes) -> Tensor | None:
-    """uint8 [H, W, 3], or None where the reference must decide."""
-    import simplejpeg  # late: only this path needs it
-
-    if not data.startswith(b"\xff\xd8"):
-        return None
-    try:
-        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
-        if colour not in ("YCbCr", "Gray") or height * width > _largest():
-            return None
-        return torch.from_numpy(simplejpeg.decode_jpeg(data))
-    except ValueError:  # even for what can be mended: Pillow mends some of it, and refuses some
-        return None
-
-
-def _largest() -> float:
-    """Pixels that a picture may have before Pillow warns of a decompression bomb."""
-    from PIL import Image
-
-    return Image.MAX_IMAGE_PIXELS or float("inf")
 
 
 def _resized(height: int, width: int, resolution: int) -> tuple[int, int]:
@@ -177,7 +106,7 @@ def _resized(height: int, width: int, resolution: int) -> tuple[int, int]:
         size = resolution, int(resolution * width / height)
     else:
         size = int(resolution * height / width), resolution
-    if size[0] * size[1] > _largest():
+    if size[0] * size[1] > most_pixels():
         raise ImageError("too large", f"{width} x {height} would become {size[1]} x {size[0]}")
     return size
 

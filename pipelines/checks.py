@@ -243,7 +243,7 @@ def pictures(path: Path) -> Iterator[str]:
 
 
 def _picture_problem(row: dict[str, Any]) -> str | None:
-    from clip_model.preprocess import ImageError, decode_image
+    from clip_model.picture_files import ImageError, decode_image
 
     try:
         size = decode_image(row["jpg"]).size

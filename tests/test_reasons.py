@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from clip_model.preprocess import Reason
+from clip_model.picture_files import Reason
 from query_builder.settings import KINDS
 from workers.pairs.captions import caption_rules
 from workers.pairs.settings import CaptionSettings, LanguageSettings

@@ -38,7 +38,9 @@ REJECTIONS = {
     "image area too large": "too_large",
     "aspect ratio too large": "aspect_ratio",
 }
-NO_IMAGE = re.compile(r"decoding error|imdecode|!buf.empty")
+#: The texts of `ImageError`.
+NO_IMAGE = re.compile(r"^(?:not an image|truncated|broken): ")
+TOO_LARGE = re.compile(r"^too large: ")
 
 
 @dataclass(frozen=True)
@@ -167,4 +169,6 @@ def _rejection_or_failure(status: str, text: str) -> tuple[str, bool]:
         return reason, reason in picture_fetch.REJECTIONS
     if text in REJECTIONS:
         return REJECTIONS[text], True
+    if TOO_LARGE.search(text):
+        return "too_large", False
     return ("not_an_image" if NO_IMAGE.search(text) else "other"), False

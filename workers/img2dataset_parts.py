@@ -7,6 +7,10 @@ its command line. While the classes are imported, stand-ins have these names. Af
 process is as it was: whoever imports wandb or img2dataset gets the real one.
 
 What fetches a picture is replaced by ours (``workers.picture_fetch``).
+
+So is what reads it, by `clip_model.decode_image`: then a picture is the same here and where it is
+embedded. OpenCV leaves 16 bits, which its JPEGs cut off at 255, turns nothing upright, and fills
+up what is missing of a truncated file.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+
+from clip_model.picture_files import as_image_error, decode_image
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 #: What albumentations calls a transform: ``transform(image=pixels)["image"]``.
@@ -43,11 +49,29 @@ class Parts(NamedTuple):
 def img2dataset_parts() -> Parts:
     """The classes, imported once in a process. Raises ModuleNotFoundError without img2dataset."""
     with _stand_ins():
-        from img2dataset import downloader
+        from img2dataset import downloader, resizer
         from img2dataset.downloader import Downloader
         from img2dataset.resizer import Resizer
         from img2dataset.writer import ParquetSampleWriter
+    resizer.cv2 = _OpenCV()
     return Parts(downloader, Downloader, Resizer, ParquetSampleWriter)
+
+
+class _OpenCV:
+    """OpenCV as the Resizer knows it, but for how it reads a picture."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(cv2, name)
+
+    def imdecode(self, data: Pixels, _flags: int) -> Pixels:
+        """[H, W] or [H, W, 3 or 4], blue first, of 8 bits. Raises ImageError."""
+        with as_image_error():
+            image = decode_image(data.tobytes())
+            if image.has_transparency_data:  # of a palette, too, or of one colour
+                return cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
+            if image.mode in ("1", "L"):
+                return np.asarray(image.convert("L"))
+            return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Embeddings(Stage):
 
     name = "embeddings"
     reads = ("images",)
-    version = 4
+    version = 5
 
     def check(self) -> None:
         content_of(self.run.config.embeddings)

@@ -21,7 +21,7 @@ class Images(Stage):
 
     name = "images"
     reads = ("pairs",)
-    version = 3
+    version = 4
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)

@@ -8,7 +8,10 @@ from io import BytesIO
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
+from tests.picture_samples import EPS, SAMPLES, encoded
+from workers.download import _rejection_or_failure
 from workers.img2dataset_parts import _albumentations, img2dataset_parts
 
 UNUSED = ("albumentations", "fire", "imghdr", "pandas", "wandb", "webdataset")
@@ -88,3 +91,56 @@ def test_every_mode_of_resizing_works(mode, width, height):
     decoded = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     assert decoded.shape == (height, width, 3)
+
+
+def through_img2dataset(data):
+    """What its Resizer makes of a file, without the loss of a JPEG: RGB."""
+    resizer = img2dataset_parts().Resizer(64, "no", True, encode_format="png", encode_quality=1)
+    png, *_, error = resizer(BytesIO(data))
+    assert error is None, error
+    return np.asarray(Image.open(BytesIO(png)).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_pictures_of_every_kind_have_the_levels_that_were_written(name):
+    data, expected = SAMPLES[name]
+    assert np.abs(through_img2dataset(data) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_upright(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    corner = np.zeros((32, 48, 3), np.uint8)
+    corner[:16, :16] = 255  # whose place says how it was turned
+    data = encoded(Image.fromarray(corner), kind, exif=exif, quality=100)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(BytesIO(data))))
+    assert np.abs(through_img2dataset(data) - expected).max() <= 2
+    upright = expected[:, :, 0] > 128
+    places = {1: "tl", 2: "tr", 3: "br", 4: "bl", 5: "tl", 6: "tr", 7: "br", 8: "bl"}
+    rows = slice(0, 16) if places[orientation][0] == "t" else slice(-16, None)
+    columns = slice(0, 16) if places[orientation][1] == "l" else slice(-16, None)
+    assert upright[rows, columns].all()
+    assert upright.shape == ((32, 48) if orientation < 5 else (48, 32))
+
+
+def test_what_is_transparent_is_white_of_whatever_mode():
+    clear = Image.new("P", (8, 8), 1)
+    clear.putpalette([0, 0, 0, 9, 9, 9])
+    for image, options in (
+        (Image.new("RGBA", (8, 8), (9, 9, 9, 0)), {}),
+        (Image.new("LA", (8, 8), (9, 0)), {}),
+        (clear, {"transparency": 1}),
+        (Image.new("RGB", (8, 8), (9, 9, 9)), {"transparency": (9, 9, 9)}),
+        (Image.new("L", (8, 8), 9), {"transparency": 9}),
+    ):
+        assert (through_img2dataset(encoded(image, "PNG", **options)) == 255).all(), image.mode
+
+
+@pytest.mark.parametrize(
+    "data", [EPS, b"<html>", b"", SAMPLES["jpeg"][0][:-300], SAMPLES["webp animated"][0][:60]]
+)
+def test_what_is_not_a_whole_picture_of_a_known_format_has_an_error(data):
+    *_, error = img2dataset_parts().Resizer(64, "no", True)(BytesIO(data))
+    assert _rejection_or_failure("failed_to_resize", error) == ("not_an_image", False)

@@ -25,7 +25,8 @@ from torch import Tensor
 import clip_model
 from clip_model import tokenize
 from clip_model.checkpoint import checkpoint_files
-from clip_model.preprocess import ImageError, image_bytes_transform
+from clip_model.picture_files import ImageError
+from clip_model.preprocess import image_bytes_transform
 from workers.contracts import embeddings_schema
 from workers.embedding.encoders import Encoder, load_encoder, one_threaded, precision_on
 from workers.embedding.labels import Labels

@@ -1,0 +1,90 @@
+"""What is read of a picture's file, against numpy's idea of what was written into it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from clip_model.picture_files import FORMATS, ImageError, decode_image
+from tests.picture_samples import EPS, SAMPLES, encoded, ramp
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_levels_are_those_that_were_written(name: str) -> None:
+    data, expected = SAMPLES[name]
+    image = decode_image(data)
+    levels = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(levels - expected).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
+def test_all_of_16_bits_are_scaled_and_not_cut_off(kind: str) -> None:
+    levels = np.arange(0, 1 << 16, 16, dtype=np.uint16).reshape(64, 64)
+    image = decode_image(encoded(Image.fromarray(levels), kind))
+    assert image.mode == "L"
+    np.testing.assert_array_equal(np.asarray(image), levels >> 8)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        ramp().astype(np.float32),
+        ramp().astype(np.int32) << 16,
+        ramp().astype(np.int32) - 200,
+    ],
+)
+def test_levels_of_unknown_scale_are_refused(levels: npt.NDArray[np.float32]) -> None:
+    with pytest.raises(ImageError, match="broken: .*unknown scale"):
+        decode_image(encoded(Image.fromarray(levels), "TIFF"))
+
+
+def test_formats_that_are_not_on_the_list_are_no_pictures_and_start_no_program() -> None:
+    """Pillow itself would start Ghostscript for an EPS."""
+    with Image.open(io.BytesIO(EPS)) as image:
+        assert image.format == "EPS"
+    others = [encoded(Image.new("RGB", (8, 8)), kind) for kind in ("PCX", "SGI", "TGA", "PDF")]
+    program = f"""
+import sys
+from clip_model.picture_files import ImageError, decode_image
+
+def no_program(event, arguments):
+    assert event not in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"), event
+
+sys.addaudithook(no_program)
+for data in {[EPS, *others]}:
+    try:
+        decode_image(data)
+    except ImageError as error:
+        assert error.reason == "not an image", error
+    else:
+        raise SystemExit("it was read")
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_pillow_knows_the_formats_by_these_names() -> None:
+    Image.init()
+    assert set(FORMATS) <= set(Image.OPEN)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535, "up", b"\xff"])
+def test_an_orientation_that_means_nothing_turns_nothing(value: object) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    picture = Image.new("RGB", (30, 20))
+    for kind in ("JPEG", "PNG"):
+        try:
+            data = encoded(picture, kind, exif=exif)
+        except (TypeError, ValueError, struct.error):
+            continue  # Pillow writes no such thing
+        assert decode_image(data).size == (30, 20)
+    head = b"\xff\xd8\xff\xe1\0\x10Exif\0\0MM\0*\xff\xff\xff\xff"
+    assert decode_image(head + encoded(picture, "JPEG")[2:]).size == (30, 20)
