@@ -14,6 +14,9 @@ from pipelines.stages import STAGES
 from pipelines.stages.embeddings import PRECISION
 from workers.storage import DAMAGED_PARQUET, write_text
 
+#: Pictures or captions below which a score is shown with its interval.
+FEW = 100
+
 #: The report's file in the run's directory.
 REPORT = "report.md"
 
@@ -159,16 +162,44 @@ def _score_lines(run: Run) -> Iterator[str]:
         return
     run.check_outputs("scores", drop=True)
     scores = json.loads(files[0].read_text(encoding="utf-8"))
+    yield from score_table(scores)
+
+
+def score_table(scores: Mapping[str, Any]) -> Iterator[str]:
+    """The scores of the models; those of few pictures or captions with their intervals."""
     yield "## Models on held-out pairs"
     yield ""
     yield (
         f"{scores['pictures']:,} pictures, {scores['captions']:,} captions; "
         f"chance {scores['chance']:.2%}"
     )
+    if min(scores["pictures"], scores["captions"]) < FEW:
+        yield ""
+        yield (
+            f"Fewer than {FEW} say little: in brackets, the interval in which each score lies with "
+            "95% confidence (Wilson). Raise model.held_out, or select more pairs."
+        )
     yield ""
     measures = list(next(iter(scores["models"].values())))
     yield f"| model | {' | '.join(measures)} |"
     yield f"|---|{'--:|' * len(measures)}"
     for name, values in scores["models"].items():
-        yield f"| {name} | {' | '.join(f'{values[measure]:.2%}' for measure in measures)} |"
+        cells = [_score_cell(measure, values[measure], scores) for measure in measures]
+        yield f"| {name} | {' | '.join(cells)} |"
     yield ""
+
+
+def _score_cell(measure: str, share: float, scores: Mapping[str, Any]) -> str:
+    asked = scores["captions" if measure.startswith("text to image") else "pictures"]
+    if asked >= FEW:
+        return f"{share:.2%}"
+    low, high = wilson_interval(share, asked)
+    return f"{share:.2%} ({low:.0%} to {high:.0%})"
+
+
+def wilson_interval(share: float, asked: int) -> tuple[float, float]:
+    """The 95% score interval (Wilson, 1927) of a share of independent answers that were right."""
+    z2 = 1.959964**2
+    middle = (share + z2 / (2 * asked)) / (1 + z2 / asked)
+    spread = (z2 * (share * (1 - share) / asked + z2 / (4 * asked**2))) ** 0.5 / (1 + z2 / asked)
+    return max(0.0, middle - spread), min(1.0, middle + spread)
