@@ -242,6 +242,8 @@ def _without_gaps(
     for sample in samples:
         if source.images and sample.image is None:
             _fail(tally, "no_image", Row(sample.id, sample.text), "the row has no picture")
+        elif sample.problem:
+            _fail(tally, "bad_caption", Row(sample.id, None), sample.problem)
         elif source.texts and sample.text is None:
             _fail(tally, "no_caption", Row(sample.id, None), "the row has no caption")
         else:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.embedding.settings import InputSettings
@@ -50,6 +51,7 @@ class Sample:
     id: str
     image: bytes | None
     text: str | None
+    problem: str | None = None  # of a caption that is there and is no text
 
 
 def _tell_nobody(share: float) -> None:
@@ -82,16 +84,44 @@ def _read_parquet(path: Path, settings: InputSettings, tell: Tell, shard: str) -
     columns = [name for name in (id_name, image_name, text_name) if name]
     row = 0
     for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-        values = {name: batch.column(name).to_pylist() for name in columns}
+        values = {name: _values(batch.column(name)) for name in columns}
         for index in range(len(batch)):
             identity = values[id_name][index] if id_name else None
             yield Sample(
                 _identity(identity, shard, row),
                 _bytes(values[image_name][index], image_name, path) if image_name else None,
-                values[text_name][index] if text_name else None,
+                *_text(values[text_name][index] if text_name else None),
             )
             row += 1
         tell(row / file.metadata.num_rows)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """A column's values; of texts of which one is not UTF-8, that one as bytes."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _decoded(value: bytes | None) -> str | bytes | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def _text(value: Any) -> tuple[str | None, str | None]:
+    """A caption and what is wrong with it; what is no text has none that could be encoded."""
+    if value is None:
+        return None, None
+    if not isinstance(value, str):
+        return None, f"the caption is a {type(value).__name__}, not a text: {value!r:.100}"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None, f"the caption holds half a character: {value!r:.100}"
+    return value, None
 
 
 def _column(names: Sequence[str], known: Sequence[str], wanted: str | None, path: Path) -> str:
@@ -190,7 +220,7 @@ def _tar_sample(key: str, members: dict[str, bytes], settings: InputSettings) ->
     return Sample(
         printable(key),
         members[ending] if ending and settings.images else None,
-        _tar_text(members, settings.text_column) if settings.texts else None,
+        *_text(_tar_text(members, settings.text_column) if settings.texts else None),
     )
 
 

@@ -313,6 +313,36 @@ def test_rows_that_lack_a_part_fail_and_say_which(model_path, tmp_path):
     assert table["pair_id"].to_pylist() == ["e/000000000"]  # named after the output
 
 
+@pytest.mark.parametrize(
+    "captions",
+    [
+        [["a", "b"], None, []],
+        [{"en": "a"}, None, {"en": "b"}],
+        [7, None, 8],
+        [0.5, None, True + 0.5],
+        [b"a", None, b"b"],
+        pa.array([b"\xff", None, b"\xed\xa0\x80"]).cast(pa.string(), safe=False),
+    ],
+)
+def test_captions_that_are_no_texts_fail_alone(model_path, tmp_path, captions):
+    jpgs = [jpg for _, jpg in pictures(3)]
+    pq.write_table(pa.table({"jpg": jpgs, "caption": captions}), tmp_path / "00000.parquet")
+    tally, _ = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
+    assert tally.counts()["failed"] == {"bad_caption": 2, "no_caption": 1}
+
+
+def test_a_text_that_is_not_utf8_and_half_a_character_cost_their_rows_only(model_path, tmp_path):
+    jpgs = [jpg for _, jpg in pictures(2)]
+    texts = pa.array([b"good", b"\xff"]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"jpg": jpgs, "caption": texts}), tmp_path / "00000.parquet")
+    members = [("a.jpg", jpgs[0]), ("a.json", b'{"caption": "\\ud800"}')]
+    members += [("b.jpg", jpgs[1]), ("b.json", b'{"caption": "good"}')]
+    write_tar(members, tmp_path / "00000.tar")
+    for shard in ("00000.parquet", "00000.tar"):
+        tally, _ = embed(model_path, tmp_path / shard, tmp_path / "e.parquet")
+        assert (tally.kept, tally.failed) == (1, {"bad_caption": 1}), shard
+
+
 def test_many_windows_keep_order_and_pair_each_picture_with_its_own_caption(model_path, tmp_path):
     """The picture is one of five, the caption one of seven: 2,500 rows in three windows."""
     some = list(pictures(7))
