@@ -164,7 +164,7 @@ def _bytes(value: Any, column: str, path: Path) -> bytes | None:
 
 
 def _read_tar(path: Path, settings: InputSettings, tell: Tell) -> Iterator[Sample]:
-    """Members that follow one another and have one name up to its first dot are one row."""
+    """Members that follow one another and have one name (`_key_and_ending`) are one row."""
     try:
         size = path.stat().st_size
         with (
@@ -201,18 +201,28 @@ def _tar_samples(tar: tarfile.TarFile, settings: InputSettings) -> Iterator[Samp
     for member in tar:
         if not member.isfile():
             continue
-        path = PurePosixPath(member.name)
-        name, _, ending = path.name.partition(".")
-        name = str(path.parent / name)  # "." / name is name
-        if name != key:
+        name, ending = _key_and_ending(member.name)
+        if name != key or ending in members:  # the same file again is of another row
             if key is not None and members:
                 yield _tar_sample(key, members, settings)
             key, members = name, {}
         content = tar.extractfile(member)
         if content is not None:
-            members[ending.lower()] = content.read()
+            members[ending] = content.read()
     if key is not None and members:
         yield _tar_sample(key, members, settings)
+
+
+def _key_and_ending(member: str) -> tuple[str, str]:
+    """A member's row and what it is of it: a/22.05.seg.PNG is seg.png of a/22.05.
+
+    Behind the first dot begins the ending, but a number there is a part of the key.
+    """
+    path = PurePosixPath(member)
+    key, *parts = path.name.split(".")
+    while len(parts) > 1 and parts[0][:1].isdigit():
+        key = f"{key}.{parts.pop(0)}"
+    return str(path.parent / key), ".".join(parts).lower()  # "." / key is key
 
 
 def _tar_sample(key: str, members: dict[str, bytes], settings: InputSettings) -> Sample:

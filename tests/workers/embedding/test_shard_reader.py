@@ -83,6 +83,23 @@ def test_a_tars_captions_may_stand_in_json_and_its_rows_have_gaps(tmp_path):
     assert named[:2] == [Sample("a/1", None, "other"), Sample("b/1", b"y", None)]
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["22.05", "22.06", "22.07"],  # numbers with a point
+        ["v1.2024-06-01", "v1.2024-06-02"],
+        ["0", "0", "0"],  # one name again and again
+        ["a/0", "b/0", "a.b/0.5"],
+    ],
+)
+def test_every_row_of_a_tar_is_read_whatever_its_name(tmp_path, keys):
+    members = []
+    for number, key in enumerate(keys):
+        members += [(f"{key}.jpg", b"%d" % number), (f"{key}.txt", f"text {number}".encode())]
+    rows = [Sample(key, b"%d" % n, f"text {n}") for n, key in enumerate(keys)]
+    assert read(write_tar(members, tmp_path / "00000.tar")) == rows
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.5, 0.7])
 def test_a_tar_that_is_cut_off_is_an_error_and_no_shorter_shard(tmp_path, mode, share):
