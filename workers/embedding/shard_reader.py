@@ -199,17 +199,18 @@ def _check_end(path: Path, file: IO[bytes]) -> None:
 def _tar_samples(tar: tarfile.TarFile, settings: InputSettings) -> Iterator[Sample]:
     key, members = None, dict[str, bytes]()
     for member in tar:
-        if not member.isfile():
+        if member.isdir():
             continue
         name, ending = _key_and_ending(member.name)
         if name != key or ending in members:  # the same file again is of another row
-            if key is not None and members:
+            if key is not None:
                 yield _tar_sample(key, members, settings)
             key, members = name, {}
-        content = tar.extractfile(member)
+        # A link has no content: the row is there, and lacks a part.
+        content = tar.extractfile(member) if member.isfile() else None
         if content is not None:
             members[ending] = content.read()
-    if key is not None and members:
+    if key is not None:
         yield _tar_sample(key, members, settings)
 
 

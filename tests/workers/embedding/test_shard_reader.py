@@ -1,4 +1,5 @@
 import json
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -98,6 +99,25 @@ def test_every_row_of_a_tar_is_read_whatever_its_name(tmp_path, keys):
         members += [(f"{key}.jpg", b"%d" % number), (f"{key}.txt", f"text {number}".encode())]
     rows = [Sample(key, b"%d" % n, f"text {n}") for n, key in enumerate(keys)]
     assert read(write_tar(members, tmp_path / "00000.tar")) == rows
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_a_row_of_a_link_is_a_row_that_lacks_a_part(tmp_path, kind):
+    path = write_tar([("0.jpg", b"x"), ("0.txt", b"a")], tmp_path / "00000.tar")
+    with tarfile.open(path, "a") as tar:
+        for name in ("1.jpg", "2.jpg"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "0.jpg"
+            tar.addfile(link)
+    rows = [Sample("0", b"x", "a"), Sample("1", None, None), Sample("2", None, None)]
+    assert read(path) == rows
+
+
+def test_members_that_are_not_side_by_side_are_rows_that_lack_a_part(tmp_path):
+    members = [("0.jpg", b"x"), ("1.jpg", b"y"), ("0.txt", b"a"), ("1.txt", b"b")]
+    images = [Sample("0", b"x", None), Sample("1", b"y", None)]
+    texts = [Sample("0", None, "a"), Sample("1", None, "b")]
+    assert read(write_tar(members, tmp_path / "00000.tar")) == images + texts
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
