@@ -30,6 +30,8 @@ TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 #: Two blocks of zeros end a tar.
 TAR_END_BYTES = 1024
 
+CHUNK_BYTES = 1 << 20
+
 #: Rows read at once: few, for a row holds a whole picture.
 BATCH_ROWS = 64
 #: Bytes read ahead of each column; without it a row group of 10,000 pictures is read whole.
@@ -175,6 +177,7 @@ def _read_tar(path: Path, settings: InputSettings, tell: Tell) -> Iterator[Sampl
             for sample in _tar_samples(tar, settings):
                 tell(file.tell() / size)
                 yield sample
+            _check_rest(path, tar)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ShardError(f"{path} is not a whole tar file: {error}") from error
 
@@ -194,6 +197,20 @@ def _check_end(path: Path, file: IO[bytes]) -> None:
     if file.read() != bytes(TAR_END_BYTES):
         raise ShardError(f"{path} is not a whole tar file: it lacks the empty blocks of its end")
     file.seek(0)
+
+
+def _check_rest(path: Path, tar: tarfile.TarFile) -> None:
+    """Raise ShardError where something follows what `tarfile` takes for the end of a tar.
+
+    It stops at the end of the first of several archives in one file, and at a damaged header.
+    """
+    assert tar.fileobj is not None
+    while block := tar.fileobj.read(CHUNK_BYTES):
+        if block.strip(b"\0"):
+            raise ShardError(
+                f"{path}: a damaged member, or the end of an archive, with more behind it: mend "
+                "the file; of several archives in one, make a file each"
+            )
 
 
 def _tar_samples(tar: tarfile.TarFile, settings: InputSettings) -> Iterator[Sample]:

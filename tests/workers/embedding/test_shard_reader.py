@@ -1,3 +1,4 @@
+import gzip
 import json
 import tarfile
 
@@ -130,6 +131,28 @@ def test_a_tar_that_is_cut_off_is_an_error_and_no_shorter_shard(tmp_path, mode, 
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ShardError, match="not a whole tar file"):
+        read(path, parts="images")
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("kind", ["two archives", "a damaged header"])
+def test_what_stands_behind_an_end_or_a_damaged_header_is_not_lost_in_silence(tmp_path, mode, kind):
+    members = [(f"{n}.jpg", bytes(30_000)) for n in range(3)]
+    plain = write_tar(members, tmp_path / "plain.tar").read_bytes()
+    if kind == "two archives":
+        content = plain * 2
+    else:  # of the second member
+        at = plain.index(b"1.jpg")
+        content = plain[:at] + b"X" + plain[at + 1 :]
+    path = tmp_path / ("00000.tar" if mode == "w" else "00000.tar.gz")
+    path.write_bytes(content if mode == "w" else gzip.compress(content))
+    with pytest.raises(ShardError, match="of several archives in one, make a file each"):
+        read(path, parts="images")
+
+
+def test_a_gzip_by_the_name_of_a_tar_is_refused_by_name(tmp_path):
+    path = write_tar([("0.jpg", b"x")], tmp_path / "00000.tar", "w:gz")
+    with pytest.raises(ShardError, match="00000.tar is not a whole tar file"):
         read(path, parts="images")
 
 
