@@ -124,7 +124,7 @@ def test_a_head_for_another_model_is_refused(model, tmp_path, tensors, message):
 def test_prompts_come_in_pairs_and_names_are_used_once():
     with pytest.raises(ValueError, match="or for neither"):
         Attribute(present=("a cat",))
-    with pytest.raises(ValueError, match="attribute cat needs prompts"):
+    with pytest.raises(ValueError, match=r"attributes\.cat needs prompts"):
         EmbedSettings(attributes={"cat": Attribute()})
     with pytest.raises(ValueError, match="both called photo"):
         EmbedSettings(attributes={"photo": Attribute()}, heads={"photo": Head(path="a")})
