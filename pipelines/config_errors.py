@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any, get_args
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from pipelines.yaml_text import as_yaml
 from workers.credentials import shown_settings
@@ -77,7 +76,7 @@ def explain(error: ValidationError, kind: type[Settings], tree: Any, source: str
     return "\n".join([f"{source} cannot be used:", *lines])
 
 
-def _key(problem: ErrorDetails, tree: Any) -> str:
+def _key(problem: Mapping[str, Any], tree: Any) -> str:
     """The key as it was written: pydantic adds a step's filter, and what kinds a value may be."""
     path: list[str] = []
     depth = len(problem["loc"])
@@ -92,7 +91,7 @@ def _key(problem: ErrorDetails, tree: Any) -> str:
     return ".".join([*path, "filter"] if problem["type"].startswith("union_tag") else path)
 
 
-def _message(problem: ErrorDetails, kind: type[Settings]) -> str:
+def _message(problem: Mapping[str, Any], kind: type[Settings]) -> str:
     error, value = problem["type"], problem["input"]
     if error == "extra_forbidden":
         known = ", ".join(_known_keys(kind, problem["loc"][:-1]))
