@@ -22,6 +22,7 @@ from typing import Protocol
 import pyarrow.parquet as pq
 
 from pipelines.receipts import (
+    MEND_FIRST,
     Ledger,
     Outcome,
     Output,
@@ -34,6 +35,8 @@ from pipelines.receipts import (
 )
 from workers.crawl.warc_writer import content_hash
 from workers.credentials import shown
+from workers.exit_codes import causes
+from workers.failures import NeedsMendingError
 from workers.storage import DAMAGED_PARQUET, file_hash, make_way, sync, write_json, write_text
 from workers.tally import Tally
 
@@ -153,7 +156,10 @@ def error_of(action: Callable[[], object]) -> str | None:
         action()
     except DamagedError as damage:
         return str(damage)
-    except Exception:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001
+        for cause in causes(error):  # Ray raises another error of a work's
+            if isinstance(cause, NeedsMendingError):
+                return f"{MEND_FIRST}{shown(str(cause))}"
         return shown(traceback.format_exc())
     return None
 

@@ -148,6 +148,10 @@ def first_problem(error: Exception) -> str:
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 
+#: Stands before an error that no rerun changes.
+MEND_FIRST = "To mend: "
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How the work on a shard ended: with a receipt, or with an error."""
@@ -158,10 +162,14 @@ class Outcome:
 
     def failure(self) -> str:
         """What a log's line says of an error: all but its trace, which is in the run's folder."""
-        head, trace, tail = (self.error or "").partition("Traceback (most recent call last):")
+        error = self.error or ""
+        advice = "a rerun tries it again"
+        if MEND_FIRST in error:
+            error, advice = error.replace(MEND_FIRST, ""), "once it is mended, a rerun goes on"
+        head, trace, tail = error.partition("Traceback (most recent call last):")
         lines = [head, tail.strip().rpartition("\n")[2] if trace else ""]
         reason = "; ".join(line.strip() for line in lines if line.strip())
-        return f"shard {self.shard} failed; a rerun tries it again: {reason}"
+        return f"shard {self.shard} failed; {advice}: {reason}"
 
 
 @dataclass(frozen=True)

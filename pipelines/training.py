@@ -25,6 +25,7 @@ from clip_model.model import CLIP, MAX_LOGIT_SCALE
 from clip_model.preprocess import random_square_crop
 from pipelines.config import TrainSettings
 from pipelines.held_out import Example, read_examples
+from workers.failures import NeedsMendingError
 from workers.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ Say = Callable[[str, float], None]
 SAY_EVERY = 5.0
 
 
-class DivergedError(RuntimeError):
+class DivergedError(NeedsMendingError):
     """The loss or a weight is no longer a number."""
 
 

@@ -1,8 +1,13 @@
-"""Which failures may pass: what is asked for again later may then be there."""
+"""Which failures may pass: what is asked for again later may then be there; and which may not."""
 
 from __future__ import annotations
 
 import re
+
+
+class NeedsMendingError(Exception):
+    """What no further attempt changes: an input or a setting is at fault. Says what to do."""
+
 
 #: The reasons of ``images`` and ``pages`` for which nothing, or no whole answer, came. A status of
 #: 408, 429 or 5xx says itself that it may be otherwise later. All other reasons are final.

@@ -14,6 +14,7 @@ from pipelines.config import ConfigError
 from pipelines.receipts import Ledger, Outcome, Shard, Side, Source, StageTotals
 from tests.pipelines.conftest import flip_a_byte
 from tests.tools import rows_by_tool
+from workers.embedding.shard_reader import ShardError
 from workers.storage import file_hash
 from workers.tally import LostRowsError, Tally
 
@@ -423,3 +424,13 @@ def test_a_failure_is_one_line_with_what_is_to_blame_and_without_its_trace():
         "ValueError: no picture"
     )
     assert Outcome("a", error="lost").failure().endswith("again: lost")
+
+
+def test_a_rerun_is_advised_only_where_it_may_help(folder):
+    def fail(_shard, _out):
+        raise ShardError("a.tar holds links")
+
+    outcome = attempt(fail, shard(), folder)
+    assert outcome.failure().endswith(
+        "failed; once it is mended, a rerun goes on: a.tar holds links"
+    )

@@ -169,7 +169,7 @@ def test_a_model_whose_features_are_not_finite_has_no_score(tmp_path):
     model, _ = clip_model.load(str(path), half=False)
     with torch.no_grad():
         model.text_projection.fill_(3e38)
-    clip_model.save(model, path)
+    clip_model.save(model, path, half=False)
     examples = [Example(str(n), jpg, caption) for n, (caption, jpg) in enumerate(pictures(12))]
     with pytest.raises(ValueError, match="'broken' gives are not finite"):
         score_models({"broken": str(path)}, examples, ScoreSettings())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from workers.failures import NeedsMendingError
 from workers.settings import CrawlSettings
 from workers.tally import Tally
 
@@ -25,7 +26,7 @@ class CrawlError(RuntimeError):
     """The crawler itself failed; pages that fail are counted and raise nothing."""
 
 
-class MovedError(RuntimeError):
+class MovedError(NeedsMendingError):
     """A host has no page to keep, since it sends whoever asks for one to another host."""
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.embedding.settings import InputSettings
+from workers.failures import NeedsMendingError
 from workers.settings import printable
 
 #: Column names that are recognised, the first that is there; a tar's members by their endings.
@@ -42,7 +43,7 @@ BUFFER_BYTES = 1 << 20
 Tell = Callable[[float], object]
 
 
-class ShardError(ValueError):
+class ShardError(NeedsMendingError):
     """A shard that cannot be read as pictures and captions; the message says what to do."""
 
 
