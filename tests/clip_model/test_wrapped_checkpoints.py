@@ -176,7 +176,7 @@ def tar() -> bytes:
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is a web page"),
         (b'{"error": "Repository not found"}', "is JSON"),
         (b'{\n  "architectures": ["CLIPModel"]}', "is JSON"),
-        (gzip.compress(b"weights"), "is compressed"),
+        (gzip.compress(b"weights", mtime=0), "is compressed"),
         (tar(), "is a tar archive"),
         (b"GGUF\x03\0\0\0" + bytes(40), "another framework"),
         (b"PK\x03\x04" + bytes(100), "cut short"),

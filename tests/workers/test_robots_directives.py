@@ -12,7 +12,7 @@ US = "birds-research"
 @pytest.mark.parametrize(
     "value",
     [
-        *OPT_OUTS,
+        *sorted(OPT_OUTS),
         "none",
         "NoAI, NoImageAI",
         "index,noimageai",
