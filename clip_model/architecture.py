@@ -42,18 +42,20 @@ def infer_config(
         text = TextConfig(
             width,
             layers=_count(tensors, "transformer.resblocks"),
-            heads=text_heads or max(1, width // HEAD_WIDTH),
+            heads=max(1, width // HEAD_WIDTH) if text_heads is None else text_heads,
             context_length=tensors["positional_embedding"].shape[0],
             vocab_size=vocab_size,
         )
         is_vit = "visual.proj" in tensors
         vision, resolution = _vision_transformer(tensors) if is_vit else _resnet(tensors)
         embed_dim = tensors["text_projection"].shape[1]
+        return ClipConfig(embed_dim, resolution, vision, text, quick_gelu)
     except KeyError as error:
         raise RuntimeError(f"not the tensors of a CLIP: there is no {error}") from error
     except (IndexError, ValueError) as error:
-        raise RuntimeError(f"not the tensors of a CLIP: a shape is wrong ({error})") from error
-    return ClipConfig(embed_dim, resolution, vision, text, quick_gelu)
+        raise RuntimeError(
+            f"not the tensors of a CLIP: a shape or a number is wrong ({error})"
+        ) from error
 
 
 def _check_towers(tensors: Mapping[str, Tensor]) -> None:

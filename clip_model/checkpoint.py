@@ -22,6 +22,7 @@ from clip_model import hugging_face, open_clip
 from clip_model.architecture import infer_config, with_quick_gelu
 from clip_model.config import HEAD_WIDTH, ClipConfig
 from clip_model.hugging_face import from_hugging_face, has_hugging_face_names, read_shards
+from clip_model.hugging_face_keys import PROCESSORS
 from clip_model.inert_pickle import UnsafeCheckpointError
 from clip_model.json_file import parse_json
 from clip_model.model import CLIP, convert_weights
@@ -47,6 +48,7 @@ CONFIG_KEY = "clip_model.config"
 # Numbers that OpenAI keeps beside its weights, as tensors: by them a state dict is known as one.
 OPENAI_NUMBERS = frozenset({"input_resolution", "context_length", "vocab_size"})
 
+CONFIGURATIONS = (hugging_face.CONFIG, *PROCESSORS, open_clip.CONFIG)
 LONGEST_ERROR = 2000  # characters
 
 Format = Literal["clip_model", "openai", "open_clip", "hugging_face"]
@@ -89,7 +91,7 @@ def checkpoint_files(name_or_path: str | Path) -> list[Path]:
     """
     path = checkpoint_path(name_or_path)
     shards = hugging_face.shard_paths(path) if path.name.endswith(".index.json") else []
-    configs = [path.with_name(name) for name in (hugging_face.CONFIG, open_clip.CONFIG)]
+    configs = [path.with_name(name) for name in CONFIGURATIONS]
     return [path, *shards, *(config for config in configs if config.is_file())]
 
 
@@ -100,6 +102,7 @@ def load(
     download_root: str | Path | None = None,
     *,
     quick_gelu: bool | None = None,
+    heads: tuple[int, int] | None = None,
     half: bool | None = None,
 ) -> tuple[CLIP, Preprocess]:
     """A model in evaluation mode, and the transform that makes its input of a PIL image.
@@ -111,6 +114,8 @@ def load(
         download_root: where downloaded files are kept; openai/CLIP's cache if None.
         quick_gelu: whether the weights were trained with QuickGELU, instead of what the file
             says. A file that says nothing, like open_clip's, is loaded with it only.
+        heads: attention heads of the image and the text tower, for a file that does not say them
+            and is wider than those in which they are sure: see docs/checkpoints.md.
         half: matrices in float16 (`convert_weights`). If None, on CUDA, as openai/CLIP does; say
             False to train there.
 
@@ -130,7 +135,7 @@ def load(
         raise ValueError("half precision is for GPUs; on a CPU the model is float32")
     path = checkpoint_path(name_or_path, download_root)
     try:
-        model = _build(*read_weights(path, quick_gelu))
+        model = _build(*read_weights(path, quick_gelu, heads))
     except UnsafeCheckpointError as error:
         raise UnsafeCheckpointError(f"{path} was not loaded, nor run: {_text(error)}") from error
     except RuntimeError as error:
@@ -173,13 +178,26 @@ def save(
 
 
 def read_weights(
-    path: Path, quick_gelu: bool | None = None
+    path: Path, quick_gelu: bool | None = None, heads: tuple[int, int] | None = None
 ) -> tuple[dict[str, Tensor], ClipConfig]:
     """The tensors of a file under OpenAI's names, and their architecture.
 
     Raises:
         RuntimeError: as in `load`.
     """
+    tensors, config = _read_any(path, quick_gelu, heads)
+    found = (config.vision.heads, config.text.heads)
+    if heads not in (None, found):
+        raise RuntimeError(
+            f"{heads} heads were asked for, and the towers have {found}: image towers have heads "
+            f"of {HEAD_WIDTH} channels here, and what the file says counts"
+        )
+    return tensors, config
+
+
+def _read_any(
+    path: Path, quick_gelu: bool | None, heads: tuple[int, int] | None
+) -> tuple[dict[str, Tensor], ClipConfig]:
     if path.name.endswith(".index.json"):
         return from_hugging_face(read_shards(path), path.with_name(hugging_face.CONFIG), quick_gelu)
     file = read_tensor_file(path)
@@ -192,7 +210,7 @@ def read_weights(
     if has_hugging_face_names(tensors):
         return from_hugging_face(tensors, path.with_name(hugging_face.CONFIG), quick_gelu)
     try:
-        return from_open_clip(tensors, path.with_name(open_clip.CONFIG), quick_gelu)
+        return from_open_clip(tensors, path.with_name(open_clip.CONFIG), quick_gelu, heads)
     except RuntimeError as error:
         raise RuntimeError(f"the file says no architecture, and {error}") from error
 

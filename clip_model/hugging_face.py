@@ -17,9 +17,10 @@ from torch import Tensor
 
 from clip_model.architecture import infer_config
 from clip_model.config import ClipConfig, VisionTransformerConfig
+from clip_model.hugging_face_keys import LAYER_NORM_EPS, check_config, check_processors
 from clip_model.json_file import read_json, read_section, write_json
 from clip_model.preprocess import MEAN, STD
-from clip_model.state_dict import clip_tensors
+from clip_model.state_dict import clip_tensors, shown
 from clip_model.tensor_files import read_tensor_file, write_safetensors
 
 CONFIG = "config.json"
@@ -32,7 +33,6 @@ WEIGHTS_IN_FOLDER = (  # in the order of preference
 )
 QUICK_GELU = {"quick_gelu": True, "gelu": False}  # `hidden_act`, and its default:
 DEFAULT_ACTIVATION = "quick_gelu"
-LAYER_NORM_EPS = 1e-5
 
 # OpenAI's names and Hugging Face's.
 NAMES = {
@@ -65,6 +65,7 @@ PARTS = {
     "mlp.c_proj": "mlp.fc2",
 }
 QKV = ("q", "k", "v")
+
 BLOCK = re.compile(r"((?:visual\.)?transformer\.resblocks\.)(\d+)\.(.+)")
 THEIR_BLOCK = re.compile(r"((?:text|vision)_model\.encoder\.layers\.)(\d+)\.(.+)")
 
@@ -121,20 +122,17 @@ def from_hugging_face(
     if not config_path.is_file():
         raise RuntimeError(f"{config_path} is missing: the tensors do not say which activation")
     fields = read_json(config_path)
+    model_type = fields.get("model_type", "clip")
+    if model_type != "clip":
+        raise RuntimeError(f"{config_path}: a model of type {shown([model_type])}, not 'clip'")
     text, vision = _section(fields, "text_config"), _section(fields, "vision_config")
-    for section in (text, vision):
-        if section.get("layer_norm_eps", LAYER_NORM_EPS) != LAYER_NORM_EPS:
-            raise RuntimeError(f"{config_path}: layer_norm_eps must be {LAYER_NORM_EPS}")
     if quick_gelu is None:
         quick_gelu = _activation(text, vision, config_path)
     tensors = _our_tensors(theirs)
-    config = infer_config(tensors, quick_gelu, text.get("num_attention_heads", 8))
-    heads = vision.get("num_attention_heads", 12)
-    if config.vision.heads != heads:
-        raise RuntimeError(
-            f"{config_path}: {heads} heads in the image tower, but heads of 64 channels, as in "
-            f"every CLIP of the paper, would be {config.vision.heads}"
-        )
+    heads = text.get("num_attention_heads", 8)
+    config = infer_config(tensors, quick_gelu, heads)
+    check_config(fields, text, vision, config, str(config_path))
+    check_processors(config_path.parent, config.image_resolution)
     return tensors, config
 
 
@@ -157,13 +155,13 @@ def _section(fields: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _activation(text: dict[str, Any], vision: dict[str, Any], config_path: Path) -> bool:
-    both = {section.get("hidden_act", DEFAULT_ACTIVATION) for section in (text, vision)}
-    if len(both) > 1 or not both <= QUICK_GELU.keys():
+    both = [section.get("hidden_act", DEFAULT_ACTIVATION) for section in (text, vision)]
+    if both[0] != both[1] or not isinstance(both[0], str) or both[0] not in QUICK_GELU:
         raise RuntimeError(
             f"{config_path}: hidden_act must be 'quick_gelu' or 'gelu' in both towers, "
-            f"but is {sorted(both)}"
+            f"but is {shown(both)}"
         )
-    return QUICK_GELU[both.pop()]
+    return QUICK_GELU[both[0]]
 
 
 def _our_tensors(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

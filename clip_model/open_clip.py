@@ -8,7 +8,7 @@ and defaults: `factory.py`, `model.py` of open_clip 3.3.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +16,104 @@ import torch
 from torch import Tensor
 
 from clip_model.architecture import infer_config
-from clip_model.config import HEAD_WIDTH, ClipConfig, ModifiedResNetConfig
+from clip_model.config import (
+    HEAD_WIDTH,
+    ClipConfig,
+    ModifiedResNetConfig,
+    VisionTransformerConfig,
+)
 from clip_model.json_file import read_json, read_section, write_json
+from clip_model.known_keys import ANY, check_keys, same
 from clip_model.preprocess import MEAN, STD
 from clip_model.tensor_files import write_safetensors
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 WEIGHTS_IN_FOLDER = (WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+SURE_WIDTH = 1024
+# Of the blocks of both towers.
+BLOCKS = {
+    "mlp_ratio": same(4),
+    "ls_init_value": same(None),
+    "final_ln_after_pool": ANY,  # the norm of the one token that is pooled, before or after
+    "output_tokens": same(False),
+    "act_kwargs": same(None),
+    "norm_kwargs": same(None, {}),
+    "block_type": same(None),
+} | dict.fromkeys(
+    (
+        "qk_norm",
+        "scaled_cosine_attn",
+        "scale_heads",
+        "scale_attn_inner",
+        "scale_attn",
+        "scale_fc",
+    ),
+    same(False),
+)
 PICKLED = (".pt", ".pth", ".bin")
 
 
 def from_open_clip(
-    theirs: Mapping[str, Tensor], config_path: Path, quick_gelu: bool | None
+    theirs: Mapping[str, Tensor],
+    config_path: Path,
+    quick_gelu: bool | None,
+    heads: tuple[int, int] | None = None,
 ) -> tuple[dict[str, Tensor], ClipConfig]:
     """Tensors under OpenAI's names, and their architecture.
 
     Args:
         config_path: where the configuration would be, beside the weights.
         quick_gelu: instead of what the configuration says.
+        heads: of the image and the text tower, where there is no configuration.
 
     Raises:
-        RuntimeError: nothing says which activation the weights were trained with, or they are
-            not a CLIP of this kind.
+        RuntimeError: nothing says which activation or how many heads the weights were trained
+            with, or they are not a CLIP of this kind.
     """
     # A model with a text tower of its own (`CustomTextCLIP`) has it under this prefix.
     tensors = {name.removeprefix("text."): tensor for name, tensor in theirs.items()}
-    fields = _read_config(config_path) if config_path.is_file() else None
-    if fields is None and quick_gelu is None:
-        infer_config(tensors, quick_gelu=True)  # first of all: is it a CLIP?
+    if not config_path.is_file():
+        return tensors, _lone_config(tensors, quick_gelu, heads)
+    fields = read_json(config_path)
+    model = read_section(fields, "model_cfg") or fields
+    if quick_gelu is None:
+        quick_gelu = model.get("quick_gelu", False)  # open_clip's default
+        if not isinstance(quick_gelu, bool):
+            raise RuntimeError(f"{config_path}: 'quick_gelu' must be true or false")
+    config = infer_config(tensors, quick_gelu, read_section(model, "text_cfg").get("heads", 8))
+    if model is not fields:
+        check_keys(fields, {"model_cfg": ANY, "preprocess_cfg": ANY}, str(config_path))
+    _check_model(model, config, str(config_path))
+    preprocess = read_section(fields, "preprocess_cfg") if model is not fields else {}
+    _check_preprocess(preprocess, config.image_resolution, f"{config_path}, preprocess_cfg")
+    return tensors, config
+
+
+def _lone_config(
+    tensors: Mapping[str, Tensor], quick_gelu: bool | None, heads: tuple[int, int] | None
+) -> ClipConfig:
+    """The architecture of weights that nothing is beside of.
+
+    All of open_clip's configurations up to 1,024 wide have heads of 64 channels; the wider ones
+    have 64, 72, 80, 88, 104 and 112.
+    """
+    config = infer_config(tensors, True, heads and heads[1])  # first of all: is it a CLIP?
+    if quick_gelu is None:
         raise RuntimeError(
             "nothing says whether these weights were trained with QuickGELU: say "
             "load(..., quick_gelu=True) for OpenAI's weights, what was fine-tuned from them and "
             "open_clip's '-quickgelu' models, quick_gelu=False for other models of open_clip"
         )
-    fields = fields or {}
-    if quick_gelu is None:
-        quick_gelu = bool(fields.get("quick_gelu", False))  # open_clip's default
-    heads = read_section(fields, "text_cfg").get("heads")
-    return tensors, infer_config(tensors, quick_gelu, heads)
+    is_vit = not isinstance(config.vision, ModifiedResNetConfig)
+    widths = [config.text.width, *([config.vision.width] if is_vit else [])]
+    if heads is None and any(width % HEAD_WIDTH or width > SURE_WIDTH for width in widths):
+        raise RuntimeError(
+            f"nothing says how many heads the attention has in towers {widths[-1]} and "
+            f"{widths[0]} wide: say load(..., heads=(image tower's, text tower's)), or put "
+            f"{CONFIG} beside the weights"
+        )
+    return replace(config, quick_gelu=quick_gelu)
 
 
 def write_open_clip(
@@ -77,17 +136,74 @@ def write_open_clip(
         write_json(_their_config(config), path / CONFIG)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """The `model_cfg`, which must be of a model that this CLIP can compute."""
-    fields = read_json(path)
-    model = read_section(fields, "model_cfg") or fields
-    preprocess = read_section(fields, "preprocess_cfg")
-    normalisation = preprocess.get("mean", MEAN), preprocess.get("std", STD)
-    if tuple(map(tuple, normalisation)) != (MEAN, STD):
-        raise RuntimeError(f"{path}: pictures are normalised in another way than OpenAI's models'")
-    if read_section(model, "vision_cfg").get("head_width", HEAD_WIDTH) != HEAD_WIDTH:
-        raise RuntimeError(f"{path}: the image tower's heads are not {HEAD_WIDTH} wide")
-    return model
+def _check_model(model: Mapping[str, Any], config: ClipConfig, where: str) -> None:
+    """Raises RuntimeError: a key of the `model_cfg` asks for what is not done here."""
+    no_matter = ("init_logit_scale", "nonscalar_logit_scale", "cast_dtype", "output_dict")
+    known = dict.fromkeys(("vision_cfg", "text_cfg", "quick_gelu", *no_matter), ANY)
+    known |= {
+        "embed_dim": same(config.embed_dim),
+        "custom_text": same(True, False, None),  # the same tower under other names
+        "init_logit_bias": same(None),
+    }
+    check_keys(model, known, where)
+    vision, text = config.vision, config.text
+    is_vit = isinstance(vision, VisionTransformerConfig)
+    of_vision = {
+        "layers": same(vision.layers),
+        "width": same(vision.width),
+        "head_width": same(HEAD_WIDTH),
+        "patch_size": same(vision.patch_size, (vision.patch_size,) * 2)
+        if isinstance(vision, VisionTransformerConfig)
+        else ANY,
+        "image_size": same(config.image_resolution, (config.image_resolution,) * 2),
+        "attentional_pool": same(False, None),
+        "no_ln_pre": same(False),
+        "pos_embed_type": same("learnable"),
+        "pool_type": same("tok"),
+        "timm_model_name": same(None, ""),
+    }
+    # In training alone, or of a pooling or a tower that is refused by its own key.
+    unused = """patch_dropout attn_pooler_queries attn_pooler_heads timm_model_pretrained timm_pool
+        timm_proj timm_proj_bias timm_drop timm_drop_path"""
+    of_vision |= dict.fromkeys(unused.split(), ANY)
+    check_keys(
+        read_section(model, "vision_cfg"),
+        of_vision | (BLOCKS if is_vit else dict.fromkeys(BLOCKS, ANY)),
+        f"{where}, vision_cfg",
+    )
+    of_text = {
+        "context_length": same(text.context_length),
+        "vocab_size": same(text.vocab_size),
+        "width": same(text.width),
+        "heads": same(text.heads, absent=8),  # obeyed
+        "layers": same(text.layers),
+        "hf_tokenizer_name": same(None, ""),
+        "tokenizer_mode": same(None),
+        "tokenizer_kwargs": same(None, {}),
+        "embed_cls": same(False),
+        "no_causal_mask": same(False),
+        "pool_type": same("argmax"),
+        "proj_bias": same(False),
+        "proj_type": same("linear"),
+        "hf_model_name": same(None, ""),
+    }
+    unused = "pad_id eos_id hf_model_pretrained hf_proj_type hf_pooler_type"
+    of_text |= dict.fromkeys(unused.split(), ANY)
+    check_keys(read_section(model, "text_cfg"), of_text | BLOCKS, f"{where}, text_cfg")
+
+
+def _check_preprocess(fields: Mapping[str, Any], resolution: int, where: str) -> None:
+    """Raises RuntimeError: the `preprocess_cfg` is not what `image_transform` does."""
+    known = {
+        "size": same(resolution, (resolution, resolution)),
+        "mode": same("RGB"),
+        "mean": same(MEAN),
+        "std": same(STD),
+        "interpolation": same("bicubic", "random"),  # random in training alone
+        "resize_mode": same("shortest"),
+        "fill_color": ANY,  # of other modes
+    }
+    check_keys(fields, known, where)
 
 
 def _their_config(config: ClipConfig) -> dict[str, Any]:
