@@ -72,7 +72,12 @@ class LinearProbe:
     bias: Tensor  # [K], or [1]
 
     def logits(self, features: Tensor) -> Tensor:
-        """Scores of every class: [N, D] -> [N, K]."""
+        """Scores of every class: [N, D] -> [N, K].
+
+        Raises:
+            ValueError: a row's features are not finite; the error says which rows'.
+        """
+        _check_finite(features)
         return _class_logits(features.to(self.weight), self.weight, self.bias)
 
     def predict(self, features: Tensor) -> Tensor:
@@ -80,7 +85,13 @@ class LinearProbe:
         return self.classes[self.logits(features).argmax(dim=-1)]
 
     def accuracy(self, features: Tensor, labels: Tensor) -> float:
-        """Share of rows whose label is predicted."""
+        """Share of rows whose label is predicted.
+
+        Raises:
+            ValueError: there is no row, or a row's features are not finite.
+        """
+        if not len(labels):
+            raise ValueError("the accuracy on no rows is not a number")
         right = self.predict(features) == labels.to(self.classes)
         return right.double().mean().item()
 
@@ -152,8 +163,17 @@ def _check(features: Tensor, labels: Tensor, l2: float) -> None:
         raise ValueError("a probe needs examples of at least two classes")
     if not (l2 > 0 and math.isfinite(l2)):
         raise ValueError(f"the L2 strength must be a positive number, not {l2}")
-    if not features.isfinite().all():
-        raise ValueError("features must be finite")
+    _check_finite(features)
+
+
+def _check_finite(features: Tensor) -> None:
+    broken = (~features.isfinite().all(dim=-1)).nonzero().flatten().tolist()
+    if broken:
+        some = ", ".join(map(str, broken[:10])) + (", ..." if len(broken) > 10 else "")
+        raise ValueError(
+            f"features must be finite: those of {len(broken)} of {len(features)} rows are not "
+            f"({some}); leave these rows out"
+        )
 
 
 @dataclass(frozen=True)
@@ -281,9 +301,12 @@ def shots_to_equal(zero_shot_accuracy: float, curve: Mapping[int, float]) -> flo
             the points.
 
     Raises:
-        ValueError: there are fewer than two points, or a count is not positive.
+        ValueError: there are fewer than two points, a count is not positive, or an accuracy is
+            not finite.
     """
     points = sorted(curve.items())
+    if not all(math.isfinite(accuracy) for accuracy in (zero_shot_accuracy, *curve.values())):
+        raise ValueError("accuracies must be finite")
     if len(points) < 2 or points[0][0] <= 0:
         raise ValueError("interpolation needs two points or more, at positive counts")
     for first, second in itertools.pairwise(points):

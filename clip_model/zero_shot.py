@@ -35,7 +35,7 @@ def zero_shot_classifier(
 
     Raises:
         ValueError: there is no class, no template, a template without `{}`, or no set of the name
-            that was given.
+            that was given; or the model makes features that are not finite.
         RuntimeError: a prompt is longer than the context and `truncate` is false.
     """
     names = class_set(class_names) if isinstance(class_names, str) else class_names
@@ -50,7 +50,10 @@ def zero_shot_classifier(
         features = encode_texts(model, texts, batch_size, truncate)
         by_class = features.split([len(of_one) for of_one in prompts])
         chunks.append(torch.stack([of_one.mean(dim=0) for of_one in by_class]))  # CE
-    return F.normalize(torch.cat(chunks), dim=-1)
+    classifier = F.normalize(torch.cat(chunks), dim=-1)
+    if not classifier.isfinite().all():
+        raise ValueError("the model's features of the classes' names are not finite")
+    return classifier
 
 
 def sentences(templates: Sequence[str] | str) -> tuple[str, ...]:
@@ -110,7 +113,9 @@ def classify(
         logit_scale: the model's, a logarithm.
 
     Returns:
-        Probabilities [N, K] in descending order, and class numbers [N, K]; K = min(top_k, C).
+        Probabilities [N, K] in descending order, and class numbers [N, K]; K = min(top_k, C). An
+        image whose features or logits are not finite has probabilities NaN and classes -1, so that
+        it is right by no count.
     """
     queries = F.normalize(image_features, dim=-1) * torch.as_tensor(logit_scale).exp()  # NE
     total = torch.full((len(queries),), -torch.inf, device=queries.device)  # N, log of the sum
@@ -124,4 +129,5 @@ def classify(
         best_classes = torch.cat([best_classes, classes + start], dim=-1)
         best, kept = best.topk(min(top_k, best.shape[-1]), dim=-1)  # NK
         best_classes = best_classes.gather(-1, kept)
-    return (best - total[:, None]).exp(), best_classes
+    probabilities = (best - total[:, None]).exp()
+    return probabilities, best_classes.where(probabilities.isfinite(), -1)

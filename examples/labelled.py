@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import clip_model as clip
+from clip_model.picture_files import decode_image
 from clip_model.preprocess import Preprocess
 from clip_model.probe import hash_order, image_features
 
@@ -49,9 +51,32 @@ class Folder:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         path, label = self._files[index]
-        with Image.open(path) as picture:
-            picture.load()
-        return picture, label
+        return open_picture(path), label
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A whole picture.
+
+    Raises:
+        PictureError: there is none, or it is cut short, broken or too large.
+    """
+    try:
+        return decode_image(path.read_bytes())
+    except (clip.ImageError, OSError) as error:
+        raise PictureError(f"{path} cannot be used: {error}") from error
+
+
+class PictureError(Exception):
+    """A picture that cannot be read; the text says which, and why."""
+
+
+@contextmanager
+def in_one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """A picture or folder that cannot be used ends the program with a line, and exit status 2."""
+    try:
+        yield
+    except (PictureError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 def _part(files: Sequence[Path], train: bool) -> list[Path]:

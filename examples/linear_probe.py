@@ -6,11 +6,12 @@ python -m examples.linear_probe --folder pictures   # pictures/CLASS/*.png, a qu
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import clip_model as clip
 from clip_model.probe import fit_probe
-from examples.labelled import add_folder, argument_parser, get_features, open_data
+from examples.labelled import add_folder, argument_parser, get_features, in_one_line, open_data
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,7 +31,11 @@ def main(arguments: list[str] | None = None) -> None:
         help="features before the projection into the joint space, as in the paper",
     )
     options = parser.parse_args(arguments)
+    with in_one_line(parser):
+        _run(options)
 
+
+def _run(options: argparse.Namespace) -> None:
     model, preprocess = clip.load(options.model, device=options.device)
     train, test = (open_data(options.folder, train=part) for part in (True, False))
     train_features, train_labels = (

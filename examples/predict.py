@@ -5,14 +5,14 @@ python -m examples.predict picture.png "a diagram" "a dog" "a cat"
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 import clip_model as clip
-from examples.labelled import argument_parser
+from examples.labelled import argument_parser, in_one_line, open_picture
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,9 +21,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("picture", type=Path, help="an image file")
     parser.add_argument("captions", nargs="+", help="what it may show")
     options = parser.parse_args(arguments)
+    with in_one_line(parser):
+        _run(options)
 
+
+def _run(options: argparse.Namespace) -> None:
     model, preprocess = clip.load(options.model, device=options.device)
-    image = preprocess(Image.open(options.picture)).unsqueeze(0).to(options.device)
+    image = preprocess(open_picture(options.picture)).unsqueeze(0).to(options.device)
     text = clip.tokenize(options.captions).to(options.device)
 
     with torch.no_grad():

@@ -6,12 +6,20 @@ python -m examples.zero_shot --folder pictures      # pictures/CLASS/*.png
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import torch
 
 import clip_model as clip
-from examples.labelled import add_folder, argument_parser, get_features, open_data
+from examples.labelled import (
+    PictureError,
+    add_folder,
+    argument_parser,
+    get_features,
+    in_one_line,
+    open_data,
+)
 
 TEMPLATE = "a photo of a {}"
 
@@ -28,9 +36,15 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--all", action="store_true", help="score the whole test part too")
     options = parser.parse_args(arguments)
+    with in_one_line(parser):
+        _run(options)
 
+
+def _run(options: argparse.Namespace) -> None:
     model, preprocess = clip.load(options.model, device=options.device)
     data = open_data(options.folder, train=False)
+    if not -len(data) <= options.index < len(data):
+        raise PictureError(f"there is no picture {options.index} among {len(data)}")
     picture, label = data[options.index]
     image_input = preprocess(picture).unsqueeze(0).to(options.device)
     classifier = clip.zero_shot_classifier(model, data.classes, options.template)
@@ -44,8 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.write(f"{data.classes[index]:>16s}: {value:.2%}\n")
     if options.all:
         features, labels = get_features(model, preprocess, data)
-        similarity = features @ classifier.float().cpu().t()
-        accuracy = (similarity.argmax(dim=-1) == labels).double().mean().item()
+        _, predicted = clip.classify(features, classifier.float().cpu(), 0.0, top_k=1)
+        accuracy = (predicted[:, 0] == labels).double().mean().item()
         sys.stdout.write(f"Accuracy = {accuracy:.2%} of {len(labels)} pictures\n")
 
 

@@ -29,8 +29,10 @@ def test_area_extremes() -> None:
 def test_area_refuses_nothing_and_nan() -> None:
     with pytest.raises(ValueError, match="positives and negatives"):
         roc_auc([], [1.0])
-    with pytest.raises(ValueError, match="NaN"):
-        roc_auc([float("nan")], [1.0])
+    for broken in (float("nan"), float("inf"), -float("inf")):
+        for scores in (([broken], [1.0]), ([1.0], [broken, 2.0])):
+            with pytest.raises(ValueError, match="finite"):
+                roc_auc(*scores)
 
 
 def brute_force(similarity: torch.Tensor, matches: torch.Tensor, k: int) -> float:

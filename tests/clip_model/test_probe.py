@@ -202,3 +202,29 @@ def test_a_resnet_has_its_attention_pools_output_only() -> None:
     images = torch.randn(2, 3, 64, 64)
     before, after = (image_features(model, images, projected=flag) for flag in (False, True))
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+def test_rows_that_are_not_finite_are_refused_by_number(broken: float) -> None:
+    features = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(20) % 2
+    probe = fit_probe(features, labels)
+    features[[3, 7], 1] = broken
+    for use in (
+        lambda: fit_probe(features, labels),
+        lambda: probe.logits(features),
+        lambda: probe.predict(features),
+        lambda: probe.accuracy(features, labels),
+    ):
+        with pytest.raises(ValueError, match=r"those of 2 of 20 rows are not \(3, 7\)"):
+            use()
+
+
+def test_an_accuracy_of_nothing_is_none() -> None:
+    probe = fit_probe(torch.eye(2), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="no rows"):
+        probe.accuracy(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
+    with pytest.raises(ValueError, match="finite"):
+        shots_to_equal(float("nan"), {1: 0.1, 2: 0.2})
+    with pytest.raises(ValueError, match="finite"):
+        shots_to_equal(0.5, {1: 0.1, 2: float("nan")})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -58,3 +60,25 @@ def test_more_places_than_classes() -> None:
     probabilities, classes = classify(torch.ones(1, 4), torch.eye(4)[:3], 0.0, top_k=5)
     assert classes.shape == (1, 3)
     assert probabilities.sum().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("chunk_size", [1, 2, 100])
+def test_what_is_not_finite_is_of_no_class(broken: float, chunk_size: int) -> None:
+    features, classifier = torch.eye(3), torch.eye(3)
+    features[0, 1] = broken
+    probabilities, classes = classify(features, classifier, 1.0, 2, chunk_size)
+    assert classes[0].tolist() == [-1, -1]
+    assert probabilities[0].isnan().all()
+    assert classes[1:, 0].tolist() == [1, 2]
+    assert probabilities[1:].isfinite().all()
+    classifier[2, 2] = broken  # the logarithm of the sum is then broken for every picture
+    assert (classify(torch.eye(3), classifier, 1.0, 1, chunk_size)[1] == -1).all()
+
+
+def test_a_model_of_nan_makes_no_classifier(model: CLIP) -> None:
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.text_projection[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        zero_shot_classifier(broken, ["cat"])

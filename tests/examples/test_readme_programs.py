@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,51 @@ def test_help(program: object, capsys: pytest.CaptureFixture[str]) -> None:
         program.main(["--help"])  # type: ignore[attr-defined]
     assert left.value.code == 0
     assert "--model" in capsys.readouterr().out
+
+
+PROGRAMS: dict[str, Callable[[list[str]], None]] = {
+    "zero_shot": zero_shot.main,
+    "linear_probe": linear_probe.main,
+    "predict": predict.main,
+}
+BROKEN = {
+    "truncated": lambda whole: whole[: len(whole) // 2],
+    "not an image": lambda whole: b"<html>not found</html>",
+    "cannot identify": lambda whole: b"",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_picture_is_one_line(program, kind, pictures, tmp_path, capsys) -> None:
+    for folder in ("red", "blue"):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            whole = (pictures / "red circle" / "0.png").read_bytes()
+            (tmp_path / folder / f"{number}.png").write_bytes(BROKEN[kind](whole))
+    picture = tmp_path / "red" / "0.png"
+    what = [str(picture), "a dog"] if program == "predict" else ["--folder", str(tmp_path)]
+    with pytest.raises(SystemExit) as end:
+        PROGRAMS[program]([*what, "--model", "starter", "--device", "cpu"])
+    assert end.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith(f"python -m examples.{program}: {tmp_path}")
+    assert "cannot be used: " in said.err
+
+
+@pytest.mark.parametrize("folder", ["missing", "empty"])
+def test_a_folder_without_pictures_is_one_line(folder, tmp_path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as end:
+        zero_shot.main(["--folder", str(tmp_path / folder), "--model", "starter"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_picture_beyond_the_last_is_one_line(pictures, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        zero_shot.main(["--folder", str(pictures), "--index", "6", "--device", "cpu"])
+    assert end.value.code == 2
+    assert "there is no picture 6 among 6" in capsys.readouterr().err
