@@ -67,15 +67,15 @@ def _score(
     model, preprocess = clip_model.load(checkpoint, half=False)  # as on a CPU, on a GPU too
     images = _image_features(model, preprocess, questions.jpgs, settings.batch_size)  # [P, D]
     # Captions are cut as they were in training.
-    classes = clip_model.zero_shot_classifier(
-        model, questions.captions, settings.templates, truncate=True
-    ).cpu()  # [C, D]
     texts = clip_model.encode_texts(model, questions.captions, truncate=True).cpu()  # [C, D]
-    if not all(features.isfinite().all() for features in (images, classes, texts)):
+    if not all(features.isfinite().all() for features in (images, texts)):
         raise ValueError(
             f"the features that the model {name!r} gives are not finite (NaN or infinite): its "
             "weights are broken, and it has no score"
         )
+    classes = clip_model.zero_shot_classifier(
+        model, questions.captions, settings.templates, truncate=True
+    ).cpu()  # [C, D]
     captions_of = pair_matches(questions.pairs, len(texts))
     pictures_of = pair_matches(questions.pairs.flip(1), len(images))
     class_rank = first_ranks(images, classes, captions_of)  # P

@@ -474,7 +474,8 @@ def test_rows_whose_score_or_label_is_not_finite_fail_and_the_others_stay(model_
 
     embedder = Embedder(EmbedSettings(model=model_path, label_sets={"size": SIZES}))
     (labels,) = embedder._labels.sets
-    labels.features[0, 0] = math.nan
+    with torch.inference_mode():  # in which they were made
+        labels.features[0, 0] = math.nan
     tallies = embedder.embed_shard(tmp_path / "00000.parquet", tmp_path / "e.parquet")
     assert tallies["images"].failed == {"not_finite": 60}
 
