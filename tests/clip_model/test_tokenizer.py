@@ -168,10 +168,10 @@ def test_merging_is_the_plain_loops() -> None:
     """Long words above all: `test_tokenizer_parity` has 200,000 ordinary strings."""
     rng = random.Random(0)
     alphabets = ["ab", "aeinorst", "สวัดีครับ", "日本語中文", "-", "-=_", "éßøñ", "😀😁🏽", "ha"]
-    for _ in range(1500):
+    for _ in range(350):
         alphabet = rng.choice(alphabets)
-        run = "".join(rng.choices(alphabet, k=rng.choice([1, 2, 3, 5, 8, 20, 60])))
-        words = WORD.findall(clean(run * rng.choice([1, 1, 2, 4])))
+        run = "".join(rng.choices(alphabet, k=rng.choice([1, 2, 3, 5, 8, 20, 50])))
+        words = WORD.findall(clean(run * rng.choice([1, 1, 1, 2])))
         assert encode("".join(words)) == [i for word in words for i in plainly_merged(word)], words
 
 
