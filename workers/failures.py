@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 
 class NeedsMendingError(Exception):
@@ -15,6 +16,11 @@ _PASSING = re.compile(
     r"connection|timeout|unknown_host|dns|cut_off|truncated|robots_unreachable"
     r"|http_(?:408|429|5\d\d)"
 )
+
+
+def reason_of(error: Exception, reasons: Mapping[type[Exception], str]) -> str:
+    """What an error is called in an account: by the first class that it is of."""
+    return next(reason for kind, reason in reasons.items() if isinstance(error, kind))
 
 
 def is_passing(reason: str) -> bool:

@@ -26,13 +26,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from workers.crawl.addresses import PrivateAddressError, permitted_addresses
-from workers.failures import is_passing
+from workers.failures import is_passing, reason_of
 from workers.local_pictures import LocalPictures, PictureError
 from workers.robots_directives import is_opted_out
 from workers.settings import DownloadSettings, product_token
-from workers.urls import DEFAULT_PORTS, UrlError, absolute_url, from_header
+from workers.urls import DEFAULT_PORTS, REDIRECTS, UrlError, absolute_url, from_header
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 
 #: As img2dataset has it, whose users' servers know it.
@@ -145,7 +144,7 @@ def failure_reason(error: Exception) -> str:
     """What an error of ``PictureFetcher.fetch`` is called in the account."""
     if isinstance(error, PictureError | UrlError):
         return error.reason
-    return next(reason for kind, reason in FAILURES.items() if isinstance(error, kind))
+    return reason_of(error, FAILURES)
 
 
 class _Clock:

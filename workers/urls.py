@@ -13,6 +13,9 @@ import webencodings
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
+#: The statuses of an answer that is to be had at another URL.
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
 #: A longer URL is refused: it is the length that RFC 9110 asks of all software, and servers
 #: refuse longer ones.
 MAX_URL_CHARS = 8_000

@@ -24,12 +24,11 @@ from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupErro
 
 from workers.crawl.addresses import PrivateAddressError, permitted_addresses
 from workers.extract.http_messages import CodingError, undo_codings
-from workers.failures import is_passing
+from workers.failures import is_passing, reason_of
 from workers.sampling import draw
 from workers.settings import CrawlSettings
 from workers.urls import DEFAULT_PORTS, from_header
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
 MAX_RETRY_PAUSE = 60.0  # seconds
 #: Bytes of a robots.txt that are taken, far more than are read: a larger one cannot be had.
@@ -127,7 +126,7 @@ class Fetcher:
         try:
             response = await self._download(request)
         except tuple(FAILURES) as error:
-            raise FetchError(_failure_reason(error)) from error
+            raise FetchError(reason_of(error, FAILURES)) from error
         if declared := header_lines(response, "Content-Encoding"):  # what Scrapy knows nothing of
             return response.replace(body=self._undone(response.body, declared))
         return response
@@ -146,10 +145,6 @@ class Fetcher:
         """Seconds: uniform between nothing and a bound that doubles."""
         bound: float = self._settings.retry_pause * 2**attempt
         return bound * draw(0, url, attempt)
-
-
-def _failure_reason(error: Exception) -> str:
-    return next(reason for kind, reason in FAILURES.items() if isinstance(error, kind))
 
 
 def _retry_after(response: scrapy.http.Response) -> float | None:

@@ -38,7 +38,6 @@ from scrapy.exceptions import StopDownload
 from workers.crawl.addresses import PrivateAddressError
 from workers.crawl.fetch import (
     MAX_REDIRECTS,
-    REDIRECTS,
     Download,
     Fetcher,
     FetchError,
@@ -54,7 +53,7 @@ from workers.extract.page import PageError, base_of, is_html, links_of, parse_pa
 from workers.robots_directives import directives_of
 from workers.settings import product_token
 from workers.tally import Tally
-from workers.urls import Base, UrlError, authority, normal_host, origin
+from workers.urls import REDIRECTS, Base, UrlError, authority, normal_host, origin
 
 MAX_CRAWL_DELAY = 60.0  # seconds
 

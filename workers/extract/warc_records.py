@@ -131,14 +131,13 @@ def _behind(
     if marker == _PLAIN or end is None or _is_end(file, end):
         return None
     following = _next_record(file, max(end, start + 1), marker)
-    if following is None and not _is_empty(file, end, marker):
-        yield Damage(end, "", "the file ends inside a record")
-    elif following is not None and not _is_empty(file, end, marker, following):
-        yield Damage(end, "", "no record begins here")
+    if not _is_empty(file, end, marker, following):
+        error = "the file ends inside a record" if following is None else "no record begins here"
+        yield Damage(end, "", error)
     return following
 
 
-def _is_empty(file: BinaryIO, start: int, marker: bytes, end: int | None = None) -> bool:
+def _is_empty(file: BinaryIO, start: int, marker: bytes, end: int | None) -> bool:
     """Whether there are members or frames of blank lines at most, to the file's end or another."""
     file.seek(start)
     rest = file.read(_CHUNK if end is None else min(_CHUNK, end - start))
