@@ -36,10 +36,10 @@ import psutil
 from benchmarks.commands import MARK, left_by, wait_for_stage, worker_of
 from benchmarks.small_sample import SmallSample
 from pipelines.stages import DATASET_STAGES, STAGES
+from workers.base.exit_codes import ExitCode
+from workers.base.storage import file_hash
+from workers.base.supervisor import interrupt
 from workers.crawl.warc_writer import content_hash
-from workers.exit_codes import ExitCode
-from workers.storage import file_hash
-from workers.supervisor import interrupt
 
 #: Seconds that an interrupted command may take, and any command at all.
 LONGEST_END, LONGEST_COMMAND = 20.0, 600.0

@@ -32,7 +32,7 @@ from clip_model import ARCHITECTURES, CLIP, ClipConfig, tokenize
 from clip_model.config import VisionTransformerConfig
 from clip_model.preprocess import MEAN, STD, image_bytes_transform, image_transform
 from clip_model.tokenizer import END_OF_WORD, default_tokenizer
-from workers.hardware import computes_bfloat16
+from workers.base.hardware import computes_bfloat16
 
 CPU_MODEL = "ViT-B/32"
 GPU_MODELS = {"ViT-B/32": 2048, "ViT-B/16": 1024, "ViT-L/14": 512, "ViT-L/14@336px": 256}  # batch

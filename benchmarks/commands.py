@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from workers.processes import marked
+from workers.base.processes import marked
 
 #: Stands in the environment of everything that a command starts.
 MARK = "CHAOS_RUN"

@@ -25,11 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.memory import fresh_process, peak_bytes
+from workers.base.storage import write_table
 from workers.selection.exact_duplicates import exact_duplicates
 from workers.selection.perceptual_duplicates import perceptual_duplicates
 from workers.selection.semantic_duplicates import semantic_duplicates
 from workers.selection.top_share import FLOAT_BITS, Keys, border_of_largest, float_keys
-from workers.storage import write_table
 
 _SHARD = 10_000
 _DUPLICATES = 10  # one in

@@ -32,13 +32,13 @@ from benchmarks.clip_model import flops_an_image, plain_captions
 from benchmarks.memory import fresh_process, peak_bytes
 from benchmarks.photographs import photographs
 from clip_model import ARCHITECTURES, CLIP, save
+from workers.base.hardware import computes_bfloat16, fastest_device, usable_cores
+from workers.base.storage import ROW_GROUP_ROWS
+from workers.base.tally import Tally
 from workers.embedding.embedder import Embedder
 from workers.embedding.overlap import overlap
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import read_shard
-from workers.hardware import computes_bfloat16, fastest_device, usable_cores
-from workers.storage import ROW_GROUP_ROWS
-from workers.tally import Tally
 
 CPU_MODEL, GPU_MODELS = "ViT-B/32", ("ViT-B/32", "ViT-L/14")
 BOTH, IMAGES = InputSettings(), InputSettings(parts="images")

@@ -30,11 +30,11 @@ import clip_model
 from benchmarks.clip_model import plain_captions
 from benchmarks.embed import write_shard
 from benchmarks.photographs import photographs
+from workers.base.hardware import usable_cores
 from workers.embedding.embedder import Embedder
 from workers.embedding.matrix import embedding_matrix
 from workers.embedding.overlap import in_chunks
 from workers.embedding.settings import EmbedSettings
-from workers.hardware import usable_cores
 
 MODEL = "starter"
 BATCH = 64

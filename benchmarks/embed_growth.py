@@ -26,8 +26,8 @@ from benchmarks.embed import write_shard
 from benchmarks.memory import fresh_process, peak_bytes
 from benchmarks.photographs import photographs
 from pipelines.embed import main as embed
-from pipelines.receipts import Side
-from workers.exit_codes import ExitCode
+from pipelines.run.receipts import Side
+from workers.base.exit_codes import ExitCode
 
 ACTORS = (0, 1, 2)  # 0: without Ray
 TIMES = (1, 2, 4)

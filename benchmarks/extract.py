@@ -32,13 +32,13 @@ from benchmarks.page_scripts import (
     warcio_and_soup,
 )
 from benchmarks.web_pages import HOSTILE, write_files
+from workers.base.tally import Tally
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import find_inputs
 from workers.extract.page import parse_page
 from workers.extract.page_images import images_of
 from workers.extract.pages import Page
 from workers.extract.warc_pages import read_warc
-from workers.tally import Tally
 
 #: Ways to read a file by their names; ours is the first.
 Ways = dict[str, Callable[[Path], Pairs]]

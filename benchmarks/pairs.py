@@ -34,13 +34,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from benchmarks.match import Queries, Text, aho_corasick
-from workers.contracts import QUERIES
+from workers.base.contracts import QUERIES
+from workers.base.storage import write_table
 from workers.extract.inputs import find_inputs
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.pipeline import build_pairs
 from workers.pairs.reader import read_queries
 from workers.pairs.settings import CaptionSettings, PairSettings
-from workers.storage import write_table
 
 #: Captions that are cleaned at a time, as inputs are read.
 _BATCH = 10_000

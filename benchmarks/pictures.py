@@ -22,8 +22,8 @@ from PIL import Image, ImageOps
 
 from clip_model.picture_files import ImageError
 from clip_model.preprocess import image_bytes_transform, reference_bytes_transform
-from workers.img2dataset_parts import img2dataset_parts
-from workers.output import say
+from workers.base.output import say
+from workers.fetch.img2dataset_parts import img2dataset_parts
 
 RESOLUTION = 224
 LARGEST = 1_000_000  # pixels; what is larger takes long and is not more awkward

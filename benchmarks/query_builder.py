@@ -29,7 +29,7 @@ from gensim.corpora.wikicorpus import extract_pages, filter_wiki
 
 from query_builder.build import build_queries
 from query_builder.settings import QuerySettings
-from workers.settings import resolve_path
+from workers.base.settings import resolve_path
 
 SAMPLE = (
     "package:gensim/test/test_data/"

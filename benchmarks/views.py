@@ -25,7 +25,7 @@ import numpy as np
 from query_builder.kernels import Ints
 from query_builder.names import index_titles
 from query_builder.views import read_views
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 PROJECTS = ("de.wikipedia", "en.wikipedia", "fr.wikipedia")
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from workers.processes import end_at_interrupts
+from workers.base.processes import end_at_interrupts
 
 if sys.argv[:1] == ["-m"]:  # one of the commands is being imported
     end_at_interrupts()

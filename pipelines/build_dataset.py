@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from pipelines.cli import open_run, parser, run_command, run_locked, start
 from pipelines.report import plan_text, status_text
-from pipelines.runner import check
+from pipelines.run.runner import check
 from pipelines.stages import DATASET_STAGES
-from workers.exit_codes import ExitCode
-from workers.output import say
+from workers.base.exit_codes import ExitCode
+from workers.base.output import say
 
 
 def main(argv: Sequence[str] | None = None) -> ExitCode:

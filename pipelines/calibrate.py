@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.cli import open_run, parser, run_command, start
-from pipelines.config import ConfigError
-from pipelines.run import Run
-from pipelines.runner import is_complete
+from pipelines.run.config import ConfigError
+from pipelines.run.directory import Run
+from pipelines.run.runner import is_complete
 from pipelines.stages.selection import Selection, embedded_shards
-from workers.exit_codes import ExitCode
-from workers.output import say
+from workers.base.exit_codes import ExitCode
+from workers.base.output import say
 from workers.selection.planted_noise import Bools, plant_noise
 from workers.selection.select import EmbeddedShard, select
 

@@ -9,18 +9,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines import log as logs
-from pipelines.attempts import DamagedError
-from pipelines.config import ConfigError, load_config
-from pipelines.engines import stop_ray
 from pipelines.report import read_report, write_report
-from pipelines.run import LockedError, Run
-from pipelines.runner import check, run_stages
-from pipelines.services import ServiceError
-from workers.exit_codes import PASSING, ExitCode, explain
-from workers.file_systems import local_folder
-from workers.output import say
-from workers.supervisor import last_end, supervised
+from pipelines.run import log as logs
+from pipelines.run.attempts import DamagedError
+from pipelines.run.config import ConfigError, load_config
+from pipelines.run.directory import LockedError, Run
+from pipelines.run.engines import stop_ray
+from pipelines.run.runner import check, run_stages
+from pipelines.run.services import ServiceError
+from workers.base.exit_codes import PASSING, ExitCode, explain
+from workers.base.file_systems import local_folder
+from workers.base.output import say
+from workers.base.supervisor import last_end, supervised
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from workers.processes import end_at_interrupts
+from workers.base.processes import end_at_interrupts
 
 MODULES = {
     "wit-build": "pipelines.build_dataset",

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli import EXIT_CODES, output_folder, run_command, start
-from pipelines.config import ConfigError, RaySettings, build_settings, folder_of, read_tree
 from pipelines.embed_job import Job
+from pipelines.run.config import ConfigError, RaySettings, build_settings, folder_of, read_tree
+from workers.base.exit_codes import ExitCode
+from workers.base.settings import ShellText, read_text
 from workers.embedding.settings import ATTRIBUTES, EmbedSettings, InputSettings
-from workers.exit_codes import ExitCode
-from workers.settings import ShellText, read_text
 
 DESCRIPTION = """\
 Embed shards of pictures and captions with any CLIP that clip_model loads: webdataset tars and

@@ -15,24 +15,24 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines import log as logs
-from pipelines.board import Board
-from pipelines.config import ConfigError, Gate, RaySettings, digest
-from pipelines.engines import in_process
-from pipelines.gates import barren, is_met, shortfall
-from pipelines.precision import check_precision, decided, precision_of
-from pipelines.progress import Progress, Status
-from pipelines.receipts import Ledger, Outcome, Receipt, Shard, Side, StageTotals, first_problem
-from pipelines.references import check_embeddings
-from pipelines.run import lock_folder
+from pipelines.run import log as logs
+from pipelines.run.board import Board
+from pipelines.run.config import ConfigError, Gate, RaySettings, digest
+from pipelines.run.directory import lock_folder
+from pipelines.run.engines import in_process
+from pipelines.run.gates import barren, is_met, shortfall
+from pipelines.run.precision import check_precision, decided, precision_of
+from pipelines.run.progress import Progress, Status
+from pipelines.run.receipts import Ledger, Outcome, Receipt, Shard, Side, StageTotals, first_problem
+from pipelines.run.references import check_embeddings
 from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors, status_of
-from workers.credentials import shown
+from workers.base.credentials import shown
+from workers.base.exit_codes import ExitCode
+from workers.base.output import say
+from workers.base.settings import find_files, local_path, printable
+from workers.base.storage import file_hash, write_json
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import TAR_ENDINGS
-from workers.exit_codes import ExitCode
-from workers.output import say
-from workers.settings import find_files, local_path, printable
-from workers.storage import file_hash, write_json
 
 log = logging.getLogger(__name__)
 

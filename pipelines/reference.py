@@ -8,10 +8,10 @@ from typing import Any, get_origin
 
 from pydantic.fields import FieldInfo
 
-from pipelines.config import Config
-from pipelines.config_errors import filter_of, settings_in
-from pipelines.yaml_text import as_yaml
-from workers.settings import Settings
+from pipelines.run.config import Config
+from pipelines.run.config_errors import filter_of, settings_in
+from pipelines.run.yaml_text import as_yaml
+from workers.base.settings import Settings
 
 HEAD = """\
 # Configuration

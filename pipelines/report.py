@@ -7,12 +7,12 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.receipts import StageTotals
-from pipelines.run import Run
-from pipelines.runner import Plan, Standing, is_complete, standings
+from pipelines.run.directory import Run
+from pipelines.run.receipts import StageTotals
+from pipelines.run.runner import Plan, Standing, is_complete, standings
 from pipelines.stages import STAGES
 from pipelines.stages.embeddings import PRECISION
-from workers.storage import DAMAGED_PARQUET, write_text
+from workers.base.storage import DAMAGED_PARQUET, write_text
 
 #: Pictures or captions below which a score is shown with its interval.
 FEW = 100
@@ -126,7 +126,7 @@ def _calibration_lines(run: Run) -> Iterator[str]:
     if not truth.exists():
         yield f"No truth at {truth}: similarity is not calibrated."
         return
-    from pipelines.calibration import calibrate
+    from pipelines.evaluation.calibration import calibrate
 
     run.check_outputs("embeddings", "dataset", drop=True)
     try:

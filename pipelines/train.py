@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.cli import parser, run_command, run_one_stage, start
-from workers.exit_codes import ExitCode
+from workers.base.exit_codes import ExitCode
 
 
 def main(argv: Sequence[str] | None = None) -> ExitCode:

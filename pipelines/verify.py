@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.attempts import damaged
-from pipelines.checks import Checker, missing_shards
 from pipelines.cli import open_run, parser, run_command, start
-from pipelines.config import ConfigError
 from pipelines.embed_job import RECORD as EMBED_RECORD
-from pipelines.progress import Progress
-from pipelines.receipts import Ledger, Outcome, Receipt, Side, Source
-from pipelines.run import RECORD, load_record, lock_folder
+from pipelines.run.attempts import damaged
+from pipelines.run.checks import Checker, missing_shards
+from pipelines.run.config import ConfigError
+from pipelines.run.directory import RECORD, load_record, lock_folder
+from pipelines.run.progress import Progress
+from pipelines.run.receipts import Ledger, Outcome, Receipt, Side, Source
 from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.stages.embeddings import Embeddings
-from workers.exit_codes import ExitCode
-from workers.output import say
+from workers.base.exit_codes import ExitCode
+from workers.base.output import say
 
 #: Findings that are listed; the table counts them all.
 LISTED = 100

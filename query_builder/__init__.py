@@ -26,7 +26,7 @@ articles above a search volume, and WordNet's synsets that are not in the list y
 
 import sys
 
-from workers.processes import end_at_interrupts
+from workers.base.processes import end_at_interrupts
 
 if sys.argv[:1] == ["-m"]:  # one of the commands is being imported
     end_at_interrupts()

@@ -14,12 +14,12 @@ from pydantic.fields import FieldInfo
 
 from query_builder.inputs import Inputs, check_dumps, find_inputs
 from query_builder.settings import KINDS, QuerySettings
-from workers.credentials import shown
-from workers.exit_codes import ExitCode
-from workers.file_systems import local_folder, size_of
-from workers.output import say
-from workers.supervisor import supervised
-from workers.tally import Tally
+from workers.base.credentials import shown
+from workers.base.exit_codes import ExitCode
+from workers.base.file_systems import local_folder, size_of
+from workers.base.output import say
+from workers.base.supervisor import supervised
+from workers.base.tally import Tally
 
 EPILOG = """\
 DIR/00000.parquet has the columns query_id, query, kind (word, bigram, title or synset), count,
@@ -154,7 +154,7 @@ def _build(files: Inputs, out: Path, settings: QuerySettings, beam: Sequence[str
     # Beam takes seconds to import: not for --help, nor to say that a dump is missing.
     from query_builder import progress
     from query_builder.build import build_queries
-    from workers.beam_pipeline import check_options
+    from workers.base.beam_pipeline import check_options
 
     try:
         check_options(beam)

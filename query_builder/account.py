@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from query_builder.kernels import Ints
-from workers.tally import SAMPLES_PER_REASON, Tally
+from workers.base.tally import SAMPLES_PER_REASON, Tally
 
 #: Greater than any count.
 _DESCENDING = 10**15

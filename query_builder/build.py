@@ -45,10 +45,10 @@ from query_builder.synsets import read_synsets
 from query_builder.terms import Frequent, prune, select
 from query_builder.titles import Titles, add_titles
 from query_builder.wikis import Wiki
-from workers.beam_pipeline import file_names, open_pipeline, pipeline_options
-from workers.file_systems import size_of
-from workers.storage import TEMPORARY_PREFIX, write_json, write_table
-from workers.tally import Tally
+from workers.base.beam_pipeline import file_names, open_pipeline, pipeline_options
+from workers.base.file_systems import size_of
+from workers.base.storage import TEMPORARY_PREFIX, write_json, write_table
+from workers.base.tally import Tally
 
 #: Characters of wikitext in a shard: enough to make calls cheap, few enough for the caches.
 SHARD_CHARACTERS = 1 << 20

@@ -23,7 +23,7 @@ import zstandard
 
 from query_builder import bz2_blocks, progress
 from query_builder.sources import BZ2_MAGIC, Part
-from workers.file_systems import open_file
+from workers.base.file_systems import open_file
 
 #: Bytes read from the file at a time.
 CHUNK_BYTES = 1 << 16

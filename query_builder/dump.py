@@ -20,8 +20,8 @@ from lxml import etree
 from query_builder.compressed import Chunk, first_xml, read_xml
 from query_builder.sources import Part, parts
 from query_builder.wikis import Wiki, read_wiki
-from workers.credentials import shown
-from workers.tally import Tally
+from workers.base.credentials import shown
+from workers.base.tally import Tally
 
 #: More bytes than this without a page are no part of a dump; they need not be held.
 MAX_BETWEEN = 1 << 20

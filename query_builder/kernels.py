@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workers.compiled import compiled
+from workers.base.compiled import compiled
 
 Bytes = npt.NDArray[np.uint8]
 Ids = npt.NDArray[np.int32]

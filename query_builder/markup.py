@@ -15,7 +15,7 @@ from functools import partial
 
 from query_builder.links import GAP, MAX_DEPTH, unlink
 from query_builder.wikis import UNKNOWN, Wiki
-from workers.references import unescape
+from workers.base.references import unescape
 
 #: Elements whose content is not prose.
 _ELEMENTS = (

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from query_builder.account import reject
 from query_builder.settings import QuerySettings
 from query_builder.words import visible
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 #: A title as the dump has it, with its page views: null where there are no view files.
 TITLES = pa.schema([("query", pa.string()), ("views", pa.int64())])

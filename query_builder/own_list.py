@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from query_builder.names import query_of
 from query_builder.settings import QuerySettings
-from workers.contracts import QUERIES
-from workers.settings import read_text
-from workers.storage import write_table
-from workers.tally import Tally
+from workers.base.contracts import QUERIES
+from workers.base.settings import read_text
+from workers.base.storage import write_table
+from workers.base.tally import Tally
 
 #: The kind of these queries, and the column of a table that has them.
 KIND, COLUMN = "list", "query"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from workers.settings import FileName, Settings, Share
+from workers.base.settings import FileName, Settings, Share
 
 #: Where queries come from. A term that several sources have belongs to the first of them, and
 #: places that a source leaves empty go to the others, both in this order.

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from query_builder.account import reject
 from query_builder.settings import KINDS, QuerySettings
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 
 def fill(candidates: Mapping[str, pa.Table], settings: QuerySettings, tally: Tally) -> pa.Table:

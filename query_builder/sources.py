@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from query_builder.wikis import UNKNOWN, Wiki
-from workers.file_systems import exists, is_away, list_files, open_file, size_of
+from workers.base.file_systems import exists, is_away, list_files, open_file, size_of
 
 #: Stored bytes of a part: some seconds of work, so that parts spread evenly over workers.
 PART_BYTES = 16_000_000

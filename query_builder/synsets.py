@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from query_builder import progress
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 _HEAD = re.compile(r"[0-9]{8} [0-9]{2} [nvasr] ([0-9a-fA-F]{2}) ")
 _WORD = re.compile(r"(\S+) [0-9a-fA-F]{1,2} ")

@@ -20,8 +20,8 @@ from query_builder.kernels import Ints
 from query_builder.names import synset_names, title_names
 from query_builder.settings import QuerySettings
 from query_builder.shares import fill
-from workers.contracts import QUERIES
-from workers.tally import Tally
+from workers.base.contracts import QUERIES
+from workers.base.tally import Tally
 
 Shares = npt.NDArray[np.float64]
 Bits = npt.NDArray[np.float32]

@@ -21,8 +21,8 @@ from query_builder.kernels import Ints
 from query_builder.names import TITLES, index_titles, normal_titles
 from query_builder.settings import QuerySettings
 from query_builder.views import read_views
-from workers.beam_pipeline import file_names
-from workers.tally import Tally
+from workers.base.beam_pipeline import file_names
+from workers.base.tally import Tally
 
 Viewed = tuple[Ints, Tally]
 

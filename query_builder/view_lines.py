@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from query_builder.kernels import Ints
 from query_builder.names import TITLES
 from query_builder.settings import PROJECT_SUFFIXES
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 _ACCESS = pa.array([b"desktop ", b"mobile-web ", b"mobile-app "])
 _PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")

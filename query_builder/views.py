@@ -19,7 +19,7 @@ from query_builder.compressed import Chunk, decompressed
 from query_builder.kernels import Ints
 from query_builder.names import TITLES, normal_titles
 from query_builder.view_lines import Codes, parse_lines, reject_others
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 #: Bytes of lines worked on at a time.
 BLOCK_BYTES = 1 << 23

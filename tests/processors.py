@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from workers.hardware import computes_bfloat16
+from workers.base.hardware import computes_bfloat16
 
 HAS_BFLOAT16 = computes_bfloat16(torch.device("cpu"))
 
@@ -17,4 +17,4 @@ def hide_bfloat16(monkeypatch, tmp_path):
     """Let Linux say of the processor that it has no instructions for bfloat16."""
     flags = tmp_path / "cpuinfo"
     flags.write_text("flags : fpu sse avx avx2")
-    monkeypatch.setattr("workers.hardware.CPU_INFORMATION", flags)
+    monkeypatch.setattr("workers.base.hardware.CPU_INFORMATION", flags)

@@ -9,9 +9,9 @@ from PIL import Image
 
 import clip_model
 from clip_model.config import ClipConfig, TextConfig, VisionTransformerConfig
-from workers.contracts import DATASET, IMAGES
-from workers.pair_ids import make_pair_id
-from workers.storage import write_table
+from workers.base.contracts import DATASET, IMAGES
+from workers.base.pair_ids import make_pair_id
+from workers.base.storage import write_table
 
 TINY = ClipConfig(
     embed_dim=32,

@@ -39,7 +39,7 @@ from benchmarks.faults import (
 )
 from benchmarks.faults.fault import Fault, Finding, try_fault
 from benchmarks.small_sample import SmallSample, free_port
-from workers.supervisor import interrupt
+from workers.base.supervisor import interrupt
 
 KINDS = {
     "configuration": configuration.FAULTS,

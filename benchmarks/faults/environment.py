@@ -9,7 +9,7 @@ from collections.abc import Callable
 from benchmarks.commands import fill
 from benchmarks.faults.fault import ROOT, Fault, Place
 from benchmarks.faults.inputs import CSV, text_run
-from workers.hardware import CPU_INFORMATION
+from workers.base.hardware import CPU_INFORMATION
 
 _STEP = ("--set", "selection.steps=[{filter: similarity, min: 0.2}]")
 _FULL = "No space left on device"

@@ -22,13 +22,20 @@ _COMMAND_OF = {"model": ("train", "model scores"), "scores": ("evaluate", "score
 _POISON = """
 import os, signal, sys
 from pathlib import Path
-from pipelines.board import Board
-from pipelines.config import RaySettings
-from pipelines.engines import Actors, in_process, in_ray_actors, in_ray_tasks, start_ray, stop_ray
-from pipelines.receipts import Shard
+from pipelines.run.board import Board
+from pipelines.run.config import RaySettings
+from pipelines.run.engines import (
+    Actors,
+    in_process,
+    in_ray_actors,
+    in_ray_tasks,
+    start_ray,
+    stop_ray,
+)
+from pipelines.run.receipts import Shard
 from workers.embedding.meter import Activity
-from workers.supervisor import supervised
-from workers.tally import Tally
+from workers.base.supervisor import supervised
+from workers.base.tally import Tally
 
 class Poison:
     def __call__(self, shard, out):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.sampling import draw
+from workers.base.sampling import draw
 
 #: (share, template); most are plain, because most of the pairs must be plainly true.
 STYLES: tuple[tuple[float, str], ...] = (

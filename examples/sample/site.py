@@ -40,8 +40,8 @@ from examples.sample.pages import (
 from examples.sample.pictures import Picture, load_pictures
 from examples.sample.placements import Placement, place
 from examples.sample.server import Answer, BindError, listen, running
-from workers.sampling import draw
-from workers.storage import write_table
+from workers.base.sampling import draw
+from workers.base.storage import write_table
 
 logger = logging.getLogger(__name__)
 

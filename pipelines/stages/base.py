@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipelines.config import digest
-from pipelines.outages import Tolerance
-from pipelines.progress import Status
-from pipelines.receipts import Outcome, Shard, Source
-from pipelines.run import Run
-from workers.settings import printable
+from pipelines.run.config import digest
+from pipelines.run.directory import Run
+from pipelines.run.outages import Tolerance
+from pipelines.run.progress import Status
+from pipelines.run.receipts import Outcome, Shard, Source
+from workers.base.settings import printable
 
 
 class Stage(ABC):

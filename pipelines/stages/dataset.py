@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.engines import in_ray_tasks
-from pipelines.receipts import Outcome, Shard
+from pipelines.run.engines import in_ray_tasks
+from pipelines.run.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 
 class Dataset(Stage):

@@ -8,18 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.board import Board
-from pipelines.checkpoints import architecture, checkpoint_inputs, is_file
-from pipelines.config import ConfigError, RaySettings
-from pipelines.engines import Actors, in_ray_actors
-from pipelines.precision import check_precision, decided, on_record, precision_of
-from pipelines.progress import Status
-from pipelines.receipts import Outcome, Shard
-from pipelines.references import check_embeddings
+from pipelines.run.board import Board
+from pipelines.run.config import ConfigError, RaySettings
+from pipelines.run.engines import Actors, in_ray_actors
+from pipelines.run.precision import check_precision, decided, on_record, precision_of
+from pipelines.run.progress import Status
+from pipelines.run.receipts import Outcome, Shard
+from pipelines.run.references import check_embeddings
 from pipelines.stages.base import Stage
+from pipelines.training.checkpoints import architecture, checkpoint_inputs, is_file
+from workers.base.tally import Tally
 from workers.embedding.meter import Activity
 from workers.embedding.settings import EmbedSettings, InputSettings
-from workers.tally import Tally
 
 if TYPE_CHECKING:
     from workers.embedding.embedder import Embedder

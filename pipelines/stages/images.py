@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.config import ConfigError
-from pipelines.engines import in_ray_tasks
-from pipelines.outages import Tolerance
-from pipelines.receipts import Outcome, Shard, Side
-from pipelines.run import Run
+from pipelines.run.config import ConfigError
+from pipelines.run.directory import Run
+from pipelines.run.engines import in_ray_tasks
+from pipelines.run.outages import Tolerance
+from pipelines.run.receipts import Outcome, Shard, Side
 from pipelines.stages.base import Stage
-from workers.settings import DownloadSettings, resolve_path
-from workers.tally import Tally
+from workers.base.settings import DownloadSettings, resolve_path
+from workers.base.tally import Tally
 
 
 class Images(Stage):
@@ -48,7 +48,7 @@ class Download:
     folder: Path  # where the attempt before a further one has left its files
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.download import ShardFiles, download_shard
+        from workers.fetch.download import ShardFiles, download_shard
 
         name = f"{shard.name}.parquet"
         new = ShardFiles(out / name, out / Side.TABLES / name)

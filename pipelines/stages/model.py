@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.checkpoints import architecture, checkpoint_inputs, is_file
-from pipelines.config import ConfigError, TrainSettings
-from pipelines.engines import cluster_cpus, in_process, start_ray
-from pipelines.progress import Status
-from pipelines.receipts import Outcome, Shard, Side
+from pipelines.run.config import ConfigError, TrainSettings
+from pipelines.run.engines import cluster_cpus, in_process, start_ray
+from pipelines.run.progress import Status
+from pipelines.run.receipts import Outcome, Shard, Side
 from pipelines.stages.base import Stage
-from workers import supervisor
-from workers.storage import write_json, write_text
-from workers.tally import Tally
+from pipelines.training.checkpoints import architecture, checkpoint_inputs, is_file
+from workers.base import supervisor
+from workers.base.storage import write_json, write_text
+from workers.base.tally import Tally
 
 #: The stage's output files: the weights, and a line of JSON for each epoch.
 CHECKPOINT = "model.safetensors"
@@ -130,7 +130,7 @@ def train_worker(config: dict[str, Any]) -> None:
     import torch
 
     import clip_model
-    from pipelines.training import train
+    from pipelines.training.loop import train
 
     state = None
     if checkpoint := ray.train.get_checkpoint():

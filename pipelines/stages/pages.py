@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.config import ConfigError
-from pipelines.engines import on_beam
-from pipelines.outages import Tolerance
-from pipelines.receipts import Outcome, Shard
-from pipelines.run import Run
+from pipelines.run.config import ConfigError
+from pipelines.run.directory import Run
+from pipelines.run.engines import on_beam
+from pipelines.run.outages import Tolerance
+from pipelines.run.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from workers.settings import CrawlSettings
-from workers.tally import Tally
-from workers.urls import UrlError, absolute_url, authority, normal_host
+from workers.base.settings import CrawlSettings
+from workers.base.tally import Tally
+from workers.base.urls import UrlError, absolute_url, authority, normal_host
 
 
 class Pages(Stage):

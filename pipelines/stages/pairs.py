@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from pipelines.config import ConfigError, digest
-from pipelines.engines import in_process
-from pipelines.receipts import Outcome, Shard
+from pipelines.run.config import ConfigError, digest
+from pipelines.run.engines import in_process
+from pipelines.run.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
-from workers.credentials import shown
+from workers.base.credentials import shown
+from workers.base.file_systems import is_remote, version_of
+from workers.base.settings import product_token
+from workers.base.tally import Tally
 from workers.extract.inputs import LISTS, Input, InputKind, find_inputs
-from workers.file_systems import is_remote, version_of
-from workers.local_pictures import Folder
+from workers.fetch.local_pictures import Folder
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.settings import PairSettings
-from workers.settings import product_token
-from workers.tally import Tally
 
 
 class Pairs(Stage):

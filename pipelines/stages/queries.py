@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines.config import ConfigError
-from pipelines.engines import in_process
-from pipelines.receipts import Outcome, Shard
+from pipelines.run.config import ConfigError
+from pipelines.run.engines import in_process
+from pipelines.run.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
 from query_builder.inputs import Inputs, check_dumps, find_inputs
 from query_builder.settings import QuerySettings
-from workers.credentials import shown
-from workers.file_systems import is_remote, version_of
-from workers.settings import find_files
-from workers.tally import Tally
+from workers.base.credentials import shown
+from workers.base.file_systems import is_remote, version_of
+from workers.base.settings import find_files
+from workers.base.tally import Tally
 
 
 class Queries(Stage):

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.checkpoints import checkpoint_inputs, is_file
-from pipelines.config import Config, ConfigError
-from pipelines.engines import in_process
-from pipelines.receipts import Outcome, Shard
-from pipelines.references import check_templates
+from pipelines.run.config import Config, ConfigError
+from pipelines.run.engines import in_process
+from pipelines.run.receipts import Outcome, Shard
+from pipelines.run.references import check_templates
 from pipelines.stages.base import Stage
 from pipelines.stages.model import CHECKPOINT
-from workers.storage import write_json
-from workers.tally import Tally
+from pipelines.training.checkpoints import checkpoint_inputs, is_file
+from workers.base.storage import write_json
+from workers.base.tally import Tally
 
 
 class Scores(Stage):
@@ -49,8 +49,8 @@ class ScoreModels:
     config: Config
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from pipelines.held_out import read_examples
-        from pipelines.scoring import score_models
+        from pipelines.evaluation.scoring import score_models
+        from pipelines.training.held_out import read_examples
 
         trained, *files = map(Path, shard.inputs)
         dataset = files[: int(shard.values[0])]

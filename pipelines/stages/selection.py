@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.config import ConfigError
-from pipelines.engines import in_process
-from pipelines.receipts import Outcome, Shard
-from pipelines.references import check_step
-from pipelines.run import Run
+from pipelines.run.config import ConfigError
+from pipelines.run.directory import Run
+from pipelines.run.engines import in_process
+from pipelines.run.receipts import Outcome, Shard
+from pipelines.run.references import check_step
 from pipelines.stages.base import Stage
 from pipelines.stages.queries import named_files
+from workers.base.tally import Tally
 from workers.selection.settings import SelectionSettings, TopPerQueryStep
-from workers.tally import Tally
 
 if TYPE_CHECKING:
     from workers.selection.select import EmbeddedShard

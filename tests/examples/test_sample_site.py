@@ -23,7 +23,7 @@ from examples.sample.noise import FAILING, Kind, NoiseShares, is_other_concept
 from examples.sample.pages import OFF_SITE, Quirk
 from examples.sample.pictures import Picture, load_pictures, natural_name
 from examples.sample.site import Site, SiteSettings, serve
-from workers.sampling import draw
+from workers.base.sampling import draw
 
 PICTURES = 240
 Pairs = set[tuple[str, str]]

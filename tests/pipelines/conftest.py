@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.precision import machines_without_bfloat16
+from pipelines.run.precision import machines_without_bfloat16
 from tests.processors import hide_bfloat16
 
 
@@ -17,7 +17,7 @@ def move(monkeypatch, tmp_path):
 
     def move_to(*, elsewhere):
         machines_without_bfloat16.cache_clear()
-        monkeypatch.setattr("workers.hardware.CPU_INFORMATION", Path("/proc/cpuinfo"))
+        monkeypatch.setattr("workers.base.hardware.CPU_INFORMATION", Path("/proc/cpuinfo"))
         if elsewhere:
             hide_bfloat16(monkeypatch, tmp_path)
 

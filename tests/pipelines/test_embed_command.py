@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from pipelines.embed import main
-from pipelines.receipts import Ledger
-from pipelines.run import lock_folder
+from pipelines.run.directory import lock_folder
+from pipelines.run.receipts import Ledger
 from pipelines.stages.embeddings import Embeddings
 from pipelines.verify import main as verify
 from tests.pipelines.conftest import flip_a_byte

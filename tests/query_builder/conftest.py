@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from workers.settings import resolve_path
+from workers.base.settings import resolve_path
 
 GENSIM = "package:gensim/test/test_data"
 

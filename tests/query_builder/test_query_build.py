@@ -21,8 +21,8 @@ from query_builder.build import build_queries
 from query_builder.markup import plain_text
 from query_builder.settings import BigramSettings, QuerySettings
 from query_builder.words import visible
-from workers.contracts import QUERIES
-from workers.tally import Tally
+from workers.base.contracts import QUERIES
+from workers.base.tally import Tally
 
 EVERYTHING = QuerySettings(
     min_count=1, bigrams=BigramSettings(min_count=1, min_pmi=-99), titles="none"

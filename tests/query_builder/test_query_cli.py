@@ -17,7 +17,7 @@ from query_builder.dump import read_pages
 from query_builder.inputs import SYNSET_FILES
 from query_builder.settings import BigramSettings, QuerySettings, ShareSettings
 from query_builder.sources import Part
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 COMMAND = [sys.executable, "-m", "query_builder"]
 

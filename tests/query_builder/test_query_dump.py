@@ -19,7 +19,7 @@ from query_builder.dump import Page, dump_parts, is_stub, read_pages
 from query_builder.markup import plain_text
 from query_builder.sources import Part, find_dumps, parts
 from tests.query_builder.conftest import dump_xml
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 
 def read(path: Path | str, chosen: Sequence[Part] = ()) -> tuple[list[Page], Tally]:

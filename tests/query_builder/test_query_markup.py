@@ -13,7 +13,7 @@ from query_builder.dump import read_pages
 from query_builder.links import GAP
 from query_builder.markup import plain_text
 from query_builder.sources import Part
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 
 @pytest.mark.parametrize(

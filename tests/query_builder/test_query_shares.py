@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from query_builder.settings import KINDS, QuerySettings, ShareSettings
 from query_builder.shares import allot, fill
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 
 def settings_with(max_queries: int, **shares: float) -> QuerySettings:

@@ -15,8 +15,8 @@ from query_builder.counts import count, merge, partition
 from query_builder.names import TITLES
 from query_builder.settings import BigramSettings, QuerySettings, ShareSettings
 from query_builder.terms import npmi, pmi, prune, select
-from workers.contracts import QUERIES
-from workers.tally import Tally
+from workers.base.contracts import QUERIES
+from workers.base.tally import Tally
 
 
 def settings_with(

@@ -18,7 +18,7 @@ from query_builder.settings import QuerySettings
 from query_builder.titles import add_views
 from query_builder.view_lines import Codes, parse_lines
 from query_builder.views import read_views
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 MONTHLY = (
     "de.wikipedia Cat 77 desktop 1000 A1000\n"

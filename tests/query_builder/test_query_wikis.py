@@ -10,7 +10,7 @@ from query_builder.links import GAP
 from query_builder.markup import plain_text
 from query_builder.wikis import UNKNOWN, Wiki, read_wiki
 from tests.query_builder.conftest import dump_xml
-from workers.tally import Tally
+from workers.base.tally import Tally
 
 GERMAN = Wiki("de", ((1, "Diskussion"), (6, "Datei"), (14, "Kategorie")))
 FRENCH = Wiki("fr", ((6, "Fichier"), (14, "Catégorie")))

@@ -11,7 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Collection
 
-from workers.urls import normal_host
+from workers.base.urls import normal_host
 
 #: IPv6 prefixes whose last 32 bits are an IPv4 address that a gateway connects to (NAT64).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")

@@ -22,12 +22,12 @@ from scrapy.resolver import CachingThreadedResolver
 from twisted.internet import defer
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 
+from workers.base.failures import is_passing, reason_of
+from workers.base.sampling import draw
+from workers.base.settings import CrawlSettings
+from workers.base.urls import DEFAULT_PORTS, from_header
 from workers.crawl.addresses import PrivateAddressError, permitted_addresses
 from workers.extract.http_messages import CodingError, undo_codings
-from workers.failures import is_passing, reason_of
-from workers.sampling import draw
-from workers.settings import CrawlSettings
-from workers.urls import DEFAULT_PORTS, from_header
 
 MAX_REDIRECTS = 5
 MAX_RETRY_PAUSE = 60.0  # seconds

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from workers.failures import NeedsMendingError
-from workers.settings import CrawlSettings
-from workers.tally import Tally
+from workers.base.failures import NeedsMendingError
+from workers.base.settings import CrawlSettings
+from workers.base.tally import Tally
 
 #: Lines of the crawler's log that an error message repeats.
 _LOG_LINES = 15

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
+from workers.base.failures import is_passing
+from workers.base.settings import product_token
+from workers.base.urls import REDIRECTS, UrlError, absolute_url, authority
 from workers.crawl.fetch import MAX_REDIRECTS, Fetcher, FetchError, location
-from workers.failures import is_passing
-from workers.settings import product_token
-from workers.urls import REDIRECTS, UrlError, absolute_url, authority
 
 #: Bytes of a robots.txt that are read (section 2.5); the line that they end in is not.
 MAX_ROBOTS_BYTES = 500 * 1024

@@ -35,6 +35,10 @@ from scrapy import signals
 from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.exceptions import StopDownload
 
+from workers.base.robots_directives import directives_of
+from workers.base.settings import product_token
+from workers.base.tally import Tally
+from workers.base.urls import REDIRECTS, Base, UrlError, authority, normal_host, origin
 from workers.crawl.addresses import PrivateAddressError
 from workers.crawl.fetch import (
     MAX_REDIRECTS,
@@ -50,10 +54,6 @@ from workers.crawl.host import CrawlError, CrawlJob, CrawlResult
 from workers.crawl.robots import Robots, read_robots
 from workers.crawl.warc_writer import STORED_HEADERS, WarcWriter
 from workers.extract.page import PageError, base_of, is_html, links_of, parse_page, robots_of
-from workers.robots_directives import directives_of
-from workers.settings import product_token
-from workers.tally import Tally
-from workers.urls import REDIRECTS, Base, UrlError, authority, normal_host, origin
 
 MAX_CRAWL_DELAY = 60.0  # seconds
 

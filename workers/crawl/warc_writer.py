@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from workers.storage import replacing
+from workers.base.storage import replacing
 
 #: The response headers that are stored: what the body is and what may be done with it. Dates,
 #: cookies, request numbers and the like differ on every visit and would move the offsets.

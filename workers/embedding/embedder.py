@@ -27,7 +27,10 @@ from clip_model import tokenize
 from clip_model.checkpoint import checkpoint_files
 from clip_model.picture_files import ImageError
 from clip_model.preprocess import image_bytes_transform
-from workers.contracts import embeddings_schema
+from workers.base.contracts import embeddings_schema
+from workers.base.hardware import fastest_device, usable_cores
+from workers.base.storage import ROW_GROUP_ROWS, file_hash, table_writer
+from workers.base.tally import Tally
 from workers.embedding.encoders import Encoder, load_encoder, one_threaded, precision_on
 from workers.embedding.labels import Labels
 from workers.embedding.meter import Meter
@@ -36,9 +39,6 @@ from workers.embedding.picture_hash import picture_hash
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import Sample, read_shard
 from workers.embedding.windows import Row, Window, window_table
-from workers.hardware import fastest_device, usable_cores
-from workers.storage import ROW_GROUP_ROWS, file_hash, table_writer
-from workers.tally import Tally
 
 #: Pictures that a thread decodes at a time: enough to make handing them over cost nothing.
 DECODED_AT_ONCE = 8

@@ -23,10 +23,10 @@ import clip_model
 from clip_model import CLIP
 from clip_model.model import convert_weights
 from clip_model.preprocess import fold_normalisation
+from workers.base.hardware import computes_bfloat16, fastest_device
 from workers.embedding.meter import Meter
 from workers.embedding.overlap import Handle
 from workers.embedding.settings import EmbedSettings, Precision
-from workers.hardware import computes_bfloat16, fastest_device
 
 CPU_BATCH, GPU_BATCH = 16, 512
 #: Token sequences on a GPU are padded to a multiple of this: five shapes to compile, not 77.

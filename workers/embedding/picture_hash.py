@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from workers.compiled import compiled
+from workers.base.compiled import compiled
 
 BITS = 64
 #: The hash of a picture without any structure to hash: one colour, a gradient, stripes.

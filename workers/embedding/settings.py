@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, WrapValidator, model_validator
 
-from workers.settings import FileName, Settings, located
+from workers.base.settings import FileName, Settings, located
 
 Precision = Literal["fp32", "bf16"]
 

@@ -18,9 +18,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from workers.base.failures import NeedsMendingError
+from workers.base.settings import printable
 from workers.embedding.settings import InputSettings
-from workers.failures import NeedsMendingError
-from workers.settings import printable
 
 #: Column names that are recognised, the first that is there; a tar's members by their endings.
 ID_COLUMNS = ("pair_id", "key", "__key__", "uid", "id")

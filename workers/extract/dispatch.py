@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from workers.credentials import shown
+from workers.base.credentials import shown
+from workers.base.tally import Tally
 from workers.extract.candidates import Candidate, candidate_tables
 from workers.extract.html_folders import read_html
 from workers.extract.inputs import LISTS, Input, InputKind
@@ -15,7 +16,6 @@ from workers.extract.pages import page_pairs
 from workers.extract.pair_lists import read_pair_list
 from workers.extract.warc_pages import read_warc
 from workers.extract.wat import wat_pairs
-from workers.tally import Tally
 
 
 def extract_pairs(

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from workers.credentials import shown
+from workers.base.credentials import shown
+from workers.base.file_systems import is_away, open_file
+from workers.base.settings import printable
+from workers.base.tally import Tally
 from workers.extract.inputs import Input
 from workers.extract.page import XHTML
 from workers.extract.pages import MAX_PAGE_BYTES, Page
-from workers.file_systems import is_away, open_file
-from workers.local_pictures import LocalBase
-from workers.settings import printable
-from workers.tally import Tally
+from workers.fetch.local_pictures import LocalBase
 
 
 def read_html(source: Input, pages: Tally) -> Iterator[Page]:

@@ -15,7 +15,9 @@ from enum import StrEnum
 from functools import cache, cached_property
 from pathlib import PurePosixPath
 
-from workers.credentials import shown
+from workers.base.credentials import shown
+from workers.base.file_systems import base_name, list_files, open_file
+from workers.base.settings import printable
 from workers.extract.list_columns import (
     ListColumns,
     NamedColumns,
@@ -23,9 +25,7 @@ from workers.extract.list_columns import (
     fits,
     named_columns,
 )
-from workers.file_systems import base_name, list_files, open_file
-from workers.local_pictures import Folder
-from workers.settings import printable
+from workers.fetch.local_pictures import Folder
 
 _log = logging.getLogger(__name__)
 

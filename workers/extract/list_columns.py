@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workers.file_systems import base_name, open_file
-from workers.storage import DAMAGED_PARQUET
-from workers.text_stream import MAX_LINE_BYTES, LongLineError, TextStream
+from workers.base.file_systems import base_name, open_file
+from workers.base.storage import DAMAGED_PARQUET
+from workers.base.text_stream import MAX_LINE_BYTES, LongLineError, TextStream
 
 #: Names of columns, in lower case. LAION: URL, TEXT. COYO and DataComp: url, text.
 URL_NAMES = frozenset({"url", "image_url", "img_url", "image_link"})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 
+from workers.base.settings import product_token
+from workers.base.urls import base_url
 from workers.extract.encodings import (
     UnusableEncodingError,
     as_utf8,
@@ -13,8 +15,6 @@ from workers.extract.encodings import (
     sent_encoding,
 )
 from workers.extract.tags import Document
-from workers.settings import product_token
-from workers.urls import base_url
 
 XHTML = "application/xhtml+xml"
 HTML_TYPES = ("text/html", XHTML)

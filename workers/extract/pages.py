@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from workers.base.robots_directives import is_opted_out
+from workers.base.tally import Tally
+from workers.base.urls import MAX_URL_CHARS, Base, UrlError, absolute_url
 from workers.extract.candidates import Candidate
 from workers.extract.encodings import UnusableEncodingError
 from workers.extract.page import PageError, address_of, base_of, parse_page, robots_of
 from workers.extract.page_images import images_of
-from workers.local_pictures import refusal
-from workers.robots_directives import is_opted_out
-from workers.tally import Tally
-from workers.urls import MAX_URL_CHARS, Base, UrlError, absolute_url
+from workers.fetch.local_pictures import refusal
 
 #: A longer page is refused. Time and memory are linear up to here; crawls cut pages far earlier.
 MAX_PAGE_BYTES = 64 << 20

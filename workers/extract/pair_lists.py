@@ -14,17 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workers.credentials import shown
+from workers.base.credentials import shown
+from workers.base.file_systems import is_away, open_file
+from workers.base.storage import DAMAGED_PARQUET
+from workers.base.tally import Tally
+from workers.base.text_stream import NOT_TEXT
+from workers.base.urls import MAX_URL_CHARS, NORMAL_URL, UrlError, absolute_url
 from workers.extract.candidates import CANDIDATES, TABLE_ROWS
 from workers.extract.inputs import Input, InputKind
 from workers.extract.list_columns import ListColumns
 from workers.extract.text_lists import Batch, read_text_list
-from workers.file_systems import is_away, open_file
-from workers.local_pictures import local_urls
-from workers.storage import DAMAGED_PARQUET
-from workers.tally import Tally
-from workers.text_stream import NOT_TEXT
-from workers.urls import MAX_URL_CHARS, NORMAL_URL, UrlError, absolute_url
+from workers.fetch.local_pictures import local_urls
 
 
 def read_pair_list(source: Input, images: Tally) -> Iterator[pa.Table]:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from workers.compiled import compiled, inlined
-from workers.text_stream import LONG_LINE, MAX_LINE_BYTES
+from workers.base.compiled import compiled, inlined
+from workers.base.text_stream import LONG_LINE, MAX_LINE_BYTES
 
 #: A row of more lines is damage. Captions have a few; what else a list says of a picture, more.
 MAX_ROW_LINES = 1_000

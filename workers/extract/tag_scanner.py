@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.compiled import compiled
+from workers.base.compiled import compiled
 from workers.extract.tag_syntax import (
     GT,
     SLASH,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from workers.compiled import compiled
+from workers.base.compiled import compiled
 
 
 def _bytes(text: bytes) -> Any:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from workers.base.references import unescape
 from workers.extract.tag_scanner import NAMES, scan_attributes, scan_tags
 from workers.extract.tag_syntax import code_table
-from workers.references import unescape
 
 #: Tags that are turned into Python objects at a time.
 _TAGS = 4096

@@ -15,10 +15,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.csv
 
+from workers.base.tally import Tally
+from workers.base.text_stream import LONG_LINE, MAX_LINE_BYTES, TextStream
 from workers.extract.list_columns import ListColumns
 from workers.extract.row_scanner import split_rows
-from workers.tally import Tally
-from workers.text_stream import LONG_LINE, MAX_LINE_BYTES, TextStream
 
 #: (number of the first row, URLs, captions)
 Batch = tuple[int, Any, Any]

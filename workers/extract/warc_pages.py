@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from workers.credentials import shown
+from workers.base.credentials import shown
+from workers.base.file_systems import is_away, open_file
+from workers.base.tally import Tally
 from workers.extract.http_messages import CodingError, HttpError, decoded, parse_response
 from workers.extract.inputs import Input
 from workers.extract.page import is_html
 from workers.extract.pages import NotAPageError, Page, only_this_page, refuse_long
 from workers.extract.warc_records import MAX_RECORD_BYTES, Damage, RawRecord, read_records
-from workers.file_systems import is_away, open_file
-from workers.tally import Tally
 
 #: The types of the records that may hold a page: with its HTTP headers, or for itself.
 PAGE_KINDS = ("response", "resource", "conversion")

@@ -12,6 +12,9 @@ from typing import Any
 
 import msgspec
 
+from workers.base.robots_directives import is_opted_out
+from workers.base.tally import Tally
+from workers.base.urls import Base, base_url
 from workers.extract.candidates import Candidate
 from workers.extract.inputs import Input
 from workers.extract.page import is_for, is_html
@@ -25,9 +28,6 @@ from workers.extract.pages import (
 )
 from workers.extract.warc_pages import PAGE_KINDS, of_another_kind, whole_records
 from workers.extract.warc_records import RawRecord
-from workers.robots_directives import is_opted_out
-from workers.tally import Tally
-from workers.urls import Base, base_url
 
 #: Other tools than Common Crawl's write null for what there is not.
 Text = str | None

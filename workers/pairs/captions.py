@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from workers.base.tally import SHOWN_CHARS
 from workers.pairs.clean_text import clean_column, replaced
 from workers.pairs.language import LanguageRule
 from workers.pairs.redact import EMAIL, PHONE, Redactor
 from workers.pairs.settings import CaptionSettings, LongCaptions, ShortCaptions
-from workers.tally import SHOWN_CHARS
 
 #: Which of some clean captions are rejected.
 Rule = Callable[[pa.StringArray], pa.BooleanArray]

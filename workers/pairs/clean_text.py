@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ftfy.badness import BADNESS_RE
 
-from workers.references import unescape as unescape_references
+from workers.base.references import unescape as unescape_references
 
 _SPACES = (
     r"\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}"

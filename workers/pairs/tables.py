@@ -16,12 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from workers.base.sampling import draws
+from workers.base.tally import SAMPLES_PER_REASON, Tally
+from workers.base.urls import url_keys
 from workers.extract.candidates import CANDIDATES
 from workers.pairs.query_draws import Floats, Ints
 from workers.pairs.settings import PairSettings
-from workers.sampling import draws
-from workers.tally import SAMPLES_PER_REASON, Tally
-from workers.urls import url_keys
 
 Bools = npt.NDArray[np.bool_]
 

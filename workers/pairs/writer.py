@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workers.contracts import PAIRS
+from workers.base.contracts import PAIRS
+from workers.base.storage import write_table
+from workers.base.tally import Tally
 from workers.pairs.balance import Policy, QueryLimits
 from workers.pairs.query_draws import Ints, count, join
 from workers.pairs.tables import ShardTable, draws_of, matches_of, reject_rows
-from workers.storage import write_table
-from workers.tally import Tally
 
 #: The counts of every query before and after balancing: a side table, apart from the shards.
 QUERY_COUNTS_FILE = "_tables/query_counts.parquet"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workers.contracts import DATASET
+from workers.base.contracts import DATASET
+from workers.base.storage import write_table
+from workers.base.tally import Tally
 from workers.selection.select import EmbeddedShard
-from workers.storage import write_table
-from workers.tally import Tally
 
 
 def assemble_shard(shard: EmbeddedShard, selection: Path, out: Path) -> dict[str, Tally]:

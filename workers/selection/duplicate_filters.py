@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from workers.base.settings import find_files
 from workers.embedding.matrix import embedding_matrix
 from workers.selection import settings
 from workers.selection.base_filter import Filter, Floats, Keep, Survivors, among
 from workers.selection.duplicates import Tables
 from workers.selection.exact_duplicates import exact_duplicates
-from workers.settings import find_files
 
 #: Rows compared with a reference at a time: bounds the matrix of cosines.
 _CHUNK = 1024

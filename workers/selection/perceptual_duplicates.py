@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from workers.compiled import compiled, inlined
+from workers.base.compiled import compiled, inlined
 from workers.embedding.picture_hash import BITS, NO_HASH
 from workers.selection.duplicates import Bools, Ints, Tables, file_count, find_duplicates
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from workers.base.sampling import draws
+from workers.base.storage import write_table
 from workers.embedding.matrix import embedding_matrix
-from workers.sampling import draws
 from workers.selection.select import EmbeddedShard
-from workers.storage import write_table
 
 Bools = npt.NDArray[np.bool_]
 

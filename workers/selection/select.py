@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workers.contracts import SELECTION
+from workers.base.contracts import SELECTION
+from workers.base.storage import write_table
+from workers.base.tally import SAMPLES_PER_REASON, Tally
 from workers.selection.base_filter import Filter
 from workers.selection.filters import make_filter
 from workers.selection.settings import SelectionSettings
-from workers.storage import write_table
-from workers.tally import SAMPLES_PER_REASON, Tally
 
 #: What is shown of a rejected pair.
 _SHOWN = ("url", "caption", "similarity")

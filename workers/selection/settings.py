@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from workers.base.settings import FileName, Settings, Share
 from workers.pairs.settings import LanguageSettings
-from workers.settings import FileName, Settings, Share
 
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workers.sampling import draws
+from workers.base.sampling import draws
+from workers.base.settings import find_files
 from workers.selection.base_filter import Filter, Keep, Survivors, among, floats
 from workers.selection.top_share import (
     DRAW_BITS,
@@ -18,7 +19,6 @@ from workers.selection.top_share import (
     draw_keys,
     float_keys,
 )
-from workers.settings import find_files
 
 
 class Similarity(Filter):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.pipelines.conftest import flip_a_byte
-from workers.storage import file_hash, write_table
+from workers.base.storage import file_hash, write_table
 
 
 def resign(run_dir, stage, name):

@@ -10,14 +10,14 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.receipts import Ledger, Side
+from pipelines.run.receipts import Ledger, Side
 from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.verify import check_all
 from tests.pipelines.conftest import flip_a_byte, wait_for
 from tests.pipelines.whole_run.damage import FINDINGS, edit
 from tests.tools import rows_by_tool
-from workers.contracts import DATASET, IMAGES, PAIRS, QUERIES
-from workers.pair_ids import make_pair_id
+from workers.base.contracts import DATASET, IMAGES, PAIRS, QUERIES
+from workers.base.pair_ids import make_pair_id
 from workers.pairs.clean_text import clean_caption
 
 BUILD = "pipelines.build_dataset"

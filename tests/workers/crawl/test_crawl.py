@@ -20,11 +20,11 @@ from scrapy.core.downloader import Slot
 from scrapy.http import HtmlResponse
 
 from tests.workers.web import PATIENCE, Answer, Web, moved, page, robots, serving
+from workers.base.settings import CrawlSettings
+from workers.base.tally import Tally
 from workers.crawl.host import CrawlError, CrawlJob, MovedError, crawl_host, warc_name
 from workers.crawl.spider import HostCrawl, HostSpider
 from workers.crawl.warc_writer import WarcWriter
-from workers.settings import CrawlSettings
-from workers.tally import Tally
 
 HTML = {"Content-Type": "text/html"}
 GZIP = HTML | {"Content-Encoding": "gzip"}
@@ -344,7 +344,7 @@ def test_a_crawl_ends_with_the_process_that_asked_for_it(tmp_path):
     with serving({"/": page("/never"), "/never": Answer(seconds=10 * PATIENCE)}) as web:
         asking = (
             "import sys; from pathlib import Path; from workers.crawl.host import crawl_host;"
-            "from workers.settings import CrawlSettings;"
+            "from workers.base.settings import CrawlSettings;"
             "host, out = sys.argv[1:];"
             "settings = CrawlSettings(allow_private_hosts=(host,), timeout=600);"
             "crawl_host(host, [f'http://{host}/'], Path(out), settings)"

@@ -10,9 +10,9 @@ from protego import Protego
 from scrapy import Request
 from scrapy.http import Response
 
+from workers.base.settings import CrawlSettings
 from workers.crawl.fetch import Fetcher
 from workers.crawl.robots import MAX_ROBOTS_BYTES, Robots, RobotsTxt, read_robots
-from workers.settings import CrawlSettings
 
 US = "birds-research (+https://birds.example/bot)"
 

@@ -18,11 +18,11 @@ import clip_model
 from benchmarks.photographs import photographs
 from tests.processors import PRECISIONS, hide_bfloat16
 from tests.shards import pictures, save_tiny_model, write_images, write_tar
-from workers.contracts import embeddings_schema
+from workers.base.contracts import embeddings_schema
+from workers.base.storage import file_hash, remove_leftovers
 from workers.embedding.embedder import Embedder
 from workers.embedding.encoders import PrecisionError
 from workers.embedding.settings import EmbedSettings, Head, InputSettings, LabelSet
-from workers.storage import file_hash, remove_leftovers
 
 COLOURS = LabelSet(classes=("red", "green", "blue"), templates=("{}", "a {} picture"), top_k=2)
 SIZES = LabelSet(classes=("large", "small"))
@@ -261,7 +261,7 @@ def test_a_processor_without_bfloat16_refuses_it_and_is_not_slow_in_silence(
 @pytest.mark.parametrize("isa", ["AVX2", "AVX512_CORE"])
 def test_a_processor_is_of_the_kind_that_onednn_is_held_to(isa):
     program = (
-        "import torch; from workers.hardware import computes_bfloat16 as computes;"
+        "import torch; from workers.base.hardware import computes_bfloat16 as computes;"
         "assert not computes(torch.device('cpu'))"
     )
     subprocess.run(

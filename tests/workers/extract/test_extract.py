@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from tests.workers.packing import zstd
+from workers.base.tally import Tally
 from workers.crawl.warc_writer import info_record, response_record
 from workers.extract import page_images
 from workers.extract import pages as pages_module
@@ -21,7 +22,6 @@ from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import Input, InputKind
 from workers.extract.page_images import largest_candidate
 from workers.extract.pages import MAX_PAGE_BYTES
-from workers.tally import Tally
 
 PAGE_URL = "http://example.org/dir/page.html"
 NOW = datetime(2026, 11, 22, tzinfo=UTC)

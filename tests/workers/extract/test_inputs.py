@@ -13,10 +13,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from workers.base.tally import Tally
 from workers.crawl.warc_writer import response_record
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import InputKind, find_inputs, kind_of
-from workers.tally import Tally
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 WARC = response_record(

@@ -16,14 +16,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.workers.packing import zstd
+from workers.base.tally import Tally
+from workers.base.text_stream import MAX_LINE_BYTES
+from workers.base.urls import UrlError, absolute_url
 from workers.extract.candidates import CANDIDATES
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import Input, InputKind, find_inputs
 from workers.extract.list_columns import ListColumns
 from workers.extract.pair_lists import normal_urls
-from workers.tally import Tally
-from workers.text_stream import MAX_LINE_BYTES
-from workers.urls import UrlError, absolute_url
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
 

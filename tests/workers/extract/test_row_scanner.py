@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from workers.base.text_stream import MAX_LINE_BYTES
 from workers.extract.row_scanner import MAX_ROW_LINES, split_rows
 from workers.extract.text_lists import parsed_rows
-from workers.text_stream import MAX_LINE_BYTES
 
 FIELD = st.text(st.sampled_from('ab,;|\t"\n\r é'), max_size=10)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from workers.base.tally import Tally
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import find_inputs
-from workers.tally import Tally
 
 URL = "http://a.example/dir/page"
 

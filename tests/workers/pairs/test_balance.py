@@ -9,7 +9,8 @@ import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from workers import contracts
+from workers.base import contracts
+from workers.base.sampling import draw
 from workers.pairs.balance import POLICIES, Cap, MetaClip, Policy, QueryLimits
 from workers.pairs.pipeline import counts_of_shard, draws_of_shard
 from workers.pairs.query_draws import (
@@ -22,7 +23,6 @@ from workers.pairs.query_draws import (
 )
 from workers.pairs.tables import ShardTable
 from workers.pairs.writer import balance
-from workers.sampling import draw
 
 # Pairs as {number: (draw, queries)}; few different draws, so that ties happen.
 PAIRS = st.dictionaries(

@@ -19,11 +19,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workers.beam_pipeline import pipeline_options
-from workers.contracts import PAIRS, QUERIES
+from workers.base.beam_pipeline import pipeline_options
+from workers.base.contracts import PAIRS, QUERIES
+from workers.base.pair_ids import make_pair_id
+from workers.base.storage import write_table
+from workers.base.tally import Tally
 from workers.crawl.warc_writer import response_record
 from workers.extract.inputs import Input, InputKind, find_inputs
-from workers.pair_ids import make_pair_id
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.match import Matcher, naive_match
 from workers.pairs.pipeline import build_pairs
@@ -31,8 +33,6 @@ from workers.pairs.reader import ReadPairs, as_captions
 from workers.pairs.settings import CaptionSettings, PairSettings
 from workers.pairs.tables import limit_pairs, limits_of, split_by_key, split_by_pair, url_key
 from workers.pairs.writer import QUERY_COUNTS_FILE, even_parts
-from workers.storage import write_table
-from workers.tally import Tally
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 WORDS = ["cat", "dog", "red cat", "tree", "house", "unused"]

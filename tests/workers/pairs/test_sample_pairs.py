@@ -12,14 +12,14 @@ import pytest
 
 from examples.sample.site import SiteSettings, serve
 from tests.workers.pairs.test_pairs import write_queries
+from workers.base.settings import CrawlSettings
+from workers.base.urls import without_tracking
 from workers.crawl.host import crawl_host
 from workers.extract.inputs import find_inputs
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.clean_text import clean_caption
 from workers.pairs.pipeline import build_pairs
 from workers.pairs.settings import PairSettings
-from workers.settings import CrawlSettings
-from workers.urls import without_tracking
 
 pytest.importorskip("emoji")
 

@@ -4,9 +4,9 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.contracts import PAIRS
+from workers.base.contracts import PAIRS
+from workers.base.tally import SAMPLES_PER_REASON, Tally
 from workers.pairs.tables import reject_rows
-from workers.tally import SAMPLES_PER_REASON, Tally
 
 ROWS = st.fixed_dictionaries(
     {

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.workers.selection.test_select import make_shard, unit
+from workers.base.sampling import draws
 from workers.embedding.matrix import embedding_matrix
-from workers.sampling import draws
 from workers.selection.planted_noise import plant_noise
 
 

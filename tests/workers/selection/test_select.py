@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from workers.contracts import DATASET, IMAGES, PAIRS, SELECTION, embeddings_schema
+from workers.base.contracts import DATASET, IMAGES, PAIRS, SELECTION, embeddings_schema
+from workers.base.storage import write_table
 from workers.selection.assemble import assemble_shard
 from workers.selection.select import EmbeddedShard, select
 from workers.selection.settings import SelectionSettings
-from workers.storage import write_table
 
 IMAGE = {"key": "0", "status": "success", "width": 300, "height": 300, "jpg": b"jpg"}
 

@@ -1,0 +1,1 @@
+"""What a model and a threshold are worth: scores on held-out pairs, calibration."""

@@ -1,0 +1,105 @@
+"""The scores of models on held-out pairs: zero-shot accuracy and retrieval. No Ray in here."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+import clip_model
+from clip_model.model import CLIP
+from clip_model.preprocess import Preprocess
+from clip_model.retrieval import first_ranks, pair_matches
+from pipelines.run.config import ScoreSettings
+from pipelines.training.held_out import Example
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Held-out pictures and captions, each once, and which belong together."""
+
+    jpgs: list[bytes]  # P pictures
+    captions: list[str]  # C captions
+    pairs: Tensor  # int64 [M, 2]: the picture was given the caption, by their numbers
+
+
+def score_models(
+    models: Mapping[str, str], examples: Sequence[Example], settings: ScoreSettings
+) -> dict[str, Any]:
+    """Ask every model the same questions; ``models`` are names or files of checkpoints.
+
+    Returns:
+        The numbers of pictures and captions, the chance of a right guess, and for each model
+        its scores as shares between 0 and 1.
+
+    Raises:
+        ValueError: there is no held-out pair, or features of a model are not finite.
+    """
+    if not examples:
+        raise ValueError("no pair is held out: raise model.held_out or select more pairs")
+    questions = ask(examples)
+    return {
+        "pictures": len(questions.jpgs),
+        "captions": len(questions.captions),
+        "chance": len(questions.pairs) / (len(questions.jpgs) * len(questions.captions)),
+        "models": {name: _score(name, path, questions, settings) for name, path in models.items()},
+    }
+
+
+def ask(examples: Sequence[Example]) -> Questions:
+    """Each picture and each caption once; every caption that a picture was given is right."""
+    row = {jpg: index for index, jpg in enumerate(dict.fromkeys(e.jpg for e in examples))}
+    column = {text: index for index, text in enumerate(dict.fromkeys(e.caption for e in examples))}
+    pairs = {(row[example.jpg], column[example.caption]) for example in examples}
+    return Questions(list(row), list(column), torch.tensor(sorted(pairs)))
+
+
+@torch.inference_mode()
+def _score(
+    name: str, checkpoint: str, questions: Questions, settings: ScoreSettings
+) -> dict[str, float]:
+    model, preprocess = clip_model.load(checkpoint, half=False)  # as on a CPU, on a GPU too
+    images = _image_features(model, preprocess, questions.jpgs, settings.batch_size)  # [P, D]
+    # Captions are cut as they were in training.
+    texts = clip_model.encode_texts(model, questions.captions, truncate=True).cpu()  # [C, D]
+    if not all(features.isfinite().all() for features in (images, texts)):
+        raise ValueError(
+            f"the features that the model {name!r} gives are not finite (NaN or infinite): its "
+            "weights are broken, and it has no score"
+        )
+    classes = clip_model.zero_shot_classifier(
+        model, questions.captions, settings.templates, truncate=True
+    ).cpu()  # [C, D]
+    captions_of = pair_matches(questions.pairs, len(texts))
+    pictures_of = pair_matches(questions.pairs.flip(1), len(images))
+    class_rank = first_ranks(images, classes, captions_of)  # P
+    text_rank = first_ranks(images, texts, captions_of)  # P
+    image_rank = first_ranks(texts, images, pictures_of)  # C
+    scores = {f"zero-shot top-{k}": _share_within(class_rank, k) for k in (1, 5)}
+    for k in settings.recall_at:
+        scores[f"image to text R@{k}"] = _share_within(text_rank, k)
+        scores[f"text to image R@{k}"] = _share_within(image_rank, k)
+    return scores
+
+
+def _share_within(ranks: Tensor, k: int) -> float:
+    return (ranks < k).float().mean().item()
+
+
+def _image_features(
+    model: CLIP, preprocess: Preprocess, jpgs: Sequence[bytes], batch_size: int
+) -> Tensor:
+    """JPEG files -> [N, D], unit length."""
+    device = model.logit_scale.device
+    features = []
+    for start in range(0, len(jpgs), batch_size):
+        pictures = [Image.open(io.BytesIO(jpg)) for jpg in jpgs[start : start + batch_size]]
+        batch = torch.stack([preprocess(picture) for picture in pictures]).to(device)
+        features.append(F.normalize(model.encode_image(batch).float(), dim=-1).cpu())
+    return torch.cat(features)

@@ -1,0 +1,1 @@
+"""A run: configuration, directory, receipts, engines, services, progress."""

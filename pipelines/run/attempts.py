@@ -1,0 +1,254 @@
+"""An attempt at a shard: compare what it reads, do its work, publish its files, write its receipt.
+
+Nothing of it shows before all of it is there: files are written into a scratch folder, announced,
+renamed into place, and the receipt comes last. A process may be killed between any two of these.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow.parquet as pq
+
+from pipelines.run.receipts import (
+    MEND_FIRST,
+    Ledger,
+    Outcome,
+    Output,
+    Receipt,
+    Shard,
+    Side,
+    Source,
+    files_of,
+    is_of,
+)
+from workers.base.credentials import shown
+from workers.base.exit_codes import causes
+from workers.base.failures import NeedsMendingError
+from workers.base.storage import DAMAGED_PARQUET, file_hash, make_way, sync, write_json, write_text
+from workers.base.tally import Tally
+from workers.crawl.warc_writer import content_hash
+
+
+class DamagedError(RuntimeError):
+    """A file does not hold what is known of it; the message names it and says what to do."""
+
+
+class Work(Protocol):
+    """What a stage does to a shard: read its inputs, write files into ``out``, count rows.
+
+    What it writes into ``out / Side.TABLES`` are side tables, which are no shards.
+    """
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]: ...
+
+
+def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
+    """Do a shard's work and write its receipt.
+
+    The work writes into a scratch folder; its files are renamed into the stage's folder when
+    it has ended and its account balances. Raises LostRowsError when it does not balance.
+    """
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    Side.SCRATCH.of(folder).mkdir(parents=True, exist_ok=True)
+    # A name of its own: a worker of a killed run may still be writing for a moment.
+    scratch = Path(tempfile.mkdtemp(prefix=f"{shard.name}-", dir=Side.SCRATCH.of(folder)))
+    tallies = work(shard, scratch)
+    for tally in tallies.values():
+        tally.check()
+    outputs = _publish(shard, scratch, folder)
+    shutil.rmtree(scratch)
+    rejected = Side.REJECTED.of(folder) / f"{shard.name}.json"
+    if samples := {kind: tally.samples for kind, tally in tallies.items() if tally.samples}:
+        write_json(samples, rejected)
+    else:
+        make_way(rejected)
+        rejected.unlink(missing_ok=True)
+    receipt = Receipt(
+        shard=shard.name,
+        key=shard.key,
+        rows={kind: tally.counts() for kind, tally in tallies.items()},
+        outputs=outputs,
+        seconds=round(time.monotonic() - started, 3),
+        attempt=shard.attempt,
+        made_of=shard.made_of,
+    )
+    write_json(asdict(receipt), Side.RECEIPTS.of(folder) / f"{shard.name}.json")
+    return receipt
+
+
+def _publish(shard: Shard, scratch: Path, folder: Path) -> tuple[Output, ...]:
+    """Rename a shard's files into the folder of shards, and of side tables."""
+    written = {path.name: path for path in scratch.iterdir() if path.is_file()}
+    tables = Path(os.path.relpath(Side.TABLES.of(folder), folder))
+    for path in (scratch / Side.TABLES).glob("*"):
+        written[str(tables / path.name)] = path
+    ledger = Ledger(folder)
+    before = ledger.announced(shard.name) | files_of(ledger.receipt(shard.name))
+    if taken := sorted(file for file in written.keys() - before if (folder / file).exists()):
+        raise FileExistsError(f"{folder / taken[0]} is not the run's: move it out of the run")
+    ledger.announce(shard.name, written.keys() | before)
+    # The receipt of an earlier attempt was valid until now; it does not tell of what comes.
+    (Side.RECEIPTS.of(folder) / f"{shard.name}.json").unlink(missing_ok=True)
+    outputs = tuple(_publish_file(path, folder, file) for file, path in sorted(written.items()))
+    for file in before - written.keys():  # of an attempt that ended without a receipt
+        (folder / file).unlink(missing_ok=True)
+    return outputs
+
+
+def _publish_file(path: Path, folder: Path, file: str) -> Output:
+    rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
+    content = content_hash(path) if path.suffix == ".warc" else None
+    output = Output(file, path.stat().st_size, file_hash(path), rows, content)
+    sync(path)
+    final = folder / file
+    final.parent.mkdir(parents=True, exist_ok=True)
+    make_way(final)
+    path.replace(final)
+    sync(final.parent)
+    return output
+
+
+def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:
+    """``perform``, with an error left in a file: one bad shard must not stop the others.
+
+    A shard that has its receipt is left alone: an engine asks again for one whose worker was lost
+    before it could say that it was done.
+    """
+    path = Side.ERRORS.of(folder) / f"{shard.name}.txt"
+    make_way(path)
+    path.unlink(missing_ok=True)
+
+    def do() -> None:
+        if not Ledger(folder).is_done(shard):
+            if shard.verify:
+                check_sources(shard.sources)
+            perform(work, shard, folder)
+
+    error = error_of(do)
+    if error is None:
+        return outcome_of(shard, folder)
+    error = f"{_damage_of(shard)}{error}"
+    with suppress(OSError):  # the disk may be full, which may be the error
+        write_text(error, path)
+    return Outcome(shard.name, error=error)
+
+
+def error_of(action: Callable[[], object]) -> str | None:
+    """What an action raises, as text without credentials; None when it ends well.
+
+    The one place that catches every exception: what works call raises whatever it likes. The error
+    is kept, logged, and ends the run with exit code 3.
+    """
+    try:
+        action()
+    except DamagedError as damage:
+        return str(damage)
+    except Exception as error:  # noqa: BLE001
+        for cause in causes(error):  # Ray raises another error of a work's
+            if isinstance(cause, NeedsMendingError):
+                return f"{MEND_FIRST}{shown(str(cause))}"
+        return shown(traceback.format_exc())
+    return None
+
+
+def _damage_of(shard: Shard) -> str:
+    """What of a failed shard's input is to blame for it, a line each."""
+    lines = [f"{path} is not a whole Parquet file" for path in shard.inputs if _is_broken(path)]
+    if not shard.verify:
+        try:
+            check_sources(shard.sources)
+        except DamagedError as damage:
+            lines.append(str(damage))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _is_broken(path: str) -> bool:
+    """Whether the footer of a Parquet file does not parse."""
+    if not (path.endswith(".parquet") and Path(path).is_file()):
+        return False
+    try:
+        pq.read_metadata(path)
+    except DAMAGED_PARQUET:
+        return True
+    return False
+
+
+def outcome_of(shard: Shard, folder: Path) -> Outcome:
+    """How the last attempt at a shard ended, read from its receipt or its error."""
+    error = Side.ERRORS.of(folder) / f"{shard.name}.txt"
+    if error.is_file():
+        return Outcome(shard.name, error=error.read_text(encoding="utf-8", errors="replace"))
+    receipt = Ledger(folder).receipt(shard.name)
+    if receipt is None or not is_of(receipt, shard):
+        return Outcome(shard.name, error="the worker died before it could write a receipt")
+    return Outcome(shard.name, receipt=receipt)
+
+
+def damaged(sources: Sequence[Source]) -> list[Source]:
+    """Those that do not hold what is known of them; as many are hashed at a time as CPUs are."""
+    with ThreadPoolExecutor(min(len(sources), os.cpu_count() or 1) or 1) as pool:
+        whole = pool.map(_is_unchanged, sources)
+        return [source for source, is_whole in zip(sources, whole, strict=True) if not is_whole]
+
+
+def _is_unchanged(source: Source) -> bool:
+    try:
+        # What comes from outside, a model say, is read once by a process for all its shards.
+        sha256 = file_hash(source.path) if source.receipt else hash_once(source.path)
+    except OSError:  # it is gone, or the disk does not give it
+        return False
+    return sha256 == source.sha256
+
+
+def hash_once(path: Path) -> str:
+    """The sha256 of a file, read again by this process only when its size or time has changed."""
+    status = path.stat()
+    return _hash_of(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash_of(path: Path, _bytes: int, _mtime_ns: int) -> str:
+    return file_hash(path)
+
+
+def check_sources(sources: Sequence[Source], *, drop: bool = True) -> None:
+    """Raise DamagedError for files that do not hold what is known of them.
+
+    Args:
+        drop: remove the receipts that name them, so that the next run makes the files again. Only
+            for work on a run: another process that works on it would take them for done.
+    """
+    found = damaged(sources)
+    for source in found:
+        if drop and source.receipt:
+            source.receipt.unlink(missing_ok=True)
+    if found:
+        raise DamagedError("\n".join(_what_to_do(source, drop) for source in found))
+
+
+def _what_to_do(source: Source, dropped: bool) -> str:
+    if not source.receipt:
+        return (
+            f"{source.path} does not hold what it held when the run was planned: restore it, or "
+            "`touch` it if it is meant to be as it is; then give the same command again"
+        )
+    what = f"{source.path} is damaged: it does not hold what its receipt says."
+    if dropped:
+        stage = source.receipt.parent.name
+        commands = {"model": "pipelines.train", "scores": "pipelines.evaluate"}
+        command = commands.get(stage, "pipelines.build_dataset")
+        return f"{what} The receipt is removed: {command} makes it again, then give this one again"
+    return f"{what} `python -m pipelines.verify --mend` says what to do"

@@ -1,0 +1,336 @@
+"""What can be wrong with the files of a run: each is read as its readers would, and compared.
+
+Memory is bounded by the columns of a shard: pair_ids are in order within and across shards, which
+also says that each is there once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.run.receipts import Counts, Ledger, Output, Receipt, first_problem
+from workers.base.contracts import DATASET, IMAGES, PAIRS, QUERIES, SELECTION
+from workers.base.pair_ids import make_pair_ids
+from workers.base.storage import DAMAGED_PARQUET, file_hash
+from workers.embedding.matrix import embedding_matrix
+
+#: The stage whose shards a stage has shards for, one of the same name for each.
+FOLLOWS = {
+    "images": "pairs",
+    "embeddings": "images",
+    "selection": "embeddings",
+    "dataset": "embeddings",
+}
+SCHEMAS = {
+    "queries": QUERIES,
+    "pairs": PAIRS,
+    "images": IMAGES,
+    "selection": SELECTION,
+    "dataset": DATASET,
+}
+
+#: Pictures that are decoded, and rows of embeddings that are looked at, at a time.
+BATCH_PICTURES = 256
+BATCH_ROWS = 4096
+#: How far the length of an embedding, and a product of two, may be off in float16.
+TOLERANCE = 5e-3
+
+
+@dataclass
+class Checker:
+    """Checks a folder's stages, in their order; remembers what later stages are compared with."""
+
+    directory: Path
+    #: Parquet files found to be as their receipts say: these can be compared with.
+    whole: set[Path] = field(default_factory=set)
+    query_ids: npt.NDArray[np.int32] | None = None
+    _last_ids: dict[str, str] = field(default_factory=dict)
+
+    def shard(self, stage: str, receipt: Receipt) -> Iterator[str]:
+        """What is wrong with the files of a shard of a stage."""
+        folder = self.directory / stage
+        sound, rows = True, 0
+        for output in receipt.outputs:
+            if problem := file_problem(folder, output):
+                sound = False
+                yield problem
+            else:
+                rows += output.rows or 0 if (folder / output.file).parent == folder else 0
+        if not sound:
+            return
+        if (counted := _counted(stage, receipt.rows)) is not None and counted != rows:
+            yield f"its receipt counts {counted:,} rows, its files hold {rows:,}"
+        for output in sorted(receipt.outputs, key=lambda output: output.file):
+            path = folder / output.file
+            if path.parent == folder:
+                yield from (f"{path.name}: {text}" for text in self._content(stage, path, receipt))
+                self.whole.add(path)
+
+    def _content(self, stage: str, path: Path, receipt: Receipt) -> Iterator[str]:
+        expected = SCHEMAS.get(stage)
+        if expected and not pq.read_schema(path).equals(expected):
+            yield "its columns are not those of the contract"
+        elif check := CONTENT.get(stage):
+            yield from check(self, path, receipt)
+
+    def beside(self, stage: str, path: Path) -> Path | None:
+        """The shard of another stage of the same pairs, if it is whole."""
+        other = self.directory / stage / path.name
+        return other if other in self.whole else None
+
+    def in_order(self, stage: str, ids: pa.ChunkedArray) -> Iterator[str]:
+        """Each id is larger than the one before, across the stage's shards, too."""
+        last, column = self._last_ids.get(stage, ""), ids.combine_chunks()
+        if not len(column):
+            return
+        pairs = pc.greater(column[1:], column[:-1])
+        if column[0].as_py() <= last or not pc.all(pairs, min_count=0).as_py():
+            yield "its pair_ids are not in order, or not each there once"
+        self._last_ids[stage] = max(last, pc.max(column).as_py())
+
+    def known_queries(self, lists: pa.ChunkedArray) -> Iterator[str]:
+        if self.query_ids is None:
+            return
+        ids = pc.unique(pc.list_flatten(lists)).to_numpy()
+        if strange := int((~np.isin(ids, self.query_ids)).sum()):
+            yield f"{strange:,} of its query_ids are not in queries/"
+
+
+def file_problem(folder: Path, output: Output) -> str | None:
+    """What is wrong with a file: gone, changed, or no Parquet of as many rows."""
+    path = folder / output.file
+    try:
+        if path.stat().st_size != output.bytes:
+            return f"{output.file}: {path.stat().st_size:,} bytes, not {output.bytes:,}"
+        if file_hash(path) != output.sha256:
+            return f"{output.file}: its sha256 is not that of its receipt"
+        if output.rows is not None and (rows := pq.read_metadata(path).num_rows) != output.rows:
+            return f"{output.file}: {rows:,} rows, not {output.rows:,}"
+    except OSError as error:
+        return f"{output.file}: {error.strerror or error}"
+    except DAMAGED_PARQUET as error:
+        return f"{output.file}: no Parquet file: {error}"
+    return None
+
+
+def _counted(stage: str, rows: Mapping[str, Counts]) -> int | None:
+    """The rows that a receipt counts for the shard's Parquet files; None where it has none."""
+    if stage not in (*SCHEMAS, "embeddings") or not rows:
+        return None
+    *_, counts = rows.values()  # the last kind of row is what goes on
+    return int(counts["in" if stage == "selection" else "kept"])
+
+
+def missing_shards(directory: Path, stage: str) -> list[str]:
+    """Shards that a stage which has begun should have and has not, by their names or files."""
+    ledger, before = Ledger(directory / stage), Ledger(directory / FOLLOWS.get(stage, ""))
+    receipts = ledger.receipts()
+    missing = set(ledger.begun()) - {receipt.shard for receipt in receipts}
+    if stage in FOLLOWS and receipts:
+        there = {Path(output.file).stem for receipt in receipts for output in receipt.outputs}
+        wanted = {path.stem for path in before.outputs() if path.parent == before.folder}
+        missing |= wanted - there
+    return sorted(missing)
+
+
+def _ids(path: Path) -> pa.ChunkedArray:
+    return pq.read_table(path, columns=["pair_id"])["pair_id"]
+
+
+def _among(ids: pa.ChunkedArray, path: Path | None, what: str) -> Iterator[str]:
+    """Every id is one of another shard's."""
+    if path is not None:
+        there = pc.is_in(ids, value_set=_ids(path).combine_chunks())
+        if missing := len(ids) - int(pc.sum(there, min_count=0).as_py()):
+            yield f"{missing:,} of its pairs are not in {what}"
+
+
+def _queries(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
+    ids = pq.read_table(path, columns=["query_id"])["query_id"].to_numpy()
+    if not np.all(np.diff(ids) > 0):
+        yield "its query_ids are not in order, or not each there once"
+    before = checker.query_ids
+    checker.query_ids = ids if before is None else np.concatenate([before, ids])
+
+
+def _pages(_checker: Checker, path: Path, receipt: Receipt) -> Iterator[str]:
+    from workers.extract.warc_records import Damage, read_records
+
+    pages = 0
+    with path.open("rb") as file:
+        for record in read_records(file):
+            if isinstance(record, Damage):
+                yield f"at byte {record.offset}: {record.error}"
+            else:
+                pages += record.kind == "response"
+    if pages != receipt.rows["pages"]["kept"]:
+        yield f"{pages:,} pages, not {receipt.rows['pages']['kept']:,}"
+
+
+def _pairs(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
+    table = pq.read_table(path, columns=["pair_id", "url", "caption", "query_ids"])
+    yield from checker.in_order("pairs", table["pair_id"])
+    urls, captions = (table[name].combine_chunks() for name in ("url", "caption"))
+    if make_pair_ids(urls, captions) != table["pair_id"].to_pylist():
+        yield "a pair_id is not that of its URL and caption"
+    yield from checker.known_queries(table["query_ids"])
+
+
+def _images(checker: Checker, path: Path, receipt: Receipt) -> Iterator[str]:
+    ids = _ids(path)
+    yield from checker.in_order("images", ids)
+    yield from _took(receipt, checker.beside("pairs", path), "pairs/")
+    yield from _among(ids, checker.beside("pairs", path), "pairs/")
+    yield from pictures(path)
+
+
+def _took(receipt: Receipt, path: Path | None, what: str) -> Iterator[str]:
+    """The receipt counts as many rows in as there were to take."""
+    rows_in = next(iter(receipt.rows.values()))["in"]
+    if path is not None and (rows := pq.read_metadata(path).num_rows) != rows_in:
+        yield f"its receipt counts {rows_in:,} rows in, {what} has {rows:,}"
+
+
+def _embeddings(checker: Checker, path: Path, receipt: Receipt) -> Iterator[str]:
+    images = checker.beside("images", path)
+    if images is not None:
+        ids = _ids(path)
+        yield from checker.in_order("embeddings", ids)
+        yield from _took(receipt, images, "images/")
+        yield from _among(ids, images, "images/")
+    yield from vectors(path)
+
+
+def _selection(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
+    embeddings = checker.beside("embeddings", path)
+    if embeddings is not None and not _ids(path).equals(_ids(embeddings)):
+        yield "its pairs are not those of embeddings/"
+
+
+def _dataset(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
+    table = pq.read_table(path, columns=["pair_id", "query_ids"])
+    yield from checker.in_order("dataset", table["pair_id"])
+    yield from checker.known_queries(table["query_ids"])
+    if selection := checker.beside("selection", path):
+        verdicts = pq.read_table(selection)
+        selected = verdicts.filter(pc.is_null(verdicts["reason"]))["pair_id"]
+        if not table["pair_id"].equals(selected):
+            yield "its pairs are not those that selection/ has selected"
+    yield from pictures(path)
+
+
+def pictures(path: Path) -> Iterator[str]:
+    """Every picture decodes, to the size that stands beside it."""
+    broken: list[str] = []
+    columns = ["pair_id", "jpg", "width", "height"]
+    with ThreadPoolExecutor() as pool:
+        for batch in pq.ParquetFile(path).iter_batches(BATCH_PICTURES, columns=columns):
+            broken += filter(None, pool.map(_picture_problem, batch.to_pylist()))
+    if broken:
+        yield f"{len(broken):,} pictures are not as they should be, the first: {broken[0]}"
+
+
+def _picture_problem(row: dict[str, Any]) -> str | None:
+    from clip_model.picture_files import ImageError, decode_image
+
+    try:
+        size = decode_image(row["jpg"]).size
+    except ImageError as error:
+        return f"{row['pair_id']}: {error}"
+    known = (row["width"], row["height"])
+    return None if size == known else f"{row['pair_id']}: {size}, not {known}"
+
+
+def vectors(path: Path) -> Iterator[str]:
+    """Embeddings are finite and of unit length, and every number beside them is finite."""
+    problems: dict[str, int] = {}
+    for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS):
+        for problem, rows in _vector_problems(pa.Table.from_batches([batch])):
+            problems[problem] = problems.get(problem, 0) + rows
+    yield from (f"{rows:,} rows: {problem}" for problem, rows in problems.items() if rows)
+
+
+def _vector_problems(table: pa.Table) -> Iterator[tuple[str, int]]:
+    """Kinds of problems and how many rows have them."""
+    matrices = {
+        name: embedding_matrix(table[name]) for name in table.column_names if "_embedding" in name
+    }
+    for name, matrix in matrices.items():
+        length = np.linalg.norm(matrix, axis=1)
+        # Not "above": what is not a number is not within anything.
+        yield f"{name} is not of unit length", int((~(np.abs(length - 1) <= TOLERANCE)).sum())
+    for name in table.column_names:
+        if name == "similarity" or name.startswith("score_"):
+            yield f"{name} is not finite", int((~np.isfinite(table[name].to_numpy())).sum())
+    if "similarity" in table.column_names:
+        product = (matrices["image_embedding"] * matrices["text_embedding"]).sum(axis=1)
+        is_close = np.abs(product - table["similarity"].to_numpy()) <= TOLERANCE
+        yield "similarity is not that of the embeddings", int((~is_close).sum())
+    if "labels" in table.column_names:
+        labels = pc.list_flatten(table["labels"].combine_chunks())
+        probabilities = pc.struct_field(labels, "probability").to_numpy()
+        yield "labels without a probability", int((~(np.abs(probabilities - 0.5) <= 0.51)).sum())
+
+
+def _model(_checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
+    if path.suffix != ".safetensors":
+        return
+    import torch
+
+    import clip_model
+
+    try:
+        model, _ = clip_model.load(str(path))
+    except (RuntimeError, ValueError) as error:
+        yield f"it does not load: {error}"
+        return
+    for name, values in model.state_dict().items():
+        if not torch.isfinite(values).all():
+            yield f"its weights {name} are not finite"
+            return
+
+
+class _Scores(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    pictures: int
+    captions: int
+    chance: float
+    models: dict[str, dict[str, float]]
+
+
+def _scores(_checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
+    try:
+        scores = _Scores.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        yield f"it cannot be read: {first_problem(error)}"
+        return
+    values = [scores.chance, *(v for model in scores.models.values() for v in model.values())]
+    if not all(math.isfinite(value) for value in values):
+        yield "a score is not finite"
+
+
+Check = Callable[[Checker, Path, Receipt], Iterator[str]]
+CONTENT: dict[str, Check] = {
+    "queries": _queries,
+    "pages": _pages,
+    "pairs": _pairs,
+    "images": _images,
+    "embeddings": _embeddings,
+    "selection": _selection,
+    "dataset": _dataset,
+    "model": _model,
+    "scores": _scores,
+}

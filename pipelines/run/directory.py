@@ -1,0 +1,246 @@
+"""A run: its configuration, its directory, its lock and its record, ``run.json``."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines.run.attempts import check_sources, hash_once
+from pipelines.run.config import Config, ConfigError, digest
+from pipelines.run.receipts import Ledger, Sha256, StageTotals, first_problem
+from workers.base.credentials import shown_settings
+from workers.base.exit_codes import PASSING
+from workers.base.settings import printable
+from workers.base.storage import remove_leftovers, write_json
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+RECORD = "run.json"
+
+
+class LockedError(RuntimeError):
+    """Another process is working on the run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's configuration and directory, with a folder for each stage."""
+
+    config: Config
+    directory: Path
+
+    @classmethod
+    def open(cls, config: Config, directory: Path) -> Run:
+        """Open a run's directory, new or with what was done before."""
+        return cls(config, directory.absolute())
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` holds: the resolved configuration and its hash, the code's version,
+        the hashes of the input files, the seed, what `auto` was decided to be, and the counts of
+        every stage.
+
+        It is read once, and once more when the run is locked. Empty where there is none, and where
+        there is one that cannot be read, which is said.
+        """
+        return read_record(self.directory / RECORD)
+
+    def ledger(self, stage: str) -> Ledger:
+        return Ledger(self.directory / stage)
+
+    def outputs(self, stage: str) -> list[Path]:
+        """The shards of a stage, sorted by name; side tables are none."""
+        ledger = self.ledger(stage)
+        return [file for file in ledger.outputs() if file.parent == ledger.folder]
+
+    def check_outputs(self, *stages: str, drop: bool) -> None:
+        """Raise DamagedError, as before the work on a shard, where an output is not as it was."""
+        if self.config.verify_inputs:
+            sources = [source for stage in stages for source in self.ledger(stage).sources()]
+            check_sources(sources, drop=drop)
+
+    def resolve(self, text: str) -> str:
+        """A setting's text with ``{run_dir}`` filled in."""
+        return text.replace("{run_dir}", str(self.directory))
+
+    def identify_input(self, stage: str, path: Path) -> dict[str, Any]:
+        """The sha256, size and time of an input file of a stage.
+
+        It is read again only when its size or time differ from those on record: a finished run
+        with a dump of 20 GB is looked over in seconds, not in a minute.
+        """
+        status = path.stat()
+        stamp = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+        known = self.record.get("inputs", {}).get(stage, {}).get(printable(path), {})
+        if stamp.items() <= known.items():
+            return dict(known)
+        return {"sha256": hash_once(path), **stamp}
+
+    def note_inputs(self, stage: str, inputs: dict[str, Any]) -> None:
+        """Record the input files that a stage's plan has read."""
+        self.record.setdefault("inputs", {})[stage] = inputs
+
+    def decision(self, key: str) -> str | None:
+        """What a setting that leaves something open was decided to be, if it was."""
+        decisions: dict[str, str] = self.record.get("decisions", {})
+        return decisions.get(key)
+
+    def note_decision(self, key: str, value: str) -> None:
+        """Record a decision at once: a run that is killed goes on with it."""
+        if self.decision(key) != value:
+            self.record.setdefault("decisions", {})[key] = value
+            self.save()
+
+    def is_recorded(self) -> bool:
+        """Whether the record is of this very configuration."""
+        return self.record.get("configuration_hash") == digest(self._configuration())
+
+    def _configuration(self) -> dict[str, Any]:
+        """The configuration as it may be stored."""
+        configuration: dict[str, Any] = shown_settings(self.config.model_dump(mode="json"))
+        return configuration
+
+    def save(self) -> None:
+        """Write ``run.json``."""
+        configuration = self._configuration()
+        head = {
+            "name": self.config.name,
+            "seed": self.config.seed,
+            "configuration_hash": digest(configuration),
+            "code": {"version": VERSION, "commit": code_commit()},
+        }
+        tail = {
+            "decisions": self.record.get("decisions", {}),
+            "inputs": self.record.get("inputs", {}),
+            "stages": self.record.get("stages", {}),
+            "configuration": configuration,
+        }
+        self.record.clear()
+        self.record.update(head | tail)
+        write_json(self.record, self.directory / RECORD)
+
+    def note_stage(self, stage: str, totals: StageTotals, **figures: Any) -> None:
+        """Record a stage's totals; ``figures`` are added where given (memory, seconds)."""
+        stages = self.record.setdefault("stages", {})
+        # In the order in which they are read, so that a record that says the same is the same.
+        stages[stage] = {**stages.get(stage, {}), **figures, **asdict(totals)}
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process. Raises LockedError when another one holds it."""
+        with lock_folder(self.directory, "choose another --run-dir"):
+            vars(self).pop("record", None)  # another process may have written it since
+            remove_leftovers(self.directory)
+            yield
+
+
+class _InputFile(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    sha256: Sha256
+    bytes: int
+    mtime_ns: int
+
+
+class _StageRecord(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    wall_seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+class _Record(BaseModel):
+    """What is read out of a record; the rest is for people, and written anew each time."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    decisions: dict[str, str] = {}
+    inputs: dict[str, dict[str, _InputFile]] = {}
+    stages: dict[str, _StageRecord] = {}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """``load_record``; empty, with a warning, where it cannot be read.
+
+    Nothing is lost by that: what has been done stands in the receipts.
+    """
+    try:
+        return load_record(path)
+    except ValueError as error:
+        log.warning("%s cannot be read (%s); it is made again", path, error)
+        return {}
+
+
+def load_record(path: Path) -> dict[str, Any]:
+    """A run's record as plain data, empty if there is none. Raises ValueError if it is damaged."""
+    try:
+        return _Record.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
+    except FileNotFoundError:
+        return {}
+    except (IsADirectoryError, ValidationError) as error:
+        raise ValueError(first_problem(error)) from error
+
+
+@contextmanager
+def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
+    """Hold a folder for this process; the kernel lets go of it whatever ends the process.
+
+    Raises:
+        LockedError: another process holds it; the message says what to do ``otherwise``.
+        ConfigError: its file system has no locks, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
+        raise ConfigError(
+            f"{folder} cannot be written to: {error.strerror}; {otherwise}"
+        ) from error
+    with ExitStack() as stack:
+        try:
+            _lock(folder, os.O_RDONLY, stack)  # the folder: nobody deletes that under its owner
+        except BlockingIOError as error:
+            raise LockedError(
+                f"{folder} is being worked on by another process; wait for it or {otherwise}"
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"{folder}: its file system has no locks ({error.strerror}), and two processes at "
+                f"work there would not know of each other; {otherwise}"
+            ) from error
+        yield
+
+
+def _lock(folder: Path, flags: int, stack: ExitStack) -> None:
+    """Lock a folder or, where only files that are written to have locks (NFS), a file in it."""
+    descriptor = os.open(folder, flags)
+    stack.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EBADF or not folder.is_dir():
+            raise
+        _lock(folder / "run.lock", os.O_RDWR | os.O_CREAT, stack)
+
+
+def code_commit() -> str | None:
+    """The commit that the code was checked out at; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,379 @@
+"""Shards and their receipts: what a stage has done, so that nothing is done twice or lost.
+
+A shard is one piece of a stage's work. Its receipt names the hash of everything its output
+depends on, its output files and the account of its rows. The receipt is written last: a shard
+with a receipt is whole, and one without is done again from the start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+
+from pipelines.run.config import ConfigError
+from workers.base.storage import make_way, remove_leftovers, write_json
+from workers.base.tally import Tally
+
+log = logging.getLogger(__name__)
+
+
+class Side(StrEnum):
+    """What a stage has beside its shards: `_receipts/images/00000.json` is of `images/`.
+
+    Never inside the shards' folder: there polars refuses what is not Parquet, and duckdb and
+    datasets take for a shard what is.
+    """
+
+    RECEIPTS = "_receipts"
+    REJECTED = "_rejected"
+    ERRORS = "_errors"
+    SCRATCH = "_work"
+    TABLES = "_tables"
+    #: The names of each shard's files, written before they appear: whose they are is known without
+    #: a receipt, too.
+    OUTPUTS = "_outputs"
+
+    def of(self, folder: Path) -> Path:
+        """The folder for this beside the folder of a stage's shards."""
+        return folder.parent / self / folder.name
+
+
+#: What any tool that is given a folder of shards reads in it.
+DATA_ENDINGS = (".parquet", ".warc", ".warc.gz")
+
+#: The counts of one kind of row: in, kept, rejected and failed by reason.
+Counts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that is read, and what is known of it."""
+
+    path: Path
+    sha256: str
+    receipt: Path | None = None  # that names it; none: it comes from outside the run
+    content: str | None = None  # stands for it in a key; none: the sha256
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One piece of a stage's work."""
+
+    name: str  # names its receipt and, where there is one, its output file
+    key: str  # hash of the inputs' content, of the settings and of the code's version
+    inputs: tuple[str, ...] = ()  # paths that it reads
+    values: tuple[str, ...] = ()  # other input, such as the URLs of a crawl
+    sources: tuple[Source, ...] = ()  # the inputs again, where their content was hashed
+    verify: bool = True  # whether to compare them with their hashes before they are read
+    attempt: int = 1  # a receipt of an earlier one is valid, and not what is asked for
+    made_of: str | None = None  # the one file from outside that gives the shard its name
+
+
+Number = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_EXACT = ConfigDict(strict=True, extra="forbid")
+
+
+class _Account(BaseModel):
+    model_config = _EXACT
+
+    rows_in: Number = Field(alias="in")
+    kept: Number
+    rejected: dict[str, Number]
+    failed: dict[str, Number]
+
+
+def _balanced(counts: Counts) -> Counts:
+    account = _Account.model_validate(counts)
+    dropped = sum(account.rejected.values()) + sum(account.failed.values())
+    if account.rows_in != account.kept + dropped:
+        raise ValueError("its account does not balance")
+    return counts
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file that a shard's work has written."""
+
+    __pydantic_config__ = _EXACT
+
+    file: str  # its path from the folder of the shards
+    bytes: Number
+    sha256: Sha256
+    rows: Number | None  # of a Parquet file
+    content: Sha256 | None = None  # of a WARC without its dates, which no reader depends on
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Proof that a shard is whole, with the account of its rows."""
+
+    __pydantic_config__ = _EXACT
+
+    shard: str
+    key: str
+    rows: Mapping[str, Annotated[Counts, AfterValidator(_balanced)]]  # by kind: pages, pairs, ...
+    outputs: tuple[Output, ...]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    attempt: Annotated[int, Field(ge=1)] = 1  # how often the shard has been tried
+    spoiled: bool = False  # a service that it needed was lost meanwhile: that attempt tells little
+    made_of: str | None = None  # the file from outside, where there is one of the shard's own
+
+
+_RECEIPT = TypeAdapter(Receipt)
+_NAMES = TypeAdapter(list[str])
+
+
+def first_problem(error: Exception) -> str:
+    """What is wrong with a file of JSON, in one line."""
+    if not isinstance(error, ValidationError):
+        return getattr(error, "strerror", None) or str(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+#: Stands before an error that no rerun changes.
+MEND_FIRST = "To mend: "
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the work on a shard ended: with a receipt, or with an error."""
+
+    shard: str
+    receipt: Receipt | None = None
+    error: str | None = None
+
+    def failure(self) -> str:
+        """What a log's line says of an error: all but its trace, which is in the run's folder."""
+        error = self.error or ""
+        advice = "a rerun tries it again"
+        if MEND_FIRST in error:
+            error, advice = error.replace(MEND_FIRST, ""), "once it is mended, a rerun goes on"
+        head, trace, tail = error.partition("Traceback (most recent call last):")
+        lines = [head, tail.strip().rpartition("\n")[2] if trace else ""]
+        reason = "; ".join(line.strip() for line in lines if line.strip())
+        return f"shard {self.shard} failed; {advice}: {reason}"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The receipts of a stage's folder."""
+
+    folder: Path
+
+    def receipt(self, name: str) -> Receipt | None:
+        """The receipt of a shard. One that cannot be read, or is another's, is none."""
+        try:
+            receipt = _RECEIPT.validate_json(self._record(Side.RECEIPTS, name).read_bytes())
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValidationError):
+            return None
+        is_ours = all(map(self._is_inside, files_of(receipt)))
+        return receipt if receipt.shard == name and is_ours else None
+
+    def _record(self, side: Side, name: str) -> Path:
+        return side.of(self.folder) / f"{name}{'.txt' if side is Side.ERRORS else '.json'}"
+
+    def _names(self, side: Side) -> list[str]:
+        return sorted(path.stem for path in side.of(self.folder).glob("[!.]*.json"))
+
+    def _is_inside(self, file: str) -> bool:
+        """Whether a file's name leads into the folder of shards or of side tables."""
+        if "/" not in file:
+            return file not in ("", ".", "..") and "\0" not in file
+        path = Path(os.path.normpath(self.folder / file))
+        return path.parent in (self.folder, Side.TABLES.of(self.folder)) and "\0" not in file
+
+    def receipts(self) -> list[Receipt]:
+        """All receipts, by the name of their shards."""
+        names = self._names(Side.RECEIPTS)
+        return [receipt for name in names if (receipt := self.receipt(name))]
+
+    def unreadable(self) -> list[str]:
+        """The shards whose receipts cannot be read."""
+        return [name for name in self._names(Side.RECEIPTS) if not self.receipt(name)]
+
+    def begun(self) -> list[str]:
+        """The shards that were tried and have left something: files or an error."""
+        errors = Side.ERRORS.of(self.folder).glob("[!.]*.txt")
+        return sorted({*self._names(Side.OUTPUTS), *(path.stem for path in errors)})
+
+    def drop(self, name: str) -> None:
+        """Remove a shard's receipt: its files stay until the next run makes it again."""
+        make_way(self._record(Side.RECEIPTS, name))
+        self._record(Side.RECEIPTS, name).unlink(missing_ok=True)
+
+    def valid(self, shard: Shard) -> Receipt | None:
+        """The shard's receipt if it is of the same key and its outputs are there in full."""
+        receipt = self.receipt(shard.name)
+        if receipt is None or receipt.key != shard.key:
+            return None
+        return receipt if all(map(self._is_whole, receipt.outputs)) else None
+
+    def is_done(self, shard: Shard) -> bool:
+        """Whether its receipt is valid, and of the attempt that is asked for or a later one."""
+        receipt = self.valid(shard)
+        return receipt is not None and is_of(receipt, shard)
+
+    def _is_whole(self, output: Output) -> bool:
+        path = self.folder / output.file
+        return path.is_file() and path.stat().st_size == output.bytes
+
+    def outputs(self) -> list[Path]:
+        """The output files of all receipts, sorted."""
+        files = (output.file for receipt in self.receipts() for output in receipt.outputs)
+        return [self.folder / file for file in sorted(files)]
+
+    def sources(self) -> list[Source]:
+        """The output files of all receipts, to be read."""
+        return [source for receipt in self.receipts() for source in self.sources_of(receipt)]
+
+    def sources_of(self, receipt: Receipt) -> list[Source]:
+        """The output files of a receipt."""
+        path = self._record(Side.RECEIPTS, receipt.shard)
+        return [
+            Source(self.folder / file.file, file.sha256, path, file.content)
+            for file in receipt.outputs
+        ]
+
+    def announced(self, name: str) -> set[str]:
+        """The files that attempts at a shard may have left here without a receipt."""
+        try:
+            files = _NAMES.validate_json(self._record(Side.OUTPUTS, name).read_bytes())
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValidationError):
+            return set()
+        return set(filter(self._is_inside, files))
+
+    def announce(self, name: str, files: Iterable[str]) -> None:
+        """Say that these files are the shard's, before they are renamed into the folder."""
+        write_json(sorted(files), self._record(Side.OUTPUTS, name))
+
+    def spoil(self, receipt: Receipt) -> None:
+        """Note that a service was lost while the shard was worked on."""
+        write_json(
+            asdict(replace(receipt, spoiled=True)), self._record(Side.RECEIPTS, receipt.shard)
+        )
+
+    def keep_only(self, shards: Iterable[Shard]) -> None:
+        """Remove what the run has of other shards: their files, samples, errors and receipts.
+
+        Called with the run locked, before work starts, so that a reader never meets output of an
+        older configuration beside the new. What no receipt and no announcement names is not the
+        run's, and stays. A receipt goes after its files: killed here, the next run goes on.
+        """
+        self._check_folders()
+        valid = {shard.name for shard in shards}
+        receipts = {name: self.receipt(name) for name in self._names(Side.RECEIPTS)}
+        kept = {file for name in valid for file in files_of(receipts.get(name))}
+        for name in sorted({*receipts, *self.begun()} - valid):
+            receipt, path = receipts.get(name), self._record(Side.RECEIPTS, name)
+            if receipt is None and path.exists():
+                log.warning("%s cannot be read: it counts as none, its shard as not done", path)
+            for file in (files_of(receipt) | self.announced(name)) - kept:
+                if not (self.folder / file).is_dir():
+                    (self.folder / file).unlink(missing_ok=True)
+            for side in (Side.REJECTED, Side.ERRORS, Side.RECEIPTS, Side.OUTPUTS):
+                make_way(self._record(side, name))
+                self._record(side, name).unlink(missing_ok=True)
+        self.clear_scratch()
+        if names := [path.name for path in self.foreign()]:
+            log.warning("%s: not the run's, left alone: %s", self.folder, ", ".join(names))
+
+    def foreign(self) -> list[Path]:
+        """What stands among the shards and is not the run's, hidden names and folders aside."""
+        paths = [path for path in self.folder.glob("*") if not path.name.startswith(".")]
+        paths = [path for path in paths if not (path.name.startswith("_") and path.is_dir())]
+        # Most files have the name of their shard: then not one receipt has to be read.
+        names = {*self._names(Side.RECEIPTS), *self._names(Side.OUTPUTS)}
+        if all(path.stem in names for path in paths):
+            return []
+        ours = {file for name in names for file in self.announced(name)}
+        ours |= {file for receipt in self.receipts() for file in files_of(receipt)}
+        # Another process may have removed some of its own in the meantime.
+        return sorted(path for path in paths if path.name not in ours and path.exists())
+
+    def refuse_foreign_data(self) -> None:
+        """Raise ConfigError where readers of the folder would take for data what is not the run's.
+
+        That is the case for Parquet and WARC files, and in sub-folders too.
+        """
+        found = [
+            file
+            for path in self.foreign()
+            for file in (path, *path.rglob("*"))
+            if file.is_file() and file.name.lower().endswith(DATA_ENDINGS)
+        ]
+        if found:
+            more = f" (and {len(found) - 1} more files)" if len(found) > 1 else ""
+            raise ConfigError(
+                f"{found[0]}{more} is not the run's, and readers of {self.folder.name}/ would take "
+                "it for data: move it elsewhere, then give the same command again"
+            )
+
+    def _check_folders(self) -> None:
+        """Raise ConfigError where a file stands in the place of a folder."""
+        for folder in (self.folder, *(side.of(self.folder) for side in Side)):
+            for path in (folder.parent, folder):
+                if path.exists() and not path.is_dir():
+                    raise ConfigError(f"{path}: a file stands where the run has a folder; move it")
+
+    def clear_scratch(self) -> None:
+        """Remove what killed workers left; called before work starts."""
+        shutil.rmtree(Side.SCRATCH.of(self.folder), ignore_errors=True)
+        for folder in (self.folder, *(side.of(self.folder) for side in Side)):
+            remove_leftovers(folder)
+
+
+def is_of(receipt: Receipt, shard: Shard) -> bool:
+    return receipt.key == shard.key and receipt.attempt >= shard.attempt
+
+
+def files_of(receipt: Receipt | None) -> set[str]:
+    return {output.file for output in receipt.outputs} if receipt else set()
+
+
+@dataclass
+class StageTotals:
+    """The sum of a stage's receipts."""
+
+    shards: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    rows: dict[str, Counts] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, receipts: Sequence[Receipt]) -> StageTotals:
+        totals = cls(
+            shards=len(receipts),
+            seconds=round(sum(receipt.seconds for receipt in receipts), 3),
+            bytes=sum(output.bytes for receipt in receipts for output in receipt.outputs),
+        )
+        for receipt in receipts:
+            for kind, counts in receipt.rows.items():
+                _add_counts(totals.rows.setdefault(kind, Tally().counts()), counts)
+        return totals
+
+
+def _add_counts(total: Counts, counts: Counts) -> None:
+    total["in"] += counts["in"]
+    total["kept"] += counts["kept"]
+    for how in ("rejected", "failed"):
+        for reason, number in counts[how].items():
+            total[how][reason] = total[how].get(reason, 0) + number
+        total[how] = dict(sorted(total[how].items()))

@@ -1,0 +1,322 @@
+"""Run stages in order: each does the shards without a valid receipt, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from shutil import which
+
+from pipelines.run.config import Config, ConfigError
+from pipelines.run.directory import Run
+from pipelines.run.gates import barren, gate_of, is_met, places_of, shortfall
+from pipelines.run.memory import peak_memory
+from pipelines.run.outages import Unreached, is_outage, is_worth_another_try
+from pipelines.run.progress import Progress
+from pipelines.run.receipts import Outcome, Receipt, Shard, Side, StageTotals
+from pipelines.run.references import check_truth
+from pipelines.run.services import services_of
+from pipelines.stages import STAGES
+from pipelines.stages.base import Stage
+from pipelines.stages.embeddings import Embeddings
+from workers.base.exit_codes import ExitCode
+
+log = logging.getLogger(__name__)
+
+#: How the reasons begin for which a part of an input is not in a stage's output.
+DAMAGED = "damaged_"
+
+
+def _check_beam(config: Config) -> None:
+    if config.beam.options:  # importing Beam takes seconds
+        from workers.base.beam_pipeline import check_options
+
+        try:
+            check_options(config.beam.options)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"beam.options: {error}") from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shards of a stage: done and to do.
+
+    Those ``again`` are valid as they are, but some of their rows could not be reached: they are
+    tried once more, while the stages after this one may use what there is.
+    """
+
+    done: list[Shard]
+    todo: list[Shard]
+    again: list[Shard] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, stage: Stage) -> Plan:
+        ledger = stage.run.ledger(stage.name)
+        plan = cls([], [])
+        receipts: list[tuple[Shard, Receipt]] = []
+        for shard in stage.plan():
+            if receipt := ledger.valid(shard):
+                receipts.append((shard, receipt))
+            else:
+                plan.todo.append(shard)
+        stage.run.note_inputs(stage.name, stage.inputs)
+        # A gate that is missed must not be missed for ever with nothing tried.
+        totals = StageTotals.of([receipt for _, receipt in receipts])
+        missed = not plan.todo and not is_met(gate_of(stage.run.config, stage.name), totals)
+        for shard, receipt in receipts:
+            if is_worth_another_try(receipt, stage.tolerance, missed=missed):
+                # What the last attempt has left may be read, so it is compared, too.
+                sources = (*shard.sources, *ledger.sources_of(receipt))
+                plan.again.append(replace(shard, attempt=receipt.attempt + 1, sources=sources))
+            else:
+                plan.done.append(shard)
+        return plan
+
+
+def check(run: Run, names: Sequence[str]) -> None:
+    """Raise ConfigError for what would end one of the stages later, before any has started."""
+    _check_names(run.config)
+    _check_services(run)
+    check_truth(run.config, run.directory)
+    _check_beam(run.config)
+    for name in names:
+        run.ledger(name).refuse_foreign_data()
+        STAGES[name](run).check()
+
+
+def _check_services(run: Run) -> None:
+    for name, service in run.config.services.items():
+        program = run.resolve(service.command[0])
+        if program != "python" and not which(program):
+            raise ConfigError(f"services.{name}.command: there is no program {program}")
+
+
+def _check_names(config: Config) -> None:
+    for key, names in {
+        "gates": config.gates,
+        **{f"services.{name}.stages": service.stages for name, service in config.services.items()},
+    }.items():
+        for name in names:
+            if name not in STAGES:
+                raise ConfigError(f"{key}: there is no stage {name!r}; stages: {', '.join(STAGES)}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command's stages ended, and whether there was anything to do.
+
+    ``ended`` says that every stage ran to its end: one can with a damaged input, but its
+    coverage, and so the code, is partial.
+    """
+
+    code: ExitCode
+    worked: bool
+    ended: bool = False
+
+
+def run_stages(run: Run, names: Sequence[str]) -> Result:
+    """Bring the named stages up to date, in order; stop at the first that does not end well."""
+    worked = False
+    complete: dict[str, bool] = {}
+    for name in names:
+        stage = STAGES[name](run)
+        if missing := [other for other in stage.reads if not is_complete(run, other, complete)]:
+            raise ConfigError(
+                f"stage {name} reads {', '.join(missing)}, not complete with this configuration: "
+                "run the stages before it first (pipelines.build_dataset, then pipelines.train)"
+            )
+        stage.prepare()
+        plan = Plan.of(stage)
+        run.ledger(name).keep_only([*plan.done, *plan.again])
+        if plan.todo or plan.again:
+            worked = True
+            if not _work(stage, plan) or _ends_in_outage(stage):
+                return Result(ExitCode.PARTIAL, worked)
+        else:
+            why = stage.skipped or f"complete, nothing to do ({len(plan.done)} shards)"
+            log.info("%s: %s", name, why)
+        stage.tidy()
+        if not _passes_gate(run, name):
+            return Result(ExitCode.QUALITY, worked)
+        complete[name] = True
+    if not worked:
+        log.info("nothing to do: %s is complete", run.directory)
+    damaged = [name for name in names if _reads_damaged_inputs(run, name)]
+    code = ExitCode.PARTIAL if damaged else ExitCode.COMPLETE
+    return Result(code, worked, ended=True)
+
+
+def is_complete(run: Run, name: str, known: dict[str, bool]) -> bool:
+    """Whether every shard of a stage, and of those that it reads, is done and no outage.
+
+    ``known`` holds the answers so far: planning reads every receipt of a stage, and most stages
+    are read by several others.
+    """
+    if name not in known:
+        stage = STAGES[name](run)
+        above = all(is_complete(run, other, known) for other in stage.reads)
+        known[name] = above and not Plan.of(stage).todo and not _outage(stage)
+    return known[name]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a stage has done of this configuration, and how many receipts it has beside it."""
+
+    receipts: list[Receipt]
+    others: int
+    why: str  # these others are not counted
+    skipped: str = ""  # why it has nothing to do
+
+
+def standings(run: Run) -> dict[str, Standing]:
+    """How far each stage is; nothing of an older configuration is taken for this one's."""
+    complete: dict[str, bool] = {}
+    return {name: _standing(run, name, complete) for name in STAGES}
+
+
+def _standing(run: Run, name: str, complete: dict[str, bool]) -> Standing:
+    stage, ledger = STAGES[name](run), run.ledger(name)
+    shards: list[Shard] = []
+    why = "they are of an older configuration"
+    try:
+        if waits := [other for other in stage.reads if not is_complete(run, other, complete)]:
+            why = f"whether they are its own can be told once {', '.join(waits)} is complete"
+        else:
+            shards = stage.plan()
+    except ConfigError as error:
+        why = f"the stage cannot be planned: {error}"
+    valid = [receipt for shard in shards if (receipt := ledger.valid(shard))]
+    return Standing(valid, len(ledger.receipts()) - len(valid), why, stage.skipped)
+
+
+def _work(stage: Stage, plan: Plan) -> bool:
+    """Do a stage's open shards; True when every one of them ended with a receipt."""
+    todo = [*plan.todo, *plan.again]
+    total = len(plan.done) + len(todo)
+    log.info("%s: %d of %d shards to do", stage.name, len(todo), total)
+    if plan.again:
+        log.info("%s: %d of them once more, for what failed to come", stage.name, len(plan.again))
+    started, failures = time.monotonic(), 0
+    made: list[Receipt] = []
+    with (
+        peak_memory() as peak,
+        services_of(stage.run, stage.name) as services,
+        Progress(stage.name, total, len(plan.done), stage.status) as progress,
+    ):
+        for outcome in stage.execute(todo):
+            progress.advance(outcome)
+            failures += _log_outcome(stage, outcome)
+            made += [outcome.receipt] if outcome.receipt else []
+        lost = services.lost()
+    totals = StageTotals.of(stage.run.ledger(stage.name).receipts())
+    wall = round(time.monotonic() - started, 3)
+    stage.run.note_stage(stage.name, totals, wall_seconds=wall, peak_bytes=peak.bytes)
+    stage.run.save()
+    _log_totals(stage.name, totals, wall)
+    return not _spoiled(stage, made, lost) and not failures
+
+
+def _spoiled(stage: Stage, made: Sequence[Receipt], lost: Sequence[str]) -> int:
+    """The number of shards that a lost service may have cost rows; a rerun tries those again."""
+    receipts = [receipt for receipt in made if lost and Unreached.of([receipt]).reasons]
+    for receipt in receipts:
+        stage.run.ledger(stage.name).spoil(receipt)
+    if lost:
+        log.error(
+            "%s: service %s ended while it was needed: %d shards lack rows that could not be "
+            "reached, and a rerun asks for those again",
+            stage.name,
+            ", ".join(lost),
+            len(receipts),
+        )
+    return len(receipts)
+
+
+def _outage(stage: Stage) -> list[Receipt]:
+    """The shards of which more could not be reached than is tolerated."""
+    receipts = stage.run.ledger(stage.name).receipts()
+    return [receipt for receipt in receipts if is_outage(receipt, stage.tolerance)]
+
+
+def _ends_in_outage(stage: Stage) -> bool:
+    """Whether the stage is partial because the network, or what it asks, is away; says so."""
+    receipts = _outage(stage)
+    if not receipts:
+        return False
+    unreached = Unreached.of(receipts)
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(unreached.reasons.items()))
+    *_, kind = receipts[0].rows
+    limit = f"{stage.name}.max_unreachable"
+    log.error(
+        f"{stage.name}: {unreached.reasons.total():,} of {unreached.rows:,} {kind} in "
+        f"{unreached.shards:,} shards could not be reached ({reasons}), more than {limit} "
+        f"({stage.tolerance.max_unreachable}): is the network down? A rerun tries them again and "
+        f"keeps the rest; with a higher {limit} it goes on without them"
+    )
+    return True
+
+
+def _log_outcome(stage: Stage, outcome: Outcome) -> bool:
+    """Log how a shard ended; True when it failed."""
+    fields = {"stage": stage.name, "shard": outcome.shard}
+    if outcome.receipt:
+        fields["seconds"] = str(outcome.receipt.seconds)
+        log.debug("%s/%s done", stage.name, outcome.shard, extra={"fields": fields})
+        return False
+    fields["error"] = str(outcome.error)
+    log.error("%s: %s", stage.name, outcome.failure(), extra={"fields": fields})
+    return True
+
+
+def _log_totals(name: str, totals: StageTotals, wall: float) -> None:
+    for kind, counts in totals.rows.items():
+        dropped = {**counts["rejected"], **counts["failed"]}
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in dropped.items())
+        log.info(
+            "%s: %d %s in, %d kept%s (%.1f s)",
+            name,
+            counts["in"],
+            kind,
+            counts["kept"],
+            f"; {reasons}" if reasons else "",
+            wall,
+            extra={"fields": {"stage": name, "kind": kind, "rows": counts}},
+        )
+
+
+def _reads_damaged_inputs(run: Run, name: str) -> bool:
+    """Whether a part of an input could not be read; says of which, and where its samples are."""
+    totals = StageTotals.of(run.ledger(name).receipts())
+    reasons = {
+        reason: number
+        for counts in totals.rows.values()
+        for reason, number in counts["failed"].items()
+        if reason.startswith(DAMAGED)
+    }
+    for reason, number in reasons.items():
+        log.error(
+            "%s: coverage is partial: %s (%d) in %s; what could be read was used. Replace what is "
+            "damaged and run again",
+            name,
+            reason,
+            number,
+            places_of(reason, Side.REJECTED.of(run.directory / name)),
+        )
+    return bool(reasons)
+
+
+def _passes_gate(run: Run, name: str) -> bool:
+    """Whether a stage reaches its gate; says what it lacks."""
+    gate, receipts = gate_of(run.config, name), run.ledger(name).receipts()
+    totals, samples = StageTotals.of(receipts), Side.REJECTED.of(run.directory / name)
+    if is_met(gate, totals):
+        if name != Embeddings.name or not gate.min_kept:
+            return True
+        if line := barren(name, receipts, samples):
+            log.error("%s", line)
+        return not line
+    log.error("%s", shortfall(name, gate, totals, samples))
+    _reads_damaged_inputs(run, name)  # it may be why
+    return False

@@ -1,0 +1,51 @@
+"""What a stage's output depends on when its settings name a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.run.config import ConfigError
+
+if TYPE_CHECKING:
+    from clip_model.config import ClipConfig
+
+
+def is_file(name: str) -> bool:
+    """Whether a setting names a checkpoint by its path: then its content counts, not its name."""
+    from clip_model.registry import available_models
+
+    return name not in available_models()
+
+
+def checkpoint_inputs(name: str, key: str) -> tuple[list[Path], list[str]]:
+    """The files of a checkpoint, or the checksum of a published model.
+
+    A published model is known by its checksum and is not downloaded here: a plan costs nothing,
+    and each machine downloads for itself. Raises ConfigError, naming the configuration's key,
+    when there is no such model.
+    """
+    from clip_model.checkpoint import PUBLISHED, checkpoint_files
+
+    if name in PUBLISHED:
+        return [], [PUBLISHED[name].sha256]
+    try:
+        return checkpoint_files(name), []
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def architecture(name: str, key: str) -> ClipConfig:
+    """A model's architecture; of one that is no published one, its whole file is read.
+
+    Raises ConfigError, naming the configuration's key, when the file is no model.
+    """
+    from clip_model.checkpoint import checkpoint_path, read_weights
+    from clip_model.config import ARCHITECTURES
+
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    try:
+        return read_weights(checkpoint_path(name))[1]
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: {name}: {error}") from error

@@ -1,0 +1,49 @@
+"""Which pictures of a data set are kept out of training, and how both parts are read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from workers.base.sampling import draw
+from workers.base.tally import Tally
+
+
+@dataclass(frozen=True)
+class Example:
+    """A curated pair, as training and evaluation see it."""
+
+    pair_id: str
+    jpg: bytes
+    caption: str
+
+
+def is_held_out(jpg: bytes, seed: int, share: float) -> bool:
+    """Whether a picture belongs to the held-out part.
+
+    The draw is by the picture's bytes, not by the pair: one picture under several URLs or
+    captions falls on one side, so that nothing held out has been seen in training.
+    """
+    return draw(seed, "held out", hashlib.sha256(jpg).hexdigest()) < share
+
+
+def read_examples(
+    shards: Sequence[Path], seed: int, share: float, *, held_out: bool, tally: Tally
+) -> Iterator[Example]:
+    """The examples of one part, in the order of the shards; memory holds one row group.
+
+    The pairs of the other part are counted in ``tally`` as rejected.
+    """
+    other = "for_training" if held_out else "held_out"
+    for shard in shards:
+        for batch in pq.ParquetFile(shard).iter_batches(columns=["pair_id", "jpg", "caption"]):
+            for row in batch.to_pylist():
+                if is_held_out(row["jpg"], seed, share) == held_out:
+                    tally.keep()
+                    yield Example(**row)
+                else:
+                    tally.reject(other, row["pair_id"], {"caption": row["caption"]})

@@ -1,0 +1,196 @@
+"""What a configuration refers to is there, or the command says so before it does anything."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipelines.run.config import Config, ConfigError, load_config
+from pipelines.run.directory import Run
+from pipelines.run.runner import check
+from pipelines.stages import DATASET_STAGES, STAGES
+from tests.shards import save_tiny_model
+from workers.base.contracts import embeddings_schema
+
+EMBEDDINGS = {
+    "label_sets": {"colour": {"classes": ["red", "green"]}, "things": {"classes": "CIFAR10"}},
+    "attributes": {"photo": {}},
+}
+
+
+@pytest.fixture
+def checked(tmp_path):
+    """Checks a configuration of a tiny model (32 dimensions) as a command does, at once."""
+    model = save_tiny_model(tmp_path / "tiny.safetensors")
+    dump = tmp_path / "dump.xml"
+    dump.write_text("<mediawiki/>")
+    head = tmp_path / "head.safetensors"
+    save_file({"weight": torch.zeros(1, 32), "bias": torch.zeros(1)}, head)
+    heads = {"aesthetic": {"path": str(head)}}
+
+    def _checked(steps=(), embeddings=(), **more):
+        config = {
+            "name": "test",
+            "queries": {"dumps": [str(dump)]},
+            "pages": {"seeds": ["https://a.example/"]},
+            "embeddings": EMBEDDINGS | {"model": model, "heads": heads} | dict(embeddings),
+            "selection": {"steps": list(steps)},
+            **more,
+        }
+        run = Run.open(Config.model_validate(config), tmp_path / "run")
+        check(run, [*DATASET_STAGES, "model", "scores"])
+        return run
+
+    return _checked
+
+
+def embedded(path, dim=32, drop=()):
+    table = embeddings_schema(dim).empty_table()
+    pq.write_table(table.drop_columns(list(drop)), path)
+    return [str(path)]
+
+
+def test_what_is_there_may_be_referred_to(checked, tmp_path):
+    whole = embedded(tmp_path / "whole.parquet")
+    pictures = embedded(tmp_path / "pictures.parquet", drop=["text_embedding", "similarity"])
+    columns = {"url": ["u"], "caption": ["c"], "name": ["n"], "correct": [True]}
+    pq.write_table(pa.table(columns), tmp_path / "truth.parquet")
+    checked(
+        [
+            {"filter": "score", "score": "photo", "min": 0.5},
+            {"filter": "score", "score": "aesthetic", "min": 0.5},
+            {"filter": "label", "set": "colour", "keep": ["red"]},
+            {"filter": "label", "set": "things", "drop": ["cat", "dog"]},
+            {"filter": "contamination", "embeddings": pictures},
+            {"filter": "contamination", "embeddings": whole, "max_text_similarity": 0.9},
+            {"filter": "agreement", "embeddings": whole, "min": 0.3},
+        ],
+        report={"truth": str(tmp_path / "truth.parquet")},
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"filter": "score", "score": "foto"},
+         r"selection.steps.0.score: 'foto' is not in embeddings.attributes or embeddings.heads; "
+         r"there are photo and 1 more"),
+        ({"filter": "label", "set": "nosuch"},
+         "selection.steps.0.set: 'nosuch' is not in embeddings.label_sets; there are colour"),
+        ({"filter": "label", "set": "colour", "keep": ["red", "grean"]},
+         r"keep: 'grean' is not in embeddings.label_sets.colour.classes; there are green and 1 m"),
+        ({"filter": "label", "set": "things", "drop": ["piano"]},
+         "drop: 'piano' is not in embeddings.label_sets.things.classes; there are airplane"),
+        ({"filter": "agreement", "embeddings": ["absent*.parquet"], "min": 0.3},
+         r"selection.steps.0.embeddings: there is no file absent\*.parquet"),
+        ({"filter": "agreement", "embeddings": "NO_TEXTS", "min": 0.3},
+         "selection.steps.0.embeddings: .*no_texts.parquet has no column similarity; it has"),
+        ({"filter": "contamination", "embeddings": "NO_TEXTS", "max_text_similarity": 0.9},
+         "no_texts.parquet has no column text_embedding"),
+        ({"filter": "contamination", "embeddings": "WIDE"},
+         "image_embedding has 512 dimensions, the embeddings of embeddings.model 32: embed the"),
+        ({"filter": "contamination", "embeddings": "LISTS"}, "holds list<.*, not embeddings"),
+        ({"filter": "contamination", "embeddings": "TEXT"}, "cannot be read as Parquet"),
+    ],
+)  # fmt: skip
+def test_a_step_that_refers_to_nothing_is_refused(checked, tmp_path, step, message):
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    lists = pa.table({"image_embedding": [[1.0]]})
+    pq.write_table(lists, tmp_path / "lists.parquet")
+    files = {
+        "NO_TEXTS": embedded(tmp_path / "no_texts.parquet", drop=["text_embedding", "similarity"]),
+        "WIDE": embedded(tmp_path / "wide.parquet", dim=512),
+        "LISTS": [str(tmp_path / "lists.parquet")],
+        "TEXT": [str(tmp_path / "text.parquet")],
+    }
+    if isinstance(step.get("embeddings"), str):
+        step = step | {"embeddings": files[step["embeddings"]]}
+    with pytest.raises(ConfigError, match=message):
+        checked([step])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"embeddings": {"label_sets": {"a": {"classes": "Imagnet"}}}},
+         "embeddings.label_sets.a.classes: no classes are called 'Imagnet'; there are"),
+        ({"embeddings": {"label_sets": {"a": {"templates": "Imagnet"}}}},
+         "embeddings.label_sets.a.templates: no templates are called 'Imagnet'; there are"),
+        ({"embeddings": {"label_sets": {"a": {"templates": ["a photo"]}}}},
+         r"embeddings.label_sets.a.templates: templates without {}: \['a photo'\]"),
+        ({"embeddings": {"label_sets": {"a": {"templates": ["a {} in {place}"]}}}},
+         r"embeddings.label_sets.a.templates: 'a {} in {place}' is no template"),
+        ({"embeddings": {"heads": {"wide": {"path": "WIDE"}}}},
+         r"embeddings.heads.wide.path: head wide: .* has \[1, 512\]; linear layers from"),
+        ({"model": {"held_out": 1.0}}, "model.held_out: 1 leaves no pair to train on"),
+        ({"scores": {"templates": ["a photo"]}}, "scores.templates: templates without {}"),
+        ({"gates": {"image": {}}}, "gates: there is no stage 'image'; stages: queries"),
+        ({"services": {"dns": {"command": ["x"], "ready": "http://a/", "stages": ["imges"]}}},
+         "services.dns.stages: there is no stage 'imges'"),
+        ({"report": {"truth": "absent.parquet"}},
+         "report.truth: there is no file absent.parquet, and no service makes it"),
+        ({"report": {"truth": "WIDE"}}, "report.truth: .* cannot be read as Parquet"),
+        ({"report": {"truth": "TRUTH"}},
+         "report.truth: .* has no column name, correct; it has url, caption"),
+    ],
+)  # fmt: skip
+def test_another_reference_to_nothing_is_refused(checked, tmp_path, more, message):
+    save_file({"weight": torch.zeros(1, 512)}, tmp_path / "wide.safetensors")
+    pq.write_table(pa.table({"url": ["u"], "caption": ["c"]}), tmp_path / "truth.parquet")
+    for section in (
+        more.get("report", {}),
+        more.get("embeddings", {}).get("heads", {}).get("wide"),
+    ):
+        for key, value in (section or {}).items():
+            files = {"WIDE": "wide.safetensors", "TRUTH": "truth.parquet"}
+            section[key] = str(tmp_path / files[value]) if value in files else value
+    with pytest.raises(ConfigError, match=message):
+        checked(**more)
+
+
+KEYS = ["queries", "pairs", "selection", "model"]
+
+
+def test_a_folder_that_is_moved_with_its_configuration_has_the_same_keys(tmp_path, monkeypatch):
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "dump.xml").write_text("<mediawiki/>")
+    (there / "list.csv").write_text("url,caption\nhttps://a.example/a.jpg,a\n")
+    model = Path(save_tiny_model(there / "tiny.safetensors"))
+    embedded(there / "other.parquet")
+    text = f"""
+name: test
+queries: {{dumps: [dump.xml]}}
+pairs: {{inputs: [list.csv]}}
+model: {{start_from: {model.name}}}
+selection: {{steps: [{{filter: agreement, embeddings: [other.parquet], min: 0.3}}]}}
+"""
+    files = [[model, model, model]]
+    monkeypatch.setattr("pipelines.stages.selection.files_of_shards", lambda _: files)
+
+    def keys(folder):
+        config = folder / "run.yaml"
+        config.write_text(text)
+        run = Run.open(load_config(config), tmp_path / "run")
+        return [shard.key for name in KEYS for shard in STAGES[name](run).plan()]
+
+    before = keys(there)
+    assert len(before) == len(KEYS)
+    files = [[there.rename(tmp_path / "moved") / model.name] * 3]
+    assert keys(tmp_path / "moved") == before
+
+
+def test_a_service_whose_program_is_not_there_is_refused(checked):
+    service = {"command": ["no-such-program"], "ready": "http://a/", "stages": ["pages"]}
+    with pytest.raises(ConfigError, match="services.dns.command: there is no program no-such-prog"):
+        checked(services={"dns": service})
+
+
+def test_a_truth_that_a_service_makes_may_be_absent(checked):
+    made = "{run_dir}/truth.parquet"
+    command = ["python", "-m", "site", "--truth", made]
+    service = {"command": command, "ready": "http://a/", "stages": ["pages"]}
+    checked(report={"truth": made}, services={"site": service})

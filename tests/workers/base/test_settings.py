@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from workers.base.settings import CrawlSettings, DownloadSettings, product_token
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "token"),
+    [
+        ("birds-research (+https://birds.example/bot)", "birds-research"),
+        ("birds-research", "birds-research"),
+        ("Birds_Research/1.0", "birds_research"),
+        (" birds-research ", "birds-research"),
+        ("ExampleBot/0.1 (https://example.com/bot.html)", "examplebot"),
+        ("Mozilla/5.0 (compatible; ExampleBot/0.1; +https://example.com/bot.html)", "examplebot"),
+        ("Mozilla/5.0 (Linux) AppleWebKit/537.36 (compatible; ExampleBot/0.1)", "examplebot"),
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:132.0) Gecko/20100101 Firefox/132.0", None),
+        ("mozilla", None),
+        ("birds2 (+https://birds.example/bot)", None),
+        ("birds.research/1.0", None),
+        ("vögel/1.0", None),
+        ("鸟", None),
+        ("\u212aestrel", None),  # a Kelvin sign, which is a K to those who ignore case
+        ("(birds)", None),
+        ("", None),
+        ("*", None),
+    ],
+)
+def test_the_product_token_is_what_a_user_agent_begins_with(user_agent, token):
+    assert product_token(user_agent) == token
+
+
+@pytest.mark.parametrize("kind", [CrawlSettings, DownloadSettings])
+@pytest.mark.parametrize(
+    ("user_agent", "message"),
+    [
+        ("2birds", "begins with a name of letters, - and _: write it as `birds-research"),
+        ("", "begins with a name of letters"),
+        ("birds (vögel)", "one line of ASCII"),
+        ("birds\r\nCookie: a=b", "one line of ASCII"),
+    ],
+)
+def test_a_user_agent_that_robots_txt_cannot_address_is_refused(kind, user_agent, message):
+    with pytest.raises(ValidationError, match=message):
+        kind(user_agent=user_agent)

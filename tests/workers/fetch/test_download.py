@@ -1,0 +1,183 @@
+"""img2dataset for real, over HTTP on loopback."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.workers.web import Answer, serving
+from workers.base.contracts import IMAGES, PAIRS, WITHOUT_PICTURE
+from workers.base.failures import is_passing
+from workers.base.pair_ids import make_pair_id
+from workers.base.settings import DownloadSettings
+from workers.base.storage import write_table
+from workers.fetch.download import ShardFiles, download_shard
+
+
+def picture(size=(40, 30), color=(200, 30, 30, 255)):
+    buffer = BytesIO()
+    Image.new("RGBA", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+BODIES = {
+    "/good.png": picture(),
+    "/glass.png": picture(color=(0, 0, 0, 0)),
+    "/tiny.png": picture((8, 8)),
+    "/wide.png": picture((400, 20)),
+    "/text.png": b"<html>sorry</html>",
+    "/cut.png": picture((64, 64))[:60],
+    "/empty.png": b"",
+    **dict.fromkeys(("/private.png", "/none.png", "/named.png", "/others.png"), picture()),
+    "/short.png": picture(),
+}
+
+
+ROBOTS = {
+    "/private.png": ["noai"],
+    "/none.png": ["none"],
+    "/named.png": ["max-image-preview:none", "Clip-From-Scratch: noindex"],
+    "/others.png": ["googlebot: noindex", "max-image-preview:none"],
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = BODIES.get(self.path)
+        self.send_response(200 if body is not None else 404)
+        for directives in ROBOTS.get(self.path, []):
+            self.send_header("X-Robots-Tag", directives)
+        length = len(body or b"") + (100 if self.path == "/short.png" else 0)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def host():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def files_in(folder, name="00000.parquet"):
+    folder.mkdir(exist_ok=True)
+    return ShardFiles(folder / name, folder / "without" / name)
+
+
+def shard_of(urls, path):
+    rows = [
+        {
+            "pair_id": make_pair_id(url, f"caption of {url}"),
+            "url": url,
+            "caption": f"caption of {url}",
+            "source": "test@0",
+            "query_ids": [1],
+        }
+        for url in urls
+    ]
+    rows.sort(key=lambda row: row["pair_id"])
+    write_table(pa.Table.from_pylist(rows, schema=PAIRS), path)
+    return path
+
+
+def test_every_row_ends_as_kept_rejected_or_failed(host, tmp_path):
+    urls = [f"{host}{path}" for path in (*BODIES, "/absent.png")] + ["http://127.0.0.1:9/x.png"]
+    pairs = shard_of(urls, tmp_path / "pairs.parquet")
+    settings = DownloadSettings(
+        allow_private_hosts=("127.0.0.1",),
+        min_image_size=16,
+        max_aspect_ratio=5,
+        resize_mode="no",
+        timeout=5,
+    )
+    out = files_in(tmp_path)
+    tally = download_shard(pairs, out, settings)["images"]
+    tally.check()
+    assert tally.counts() == {
+        "in": 14,
+        "kept": 3,
+        "rejected": {"aspect_ratio": 1, "opted_out": 3, "too_small": 1},
+        "failed": {"connection": 1, "cut_off": 1, "http_404": 1, "not_an_image": 3},
+    }
+    table = pq.read_table(out.pictures)
+    assert table.schema.equals(IMAGES)
+    assert table["pair_id"].to_pylist() == sorted(table["pair_id"].to_pylist())
+    by_url = {row["url"]: row for row in table.to_pylist()}
+    assert by_url[f"{host}/good.png"]["width"] == 40
+    without = pq.read_table(out.without)
+    assert without.schema.equals(WITHOUT_PICTURE)
+    ids = [*table["pair_id"].to_pylist(), *without["pair_id"].to_pylist()]
+    assert sorted(ids) == pq.read_table(pairs)["pair_id"].to_pylist()
+    glass = Image.open(BytesIO(by_url[f"{host}/glass.png"]["jpg"]))
+    assert glass.convert("RGB").getpixel((5, 5)) == (255, 255, 255)  # transparency is white
+
+
+def test_the_same_shard_twice_gives_the_same_bytes(host, tmp_path):
+    BODIES.update({f"/{n}.png": picture((30 + n, 40)) for n in range(60)})
+    pairs = shard_of([f"{host}/{n}.png" for n in range(60)], tmp_path / "pairs.parquet")
+    settings = DownloadSettings(allow_private_hosts=("127.0.0.1",), threads=16)
+    first, second = (files_in(tmp_path / name, "00007.parquet") for name in ("a", "b"))
+    for out in (first, second):
+        download_shard(pairs, out, settings)
+    assert first.pictures.read_bytes() == second.pictures.read_bytes()
+    keys = pq.read_table(first.pictures)["key"].to_pylist()
+    assert keys == [f"00007{n:02d}" for n in range(60)] == sorted(keys)
+
+
+def test_a_further_attempt_asks_for_what_may_have_come_back_and_for_nothing_else(tmp_path):
+    good, busy, cut = Answer(picture()), Answer(status=503), Answer(picture()[:30], claimed=999)
+    answers: dict[str, Answer | list[Answer]] = {
+        "/a.png": good,
+        "/b.png": [busy, good],
+        "/c.png": [busy, busy, good],
+        "/d.png": [cut, Answer(b"no picture")],
+        "/e.png": [Answer(status=429), Answer(status=404)],
+        "/f.png": Answer(status=403),
+        "/g.png": Answer(picture(), headers={"X-Robots-Tag": "noai"}),
+        "/h.png": cut,
+    }
+    settings = DownloadSettings(allow_private_hosts=("127.0.0.1",), retries=0, threads=4)
+    with serving(answers) as web:
+        pairs = shard_of([web.url(path) for path in answers], tmp_path / "pairs.parquet")
+        attempts = [files_in(tmp_path / name) for name in "123"]
+        download_shard(pairs, attempts[0], settings)
+        web.asked.clear()
+        second = download_shard(pairs, attempts[1], settings, attempts[0])["images"]
+        assert sorted(web.asked) == ["/b.png", "/c.png", "/d.png", "/e.png", "/h.png"]
+        web.asked.clear()
+        third = download_shard(pairs, attempts[2], settings, attempts[1])["images"]
+        assert sorted(web.asked) == ["/c.png", "/h.png"]
+        undisturbed = files_in(tmp_path / "undisturbed")
+        assert download_shard(pairs, undisturbed, settings)["images"] == third
+    assert second.counts()["failed"] == {
+        **{"cut_off": 1, "http_403": 1, "http_404": 1, "http_503": 1, "not_an_image": 1}
+    }
+    third.check()
+    assert third.counts() == {
+        "in": 8,
+        "kept": 3,
+        "rejected": {"opted_out": 1},
+        "failed": {"cut_off": 1, "http_403": 1, "http_404": 1, "not_an_image": 1},
+    }
+    for file in ("pictures", "without"):
+        final, whole = getattr(attempts[2], file), getattr(undisturbed, file)
+        assert final.read_bytes() == whole.read_bytes(), file
+
+
+def test_what_may_pass_is_asked_for_again_and_nothing_else():
+    for reason in ("connection", "timeout", "dns", "http_408", "http_429", "http_500", "http_599"):
+        assert is_passing(reason)
+    for reason in ("http_404", "http_410", "http_4290", "not_an_image", "opted_out", "other"):
+        assert not is_passing(reason)

@@ -1,0 +1,258 @@
+"""Pictures over HTTP: whom it connects to, how much and how long it takes, what it calls errors."""
+
+import socket
+import ssl
+import subprocess
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+
+import pytest
+
+from tests.workers.web import PATIENCE, Answer, moved, serving
+from workers.base.settings import DownloadSettings
+from workers.fetch.picture_fetch import PictureFetcher
+
+BODY = b"a picture" * 100
+GOOD = Answer(BODY)
+
+
+def fetched(url, *allowed, **settings):
+    """The content, or the reason for which there is none."""
+    fetcher = PictureFetcher(DownloadSettings(allow_private_hosts=allowed, **settings))
+    _, content, error = fetcher.img2dataset_fetch((0, url))
+    return content.getvalue() if content else (error or "").partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "http://127.0.0.2:{other}/good.png",  # another port or address of this machine
+        "http://127.0.0.1:{other}/good.png",
+        "http://localhost:{port}/good.png",
+        "http://2130706433:{other}/good.png",
+        "http://[::1]:{port}/good.png",
+        "http://[::ffff:127.0.0.1]:{port}/good.png",
+        "http://0.0.0.0:{port}/good.png",
+        "https://127.0.0.1/good.png",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://10.0.0.1/good.png",
+        "http://[fe80::1]/good.png",
+    ],
+)
+def test_nothing_is_asked_of_a_private_address_that_is_not_named(to):
+    with serving({"/good.png": GOOD}) as other, serving({"/good.png": GOOD}) as web:
+        target = to.format(port=web.host.split(":")[1], other=other.host.split(":")[1])
+        web.answers["/to.png"] = moved(target)
+        assert fetched(web.url("/to.png"), web.host) == "private_address"
+        assert fetched(target, web.host) == "private_address"
+        assert (web.asked, other.asked) == (["/to.png"], [])
+
+
+@pytest.mark.parametrize(
+    ("to", "reason"),
+    [
+        ("ftp://127.0.0.1/a.png", "not_http"),
+        ("file:///etc/hostname", "not_http"),
+        ("file://photos/a.png", "not_http"),
+        ("gopher://127.0.0.1/", "not_http"),
+        ("data:image/png;base64,AAAA", "data_uri"),
+        ("http://user:secret@127.0.0.1/a.png", "bad_url"),
+        ("http://127.0.0.1:99999/a.png", "bad_url"),
+        ("http://" + "a" * 9_000, "bad_url"),
+        ("/" + "a" * 9_000, "url_too_long"),
+        ("/to.png", "redirect_loop"),
+        ("http://a.invalid/", "unknown_host"),
+    ],
+)
+def test_a_redirect_is_held_to_the_rules_of_a_url(to, reason, tmp_path):
+    with serving({"/to.png": moved(to)}) as web:
+        roots = {"photos": str(tmp_path)}
+        assert fetched(web.url("/to.png"), web.host, local_roots=roots) == reason
+
+
+def test_redirects_lead_where_they_may():
+    with serving({"/good.png": GOOD, "/g%20%C3%A4.png": GOOD}) as web:
+        web.answers |= {
+            "/a.png": moved("/b.png"),
+            "/b.png": moved(web.url("/good.png#part")),
+            "/c.png": moved("g \xc3\xa4.png"),
+            "/none.png": Answer(status=302, headers={}),
+        }
+        assert fetched(web.url("/a.png"), web.host) == BODY
+        assert fetched(web.url("/c.png"), "127.0.0.1") == BODY
+        assert fetched(web.url("/none.png"), web.host) == "http_302"
+
+
+def test_a_name_is_looked_up_once_and_the_address_that_was_checked_is_connected_to(monkeypatch):
+    looked_up, real = [], socket.getaddrinfo
+
+    def rebinding(host, port, *args, **more):
+        looked_up.append(host)
+        answer = "127.0.0.1" if looked_up.count(host) == 1 else "127.0.0.9"
+        return real(answer if host == "a.invalid" else host, port, *args, **more)
+
+    with serving({"/good.png": GOOD}) as web:
+        monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+        host = web.host.replace("127.0.0.1", "a.invalid")
+        assert fetched(f"http://{host}/good.png", host) == BODY
+    assert looked_up.count("a.invalid") == 1
+
+
+def test_no_proxy_is_asked_which_would_connect_where_it_likes(monkeypatch):
+    for name in ("http_proxy", "all_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with serving({"/good.png": GOOD}) as web:
+        assert fetched(web.url("/good.png"), web.host) == BODY
+
+
+def test_it_says_who_it_is():
+    with serving({"/good.png": GOOD}) as web:
+        fetched(web.url("/good.png"), web.host, user_agent="birds-research")
+    (agent,) = web.agents
+    assert "(compatible; birds-research; +https://" in agent
+
+
+def test_only_what_may_pass_is_tried_again():
+    answers = {f"/{status}.png": Answer(status=status) for status in (404, 429, 503)}
+    with serving(answers | {"/b.png": [Answer(status=500), GOOD]}) as web:
+        assert fetched(web.url("/404.png"), web.host) == "http_404"
+        assert fetched(web.url("/429.png"), web.host) == "http_429"
+        assert fetched(web.url("/503.png"), web.host, retries=2) == "http_503"
+        assert fetched(web.url("/b.png"), web.host) == BODY
+    assert web.asked == ["/404.png", *["/429.png"] * 2, *["/503.png"] * 3, *["/b.png"] * 2]
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+#: What is sent first and, for those that never end, over and over.
+ANSWERS = {
+    "/none": (b"",),
+    "/garbage": (b"SSH-2.0-nothing of the web\r\n",),
+    "/long_line": (HEAD + b"X: " + b"x" * 70_000,),
+    "/many_headers": (HEAD + b"X: x\r\n" * 200 + b"\r\n",),
+    "/half_a_head": (HEAD + b"X: x",),
+    "/bad_length": (HEAD + b"Content-Length: many\r\n\r\n" + BODY,),
+    "/short": (HEAD + b"Content-Length: 5000\r\n\r\n" + BODY,),
+    "/short_chunk": (CHUNKED + b"3000\r\n" + BODY,),
+    "/no_chunk": (CHUNKED + b"zz\r\n" + BODY,),
+    "/chunked": (CHUNKED + b"384\r\n" + BODY + b"\r\n0\r\n\r\n",),
+    "/until_closed": (HEAD + b"\r\n" + BODY,),
+    "/large": (HEAD + b"Content-Length: 1000000000000\r\n\r\n",),
+    "/endless": (HEAD + b"\r\n", b"\0" * 1000),
+    "/endless_chunks": (CHUNKED, b"3e8\r\n" + b"\0" * 1000 + b"\r\n"),
+    "/large_chunk": (CHUNKED + b"fffffffffff\r\n", b"\0" * 1000),
+    "/slow": (HEAD + b"Content-Length: 900000\r\n\r\n", b"x"),
+    "/slow_chunk": (CHUNKED, b"1\r\nx\r\n"),
+    "/slow_head": (HEAD + b"X: ", b"x"),
+    "/more_heads": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "/silent": (b"", b""),
+}  # fmt: skip
+
+
+class Rude(StreamRequestHandler):
+    """Sends what the path asks for, its second part for as long as somebody listens."""
+
+    def handle(self):
+        path = self.rfile.readline().split()[1].decode()
+        while self.rfile.readline().strip():
+            pass
+        first, *more = ANSWERS[path]
+        try:
+            self.wfile.write(first)
+            while more and not RudeServer.stopped.wait(0 if len(more[0]) > 900 else 0.02):
+                self.wfile.write(more[0])
+        except OSError:  # it has seen enough
+            pass
+
+
+class RudeServer(ThreadingTCPServer):
+    daemon_threads = True
+    block_on_close = False
+    stopped = threading.Event()
+
+
+@pytest.fixture(scope="module")
+def rude():
+    with RudeServer(("127.0.0.1", 0), Rude) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        RudeServer.stopped.set()
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("path", "result"),
+    [
+        ("none", "connection"),
+        ("garbage", "bad_answer"),
+        ("long_line", "bad_answer"),
+        ("many_headers", "bad_answer"),
+        ("half_a_head", b""),
+        ("bad_length", BODY),
+        ("short", "cut_off"),
+        ("short_chunk", "cut_off"),
+        ("no_chunk", "cut_off"),
+        ("chunked", BODY),
+        ("until_closed", BODY),
+    ],
+)
+def test_answers_of_all_kinds_are_read_or_have_a_reason(rude, path, result):
+    assert fetched(f"http://{rude}/{path}", rude, retries=0) == result
+
+
+@pytest.mark.parametrize("path", ["large", "endless", "endless_chunks", "large_chunk"])
+def test_no_more_bytes_are_taken_than_were_allowed(rude, path):
+    assert fetched(f"http://{rude}/{path}", rude, max_bytes=50_000) == "too_large"
+
+
+@pytest.mark.parametrize("path", ["/chunked", "/until_closed"])
+def test_as_many_bytes_as_are_allowed_are_taken(rude, path):
+    assert fetched(f"http://{rude}{path}", rude, max_bytes=len(BODY)) == BODY
+    assert fetched(f"http://{rude}{path}", rude, max_bytes=len(BODY) - 1) == "too_large"
+
+
+@pytest.mark.parametrize("path", ["slow", "slow_chunk", "slow_head", "more_heads", "silent"])
+def test_what_comes_in_drops_ends_with_the_seconds_for_all_of_it(rude, path):
+    settings = {"max_seconds": 0.3, "timeout": PATIENCE, "retries": 0}
+    assert fetched(f"http://{rude}/{path}", rude, **settings) == "timeout"
+
+
+@contextmanager
+def serving_tls(folder, name):
+    """A server with a certificate for a name, and the certificate's file."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-keyout", key, "-out", certificate, "-days", "2", "-subj", f"/CN={name}",
+         "-addext", f"subjectAltName=DNS:{name}"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(BODY)
+
+        def log_message(self, *_):
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, certificate
+        server.shutdown()
+
+
+def test_a_certificate_is_compared_with_the_name_and_not_the_address(tmp_path, monkeypatch):
+    with serving_tls(tmp_path, "localhost") as (port, certificate):
+        assert fetched(f"https://localhost:{port}/", "localhost") == "bad_certificate"  # untrusted
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert fetched(f"https://localhost:{port}/", "localhost") == BODY
+        assert fetched(f"https://127.0.0.1:{port}/", "127.0.0.1") == "bad_certificate"
+        assert fetched(f"https://localhost:{port}/") == "private_address"
+        assert fetched(f"http://localhost:{port}/", "localhost") == "connection"

@@ -1,0 +1,1 @@
+"""What all work on shards and records stands on: contracts, settings, storage, streams, counts."""

@@ -1,0 +1,308 @@
+"""The settings of each kind of work, validated: what a configuration file may say of it.
+
+A field's description is its documentation: ``--help`` and ``docs/configuration.md`` are made
+from these. Unknown keys are refused, so that a misspelt setting is an error and not a default.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from collections.abc import Callable, Iterable
+from glob import escape, glob
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WrapValidator,
+)
+
+from workers.base.credentials import shown
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+#: The name of a crawler at the start of its user agent, or where those that call themselves
+#: Mozilla have it. What goes on in a digit or a dot is another name, and not a valid one.
+_PRODUCT_TOKEN = re.compile(r"(?:(?i:Mozilla)/.*?\(compatible; *)?([A-Za-z_-]++)(?![\w.])")
+
+
+def product_token(text: str) -> str | None:
+    """The product token of a user agent in lower case, None if there is no valid one.
+
+    It is what robots.txt and X-Robots-Tag address a crawler by (RFC 9309, section 2.2.1): letters,
+    "_" and "-". The same holds for what they say, where people write whole user agents, too.
+    """
+    match = _PRODUCT_TOKEN.match(text.strip())
+    token = match[1].lower() if match else None
+    return token if token != "mozilla" else None  # that is no crawler's name
+
+
+def _addressable(user_agent: str) -> str:
+    if not product_token(user_agent):
+        raise ValueError(
+            "robots.txt can only address a crawler whose user agent begins with a name of "
+            "letters, - and _: write it as `birds-research (+https://birds.example/bot)`"
+        )
+    if not (user_agent.isascii() and user_agent.isprintable()):
+        raise ValueError("a user agent is one line of ASCII")
+    return user_agent
+
+
+#: What goes into the User-Agent header.
+UserAgent = Annotated[str, AfterValidator(_addressable)]
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[^\s/@]+", text):
+        raise ValueError(f"{text!r} is no host; write it as HOST or HOST:PORT")
+    return text
+
+
+def _web_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]\S*", text):
+        raise ValueError(
+            f"{shown(text)!r} is no address of the web; write it as https://a.example/"
+        )
+    return text
+
+
+#: HOST or HOST:PORT.
+Host = Annotated[str, AfterValidator(_host)]
+WebUrl = Annotated[str, AfterValidator(_web_url)]
+
+
+#: The name of a folder in ``file://NAME/PATH``.
+RootName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+
+
+class ShellText(str):
+    """Text of the command line, where relative paths are relative to the working directory."""
+
+    __slots__ = ()
+
+
+def located(value: Any, check: Callable[[Any], str], info: ValidationInfo) -> str:
+    """A path made absolute, where a file or the command line has told what it is relative to."""
+    text, context = check(value), info.context or {}
+    if not text:
+        raise ValueError("an empty name names no file")
+    if "folder" not in context or text.startswith(("package:", "{run_dir}")) or "://" in text:
+        return text
+    try:
+        path = local_path(text)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from error
+    return str((Path.cwd() if isinstance(value, ShellText) else context["folder"]) / path)
+
+
+#: A path or glob, ``package:NAME/FILE`` or an fsspec URL. Validated with a context that has a
+#: ``folder``, a relative one becomes absolute.
+FileName = Annotated[str, WrapValidator(located)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    #: Fields that change how fast and how often the work is done and never its output.
+    TUNING: ClassVar[frozenset[str]] = frozenset()
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that the output depends on, as plain data; a shard's key covers these."""
+        return self.model_dump(mode="json", exclude=set(self.TUNING))
+
+
+class CrawlSettings(Settings):
+    """Fetch pages, politely, into WARC files: one file a seed host."""
+
+    TUNING: ClassVar[frozenset[str]] = frozenset(
+        {"requests_per_host", "delay", "retry_pause", "max_unreachable"}
+    )
+
+    seeds: tuple[str, ...] = Field(
+        default=(),
+        description="URLs to start from; only pages of the seeds' own hosts are read, http and "
+        "https of a host by one crawler",
+    )
+    max_depth: int = Field(default=5, ge=0, description="links followed away from a seed")
+    max_pages_per_host: int = Field(default=100_000, ge=1, description="pages read from one host")
+    requests_per_host: int = Field(default=2, ge=1, description="connections to a host at a time")
+    delay: float = Field(default=0.0, ge=0.0, description="seconds between requests to a host")
+    timeout: float = Field(default=30.0, gt=0.0, description="seconds for one page, in all")
+    retries: int = Field(default=2, ge=0, description="further tries after a passing failure")
+    retry_pause: float = Field(
+        default=2.0, ge=0.0, description="seconds, at most, before the first of these; doubles"
+    )
+    max_unreachable: Share = Field(
+        default=0.3,
+        description="share of a host's pages that may have failed for a passing reason "
+        "(connection, timeout, dns, truncated, robots_unreachable, http_408, http_429, http_5xx); "
+        "above it the host counts as away: the run ends with exit code 3, a rerun crawls it again",
+    )
+    max_page_bytes: int = Field(default=10_000_000, ge=1, description="larger pages are refused")
+    user_agent: UserAgent = Field(
+        default="clip-from-scratch",
+        description="who we say we are: a name of letters, - and _, which is what robots.txt calls "
+        "us by; add a URL or an address where you can be reached",
+    )
+    allow_private_hosts: tuple[Host, ...] = Field(
+        default=(),
+        description="hosts (HOST or HOST:PORT) that may resolve to a loopback or private "
+        "address; every other one must be on the public internet",
+    )
+
+
+class DownloadSettings(Settings):
+    """img2dataset's settings for a shard of pairs."""
+
+    TUNING: ClassVar[frozenset[str]] = frozenset({"threads", "max_unreachable", "reruns"})
+
+    threads: int = Field(default=32, ge=1, description="downloads at a time in one task")
+    timeout: float = Field(default=10.0, gt=0.0, description="seconds without any answer")
+    max_seconds: float = Field(
+        default=60.0, gt=0.0, description="seconds for one try at a picture, redirects and all"
+    )
+    max_bytes: int = Field(
+        default=64 * 2**20,
+        ge=1,
+        description="larger pictures are refused, files of this machine too",
+    )
+    retries: int = Field(default=1, ge=0, description="further tries after a passing failure")
+    max_unreachable: Share = Field(
+        default=0.3,
+        description="share of a shard's pictures that may have failed for a passing reason "
+        "(connection, timeout, unknown_host, cut_off, http_408, http_429, http_5xx); above it the "
+        "run ends with exit code 3, and a rerun tries them again",
+    )
+    reruns: int = Field(
+        default=2,
+        ge=0,
+        description="how many reruns try such pictures again where they are fewer; final failures "
+        "are never tried again",
+    )
+    image_size: int = Field(default=256, ge=1, description="pixels, as resize_mode uses them")
+    resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
+        default="keep_ratio", description="img2dataset's resize_mode; keep_ratio: shorter side"
+    )
+    resize_only_if_bigger: bool = Field(default=True, description="never enlarge a picture")
+    jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the stored pictures")
+    min_image_size: int = Field(default=0, ge=0, description="shorter side, px; smaller: rejected")
+    max_aspect_ratio: float = Field(default=5.0, ge=1.0, description="longer / shorter side")
+    user_agent: UserAgent = Field(
+        default="clip-from-scratch", description="added to img2dataset's own"
+    )
+    allow_private_hosts: tuple[Host, ...] = Field(
+        default=(),
+        description="hosts (HOST or HOST:PORT) that may resolve to a loopback or private "
+        "address, for pictures of your own network; every other one must be on the public internet",
+    )
+    local_roots: dict[RootName, FileName] = Field(
+        default_factory=dict,
+        description="folders of this machine, by name, whose pictures may be read: lists and "
+        "HTML pages that lie in one may refer to files in it (docs/inputs.md); {}: none",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Where a root lies is no part of it: what is in it counts, by its name."""
+        identity = super().identity()
+        roots = identity.pop("local_roots")
+        return identity | ({"local_roots": sorted(roots)} if roots else {})
+
+
+#: Byte order marks, with which Windows writes; those of UTF-32 before those that they begin with.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with their mark.
+
+    Raises OSError, and ValueError, saying where and what to do.
+    """
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise _no_text(content[: error.start], encoding) from error
+    if "\0" in text:
+        raise _no_text(text[: text.index("\0")].encode(encoding), encoding)
+    return text
+
+
+def _no_text(before: bytes, encoding: str) -> ValueError:
+    lines = before.decode(encoding, "replace").split("\n")
+    place = f"line {len(lines)}, character {len(lines[-1]) + 1}"
+    return ValueError(f"{place}: this is no text in {encoding.upper()}; save the file as UTF-8")
+
+
+def local_path(text: str) -> Path:
+    """A path, ``~`` and ``~USER`` put in full; FileNotFoundError for a user that there is not."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{text}: there is no such user here") from error
+
+
+def resolve_path(text: str) -> Path:
+    """A path as a configuration writes it; ``package:NAME/FILE`` is a file in a package.
+
+    Raises FileNotFoundError with what to install when the package is not there.
+    """
+    if not text.startswith("package:"):
+        return local_path(text)
+    from importlib.util import find_spec
+
+    name, _, inside = text.removeprefix("package:").partition("/")
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            f"{text}: the Python package {name!r} is not installed; for the embedded sample run "
+            "`make` or `pip install -e .[sample]`"
+        )
+    return Path(spec.submodule_search_locations[0]) / inside
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path as text that can be written anywhere: bytes of it that are no UTF-8 as \\xNN."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def named_paths(pattern: str) -> list[str]:
+    """The paths that are there and that an absolute path or glob names; `**` is any folders.
+
+    A name that is there is itself, whatever signs are in it: only what follows is a pattern.
+    """
+    there, rest = Path("/"), list(Path(pattern).parts[1:])
+    while rest and (there / rest[0]).exists():
+        there /= rest.pop(0)
+    return glob(f"{escape(str(there))}/{'/'.join(rest)}", recursive=True) if rest else [str(there)]  # noqa: PTH207
+
+
+def find_files(patterns: Iterable[str]) -> list[Path]:
+    """The files that paths and globs (``package:`` ones too) name: absolute, sorted, each once.
+
+    Raises FileNotFoundError for a pattern that names no file.
+    """
+    found: set[Path] = set()
+    for pattern in patterns:
+        matches = map(Path, named_paths(str(resolve_path(pattern).absolute())))
+        files = [match for match in matches if match.is_file()]
+        if not files:
+            raise FileNotFoundError(f"there is no file {pattern}")
+        found.update(files)
+    return sorted(found)

@@ -1,0 +1,174 @@
+"""Download: a shard of pairs to a shard of pictures, by img2dataset's downloader and our fetching.
+
+img2dataset writes its rows in the order in which the downloads end, failed ones among them.
+Here the rows are sorted by ``pair_id``, failed ones are kept in a table with their reasons, and a
+row that img2dataset has lost is found out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from workers.base.contracts import IMAGES, WITHOUT_PICTURE
+from workers.base.failures import is_passing
+from workers.base.settings import DownloadSettings
+from workers.base.storage import write_table
+from workers.base.tally import Tally
+from workers.fetch import picture_fetch
+from workers.fetch.img2dataset_parts import img2dataset_parts
+from workers.fetch.picture_fetch import PictureFetcher
+
+#: The columns that img2dataset is given and hands on.
+COLUMNS = ["pair_id", "url", "caption"]
+
+#: Digits of the shard's number in img2dataset's keys.
+OOM_SHARDS = 5
+
+#: What its resizing says of pictures that we do not want; the rest of its texts are OpenCV's.
+REJECTIONS = {
+    "image too small": "too_small",
+    "image area too large": "too_large",
+    "aspect ratio too large": "aspect_ratio",
+}
+#: The texts of `ImageError`.
+NO_IMAGE = re.compile(r"^(?:not an image|truncated|broken): ")
+TOO_LARGE = re.compile(r"^too large: ")
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """What a download writes, and what a further attempt goes on from."""
+
+    pictures: Path  # the columns of ``contracts.IMAGES``
+    without: Path  # those of ``contracts.WITHOUT_PICTURE``
+
+
+def download_shard(
+    pairs: Path, out: ShardFiles, settings: DownloadSettings, before: ShardFiles | None = None
+) -> dict[str, Tally]:
+    """Download the pictures of a shard of pairs.
+
+    Args:
+        pairs: Parquet file with the columns of ``contracts.PAIRS``.
+        out: files to write. They do not depend on the attempt at which a picture came.
+        before: files of the attempt before this one. What it has or has given up is kept; only
+            what failed for a passing reason is asked for again.
+
+    Returns:
+        The account of the pictures: every pair is kept, rejected or failed.
+    """
+    asked = pq.read_table(pairs, columns=COLUMNS)
+    pictures, without = IMAGES.empty_table(), WITHOUT_PICTURE.empty_table()
+    to_ask = asked
+    if before:
+        pictures, without = pq.read_table(before.pictures), pq.read_table(before.without)
+        passing = pa.array(map(is_passing, without["reason"].to_pylist()), pa.bool_())
+        to_ask = _rows_of(asked, without.filter(passing))
+        without = without.filter(pc.invert(passing))
+    with tempfile.TemporaryDirectory(dir=out.pictures.parent) as scratch:
+        results = _run_img2dataset(to_ask, Path(scratch), settings)
+    good = results.filter(pc.equal(results["status"], "success")).select(IMAGES.names).cast(IMAGES)
+    pictures = pa.concat_tables([pictures, good]).sort_by("pair_id")
+    without = pa.concat_tables([without, _without_picture(to_ask, results)]).sort_by("pair_id")
+    write_table(_with_keys(pictures, asked, _shard_id(out.pictures)), out.pictures)
+    write_table(without, out.without)
+    return {"images": _account(pictures, without)}
+
+
+def _rows_of(asked: pa.Table, some: pa.Table) -> pa.Table:
+    return asked.filter(pc.is_in(asked["pair_id"], value_set=some["pair_id"].combine_chunks()))
+
+
+def _account(pictures: pa.Table, without: pa.Table) -> Tally:
+    tally = Tally()
+    tally.keep(pictures.num_rows)
+    for row in without.to_pylist():
+        drop = tally.reject if row.pop("rejected") else tally.fail
+        drop(row.pop("reason"), row["pair_id"], row)
+    return tally
+
+
+def _with_keys(pictures: pa.Table, asked: pa.Table, shard_id: int) -> pa.Table:
+    """The keys that img2dataset gives when it is asked for all the pairs of a shard at once."""
+    digits = math.ceil(math.log10(max(1, asked.num_rows)))
+    places = pc.index_in(pictures["pair_id"], value_set=asked["pair_id"].combine_chunks())
+    keys = [f"{10**digits * shard_id + n:0{digits + OOM_SHARDS}d}" for n in places.to_pylist()]
+    at = IMAGES.get_field_index("key")
+    return pictures.set_column(at, IMAGES.field(at), pa.array(keys, pa.string()))
+
+
+def _shard_id(out: Path) -> int:
+    return int(out.stem) if out.stem.isdigit() else 0
+
+
+def _run_img2dataset(asked: pa.Table, scratch: Path, settings: DownloadSettings) -> pa.Table:
+    """What img2dataset makes of the rows: one row each, with status, error and JPEG bytes."""
+    parts = img2dataset_parts()
+    parts.downloader.download_image_with_retry = PictureFetcher(settings).img2dataset_fetch
+    source = scratch / "pairs.feather"
+    with pa.ipc.new_file(source, asked.schema) as writer:
+        writer.write_table(asked)
+    downloader = parts.Downloader(
+        sample_writer_class=parts.ParquetSampleWriter,
+        resizer=parts.Resizer(
+            image_size=settings.image_size,
+            resize_mode=settings.resize_mode,
+            resize_only_if_bigger=settings.resize_only_if_bigger,
+            encode_quality=settings.jpeg_quality,
+            min_image_size=settings.min_image_size,
+            max_aspect_ratio=settings.max_aspect_ratio,
+        ),
+        thread_count=settings.threads,
+        save_caption=False,
+        extract_exif=False,
+        output_folder=str(scratch),
+        column_list=COLUMNS,
+        timeout=None,  # this and what else is about fetching: PictureFetcher has it
+        number_sample_per_shard=max(1, asked.num_rows),
+        oom_shard_count=OOM_SHARDS,
+        compute_hash="sha256",
+        verify_hash_type=None,
+        encode_format="jpg",
+        retries=0,
+        user_agent_token=None,
+        disallowed_header_directives=None,
+    )
+    downloader.download_shard((0, str(source)))
+    return pq.read_table(scratch / "00000.parquet")
+
+
+def _without_picture(asked: pa.Table, results: pa.Table) -> pa.Table:
+    """The rows that did not become a picture, and why.
+
+    img2dataset prints an error of its own handling of a row and goes on without it: such a row is
+    lost.
+    """
+    bad = results.filter(pc.not_equal(results["status"], "success"))
+    answered = pc.is_in(asked["pair_id"], value_set=results["pair_id"].combine_chunks())
+    rows = bad.select([*COLUMNS, "status", "error_message"]).to_pylist()
+    for row in rows:
+        why = _rejection_or_failure(row.pop("status"), row["error_message"])
+        row["reason"], row["rejected"] = why
+    for row in asked.filter(pc.invert(answered)).to_pylist():
+        rows.append({**row, "rejected": False, "reason": "lost_by_img2dataset"})
+    return pa.Table.from_pylist(rows, schema=WITHOUT_PICTURE)
+
+
+def _rejection_or_failure(status: str, text: str) -> tuple[str, bool]:
+    """The reason for a row without a picture, and whether it is a rejection."""
+    if status == "failed_to_download":  # "REASON: text", of ``picture_fetch``
+        reason = text.partition(":")[0]
+        return reason, reason in picture_fetch.REJECTIONS
+    if text in REJECTIONS:
+        return REJECTIONS[text], True
+    if TOO_LARGE.search(text):
+        return "too_large", False
+    return ("not_an_image" if NO_IMAGE.search(text) else "other"), False
