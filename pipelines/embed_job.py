@@ -103,7 +103,9 @@ class Job:
             "version": Embeddings.version,
             "layout": LAYOUT,
             "settings": content.identity,
-            "files": [*content.published, *(file_hash(path) for path in content.files)],
+            "files": {
+                name: [file_hash(path) for path in paths] for name, paths in content.files.items()
+            },
             "input": self.source.model_dump(),
         }
 
@@ -276,7 +278,7 @@ def _shard(path: Path, settings_digest: str, moved: Mapping[str, str]) -> Shard:
     status = path.stat()
     key = digest([settings_digest, [path.name, status.st_size, status.st_mtime_ns]])
     name = f"{_stem(path)}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:PATH_DIGITS]}"
-    return Shard(moved.get(key, name), key, (str(path),), made_of=printable(path))
+    return Shard(moved.get(key, name), key, {"images": (path,)}, made_of=printable(path))
 
 
 def _stem(path: Path) -> str:

@@ -82,6 +82,7 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
         rows={kind: tally.counts() for kind, tally in tallies.items()},
         outputs=outputs,
         seconds=round(time.monotonic() - started, 3),
+        ended=round(time.time(), 3),
         attempt=shard.attempt,
         made_of=shard.made_of,
     )
@@ -166,7 +167,12 @@ def error_of(action: Callable[[], object]) -> str | None:
 
 def _damage_of(shard: Shard) -> str:
     """What of a failed shard's input is to blame for it, a line each."""
-    lines = [f"{path} is not a whole Parquet file" for path in shard.inputs if _is_broken(path)]
+    lines = [
+        f"{path} is not a whole Parquet file"
+        for paths in shard.files.values()
+        for path in paths
+        if _is_broken(path)
+    ]
     if not shard.verify:
         try:
             check_sources(shard.sources)
@@ -175,9 +181,9 @@ def _damage_of(shard: Shard) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _is_broken(path: str) -> bool:
+def _is_broken(path: Path) -> bool:
     """Whether the footer of a Parquet file does not parse."""
-    if not (path.endswith(".parquet") and Path(path).is_file()):
+    if not (path.suffix == ".parquet" and path.is_file()):
         return False
     try:
         pq.read_metadata(path)

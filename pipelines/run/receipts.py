@@ -70,18 +70,27 @@ class Source:
     content: str | None = None  # stands for it in a key; none: the sha256
 
 
+#: Files by what they are to a piece of work: `{"pairs": (PATH,)}`.
+Files = Mapping[str, tuple[Path, ...]]
+
+
 @dataclass(frozen=True)
 class Shard:
     """One piece of a stage's work."""
 
     name: str  # names its receipt and, where there is one, its output file
     key: str  # hash of the inputs' content, of the settings and of the code's version
-    inputs: tuple[str, ...] = ()  # paths that it reads
-    values: tuple[str, ...] = ()  # other input, such as the URLs of a crawl
-    sources: tuple[Source, ...] = ()  # the inputs again, where their content was hashed
+    files: Files = field(default_factory=dict)  # that it reads, by what they are to it
+    values: Mapping[str, Any] = field(default_factory=dict)  # other input, such as seeds
+    sources: tuple[Source, ...] = ()  # the files again, where their content was hashed
     verify: bool = True  # whether to compare them with their hashes before they are read
     attempt: int = 1  # a receipt of an earlier one is valid, and not what is asked for
     made_of: str | None = None  # the one file from outside that gives the shard its name
+
+    def file(self, name: str) -> Path:
+        """The file of that name, where there is one alone."""
+        (path,) = self.files[name]
+        return path
 
 
 Number = Annotated[int, Field(ge=0)]
@@ -130,6 +139,7 @@ class Receipt:
     rows: Mapping[str, Annotated[Counts, AfterValidator(_balanced)]]  # by kind: pages, pairs, ...
     outputs: tuple[Output, ...]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    ended: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # seconds since 1970
     attempt: Annotated[int, Field(ge=1)] = 1  # how often the shard has been tried
     spoiled: bool = False  # a service that it needed was lost meanwhile: that attempt tells little
     made_of: str | None = None  # the file from outside, where there is one of the shard's own

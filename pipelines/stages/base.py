@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,8 @@ from pipelines.run.outages import Tolerance
 from pipelines.run.progress import Status
 from pipelines.run.receipts import Outcome, Shard, Source
 from workers.base.settings import printable
+
+NOTHING: Mapping[str, Any] = {}
 
 
 class Stage(ABC):
@@ -68,29 +70,38 @@ class Stage(ABC):
     def shard(
         self,
         name: str,
-        identity: dict[str, Any],
-        inputs: Sequence[Path] = (),
-        values: Sequence[str] = (),
+        settings: Mapping[str, Any],
+        files: Mapping[str, Sequence[Path]] = NOTHING,
+        values: Mapping[str, Any] = NOTHING,
     ) -> Shard:
         """A shard whose key covers what its output depends on.
 
         Args:
-            identity: the settings that the output depends on.
-            inputs: files it reads; their content counts, not their names.
-            values: other input.
+            settings: those that the output depends on.
+            files: what it reads, by what it is; the content counts, not the files' names.
+            values: other input, plain data.
         """
-        sources = tuple(map(self._source, inputs))
+        sources = {name: tuple(map(self._source, paths)) for name, paths in files.items()}
         key = digest(
             {
                 "stage": self.name,
                 "version": self.version,
-                "settings": identity,
-                "inputs": [source.content or source.sha256 for source in sources],
-                "values": list(values),
+                "settings": settings,
+                "files": {
+                    name: [source.content or source.sha256 for source in some]
+                    for name, some in sources.items()
+                },
+                "values": values,
             }
         )
-        verify = self.run.config.verify_inputs
-        return Shard(name, key, tuple(map(str, inputs)), tuple(values), sources, verify)
+        return Shard(
+            name,
+            key,
+            {name: tuple(paths) for name, paths in files.items()},
+            values,
+            tuple(source for some in sources.values() for source in some),
+            self.run.config.verify_inputs,
+        )
 
     def _source(self, path: Path) -> Source:
         """A file with its sha256: of another stage's output, as its receipt says it."""

@@ -22,7 +22,7 @@ class Dataset(Stage):
             self.shard(
                 path.stem,
                 {},
-                [self.folder.parent / stage / path.name for stage in self.reads],
+                {stage: [self.folder.parent / stage / path.name] for stage in self.reads},
             )
             for path in self.run.outputs("embeddings")
         ]
@@ -36,5 +36,5 @@ def assemble(shard: Shard, out: Path) -> dict[str, Tally]:
     from workers.selection.assemble import assemble_shard
     from workers.selection.select import EmbeddedShard
 
-    selection, *files = map(Path, shard.inputs)
-    return assemble_shard(EmbeddedShard(*files), selection, out / f"{shard.name}.parquet")
+    embedded = EmbeddedShard(*map(shard.file, ("embeddings", "images", "pairs")))
+    return assemble_shard(embedded, shard.file("selection"), out / f"{shard.name}.parquet")

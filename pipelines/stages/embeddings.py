@@ -13,7 +13,7 @@ from pipelines.run.config import ConfigError, RaySettings
 from pipelines.run.engines import Actors, in_ray_actors
 from pipelines.run.precision import check_precision, decided, on_record, precision_of
 from pipelines.run.progress import Status
-from pipelines.run.receipts import Outcome, Shard
+from pipelines.run.receipts import Files, Outcome, Shard
 from pipelines.run.references import check_embeddings
 from pipelines.stages.base import Stage
 from pipelines.training.checkpoints import architecture, checkpoint_inputs, is_file
@@ -58,7 +58,7 @@ class Embeddings(Stage):
     def _shards(self, settings: EmbedSettings) -> list[Shard]:
         content = content_of(settings)
         return [
-            self.shard(path.stem, content.identity, [path, *content.files], content.published)
+            self.shard(path.stem, content.identity, {"images": [path], **content.files})
             for path in self.run.outputs("images")
         ]
 
@@ -100,7 +100,7 @@ def embed_in_actors(
 
 @dataclass(frozen=True)
 class Embed:
-    """The work on a shard, whose first input is the file."""
+    """The work on a shard: a file of pictures."""
 
     settings: EmbedSettings
     source: InputSettings = BOTH_PARTS
@@ -117,7 +117,7 @@ class Embed:
         return self.embedder.meter.activity() if loaded else Activity()
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        path = Path(shard.inputs[0])
+        path = shard.file("images")
         return self.embedder.embed_shard(path, out / f"{shard.name}.parquet", self.source)
 
 
@@ -126,8 +126,7 @@ class Content:
     """What embeddings depend on beside the pictures."""
 
     identity: dict[str, Any]  # plain settings
-    files: list[Path]  # their content counts, not their names
-    published: list[str]  # what stands for a published model's content
+    files: Files  # their content counts, not their names
 
 
 def content_of(settings: EmbedSettings) -> Content:
@@ -138,7 +137,8 @@ def content_of(settings: EmbedSettings) -> Content:
         del identity["model"]
     for head in identity["heads"].values():
         del head["path"]
-    return Content(identity, [*model, *_head_files(settings)], list(published))
+    identity["published"] = published  # what stands for a published model's content
+    return Content(identity, {"model": tuple(model), "heads": tuple(_head_files(settings))})
 
 
 def _head_files(settings: EmbedSettings) -> list[Path]:

@@ -35,7 +35,9 @@ class Images(Stage):
 
     def plan(self) -> list[Shard]:
         identity = self.run.config.images.identity()
-        return [self.shard(path.stem, identity, [path]) for path in self.run.outputs("pairs")]
+        return [
+            self.shard(path.stem, identity, {"pairs": [path]}) for path in self.run.outputs("pairs")
+        ]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
@@ -53,5 +55,5 @@ class Download:
         name = f"{shard.name}.parquet"
         new = ShardFiles(out / name, out / Side.TABLES / name)
         old = ShardFiles(self.folder / name, Side.TABLES.of(self.folder) / name)
-        (pairs,) = map(Path, shard.inputs)
+        pairs = shard.file("pairs")
         return download_shard(pairs, new, self.settings, old if shard.attempt > 1 else None)

@@ -47,8 +47,8 @@ class Model(Stage):
             del identity["start_from"]  # its content counts, not its name
         start, published = checkpoint_inputs(settings.start_from, "model.start_from")
         dataset = self.run.outputs("dataset")
-        values = [str(len(dataset)), *published]
-        return [self.shard("all", identity, [*dataset, *start], values)]
+        files = {"dataset": dataset, "start": start}
+        return [self.shard("all", identity | {"published": published}, files)]
 
     def status(self) -> Status:
         for file in Side.SCRATCH.of(self.folder).glob(f"*/{PROGRESS}"):
@@ -83,11 +83,10 @@ class TrainOnRay:
         import ray.train
         from ray.train.torch import TorchTrainer
 
-        dataset = shard.inputs[: int(shard.values[0])]
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={
-                "shards": dataset,
+                "shards": list(map(str, shard.files["dataset"])),
                 "settings": self.settings.model_dump(),
                 "seed": self.seed,
                 "out": str(out),

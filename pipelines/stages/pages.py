@@ -54,7 +54,11 @@ class Pages(Stage):
         identity = settings.identity()
         del identity["seeds"]
         return [
-            self.shard(host.replace(":", "_"), identity, values=[host, *sorted(hosts[host])])
+            self.shard(
+                host.replace(":", "_"),
+                identity,
+                values={"host": host, "seeds": sorted(hosts[host])},
+            )
             for host in sorted(hosts)
         ]
 
@@ -77,5 +81,4 @@ class Crawl:
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from workers.crawl.host import crawl_host
 
-        host, *seeds = shard.values
-        return crawl_host(host, seeds, out, self.settings)
+        return crawl_host(shard.values["host"], shard.values["seeds"], out, self.settings)

@@ -73,7 +73,8 @@ class Pairs(Stage):
             versions = [version for source in inputs for version in _versions(source)]
         except OSError as error:
             raise ConfigError(f"pairs.inputs: {error}") from error
-        shard = self.shard("all", identity, [*self.run.outputs("queries"), *files], versions)
+        named = {"queries": self.run.outputs("queries"), "inputs": files}
+        shard = self.shard("all", identity, named, {"versions": versions})
         return [shard] if inputs else []
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:

@@ -61,23 +61,22 @@ class Queries(Stage):
         if settings is None:
             return []
         identity = settings.identity()
-        for named in ("dumps", "views", "wordnet", "list"):
-            del identity[named]  # their content counts, and stands in the key already
+        for setting in ("dumps", "views", "wordnet", "list"):
+            del identity[setting]  # their content counts, and stands in the key already
         if settings.list:
             own = named_files([settings.list], "queries.list")
             identity = {name: identity[name] for name in ("lower_case", "max_queries")}
             identity["list"] = [path.suffix for path in own]  # which says how it is read
-            return [self.shard("all", identity, own)]
+            return [self.shard("all", identity, {"list": own})]
         files = self.files(settings)
         local = [Path(dump) for dump in files.dumps if not is_remote(dump)]
         remote = [dump for dump in files.dumps if is_remote(dump)]
-        counts = [str(len(local)), str(len(files.views))]  # which file is what
         if remote:  # it is not read twice: the version that its store tells stands for it
             identity["remote"] = _versions(remote)
-        inputs = [*local, *files.views, *files.synsets]
-        shard = self.shard("all", identity, inputs, values=[*counts, *map(shown, remote)])
+        named = {"dumps": local, "views": files.views, "synsets": files.synsets}
+        shard = self.shard("all", identity, named, {"remote_dumps": list(map(shown, remote))})
         # The key is the same however a URL is signed; the work needs the signature.
-        return [replace(shard, values=(*counts, *remote))]
+        return [replace(shard, values={"remote_dumps": remote})]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         assert self.settings is not None  # else there are no shards
@@ -110,19 +109,17 @@ class BuildQueries:
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from query_builder.build import build_queries
 
-        paths = [Path(path) for path in shard.inputs]
         if self.settings.list:
             from query_builder.own_list import build_list
 
-            return build_list(paths, out, self.settings)
-        dumps, views = map(int, shard.values[:2])
+            return build_list(shard.files["list"], out, self.settings)
         return build_queries(
-            [*paths[:dumps], *shard.values[2:]],
+            [*shard.files["dumps"], *shard.values["remote_dumps"]],
             out,
             self.settings,
             self.beam_options,
-            views=paths[dumps : dumps + views],
-            synsets=paths[dumps + views :],
+            views=shard.files["views"],
+            synsets=shard.files["synsets"],
         )
 
 

@@ -37,8 +37,8 @@ class Scores(Stage):
         start, published = checkpoint_inputs(config.model.start_from, "model.start_from")
         trained = self.folder.parent / "model" / CHECKPOINT
         dataset = self.run.outputs("dataset")
-        values = [str(len(dataset)), *published]
-        return [self.shard("all", identity, [trained, *dataset, *start], values)]
+        files = {"trained": [trained], "dataset": dataset, "start": start}
+        return [self.shard("all", identity | {"published": published}, files)]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         return in_process(ScoreModels(self.run.config), shards, self.folder)
@@ -52,16 +52,16 @@ class ScoreModels:
         from pipelines.evaluation.scoring import score_models
         from pipelines.training.held_out import read_examples
 
-        trained, *files = map(Path, shard.inputs)
-        dataset = files[: int(shard.values[0])]
         tally = Tally()
         held_out = self.config.model.held_out
         examples = list(
-            read_examples(dataset, self.config.seed, held_out, held_out=True, tally=tally)
+            read_examples(
+                shard.files["dataset"], self.config.seed, held_out, held_out=True, tally=tally
+            )
         )
         start = self.config.model.start_from
         name = Path(start).name if is_file(start) else start  # the same wherever it lies
-        models = {f"start: {name}": start, "trained": str(trained)}
+        models = {f"start: {name}": start, "trained": str(shard.file("trained"))}
         if examples:  # else the stage has kept nothing, and its gate says so
             write_json(score_models(models, examples, self.config.scores), out / "scores.json")
         return {"pairs": tally}

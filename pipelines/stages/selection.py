@@ -52,13 +52,16 @@ class Selection(Stage):
 
     def plan(self) -> list[Shard]:
         files = files_of_shards(self.run)
+        if not files:
+            return []
         identity = self.run.config.selection.identity() | {"seed": self.run.config.seed}
         references = self.references()
         for step, some in zip(identity["steps"], references, strict=True):
             if "embeddings" in step:  # their content counts, and which step they are for
                 step["embeddings"] = len(some)
-        inputs = [path for some in (*files, *references) for path in some]
-        return [self.shard("all", identity, inputs, [str(len(files))])] if files else []
+        named = dict(zip(self.reads, zip(*files, strict=True), strict=True))
+        named["references"] = tuple(path for some in references for path in some)
+        return [self.shard("all", identity, named)]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         return in_process(
@@ -87,6 +90,5 @@ class Select:
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from workers.selection.select import EmbeddedShard, select
 
-        paths = list(map(Path, shard.inputs))
-        files = [paths[3 * i : 3 * i + 3] for i in range(int(shard.values[0]))]
+        files = zip(*(shard.files[stage] for stage in Selection.reads), strict=True)
         return select([EmbeddedShard(*three) for three in files], out, self.settings, self.seed)

@@ -321,12 +321,13 @@ def reader(folder):
     outside = folder.parent / "model.pt"
     outside.write_bytes(b"weights")
     sources = (*Ledger(folder).sources(), Source(outside, file_hash(outside)))
-    return Shard("a", "k", tuple(str(source.path) for source in sources), (), sources)
+    files = {"rows": tuple(source.path for source in sources)}
+    return Shard("a", "k", files, {}, sources)
 
 
 def read_rows(shard, out):
     """Work that does not notice a byte."""
-    (out / "copy.txt").write_bytes(Path(shard.inputs[0]).read_bytes())
+    (out / "copy.txt").write_bytes(shard.files["rows"][0].read_bytes())
     return {"rows": Tally()}
 
 
@@ -363,7 +364,7 @@ def test_a_file_that_is_gone_is_damaged(folder, reader):
 
 
 def read_footer(shard, out):
-    pq.read_metadata(shard.inputs[0])
+    pq.read_metadata(shard.files["rows"][0])
     return {"rows": Tally()}
 
 

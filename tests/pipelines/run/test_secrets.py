@@ -74,7 +74,9 @@ def test_a_shard_has_the_same_key_however_its_inputs_are_signed(tmp_path):
             "queries": {"dumps": [f"http://{web.host}/dump.xml?X-Amz-Signature={signature}"]},
         }
         (shard,) = Plan.of(STAGES["queries"](Run(Config.model_validate(tree), tmp_path))).todo
-        assert shard.values[-1].endswith(signature), "the work must be able to open it"
+        assert shard.values["remote_dumps"][0].endswith(signature), (
+            "the work must be able to open it"
+        )
         return shard.key
 
     with serving({f"/dump.xml?X-Amz-Signature={n}": Answer(DUMP.encode()) for n in "12"}) as web:

@@ -23,7 +23,7 @@ def test_one_host_is_one_shard_however_it_is_written(tmp_path):
         *("http://example.com:8080/", "http://[::1]:80/"),
     ]
     shards = stage(tmp_path, seeds).plan()
-    assert {shard.name: shard.values for shard in shards} == {
+    assert {shard.name: (shard.values["host"], *shard.values["seeds"]) for shard in shards} == {
         "example.com": ("example.com", "http://example.com/", "https://example.com/a"),
         "example.com_8080": ("example.com:8080", "http://example.com:8080/"),
         "[__1]": ("[::1]", "http://[::1]/"),

@@ -1,6 +1,7 @@
 """The training loop and the scores, without Ray."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -178,8 +179,8 @@ def test_a_model_whose_features_are_not_finite_has_no_score(tmp_path):
 def test_a_data_set_without_held_out_pairs_is_scored_with_nothing(shards, tmp_path):
     tree = {"name": "x", "queries": {}, "model": {"held_out": 1e-9}}
     work = ScoreModels(Config.model_validate(tree))
-    paths = ("absent.safetensors", *map(str, shards))
-    tally = work(Shard("all", "", paths, (str(len(shards)),)), tmp_path)["pairs"]
+    files = {"trained": (Path("absent.safetensors"),), "dataset": tuple(shards)}
+    tally = work(Shard("all", "", files), tmp_path)["pairs"]
     assert tally.counts() == {
         **{"in": 60, "kept": 0, "rejected": {"for_training": 60}, "failed": {}}
     }
