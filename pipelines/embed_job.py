@@ -16,16 +16,15 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.run import log as logs
-from pipelines.run.board import Board
 from pipelines.run.config import ConfigError, Gate, RaySettings, digest
 from pipelines.run.directory import lock_folder
 from pipelines.run.engines import in_process
 from pipelines.run.gates import barren, is_met, shortfall
 from pipelines.run.precision import check_precision, decided, precision_of
-from pipelines.run.progress import Progress, Status
+from pipelines.run.progress import Progress, Reporter
 from pipelines.run.receipts import Ledger, Outcome, Receipt, Shard, Side, StageTotals, first_problem
 from pipelines.run.references import check_embeddings
-from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors, status_of
+from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors
 from workers.base.credentials import shown
 from workers.base.exit_codes import ExitCode
 from workers.base.output import say
@@ -166,30 +165,25 @@ class Job:
 
     def _work(self, todo: list[Shard], total: int, ray: RaySettings | None) -> int:
         """The number of shards that failed."""
-        work, board, failures = Embed(self.settings, self.source), Board(), 0
-        outcomes = self._outcomes(work, todo, ray, board)
-        watched = board if ray else work
-
-        def status() -> Status:
-            return status_of(watched.activity())
-
-        with Progress("embed", total, total - len(todo), status) as progress:
-            for outcome in outcomes:
+        failures = 0
+        with Progress("embed", total, total - len(todo), self.shards) as progress:
+            for outcome in self._outcomes(todo, ray):
                 progress.advance(outcome)
                 if outcome.error:
                     failures += 1
                     fields = {"shard": outcome.shard, "error": outcome.error}
                     log.error("%s", outcome.failure(), extra={"fields": fields})
-        log.info(progress.line())
+            log.info(progress.line())
         return failures
 
-    def _outcomes(
-        self, work: Embed, todo: list[Shard], ray: RaySettings | None, board: Board
-    ) -> Iterator[Outcome]:
+    def _outcomes(self, todo: list[Shard], ray: RaySettings | None) -> Iterator[Outcome]:
+        work = Embed(self.settings, self.source)
         if ray is not None:
-            return embed_in_actors(work, todo, self.shards, ray, board)
+            yield from embed_in_actors(work, todo, self.shards, ray)
+            return
         load(work)  # before the first shard, so that what is wrong with it is said once
-        return in_process(work, todo, self.shards)
+        with Reporter(work.activity, self.shards, "here"):
+            yield from in_process(work, todo, self.shards)
 
     def _receipts(self, shards: Sequence[Shard]) -> list[Receipt]:
         receipts = [Ledger(self.shards).receipt(shard.name) for shard in shards]

@@ -22,7 +22,6 @@ _COMMAND_OF = {"model": ("train", "model scores"), "scores": ("evaluate", "score
 _POISON = """
 import os, signal, sys
 from pathlib import Path
-from pipelines.run.board import Board
 from pipelines.run.config import RaySettings
 from pipelines.run.engines import (
     Actors,
@@ -53,7 +52,7 @@ def outcomes(engine, folder):
     start_ray(ray)
     if engine == "tasks":
         return in_ray_tasks(Poison(), shards, folder, ray)
-    return in_ray_actors(Poison(), shards, folder, Actors(2, 1, 0, 1), Board())
+    return in_ray_actors(Poison(), shards, folder, Actors(2, 1, 0, 1))
 
 def command():
     failed = [o for o in outcomes(sys.argv[1], Path(sys.argv[2])) if o.error]

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from pipelines.run.attempts import Work, attempt, error_of, outcome_of
-from pipelines.run.board import Board, Reporter
 from pipelines.run.config import ConfigError, RaySettings
+from pipelines.run.progress import Reporter
 from pipelines.run.receipts import Ledger, Outcome, Shard
 from workers.base import supervisor
 from workers.embedding.meter import Activity
@@ -213,7 +213,7 @@ class WatchedWork(Work, Protocol):
 
 
 def in_ray_actors(
-    work: WatchedWork, shards: Sequence[Shard], folder: Path, actors: Actors, board: Board
+    work: WatchedWork, shards: Sequence[Shard], folder: Path, actors: Actors
 ) -> Iterator[Outcome]:
     """Ray actors that keep what ``work`` has loaded, a model say, from shard to shard.
 
@@ -226,7 +226,7 @@ def in_ray_actors(
     kind = ray.remote(ShardActor).options(
         num_cpus=actors.cpus, num_gpus=actors.gpus, max_restarts=0, max_task_retries=0
     )
-    shared = ray.put((work, folder, board.open()))
+    shared = ray.put((work, folder))
     queue = ShardQueue(shards)
     # An actor gets its first shard when it has started: there may be no machine for it yet.
     starting: dict[ray.ObjectRef, ray.actor.ActorHandle] = {}
@@ -260,9 +260,12 @@ def in_ray_actors(
 class ShardActor:
     """Does shards, one a call; ``work`` keeps its model between the calls."""
 
-    def __init__(self, shared: tuple[WatchedWork, Path, ray.actor.ActorHandle]) -> None:
-        self.work, self.folder, board = shared
-        self.reporter = Reporter(board, self.work)
+    def __init__(self, shared: tuple[WatchedWork, Path]) -> None:
+        import ray
+
+        self.work, self.folder = shared
+        name = ray.get_runtime_context().get_actor_id()
+        self.reporter = Reporter(self.work.activity, self.folder, name)
 
     def ready(self) -> None:
         """Answers once the actor has started."""

@@ -1,4 +1,9 @@
-"""Progress of a stage: a bar on a terminal, elsewhere one line every 30 seconds."""
+"""Progress of a stage: workers say how far they are, its command shows it while it goes on.
+
+An outcome comes when a shard ends, which can take an hour. Until then whoever works on it writes
+every few seconds what it has done into the stage's scratch folder, on whatever machine it runs.
+The command reads that, and shows a bar on a terminal, elsewhere one line every 30 seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
 from types import TracebackType
 
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from pipelines.run.receipts import Outcome
+from pipelines.run.receipts import Outcome, Side
+from workers.base.storage import write_json
+from workers.embedding.meter import Activity
 
 log = logging.getLogger(__name__)
 
@@ -21,25 +31,111 @@ LINE_INTERVAL = 30.0
 #: Seconds after which a terminal shows how far it is within the open shards.
 BAR_INTERVAL = 2.0
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} shards [{elapsed}{postfix}]"
+#: Seconds between two reports of a worker.
+REPORT_INTERVAL = 2.0
+#: A worker that says nothing for so long is gone, and its open shard is begun anew by another.
+SILENCE = 15.0
+
+#: Ray puts "ray_" before a counter's name and "_total" behind it.
+METRICS = {
+    "rows": "rows embedded",
+    "thread_seconds": "seconds that the threads of embedding had",
+    "gpu_seconds": "seconds that the GPUs of embedding had",
+    "decoding_seconds": "seconds of threads that decoding took",
+    "computing_seconds": "seconds of GPUs or, without any, of threads that the model took",
+}
+
+_ACTIVITY = TypeAdapter(Activity)
 
 
-@dataclass(frozen=True)
-class Status:
-    """What work says between the ends of two shards."""
+class Reporter:
+    """A worker's end: says what ``activity`` gives, from a thread of its own.
 
-    note: str = ""
-    under_way: float = 0.0  # what is done of the open shards, in shards
-    rows: int = 0  # done, of the open shards too
+    To the command by a file, and to Ray's metrics, which Ray offers to Prometheus on every machine.
+    Use it as a context manager, or let it go on until the process ends.
+    """
+
+    def __init__(self, activity: Callable[[], Activity], folder: Path, worker: str) -> None:
+        self._activity = activity
+        self._file = _reports(folder) / f"{worker}.json"
+        self._counters = {}
+        if _in_ray():
+            from ray.util.metrics import Counter
+
+            self._counters = {name: Counter(f"clip_{name}", text) for name, text in METRICS.items()}
+        self._counted = Activity()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="report", daemon=True)
+        self._thread.start()
+
+    def report(self) -> None:
+        """Say it now: at the end of a shard, lest the process be gone before it is said."""
+        with self._lock:
+            activity = self._activity()
+            with suppress(
+                OSError
+            ):  # the disk may be full, and work that needs no more of it goes on
+                write_json(asdict(activity), self._file)
+            for name, counter in self._counters.items():
+                if more := getattr(activity, name) - getattr(self._counted, name):
+                    counter.inc(more)
+            self._counted = activity
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.report()
+
+    def _go_on(self) -> None:
+        while not self._stop.wait(REPORT_INTERVAL):
+            self.report()
+
+
+def _in_ray() -> bool:
+    if "ray" not in sys.modules:
+        return False
+    import ray
+
+    return ray.is_initialized()
+
+
+def _reports(folder: Path) -> Path:
+    """Where the workers of a stage's folder say how far they are."""
+    return Side.SCRATCH.of(folder)
+
+
+def activity_of(folder: Path) -> Activity:
+    """What all workers on a stage's folder have done so far."""
+    total, now = Activity(), time.time()
+    for file in _reports(folder).glob("[!.]*.json"):
+        try:
+            activity = _ACTIVITY.validate_json(file.read_bytes())
+            is_gone = now - file.stat().st_mtime > SILENCE
+        except (OSError, ValidationError):  # it has just ended
+            continue
+        total += replace(activity, under_way=0.0) if is_gone else activity
+    return total
 
 
 class Progress:
-    """Counts shards as they end and says how far a stage is. Use it as a context manager."""
+    """Counts shards as they end and says how far a stage is. Use it as a context manager.
 
-    def __init__(
-        self, stage: str, total: int, done: int, status: Callable[[], Status] = Status
-    ) -> None:
+    Args:
+        folder: of the stage, whose workers say how far they are within the open shards.
+    """
+
+    def __init__(self, stage: str, total: int, done: int, folder: Path | None = None) -> None:
         self.stage, self.total, self.done, self.kept = stage, total, done, 0
-        self.status = status
+        self.folder = folder
         self.at_start = done
         self.started = time.monotonic()
         self._bar = tqdm(
@@ -66,6 +162,9 @@ class Progress:
         self._stop.set()
         self._thread.join()
         self._bar.close()
+        if self.folder:
+            for file in _reports(self.folder).glob("*.json"):
+                file.unlink(missing_ok=True)
 
     def advance(self, outcome: Outcome) -> None:
         self.done += 1
@@ -83,15 +182,15 @@ class Progress:
 
     def _details(self, seconds: float) -> list[str]:
         """What is known beside the number of shards, of the open ones too."""
-        status = self.status()
+        activity = activity_of(self.folder) if self.folder else Activity()
         details = []
-        if rows := max(self.kept, status.rows):
+        if rows := max(self.kept, activity.rows):
             details += [f"{rows:,} rows", f"{rows / max(seconds, 1e-9):,.1f} rows/s"]
-        ahead = min(self.done + status.under_way, self.total)
+        ahead = min(self.done + activity.under_way, self.total)
         if ahead > self.at_start:
             left = seconds / (ahead - self.at_start) * (self.total - ahead)
             details.append(f"about {left:.0f} s left")
-        return [*details, status.note] if status.note else details
+        return [*details, remark] if (remark := activity.remark()) else details
 
     def _say_lines(self) -> None:
         while not self._stop.wait(LINE_INTERVAL):

@@ -203,7 +203,7 @@ def _work(stage: Stage, plan: Plan) -> bool:
     with (
         peak_memory() as peak,
         services_of(stage.run, stage.name) as services,
-        Progress(stage.name, total, len(plan.done), stage.status) as progress,
+        Progress(stage.name, total, len(plan.done), stage.folder) as progress,
     ):
         for outcome in stage.execute(todo):
             progress.advance(outcome)

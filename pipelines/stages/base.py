@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 from pipelines.run.config import digest
 from pipelines.run.directory import Run
 from pipelines.run.outages import Tolerance
-from pipelines.run.progress import Status
 from pipelines.run.receipts import Outcome, Shard, Source
 from workers.base.settings import printable
 
@@ -59,10 +58,6 @@ class Stage(ABC):
     @abstractmethod
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         """Do the shards and give an outcome for each, as they end."""
-
-    def status(self) -> Status:
-        """What it says between the ends of two shards; a thread of its own asks."""
-        return Status()
 
     def tidy(self) -> None:  # noqa: B027 - most stages leave nothing
         """Remove what is of no use any more, called whenever all shards have receipts."""

@@ -8,11 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.run.board import Board
 from pipelines.run.config import ConfigError, RaySettings
 from pipelines.run.engines import Actors, in_ray_actors
 from pipelines.run.precision import check_precision, decided, on_record, precision_of
-from pipelines.run.progress import Status
 from pipelines.run.receipts import Files, Outcome, Shard
 from pipelines.run.references import check_embeddings
 from pipelines.stages.base import Stage
@@ -69,33 +67,21 @@ class Embeddings(Stage):
         """That of the run's record; if the record is lost, that of its embeddings."""
         return self.run.decision(PRECISION) or precision_of(self.run.outputs(self.name))
 
-    @cached_property
-    def board(self) -> Board:
-        return Board()
-
-    def status(self) -> Status:
-        return status_of(self.board.activity())
-
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         ray = self.run.config.ray
         # Every shard would fail for what is no model.
         architecture(self.run.config.embeddings.model, "embeddings.model")
-        return embed_in_actors(Embed(self._settings()), shards, self.folder, ray, self.board)
-
-
-def status_of(activity: Activity) -> Status:
-    """Pace and bottleneck of embedders, for a line of progress."""
-    return Status(activity.bottleneck(), activity.under_way, activity.rows)
+        return embed_in_actors(Embed(self._settings()), shards, self.folder, ray)
 
 
 def embed_in_actors(
-    work: Embed, shards: Sequence[Shard], folder: Path, ray: RaySettings, board: Board
+    work: Embed, shards: Sequence[Shard], folder: Path, ray: RaySettings
 ) -> Iterator[Outcome]:
     """Embed shards in Ray actors that share the cluster's machines and GPUs."""
     actors = Actors.of(ray, len(shards))
     threads = work.settings.threads or actors.threads
     settings = work.settings.model_copy(update={"threads": threads})
-    return in_ray_actors(Embed(settings, work.source), shards, folder, actors, board)
+    return in_ray_actors(Embed(settings, work.source), shards, folder, actors)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from typing import Any
 
 from pipelines.run.config import ConfigError, TrainSettings
 from pipelines.run.engines import cluster_cpus, in_process, start_ray
-from pipelines.run.progress import Status
-from pipelines.run.receipts import Outcome, Shard, Side
+from pipelines.run.progress import Reporter
+from pipelines.run.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
 from pipelines.training.checkpoints import architecture, checkpoint_inputs, is_file
 from workers.base import supervisor
 from workers.base.storage import write_json, write_text
 from workers.base.tally import Tally
+from workers.embedding.meter import Activity
 
 #: The stage's output files: the weights, and a line of JSON for each epoch.
 CHECKPOINT = "model.safetensors"
@@ -50,21 +51,12 @@ class Model(Stage):
         files = {"dataset": dataset, "start": start}
         return [self.shard("all", identity | {"published": published}, files)]
 
-    def status(self) -> Status:
-        for file in Side.SCRATCH.of(self.folder).glob(f"*/{PROGRESS}"):
-            try:
-                note, share = json.loads(file.read_text(encoding="utf-8"))
-            except FileNotFoundError:  # the training has just ended
-                continue
-            return Status(note, under_way=share)
-        return Status("starting")
-
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
         # What is wrong with these is no fault of the shard's.
         architecture(config.model.start_from, "model.start_from")
         start_ray(config.ray)
-        work = TrainOnRay(config.model, config.seed, self.folder / RAY_STORAGE)
+        work = TrainOnRay(config.model, config.seed, self.folder)
         return in_process(work, shards, self.folder)
 
     def tidy(self) -> None:
@@ -77,7 +69,7 @@ class TrainOnRay:
 
     settings: TrainSettings
     seed: int
-    storage: Path
+    folder: Path  # of the stage
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         import ray.train
@@ -90,6 +82,7 @@ class TrainOnRay:
                 "settings": self.settings.model_dump(),
                 "seed": self.seed,
                 "out": str(out),
+                "folder": str(self.folder),
             },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=1,
@@ -102,7 +95,7 @@ class TrainOnRay:
                 # A known name goes on from its last checkpoint: the key in it ties the name to
                 # this data and these settings, so that nothing else is ever continued.
                 name=shard.key[:32],
-                storage_path=str(self.storage),
+                storage_path=str(self.folder / RAY_STORAGE),
                 failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             ),
@@ -118,9 +111,8 @@ class TrainOnRay:
         return {"pairs": Tally.from_counts(counts)}
 
 
-#: How the training worker hands its account to the driver, and says how far it is.
+#: How the training worker hands its account to the driver.
 ACCOUNT = "_account.json"
-PROGRESS = "_progress.json"
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -145,15 +137,21 @@ def train_worker(config: dict[str, Any]) -> None:
             checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(state["metrics"][-1], checkpoint=checkpoint)
 
-    trained = train(
-        [Path(shard) for shard in config["shards"]],
-        TrainSettings(**config["settings"]),
-        config["seed"],
-        report,
-        state,
-        lambda note, share: write_json([note, share], out / PROGRESS),
-    )
-    (out / PROGRESS).unlink(missing_ok=True)
+    activity = Activity(note="starting")
+
+    def say(note: str, share: float) -> None:
+        nonlocal activity
+        activity = Activity(note=note, under_way=share)
+
+    with Reporter(lambda: activity, Path(config["folder"]), "train"):
+        trained = train(
+            [Path(shard) for shard in config["shards"]],
+            TrainSettings(**config["settings"]),
+            config["seed"],
+            report,
+            state,
+            say,
+        )
     write_metrics(trained.metrics, out / METRICS)
     write_json(trained.pairs.counts(), out / ACCOUNT)
     clip_model.save(trained.model, out / CHECKPOINT)

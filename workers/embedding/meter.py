@@ -1,4 +1,4 @@
-"""Where an embedder's time goes: into decoding, into the towers, or into waiting."""
+"""How far work is, and where an embedder's time goes: decoding, the towers, or waiting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUSY = 0.5
 
 @dataclass(frozen=True)
 class Activity:
-    """What embedders have done so far; those of several add up."""
+    """What a worker has done so far; those of several add up."""
 
     rows: int = 0  # written
     under_way: float = 0.0  # of shards that have not ended, what share has been read
@@ -22,15 +22,17 @@ class Activity:
     gpu_seconds: float = 0.0  # that GPUs had; none on a CPU
     decoding_seconds: float = 0.0  # of the threads' seconds
     computing_seconds: float = 0.0  # of the GPUs' seconds or, without any, of the threads'
+    note: str = ""  # what the work says of itself; embedders leave it to ``remark``
 
     def __add__(self, other: Activity) -> Activity:
         pairs = zip(astuple(self), astuple(other), strict=True)
         return Activity(*(mine + its for mine, its in pairs))
 
-    def bottleneck(self) -> str:
-        """What more of would make it faster, and the shares that say so; empty at the start."""
+    def remark(self) -> str:
+        """Its note or, of embedders, what more of would make them faster, with the shares that say
+        so; empty at the start."""
         if not self.thread_seconds:
-            return ""
+            return self.note
         decoding = self.decoding_seconds / self.thread_seconds
         computing = self.computing_seconds / (self.gpu_seconds or self.thread_seconds)
         if self.gpu_seconds:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.run.board import Board
 from pipelines.run.config import ConfigError, RaySettings
 from pipelines.run.engines import (
     MAX_ATTEMPTS,
@@ -64,7 +63,7 @@ def tasks(work, folder, settings):
 
 def actors(work, folder, settings):
     two = Actors(number=2, cpus=1, gpus=0, threads=1)
-    return in_ray_actors(work, SHARDS, folder, two, Board())
+    return in_ray_actors(work, SHARDS, folder, two)
 
 
 @pytest.mark.parametrize("engine", [tasks, actors])
@@ -171,14 +170,13 @@ class KillsItsRaylet(Poison):
 def test_a_raylet_that_dies_costs_a_restart(tmp_path):
     done = run_supervised(
         """
-from pipelines.run.board import Board
 from pipelines.run.config import RaySettings
 from pipelines.run.engines import Actors, in_ray_actors
 from tests.pipelines.run.test_lost_processes import KillsItsRaylet
 
 def work(folder, marks):
     actors = Actors.of(RaySettings(num_cpus=1), 1)
-    return in_ray_actors(KillsItsRaylet(marks), SHARDS[:1], folder, actors, Board())
+    return in_ray_actors(KillsItsRaylet(marks), SHARDS[:1], folder, actors)
 """,
         tmp_path,
     )

@@ -9,15 +9,11 @@ import torch
 import clip_model
 from pipelines.evaluation.scoring import ask, score_models
 from pipelines.run.config import Config, ScoreSettings, TrainSettings
-from pipelines.run.directory import Run
-from pipelines.run.progress import Status
-from pipelines.run.receipts import Shard, Side
-from pipelines.stages.model import PROGRESS, Model
+from pipelines.run.receipts import Shard
 from pipelines.stages.scores import ScoreModels
 from pipelines.training.held_out import Example, is_held_out, read_examples
 from pipelines.training.loop import DivergedError, train
 from tests.shards import jpeg, pictures, save_tiny_model, write_dataset
-from workers.base.storage import write_json
 from workers.base.tally import Tally
 
 
@@ -103,16 +99,6 @@ def test_it_is_said_how_far_the_training_is_from_the_first_step_on(shards, tmp_p
     shares = [share for _, share in said]
     assert 0 < shares[0] < 0.2
     assert (shares, shares[-1]) == (sorted(shares), 1.0)
-
-
-def test_the_stage_reads_how_far_its_worker_is(tmp_path):
-    run = Run.open(Config.model_validate({"name": "x", "queries": {}}), tmp_path / "run")
-    stage = Model(run)
-    assert stage.status() == Status("starting")
-    out = Side.SCRATCH.of(stage.folder) / "all"
-    out.mkdir(parents=True)
-    write_json(["epoch 1 of 4, step 3 of 9", 0.25], out / PROGRESS)
-    assert stage.status() == Status("epoch 1 of 4, step 3 of 9", under_way=0.25)
 
 
 def test_too_few_pairs_are_refused_with_what_to_do(tmp_path):

@@ -11,6 +11,7 @@ from workers.embedding.meter import Activity, Meter
     ("activity", "said"),
     [
         (Activity(), ""),
+        (Activity(note="epoch 2"), "epoch 2"),
         (
             Activity(thread_seconds=10, decoding_seconds=2, computing_seconds=7.5),
             "compute-bound (threads 75% in the model, 20% decoding)",
@@ -38,12 +39,13 @@ from workers.embedding.meter import Activity, Meter
     ],
 )
 def test_what_would_make_it_faster_is_said_plainly(activity, said):
-    assert activity.bottleneck() == said
+    assert activity.remark() == said
 
 
 def test_several_embedders_are_one():
     some = [Activity(5, 0.25, 8.0, 2.0, 3.0, 1.0), Activity(7, 0.5, 2.0, 1.0, 1.0, 0.5)]
     assert sum(some, Activity()) == Activity(12, 0.75, 10.0, 3.0, 4.0, 1.5)
+    assert sum([Activity(note="epoch 2")], Activity()).note == "epoch 2"
 
 
 def test_a_meter_counts_time_in_shards_alone_and_forgets_what_was_read_of_them():
