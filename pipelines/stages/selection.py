@@ -11,11 +11,12 @@ from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.engines import in_process
 from pipelines.run.receipts import Outcome, Shard
-from pipelines.run.references import check_step
+from pipelines.run.references import embed_dim
 from pipelines.stages.base import Stage
 from pipelines.stages.queries import named_files
 from workers.base.tally import Tally
-from workers.selection.settings import SelectionSettings, TopPerQueryStep
+from workers.selection.base_filter import Available
+from workers.selection.settings import SelectionSettings
 
 if TYPE_CHECKING:
     from workers.selection.select import EmbeddedShard
@@ -28,25 +29,26 @@ class Selection(Stage):
     reads = ("embeddings", "images", "pairs")
 
     def check(self) -> None:
-        from workers.selection.filters import make_filter
-
         self.references()
-        for number, step in enumerate(self.run.config.selection.steps):
+        config = self.run.config
+        available = Available(
+            config.embeddings, lambda: embed_dim(config.embeddings), config.queries != "none"
+        )
+        for number, step in enumerate(config.selection.steps):
             try:
-                make_filter(step, self.run.config.seed)
+                step.check(available)
+            except ConfigError:  # of the model, not of the step
+                raise
             except ValueError as error:
                 raise ConfigError(f"selection.steps.{number}.{error}") from error
-            if isinstance(step, TopPerQueryStep) and self.run.config.queries == "none":
-                raise ConfigError(
-                    f"selection.steps.{number}.filter: {step.filter} would keep nothing: captions "
-                    "are matched with nothing (queries: none)"
-                )
-            check_step(step, f"selection.steps.{number}", self.run.config.embeddings)
 
-    def references(self) -> list[list[Path]]:
-        """The files that each step compares with, such as an evaluation set's embeddings."""
+    def references(self) -> list[dict[str, list[Path]]]:
+        """The files that each step's settings name, such as an evaluation set's embeddings."""
         return [
-            named_files(getattr(step, "embeddings", ()), f"selection.steps.{number}.embeddings")
+            {
+                setting: named_files(getattr(step, setting), f"selection.steps.{number}.{setting}")
+                for setting in step.file_settings
+            }
             for number, step in enumerate(self.run.config.selection.steps)
         ]
 
@@ -57,10 +59,12 @@ class Selection(Stage):
         identity = self.run.config.selection.identity() | {"seed": self.run.config.seed}
         references = self.references()
         for step, some in zip(identity["steps"], references, strict=True):
-            if "embeddings" in step:  # their content counts, and which step they are for
-                step["embeddings"] = len(some)
+            # Their content counts, and which step they are for.
+            step.update({setting: len(files) for setting, files in some.items()})
         named = dict(zip(self.reads, zip(*files, strict=True), strict=True))
-        named["references"] = tuple(path for some in references for path in some)
+        named["references"] = tuple(
+            path for some in references for files in some.values() for path in files
+        )
         return [self.shard("all", identity, named)]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:

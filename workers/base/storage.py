@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def schema_with(file: Path, columns: Sequence[str]) -> pa.Schema:
+    """A file's columns. Raises ValueError where it is no Parquet or lacks one of ``columns``."""
+    try:
+        schema = pq.read_schema(file)
+    except DAMAGED_PARQUET as error:
+        raise ValueError(f"{file} cannot be read as Parquet: {error}") from error
+    if missing := [name for name in columns if name not in schema.names]:
+        has = ", ".join(schema.names)
+        raise ValueError(f"{file} has no column {', '.join(missing)}; it has {has}")
+    return schema
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -37,6 +37,15 @@ class LabelSet(Settings):
     )
     top_k: int = Field(default=1, ge=1, description="labels stored a picture")
 
+    def names(self) -> list[str]:
+        """What labels can be called. Raises ValueError for a data set that is not known."""
+        if not isinstance(self.classes, str):
+            return list(self.classes)
+        from clip_model.templates import class_set
+
+        names = class_set(self.classes)
+        return [name if isinstance(name, str) else name[0] for name in names]
+
 
 class Attribute(Settings):
     """A property that pictures have or lack; the score is the probability that they have it."""

@@ -1,45 +1,97 @@
-"""What a filter of the selection is. It looks at all pairs that are left, then decides on each.
+"""What a filter of the selection is: its settings, the reason it rejects for, and which rows stay.
 
-What it must know of all pairs together (a quantile, duplicates) it learns in ``fit``; most need
-nothing.
+A new one is a class in one of the files beside this, and its name in ``settings.AnyFilter``.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
+
+from workers.base.settings import Settings
+from workers.embedding.settings import EmbedSettings
 
 Keep = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
+Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
 
-#: Give the pairs that are left, shard by shard, with pair_id and the columns that are named.
+#: Gives the pairs that are left, with pair_id and the columns that are named, in tables: each a
+#: range of pair_id, one after the other. How they are cut into tables must never matter.
 Survivors = Callable[[Sequence[str]], Iterator[pa.Table]]
 
+#: Says of a table of pairs which stay.
+Keeps = Callable[[pa.Table], Keep]
 
-class Filter(ABC):
-    """Decides which pairs stay. ``reason`` counts those that do not."""
+#: Names that a message lists, at most.
+_LISTED = 20
 
+
+@dataclass(frozen=True)
+class Available:
+    """What a configuration gives filters to refer to."""
+
+    embeddings: EmbedSettings
+    dim: Callable[[], int]  # of the embeddings; a model's file may have to be read for it
+    has_queries: bool
+
+
+class Filter(Settings):
+    """Decides which pairs stay, by the settings that a step of the configuration writes.
+
+    A filter looks at all pairs that the steps before it have left, if it must (``fit``), then
+    decides on each. Its verdicts follow from the set of these pairs, the settings and the seed.
+    """
+
+    #: Counts the pairs that do not stay, unless the step has a ``name``.
     reason: ClassVar[str]
-    #: What it reads of a pair beside pair_id.
-    columns: tuple[str, ...]
+    #: What it reads of a pair beside pair_id: columns of `embeddings/`, `images/` or `pairs/`.
+    columns: ClassVar[tuple[str, ...]] = ()
+    #: Its settings that name files: their content is part of the key, not where they lie.
+    file_settings: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, step: Any, seed: int) -> None:
-        self.step = step
-        self.seed = seed  # of the draws that decide between equals
+    name: str | None = Field(
+        default=None, description="the reason that its rejected rows are counted under"
+    )
 
-    def fit(self, survivors: Survivors) -> None:  # noqa: B027 - most need to know one pair alone
-        """Learn from all pairs that are left."""
+    def reads(self) -> tuple[str, ...]:
+        """``columns``, where settings do not say otherwise."""
+        return self.columns
 
-    @abstractmethod
+    def check(self, available: Available) -> None:
+        """Raise ValueError, ``SETTING: what is wrong``, for what can be known before a run."""
+
+    def fit(self, survivors: Survivors, seed: int) -> Keeps:  # noqa: ARG002 - most need neither
+        """What says which rows stay, after a look at all pairs that are left.
+
+        Most filters judge a pair by itself and have ``keeps`` alone.
+
+        Args:
+            seed: of the draws that decide between equals.
+        """
+        return self.keeps
+
     def keeps(self, rows: pa.Table) -> Keep:
         """Which rows stay."""
+        raise NotImplementedError
+
+
+def check_names(names: Sequence[str], known: Collection[str], setting: str, where: str) -> None:
+    """Raise ValueError for a name in ``setting`` that is not among the known ones, of ``where``."""
+    for name in names:
+        if name not in known:
+            shown = get_close_matches(name, known, _LISTED) or list(known)[:_LISTED]
+            more = f" and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
+            there = f"there are {', '.join(shown)}{more}" if known else "there is none"
+            raise ValueError(f"{setting}: {name!r} is not in {where}; {there}")
 
 
 def floats(rows: pa.Table, column: str) -> Floats:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from workers.base.settings import find_files
+from workers.base.settings import FileName, find_files
+from workers.base.storage import schema_with
 from workers.embedding.matrix import embedding_matrix
-from workers.selection import settings
-from workers.selection.base_filter import Filter, Floats, Keep, Survivors, among
+from workers.selection.base_filter import (
+    Available,
+    Cosine,
+    Filter,
+    Floats,
+    Keep,
+    Keeps,
+    Survivors,
+    among,
+)
 from workers.selection.duplicates import Tables
 from workers.selection.exact_duplicates import exact_duplicates
 
@@ -22,64 +33,114 @@ _CHUNK = 1024
 
 
 class Duplicates(Filter):
-    """One pair of each group of duplicates stays, the most similar one."""
+    """One pair of each group of duplicates stays: the most similar one, of equals the one with the
+    smaller pair_id."""
 
-    def fit(self, survivors: Survivors) -> None:
+    def fit(self, survivors: Survivors, seed: int) -> Keeps:  # noqa: ARG002 - nothing is drawn
         rows = sum(len(some) for some in survivors(()))
-        self.duplicates = self.find(lambda: survivors(self.columns), rows)
+        duplicates = self.find(lambda: survivors(self.columns), rows)
+        return lambda some: ~among(some["pair_id"], duplicates)
 
-    @abstractmethod
     def find(self, tables: Tables, rows: int) -> pa.LargeStringArray:
         """The pair_ids, sorted, of those that go."""
-
-    def keeps(self, rows: pa.Table) -> Keep:
-        return ~among(rows["pair_id"], self.duplicates)
+        raise NotImplementedError
 
 
 class ExactDuplicates(Duplicates):
-    reason, columns = "duplicate_file", ("sha256", "similarity")
+    """One pair for each downloaded file: the most similar one."""
+
+    reason = "duplicate_file"
+    columns = ("sha256", "similarity")
+
+    filter: Literal["exact_duplicates"]
 
     def find(self, tables: Tables, rows: int) -> pa.LargeStringArray:
         return exact_duplicates(tables, rows)
 
 
 class PerceptualDuplicates(Duplicates):
-    reason, columns = "near_duplicate_picture", ("picture_hash", "similarity")
+    """One pair for each group of pictures with nearly equal hashes: the most similar one."""
+
+    reason = "near_duplicate_picture"
+    columns = ("picture_hash", "similarity")
+
+    filter: Literal["perceptual_duplicates"]
+    max_distance: int = Field(
+        default=4, ge=0, le=12, description="bits of 64 that differ between duplicates, at most"
+    )
 
     def find(self, tables: Tables, rows: int) -> pa.LargeStringArray:
         from workers.selection.perceptual_duplicates import perceptual_duplicates
 
-        return perceptual_duplicates(tables, rows, self.step.max_distance)
+        return perceptual_duplicates(tables, rows, self.max_distance)
 
 
 class SemanticDuplicates(Duplicates):
-    reason, columns = "duplicate_picture", ("image_embedding", "similarity")
+    """One pair for each group of nearly equal pictures, as SemDeDup does (arXiv 2303.09540).
+
+    Pictures are compared within clusters of their embeddings; of two that are closer than
+    ``max_similarity`` the one less similar to its caption goes.
+    """
+
+    reason = "duplicate_picture"
+    columns = ("image_embedding", "similarity")
+
+    filter: Literal["semantic_duplicates"]
+    max_similarity: Cosine = Field(default=0.95, description="cosine of two different pictures")
+    cluster_rows: int = Field(
+        default=10_000, ge=1, description="pairs a cluster, on average: time grows with it"
+    )
 
     def find(self, tables: Tables, rows: int) -> pa.LargeStringArray:
         from workers.selection.semantic_duplicates import semantic_duplicates
 
-        step = self.step
-        return semantic_duplicates(tables, rows, step.max_similarity, step.cluster_rows)
+        return semantic_duplicates(tables, rows, self.max_similarity, self.cluster_rows)
 
 
 class Contamination(Filter):
+    """No pair that an evaluation set holds: by embeddings of that set, of the same model."""
+
     reason = "in_evaluation_set"
+    file_settings = ("embeddings",)
 
-    def __init__(self, step: settings.ContaminationStep, seed: int) -> None:
-        super().__init__(step, seed)
-        self.columns = step.columns
-        self.limits = (step.max_image_similarity, step.max_text_similarity)
+    filter: Literal["contamination"]
+    embeddings: tuple[FileName, ...] = Field(
+        min_length=1, description="Parquet files of `pipelines.embed` on evaluation sets; globs"
+    )
+    max_image_similarity: Cosine = Field(
+        default=0.95, description="cosine of a picture and any picture of the set"
+    )
+    max_text_similarity: Cosine = Field(
+        default=1.0, description="cosine of a caption and any caption; 1: captions do not count"
+    )
 
-    def fit(self, survivors: Survivors) -> None:  # noqa: ARG002 - it learns from other files
-        files = find_files(self.step.embeddings)
-        self.references = [_references(files, column) for column in self.columns]
+    def reads(self) -> tuple[str, ...]:
+        images, texts = "image_embedding", "text_embedding"
+        return (images, texts) if self.max_text_similarity < 1 else (images,)
 
-    def keeps(self, rows: pa.Table) -> Keep:
+    def check(self, available: Available) -> None:
+        dim = available.dim()
+        for file in find_files(self.embeddings):
+            try:
+                schema = schema_with(file, self.reads())
+                for column in self.reads():
+                    _check_dim(schema.field(column).type, dim, f"{file}: {column}")
+            except ValueError as error:
+                raise ValueError(f"embeddings: {error}") from error
+
+    def fit(self, survivors: Survivors, seed: int) -> Keeps:  # noqa: ARG002 - other files tell
+        files = find_files(self.embeddings)
+        return partial(self._new, {column: _references(files, column) for column in self.reads()})
+
+    def _new(self, references: Mapping[str, Floats], rows: pa.Table) -> Keep:
+        """The rows that the references, by column, do not hold."""
+        limits = {
+            "image_embedding": self.max_image_similarity,
+            "text_embedding": self.max_text_similarity,
+        }
         new = np.ones(len(rows), bool)
-        for column, references, limit in zip(
-            self.columns, self.references, self.limits, strict=False
-        ):
-            new &= nearest(embedding_matrix(rows[column]), references) < limit
+        for column, known in references.items():
+            new &= nearest(embedding_matrix(rows[column]), known) < limits[column]
         return new
 
 
@@ -92,6 +153,16 @@ def nearest(embeddings: Floats, references: Floats) -> Floats:
     return best
 
 
-def _references(files: Sequence[Any], column: str) -> Floats:
+def _references(files: Sequence[Path], column: str) -> Floats:
     tables = [pq.read_table(file, columns=[column]) for file in files]
     return np.concatenate([embedding_matrix(table[column]) for table in tables])
+
+
+def _check_dim(kind: pa.DataType, dim: int, what: str) -> None:
+    if not pa.types.is_fixed_size_list(kind):
+        raise ValueError(f"{what} holds {kind}, not embeddings as pipelines.embed writes them")
+    if kind.list_size != dim:
+        raise ValueError(
+            f"{what} has {kind.list_size} dimensions, the embeddings of embeddings.model {dim}: "
+            "embed the evaluation set with the same model"
+        )

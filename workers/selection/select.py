@@ -20,7 +20,6 @@ from workers.base.contracts import SELECTION
 from workers.base.storage import write_table
 from workers.base.tally import SAMPLES_PER_REASON, Tally
 from workers.selection.base_filter import Filter
-from workers.selection.filters import make_filter
 from workers.selection.settings import SelectionSettings
 
 #: What is shown of a rejected pair.
@@ -90,21 +89,20 @@ def select(
     shards = sorted(shards, key=lambda shard: shard.embeddings.name)
     reasons = []
     for number, step in enumerate(settings.steps, start=1):
-        chosen = make_filter(step, seed)
-        _apply(chosen, number, shards)
-        reasons.append(step.name or chosen.reason)
+        _apply(step, number, shards, seed)
+        reasons.append(step.name or step.reason)
     tallies = [_write(shard, reasons, out_dir / shard.embeddings.name) for shard in shards]
     return {"pairs": Tally.total(tallies)}
 
 
-def _apply(step: Filter, number: int, shards: Sequence[EmbeddedShard]) -> None:
+def _apply(step: Filter, number: int, shards: Sequence[EmbeddedShard], seed: int) -> None:
     def survivors(columns: Sequence[str]) -> Iterator[pa.Table]:
         return (shard.left(columns) for shard in shards)
 
-    step.fit(survivors)
+    keeps = step.fit(survivors, seed)
     for shard in shards:
         left = np.flatnonzero(shard.verdicts == 0)
-        shard.verdicts[left[~step.keeps(shard.left(step.columns))]] = number
+        shard.verdicts[left[~keeps(shard.left(step.reads()))]] = number
 
 
 def _write(shard: EmbeddedShard, reasons: Sequence[str], path: Path) -> Tally:

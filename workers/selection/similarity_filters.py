@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from workers.base.sampling import draws
-from workers.base.settings import find_files
-from workers.selection.base_filter import Filter, Keep, Survivors, among, floats
+from workers.base.settings import FileName, Share, find_files
+from workers.base.storage import schema_with
+from workers.selection.base_filter import (
+    Available,
+    Cosine,
+    Filter,
+    Keep,
+    Keeps,
+    Survivors,
+    among,
+    floats,
+)
 from workers.selection.top_share import (
     DRAW_BITS,
     FLOAT_BITS,
+    Border,
     Keys,
     border_of_largest,
     draw_keys,
@@ -22,90 +37,138 @@ from workers.selection.top_share import (
 
 
 class Similarity(Filter):
-    reason, columns = "low_similarity", ("similarity",)
+    """Pairs whose picture and caption are close enough."""
+
+    reason = "low_similarity"
+    columns = ("similarity",)
+
+    filter: Literal["similarity"]
+    min: Cosine = Field(description="cosine of picture and caption (LAION: 0.28, 0.30)")
 
     def keeps(self, rows: pa.Table) -> Keep:
-        return floats(rows, "similarity") >= np.float32(self.step.min)
+        return floats(rows, "similarity") >= np.float32(self.min)
 
 
 class TopFraction(Filter):
-    reason, columns = "not_in_top_fraction", ("similarity",)
+    """The best share of all pairs by similarity, exactly; of equals, those with smaller draws."""
 
-    def fit(self, survivors: Survivors) -> None:
+    reason = "not_in_top_fraction"
+    columns = ("similarity",)
+
+    filter: Literal["top_fraction"]
+    share: Share = Field(description="of the pairs that come to this step (DataComp: 0.3)")
+
+    def fit(self, survivors: Survivors, seed: int) -> Keeps:
         """Find the similarity of the last pair that stays and, of its equals, the last draw."""
-        self.last = last = border_of_largest(
+        last = border_of_largest(
             lambda: (float_keys(floats(rows, "similarity")) for rows in survivors(self.columns)),
             FLOAT_BITS,
-            lambda pairs: round(self.step.share * pairs),
+            lambda pairs: round(self.share * pairs),
         )
-        self.last_draw = None
-        if last and last.inside < last.equal:
-            self.last_draw = border_of_largest(
-                lambda: (self._draws_of_equals(rows)[1] for rows in survivors(self.columns)),
+        if not last:
+            return lambda rows: np.zeros(len(rows), bool)
+        last_draw = None
+        if last.inside < last.equal:
+            last_draw = border_of_largest(
+                lambda: (_draws_of_equals(rows, last, seed)[1] for rows in survivors(self.columns)),
                 DRAW_BITS,
                 lambda _: last.inside,
             )
+        return partial(_above, last=last, last_draw=last_draw, seed=seed)
 
-    def keeps(self, rows: pa.Table) -> Keep:
-        keys = float_keys(floats(rows, "similarity"))
-        if not self.last:
-            return np.zeros(len(rows), bool)
-        kept: Keep = (keys >= self.last.key) & (keys > 0)  # 0 is what is not a number
-        if self.last_draw:
-            equals, drawn = self._draws_of_equals(rows)
-            kept[equals] &= drawn >= self.last_draw.key
-        return kept
 
-    def _draws_of_equals(self, rows: pa.Table) -> tuple[npt.NDArray[np.int64], Keys]:
-        """The rows that are as similar as the last, and the keys of their draws."""
-        assert self.last
-        equals = np.flatnonzero(float_keys(floats(rows, "similarity")) == self.last.key)
-        return equals, draw_keys(draws(self.seed, rows["pair_id"].take(equals).to_pylist()))
+def _above(rows: pa.Table, last: Border, last_draw: Border | None, seed: int) -> Keep:
+    """The rows that are more similar than the last, or as similar and drawn."""
+    keys = float_keys(floats(rows, "similarity"))
+    kept: Keep = (keys >= last.key) & (keys > 0)  # 0 is what is not a number
+    if last_draw:
+        equals, drawn = _draws_of_equals(rows, last, seed)
+        kept[equals] &= drawn >= last_draw.key
+    return kept
+
+
+def _draws_of_equals(rows: pa.Table, last: Border, seed: int) -> tuple[npt.NDArray[np.int64], Keys]:
+    """The rows that are as similar as the last, and the keys of their draws."""
+    equals = np.flatnonzero(float_keys(floats(rows, "similarity")) == last.key)
+    return equals, draw_keys(draws(seed, rows["pair_id"].take(equals).to_pylist()))
 
 
 class TopPerQuery(Filter):
-    reason, columns = "not_in_top_of_query", ("similarity", "query_ids")
+    """The best pairs of each query; of equals, those with smaller draws. A pair stays if any of its
+    queries keeps it."""
 
-    def fit(self, survivors: Survivors) -> None:
+    reason = "not_in_top_of_query"
+    columns = ("similarity", "query_ids")
+
+    filter: Literal["top_per_query"]
+    pairs: int = Field(ge=1, description="a query, as far as it has so many")
+
+    def check(self, available: Available) -> None:
+        if not available.has_queries:
+            raise ValueError(
+                f"filter: {self.filter} would keep nothing: captions are matched with nothing "
+                "(queries: none)"
+            )
+
+    def fit(self, survivors: Survivors, seed: int) -> Keeps:
         """Find for each query where its best pairs end."""
         from workers.pairs.balance import Cap
         from workers.pairs.query_draws import QueryDraws
 
-        self.cap = Cap(self.step.pairs)
-        best = QueryDraws.merge([], self.cap.draws_needed)
+        cap = Cap(self.pairs)
+        best = QueryDraws.merge([], cap.draws_needed)
         for rows in survivors(self.columns):
-            _, queries, ranks = self._by_query(rows)
-            some = QueryDraws.of_matches(queries, ranks, self.cap.draws_needed)
-            best = QueryDraws.merge([best, some], self.cap.draws_needed)
-        self.limits = self.cap.limits(best)
+            _, queries, ranks = _by_query(rows, seed)
+            some = QueryDraws.of_matches(queries, ranks, cap.draws_needed)
+            best = QueryDraws.merge([best, some], cap.draws_needed)
+        limits = cap.limits(best)
 
-    def keeps(self, rows: pa.Table) -> Keep:
-        row, queries, ranks = self._by_query(rows)
-        kept = row[self.cap.keeps(self.limits, row, queries, ranks)]
-        return np.bincount(kept, minlength=len(rows)).astype(bool)
+        def keeps(rows: pa.Table) -> Keep:
+            row, queries, ranks = _by_query(rows, seed)
+            kept = row[cap.keeps(limits, row, queries, ranks)]
+            return np.bincount(kept, minlength=len(rows)).astype(bool)
 
-    def _by_query(
-        self, rows: pa.Table
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """One entry for each (pair, query that it matches): row, query_id, rank.
+        return keeps
 
-        The more similar pair has the smaller rank; of equals, the one with the smaller draw.
-        """
-        lists = rows["query_ids"].combine_chunks()
-        row = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
-        queries = pc.list_flatten(lists).to_numpy().astype(np.int64)
-        best_first = ~float_keys(floats(rows, "similarity")) & np.uint64(0xFFFFFFFF)
-        drawn = draws(self.seed, rows["pair_id"].to_pylist())
-        # All 53 bits of a float's significand: 32 of the similarity, 21 of the draw.
-        return row, queries, (best_first * 2.0**21 + np.floor(drawn * 2**21))[row]
+
+def _by_query(
+    rows: pa.Table, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """One entry for each (pair, query that it matches): row, query_id, rank.
+
+    The more similar pair has the smaller rank; of equals, the one with the smaller draw.
+    """
+    lists = rows["query_ids"].combine_chunks()
+    row = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
+    queries = pc.list_flatten(lists).to_numpy().astype(np.int64)
+    best_first = ~float_keys(floats(rows, "similarity")) & np.uint64(0xFFFFFFFF)
+    drawn = draws(seed, rows["pair_id"].to_pylist())
+    # All 53 bits of a float's significand: 32 of the similarity, 21 of the draw.
+    return row, queries, (best_first * 2.0**21 + np.floor(drawn * 2**21))[row]
 
 
 class Agreement(Filter):
-    reason, columns = "models_disagree", ()
+    """Pairs that another model finds similar, too."""
 
-    def fit(self, survivors: Survivors) -> None:  # noqa: ARG002 - it learns from other files
-        files = find_files(self.step.embeddings)
-        enough = pc.field("similarity") >= self.step.min
+    reason = "models_disagree"
+    file_settings = ("embeddings",)
+
+    filter: Literal["agreement"]
+    embeddings: tuple[FileName, ...] = Field(
+        min_length=1, description="Parquet files of the same pairs by the other model; globs"
+    )
+    min: Cosine = Field(description="cosine by the other model")
+
+    def check(self, available: Available) -> None:  # noqa: ARG002 - any model may be the other
+        for file in find_files(self.embeddings):
+            try:
+                schema_with(file, ("pair_id", "similarity"))
+            except ValueError as error:
+                raise ValueError(f"embeddings: {error}") from error
+
+    def fit(self, survivors: Survivors, seed: int) -> Keeps:  # noqa: ARG002 - other files tell
+        files = find_files(self.embeddings)
+        enough = pc.field("similarity") >= self.min
         agreed = pa.concat_tables(
             pq.read_table(file, columns=["pair_id", "similarity"], filters=enough).select(
                 ["pair_id"]
@@ -113,7 +176,5 @@ class Agreement(Filter):
             for file in files
         )
         names = agreed.sort_by("pair_id")["pair_id"].cast(pa.large_string())
-        self.agreed = pa.concat_arrays([*names.chunks, pa.array([], pa.large_string())])
-
-    def keeps(self, rows: pa.Table) -> Keep:
-        return among(rows["pair_id"], self.agreed)
+        known = pa.concat_arrays([*names.chunks, pa.array([], pa.large_string())])
+        return lambda rows: among(rows["pair_id"], known)

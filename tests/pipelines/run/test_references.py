@@ -151,6 +151,21 @@ def test_another_reference_to_nothing_is_refused(checked, tmp_path, more, messag
         checked(**more)
 
 
+def test_a_model_that_is_none_is_named_and_not_the_step_that_asks_for_it(tmp_path):
+    model = tmp_path / "none.safetensors"
+    model.write_text("no model")
+    step = {"filter": "contamination", "embeddings": embedded(tmp_path / "other.parquet")}
+    config = {
+        "name": "test",
+        "queries": "none",
+        "embeddings": {"model": str(model)},
+        "selection": {"steps": [step]},
+    }
+    run = Run.open(Config.model_validate(config), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"^embeddings.model: "):
+        check(run, ["selection"])
+
+
 KEYS = ["queries", "pairs", "selection", "model"]
 
 
