@@ -11,10 +11,12 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
 from clip_model.config import ClipConfig, VisionTransformerConfig
+from clip_model.open_clip import mlp_ratio
 
 
 @cache
@@ -62,9 +64,14 @@ def open_clip_model(config: ClipConfig) -> nn.Module:
     from open_clip import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     vision, text = config.vision, config.text
-    tower = {"layers": vision.layers, "width": vision.width, "image_size": config.image_resolution}
+    tower: dict[str, Any] = {
+        "layers": vision.layers,
+        "width": vision.width,
+        "image_size": config.image_resolution,
+    }
     if isinstance(vision, VisionTransformerConfig):
-        tower["patch_size"] = vision.patch_size
+        tower |= {"patch_size": vision.patch_size, "head_width": vision.head_width}
+        tower["mlp_ratio"] = mlp_ratio(vision)
     text_tower = CLIPTextCfg(
         context_length=text.context_length,
         vocab_size=text.vocab_size,
@@ -93,7 +100,7 @@ def transformers_model(config: ClipConfig) -> nn.Module:
     activation = {"hidden_act": "quick_gelu" if config.quick_gelu else "gelu"}
     vision_config = {
         "hidden_size": vision.width,
-        "intermediate_size": 4 * vision.width,
+        "intermediate_size": vision.mlp_width,
         "num_hidden_layers": vision.layers,
         "num_attention_heads": vision.heads,
         "image_size": config.image_resolution,

@@ -232,7 +232,7 @@ def flops_an_image(config: ClipConfig) -> float:
     assert isinstance(vision, VisionTransformerConfig)
     patches, width = (config.image_resolution // vision.patch_size) ** 2, vision.width
     tokens = patches + 1
-    layer = 24 * tokens * width**2 + 4 * tokens**2 * width
+    layer = (8 * width + 4 * vision.mlp_width) * tokens * width + 4 * tokens**2 * width
     return vision.layers * layer + 2 * patches * 3 * vision.patch_size**2 * width
 
 

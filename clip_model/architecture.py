@@ -18,12 +18,17 @@ from clip_model.config import (
     ModifiedResNetConfig,
     TextConfig,
     VisionTransformerConfig,
+    check_count,
 )
 from clip_model.state_dict import shown
 
 
 def infer_config(
-    tensors: Mapping[str, Tensor], quick_gelu: bool, text_heads: int | None = None
+    tensors: Mapping[str, Tensor],
+    quick_gelu: bool,
+    text_heads: int | None = None,
+    image_heads: int | None = None,
+    head_width: int = HEAD_WIDTH,
 ) -> ClipConfig:
     """The architecture of tensors under OpenAI's names.
 
@@ -31,6 +36,8 @@ def infer_config(
         tensors: a whole CLIP, of either image tower.
         quick_gelu: which activation they were trained with; no shape tells.
         text_heads: if it is not a 64th of the text tower's width.
+        image_heads: of a ViT, if it is not `head_width` that tells.
+        head_width: channels of a ViT's head.
 
     Raises:
         RuntimeError: they are not the tensors of a CLIP.
@@ -47,7 +54,9 @@ def infer_config(
             vocab_size=vocab_size,
         )
         is_vit = "visual.proj" in tensors
-        vision, resolution = _vision_transformer(tensors) if is_vit else _resnet(tensors)
+        vision, resolution = (
+            _vision_transformer(tensors, image_heads, head_width) if is_vit else _resnet(tensors)
+        )
         embed_dim = tensors["text_projection"].shape[1]
         return ClipConfig(embed_dim, resolution, vision, text, quick_gelu)
     except KeyError as error:
@@ -88,11 +97,19 @@ def grid_side(positions: Tensor) -> int:
     return side
 
 
-def _vision_transformer(tensors: Mapping[str, Tensor]) -> tuple[VisionTransformerConfig, int]:
+def _vision_transformer(
+    tensors: Mapping[str, Tensor], heads: int | None, head_width: int
+) -> tuple[VisionTransformerConfig, int]:
     width, _, _, patch_size = tensors["visual.conv1.weight"].shape
+    if heads is not None:
+        check_count("the image tower's heads", heads)
+        if width % heads:
+            raise ValueError(f"an image tower's width, {width}, in {heads} heads")
+        head_width = width // heads
     layers = _count(tensors, "visual.transformer.resblocks")
+    mlp_width = tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
     resolution = patch_size * grid_side(tensors["visual.positional_embedding"])
-    return VisionTransformerConfig(layers, width, patch_size), resolution
+    return VisionTransformerConfig(layers, width, patch_size, head_width, mlp_width), resolution
 
 
 def _resnet(tensors: Mapping[str, Tensor]) -> tuple[ModifiedResNetConfig, int]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clip_model import hugging_face, open_clip
 from clip_model.architecture import infer_config, with_quick_gelu
-from clip_model.config import HEAD_WIDTH, ClipConfig
+from clip_model.config import HEAD_WIDTH, MLP_RATIO, ClipConfig, VisionTransformerConfig
 from clip_model.hugging_face import from_hugging_face, has_hugging_face_names, read_shards
 from clip_model.hugging_face_keys import PROCESSORS
 from clip_model.inert_pickle import UnsafeCheckpointError
@@ -189,8 +189,7 @@ def read_weights(
     found = (config.vision.heads, config.text.heads)
     if heads not in (None, found):
         raise RuntimeError(
-            f"{heads} heads were asked for, and the towers have {found}: image towers have heads "
-            f"of {HEAD_WIDTH} channels here, and what the file says counts"
+            f"{heads} heads were asked for, and the towers have {found}: what the file says counts"
         )
     return tensors, config
 
@@ -270,6 +269,15 @@ def _write_openai(tensors: dict[str, Tensor], config: ClipConfig, path: Path) ->
     if text.heads != max(1, text.width // HEAD_WIDTH):
         raise ValueError(
             f"OpenAI's format means text heads {HEAD_WIDTH} wide, not {text.heads} heads"
+        )
+    vision = config.vision
+    if isinstance(vision, VisionTransformerConfig) and (
+        vision.heads != vision.width // HEAD_WIDTH or vision.mlp_width != MLP_RATIO * vision.width
+    ):
+        raise ValueError(
+            f"OpenAI's format means image heads {HEAD_WIDTH} wide and perceptrons {MLP_RATIO} "
+            f"times the tower's width, not {vision.heads} heads and {vision.mlp_width:,} in a "
+            f"tower {vision.width:,} wide"
         )
     numbers = {
         "input_resolution": torch.tensor(config.image_resolution),

@@ -11,6 +11,7 @@ from typing import Any, Literal
 VOCAB_SIZE = 49408
 CONTEXT_LENGTH = 77
 HEAD_WIDTH = 64  # every attention head of the paper's towers is 64 wide
+MLP_RATIO = 4  # and every perceptron of theirs four times as wide as its tower
 # Bounds that no CLIP is near. A file's few bytes must not build a model of a billion layers.
 MOST_LAYERS = 500  # of a tower, or of a ResNet's stage
 LARGEST = 1 << 20  # width, side of a picture, words, ...
@@ -26,22 +27,35 @@ def check_count(name: str, value: object, most: int = LARGEST) -> None:
 
 @dataclass(frozen=True)
 class VisionTransformerConfig:
-    """A ViT image tower (`vision_transformer.py`)."""
+    """A ViT image tower (`vision_transformer.py`).
+
+    What the paper's have in common, larger ones of others have not: a ViT-bigG/14 has heads 104
+    wide and perceptrons 8,192 wide in a tower 1,664 wide.
+    """
 
     layers: int
     width: int
     patch_size: int
+    head_width: int = HEAD_WIDTH
+    mlp_width: int = 0  # 0: four times the tower's
 
     def __post_init__(self) -> None:
         check_count("the image tower's layers", self.layers, MOST_LAYERS)
         check_count("the image tower's width", self.width)
         check_count("patch_size", self.patch_size)
-        if self.width < HEAD_WIDTH:
+        check_count("head_width", self.head_width)
+        if self.mlp_width == 0:
+            object.__setattr__(self, "mlp_width", MLP_RATIO * self.width)
+        check_count("mlp_width", self.mlp_width, MLP_RATIO * LARGEST)
+        if self.width < self.head_width:
             raise ValueError(f"an image tower {self.width} wide has no room for a head")
+        if self.width % self.heads:
+            raise ValueError(f"an image tower's width, {self.width}, in {self.heads} heads")
 
     @property
     def heads(self) -> int:
-        return self.width // HEAD_WIDTH
+        """As open_clip counts them: a remainder makes the heads wider."""
+        return self.width // self.head_width
 
 
 @dataclass(frozen=True)

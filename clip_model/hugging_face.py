@@ -17,7 +17,13 @@ from torch import Tensor
 
 from clip_model.architecture import infer_config
 from clip_model.config import ClipConfig, VisionTransformerConfig
-from clip_model.hugging_face_keys import LAYER_NORM_EPS, check_config, check_processors
+from clip_model.hugging_face_keys import (
+    IMAGE_HEADS,
+    LAYER_NORM_EPS,
+    TEXT_HEADS,
+    check_config,
+    check_processors,
+)
 from clip_model.json_file import read_json, read_section, write_json
 from clip_model.preprocess import MEAN, STD
 from clip_model.state_dict import clip_tensors, shown
@@ -129,8 +135,11 @@ def from_hugging_face(
     if quick_gelu is None:
         quick_gelu = _activation(text, vision, config_path)
     tensors = _our_tensors(theirs)
-    heads = text.get("num_attention_heads", 8)
-    config = infer_config(tensors, quick_gelu, heads)
+    heads = [
+        part.get("num_attention_heads", default)
+        for part, default in ((text, TEXT_HEADS), (vision, IMAGE_HEADS))
+    ]
+    config = infer_config(tensors, quick_gelu, *heads)
     check_config(fields, text, vision, config, str(config_path))
     check_processors(config_path.parent, config.image_resolution)
     return tensors, config
@@ -243,7 +252,7 @@ def _their_config(config: ClipConfig, vision: VisionTransformerConfig) -> dict[s
     vision_config = shared | {
         "model_type": "clip_vision_model",
         "hidden_size": vision.width,
-        "intermediate_size": 4 * vision.width,
+        "intermediate_size": vision.mlp_width,
         "num_hidden_layers": vision.layers,
         "num_attention_heads": vision.heads,
         "image_size": config.image_resolution,

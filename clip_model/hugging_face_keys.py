@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clip_model.config import ClipConfig, VisionTransformerConfig
+from clip_model.config import MLP_RATIO, ClipConfig, VisionTransformerConfig
 from clip_model.json_file import read_json
 from clip_model.known_keys import ANY, check_keys, check_square, same
 from clip_model.preprocess import MEAN, STD
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # the second since 5.0
 LAYER_NORM_EPS = 1e-5
+TEXT_HEADS, IMAGE_HEADS = 8, 12  # what absence means
 TABLES = ("text_config", "vision_config", "text_config_dict", "vision_config_dict")
 # What `PreTrainedConfig` writes into every table, in any of its versions: about training, text
 # generation, labels. It changes no feature of a CLIP.
@@ -63,9 +64,9 @@ def check_config(
         "model_type": same("clip_text_model", "clip"),
         "vocab_size": same(words.vocab_size),
         "hidden_size": same(words.width),
-        "intermediate_size": same(4 * words.width),
+        "intermediate_size": same(MLP_RATIO * words.width),
         "num_hidden_layers": same(words.layers),
-        "num_attention_heads": same(words.heads, absent=8),  # obeyed
+        "num_attention_heads": same(words.heads, absent=TEXT_HEADS),  # obeyed
         "max_position_embeddings": same(words.context_length),
         # The token that is pooled is the one of the largest id: 2 means that in transformers.
         "eos_token_id": same(2, words.vocab_size - 1, absent=49407),
@@ -74,9 +75,9 @@ def check_config(
         "model_type": same("clip_vision_model", "clip"),
         "eos_token_id": ANY,
         "hidden_size": same(tower.width),
-        "intermediate_size": same(4 * tower.width),
+        "intermediate_size": same(tower.mlp_width),
         "num_hidden_layers": same(tower.layers),
-        "num_attention_heads": same(tower.heads, absent=12),
+        "num_attention_heads": same(tower.heads, absent=IMAGE_HEADS),  # obeyed
         "num_channels": same(3),
         "image_size": same(config.image_resolution, (config.image_resolution,) * 2),
         "patch_size": same(tower.patch_size, (tower.patch_size,) * 2),

@@ -8,7 +8,7 @@ and defaults: `factory.py`, `model.py` of open_clip 3.3.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from clip_model.architecture import infer_config
 from clip_model.config import (
     HEAD_WIDTH,
+    MLP_RATIO,
     ClipConfig,
     ModifiedResNetConfig,
     VisionTransformerConfig,
@@ -25,15 +26,16 @@ from clip_model.config import (
 from clip_model.json_file import read_json, read_section, write_json
 from clip_model.known_keys import ANY, check_keys, same
 from clip_model.preprocess import MEAN, STD
+from clip_model.state_dict import shown
 from clip_model.tensor_files import write_safetensors
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 WEIGHTS_IN_FOLDER = (WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 SURE_WIDTH = 1024
+MOST_RATIO = 1000  # of the widths of a perceptron and its tower
 # Of the blocks of both towers.
 BLOCKS = {
-    "mlp_ratio": same(4),
     "ls_init_value": same(None),
     "final_ln_after_pool": ANY,  # the norm of the one token that is pooled, before or after
     "output_tokens": same(False),
@@ -81,7 +83,9 @@ def from_open_clip(
         quick_gelu = model.get("quick_gelu", False)  # open_clip's default
         if not isinstance(quick_gelu, bool):
             raise RuntimeError(f"{config_path}: 'quick_gelu' must be true or false")
-    config = infer_config(tensors, quick_gelu, read_section(model, "text_cfg").get("heads", 8))
+    vision, text = read_section(model, "vision_cfg"), read_section(model, "text_cfg")
+    head_width = vision.get("head_width", HEAD_WIDTH)
+    config = infer_config(tensors, quick_gelu, text.get("heads", 8), head_width=head_width)
     if model is not fields:
         check_keys(fields, {"model_cfg": ANY, "preprocess_cfg": ANY}, str(config_path))
     _check_model(model, config, str(config_path))
@@ -98,7 +102,8 @@ def _lone_config(
     All of open_clip's configurations up to 1,024 wide have heads of 64 channels; the wider ones
     have 64, 72, 80, 88, 104 and 112.
     """
-    config = infer_config(tensors, True, heads and heads[1])  # first of all: is it a CLIP?
+    image_heads, text_heads = heads or (None, None)
+    config = infer_config(tensors, True, text_heads, image_heads)  # first of all: is it a CLIP?
     if quick_gelu is None:
         raise RuntimeError(
             "nothing says whether these weights were trained with QuickGELU: say "
@@ -147,14 +152,9 @@ def _check_model(model: Mapping[str, Any], config: ClipConfig, where: str) -> No
     }
     check_keys(model, known, where)
     vision, text = config.vision, config.text
-    is_vit = isinstance(vision, VisionTransformerConfig)
     of_vision = {
         "layers": same(vision.layers),
         "width": same(vision.width),
-        "head_width": same(HEAD_WIDTH),
-        "patch_size": same(vision.patch_size, (vision.patch_size,) * 2)
-        if isinstance(vision, VisionTransformerConfig)
-        else ANY,
         "image_size": same(config.image_resolution, (config.image_resolution,) * 2),
         "attentional_pool": same(False, None),
         "no_ln_pre": same(False),
@@ -166,11 +166,16 @@ def _check_model(model: Mapping[str, Any], config: ClipConfig, where: str) -> No
     unused = """patch_dropout attn_pooler_queries attn_pooler_heads timm_model_pretrained timm_pool
         timm_proj timm_proj_bias timm_drop timm_drop_path"""
     of_vision |= dict.fromkeys(unused.split(), ANY)
-    check_keys(
-        read_section(model, "vision_cfg"),
-        of_vision | (BLOCKS if is_vit else dict.fromkeys(BLOCKS, ANY)),
-        f"{where}, vision_cfg",
-    )
+    theirs = read_section(model, "vision_cfg")
+    if isinstance(vision, VisionTransformerConfig):
+        of_vision |= BLOCKS
+        of_vision["head_width"] = ANY  # obeyed
+        of_vision["patch_size"] = same(vision.patch_size, (vision.patch_size,) * 2)
+        _check_mlp_ratio(theirs.get("mlp_ratio", MLP_RATIO), vision, where)
+    else:
+        of_vision |= dict.fromkeys((*BLOCKS, "patch_size"), ANY)
+        of_vision["head_width"] = same(HEAD_WIDTH)
+    check_keys(theirs, of_vision | {"mlp_ratio": ANY}, f"{where}, vision_cfg")
     of_text = {
         "context_length": same(text.context_length),
         "vocab_size": same(text.vocab_size),
@@ -189,7 +194,25 @@ def _check_model(model: Mapping[str, Any], config: ClipConfig, where: str) -> No
     }
     unused = "pad_id eos_id hf_model_pretrained hf_proj_type hf_pooler_type"
     of_text |= dict.fromkeys(unused.split(), ANY)
+    of_text["mlp_ratio"] = same(MLP_RATIO)
     check_keys(read_section(model, "text_cfg"), of_text | BLOCKS, f"{where}, text_cfg")
+
+
+def _check_mlp_ratio(ratio: Any, vision: VisionTransformerConfig, where: str) -> None:
+    """Raises RuntimeError: the perceptrons are not as wide as `mlp_ratio` makes them."""
+    is_number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
+    if not is_number or not 0 < ratio < MOST_RATIO or int(vision.width * ratio) != vision.mlp_width:
+        raise RuntimeError(
+            f"{where}, vision_cfg: 'mlp_ratio' must make {vision.mlp_width} of a width of "
+            f"{vision.width}, as the weights are, not {shown([ratio])}"
+        )
+
+
+def mlp_ratio(vision: VisionTransformerConfig) -> float:
+    """What open_clip, which rounds down, makes the perceptrons' width of."""
+    if vision.mlp_width == MLP_RATIO * vision.width:
+        return MLP_RATIO
+    return (vision.mlp_width + 0.5) / vision.width
 
 
 def _check_preprocess(fields: Mapping[str, Any], resolution: int, where: str) -> None:
@@ -212,7 +235,13 @@ def _their_config(config: ClipConfig) -> dict[str, Any]:
     if isinstance(vision, ModifiedResNetConfig):
         tower = {"layers": list(vision.layers), "width": vision.width, "patch_size": None}
     else:
-        tower = asdict(vision)
+        tower = {
+            "layers": vision.layers,
+            "width": vision.width,
+            "patch_size": vision.patch_size,
+            "head_width": vision.head_width,
+            "mlp_ratio": mlp_ratio(vision),
+        }
     model = {
         "embed_dim": config.embed_dim,
         "quick_gelu": config.quick_gelu,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip_model.checkpointing import run_checkpointed
+from clip_model.config import MLP_RATIO
 
 
 class LayerNorm(nn.LayerNorm):
@@ -56,17 +57,17 @@ class Attention(nn.Module):
 
 
 class ResidualAttentionBlock(nn.Module):
-    """Attention, then a perceptron four times as wide; each after a LayerNorm, each added."""
+    """Attention, then a perceptron; each after a LayerNorm, each added."""
 
-    def __init__(self, width: int, heads: int, quick_gelu: bool = True) -> None:
+    def __init__(self, width: int, heads: int, mlp_width: int, quick_gelu: bool = True) -> None:
         super().__init__()
         self.attn = Attention(width, heads)
         self.ln_1 = LayerNorm(width)
         self.mlp = nn.Sequential(
             OrderedDict(
-                c_fc=nn.Linear(width, 4 * width),
+                c_fc=nn.Linear(width, mlp_width),
                 gelu=QuickGELU() if quick_gelu else nn.GELU(),
-                c_proj=nn.Linear(4 * width, width),
+                c_proj=nn.Linear(mlp_width, width),
             )
         )
         self.ln_2 = LayerNorm(width)
@@ -77,21 +78,31 @@ class ResidualAttentionBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks. `causal` lets a token see itself and what stands before it.
+    """A stack of blocks, their perceptrons four times as wide unless `mlp_width` says otherwise.
 
-    With `grad_checkpointing`, each block is computed again in the backward pass.
+    `causal` lets a token see itself and what stands before it. With `grad_checkpointing`, each
+    block is computed again in the backward pass.
     """
 
     def __init__(
-        self, width: int, layers: int, heads: int, *, causal: bool, quick_gelu: bool = True
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        *,
+        causal: bool,
+        mlp_width: int | None = None,
+        quick_gelu: bool = True,
     ) -> None:
         super().__init__()
         self.width = width
         self.layers = layers
         self.causal = causal
         self.grad_checkpointing = False
-        blocks = (ResidualAttentionBlock(width, heads, quick_gelu) for _ in range(layers))
-        self.resblocks = nn.ModuleList(blocks)
+        mlp_width = mlp_width or MLP_RATIO * width
+        self.resblocks = nn.ModuleList(
+            ResidualAttentionBlock(width, heads, mlp_width, quick_gelu) for _ in range(layers)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.resblocks:

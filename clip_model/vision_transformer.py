@@ -33,7 +33,12 @@ class VisionTransformer(nn.Module):
         self.positional_embedding = nn.Parameter(scale * torch.randn(tokens, width))
         self.ln_pre = LayerNorm(width)
         self.transformer = Transformer(
-            width, config.layers, config.heads, causal=False, quick_gelu=quick_gelu
+            width,
+            config.layers,
+            config.heads,
+            causal=False,
+            mlp_width=config.mlp_width,
+            quick_gelu=quick_gelu,
         )
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))

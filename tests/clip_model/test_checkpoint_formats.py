@@ -112,6 +112,12 @@ def test_formats_that_cannot_hold_a_model_refuse_it(tmp_path) -> None:
         clip_model.save(CLIP(replace(VIT, quick_gelu=False)), tmp_path / "x", "openai")
     with pytest.raises(ValueError, match="heads"):
         clip_model.save(CLIP(replace(VIT, text=OTHER_HEADS)), tmp_path / "x", "openai")
+    for tower in (
+        VisionTransformerConfig(2, 64, 8, head_width=32),
+        VisionTransformerConfig(2, 64, 8, mlp_width=100),
+    ):
+        with pytest.raises(ValueError, match="means image heads 64 wide and perceptrons 4 times"):
+            clip_model.save(CLIP(replace(VIT, vision=tower)), tmp_path / "x", "openai")
     with pytest.raises(ValueError, match="ResNet"):
         clip_model.save(CLIP(RESNET), tmp_path / "x", "hugging_face")
     bag_of_words = CLIP(replace(VIT, text=replace(TEXT, kind="cbow")))
@@ -488,8 +494,8 @@ def test_hidden_act_decides(folder) -> None:
 
 
 def test_what_cannot_be_computed_is_refused(folder) -> None:
-    edit_config(folder, "vision_config", num_attention_heads=2)
-    with pytest.raises(RuntimeError, match="'num_attention_heads' must be 1 for this CLIP, not 2"):
+    edit_config(folder, "vision_config", num_attention_heads=3)
+    with pytest.raises(RuntimeError, match="an image tower's width, 64, in 3 heads"):
         reload(folder)
     edit_config(folder, "vision_config", num_attention_heads=1, layer_norm_eps=1e-6)
     with pytest.raises(RuntimeError, match="layer_norm_eps"):

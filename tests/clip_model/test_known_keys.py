@@ -15,15 +15,19 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import clip_model
+from benchmarks.baselines import open_clip_model
 from clip_model import (
     CLIP,
     _torchvision,  # noqa: F401
 )
 from clip_model.config import ClipConfig, TextConfig, VisionTransformerConfig
+from clip_model.open_clip import mlp_ratio
 from tests.clip_model.test_checkpoint_formats import reload
 
 import open_clip  # isort: skip
@@ -36,6 +40,13 @@ TOKENS = torch.tensor([[298, 5, 7, 299, *[0] * 16], [298, 9, 299, *[0] * 17]])
 LOADS, REFUSED = "loads", "refused"
 
 Features = tuple[Tensor, Tensor]
+
+# Those with other heads that are in all else towers of this project.
+OPEN_CLIP_CONFIGS = [
+    path
+    for path in (Path(open_clip.__file__).parent / "model_configs").glob("ViT-*14.json")
+    if "head_width" in path.read_text() and "hf_tokenizer_name" not in path.read_text()
+]
 
 
 def random_model(config: ClipConfig) -> CLIP:
@@ -70,7 +81,7 @@ def our_features(folder: Path, images: Tensor) -> Features:
 VISION: dict[str, tuple[Any, str]] = {
     "layers": (3, REFUSED),
     "width": (128, REFUSED),
-    "head_width": (32, REFUSED),
+    "head_width": (32, LOADS),
     "mlp_ratio": (2.0, REFUSED),
     "patch_size": (16, REFUSED),
     "image_size": (64, REFUSED),
@@ -254,8 +265,85 @@ def test_heads_that_shapes_do_not_tell_must_be_told(width, tmp_path) -> None:
         reload(tmp_path / "lone.safetensors", quick_gelu=True)
     told = reload(tmp_path / "lone.safetensors", quick_gelu=True, heads=(1, 2))
     assert told.config == config
-    with pytest.raises(RuntimeError, match=r"\(2, 2\) heads were asked for"):
-        reload(tmp_path / "lone.safetensors", quick_gelu=True, heads=(2, 2))
+    told = reload(tmp_path / "lone.safetensors", quick_gelu=True, heads=(2, 4))
+    assert (told.config.vision.heads, told.config.text.heads) == (2, 4)
+    for wrong in [(3, 2), (1, 7), (0, 2), (128, 2), (-1, 2)]:
+        with pytest.raises(RuntimeError, match=r"heads"):
+            reload(tmp_path / "lone.safetensors", quick_gelu=True, heads=wrong)
+    clip_model.save(told, tmp_path / "own.safetensors")
+    with pytest.raises(RuntimeError, match=r"\(1, 2\) heads were asked for, and .* \(2, 4\)"):
+        reload(tmp_path / "own.safetensors", heads=(1, 2))
+
+
+def big(head_width: int, mlp_ratio: float) -> ClipConfig:
+    """A tower with heads and perceptrons like those of open_clip's large ones, two heads wide."""
+    width = 2 * head_width
+    tower = VisionTransformerConfig(2, width, 8, head_width, int(width * mlp_ratio))
+    return dataclasses.replace(CONFIG, vision=tower)
+
+
+BIG = pytest.mark.parametrize(
+    "config",
+    [big(80, 4), big(88, 4.3637), big(104, 4.9231), big(112, 8.5715)],
+    ids=["H", "g", "bigG", "e"],
+)
+
+
+@BIG
+def test_large_towers_have_other_heads_and_perceptrons(config, images, tmp_path) -> None:
+    model = random_model(config)
+    with torch.inference_mode():
+        expected = model.encode_image(images), model.encode_text(TOKENS)
+    theirs: Any = open_clip_model(config)
+    theirs.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        assert close(expected, (theirs.encode_image(images), theirs.encode_text(TOKENS)))
+    clip_model.save(model, tmp_path / "hf", "hugging_face")
+    assert close(expected, transformers_features(tmp_path / "hf", images))
+    clip_model.save(model, tmp_path / "open_clip", "open_clip")
+    weights = tmp_path / "open_clip" / "open_clip_model.safetensors"
+    save_file(load_file(weights), weights)  # without what `save` says in it
+    clip_model.save(model, tmp_path / "own.safetensors", half=False)
+    for name in ("hf", "open_clip", "own.safetensors"):
+        loaded = reload(tmp_path / name)
+        assert loaded.config == config
+        assert close(our_features(tmp_path / name, images), expected)
+    save_file(model.state_dict(), tmp_path / "lone.safetensors")
+    lone = reload(tmp_path / "lone.safetensors", quick_gelu=True, heads=(2, TEXT.heads))
+    assert lone.config == config
+
+
+@pytest.mark.parametrize("path", sorted(OPEN_CLIP_CONFIGS), ids=lambda path: path.stem)
+def test_configurations_of_open_clips_large_towers(path, tmp_path) -> None:
+    """What open_clip says of its ViT-H, g, bigG and e, with a small model's other numbers."""
+    model_cfg = json.loads(path.read_text())
+    vision = model_cfg["vision_cfg"]
+    heads = vision["width"] // vision["head_width"]
+    width = 2 * vision["head_width"]
+    assert heads == 16
+    small = big(vision["head_width"], vision.get("mlp_ratio", 4))
+    clip_model.save(random_model(small), tmp_path / "x", "open_clip")
+    weights = tmp_path / "x" / "open_clip_model.safetensors"
+    save_file(load_file(weights), weights)
+    vision |= {"width": width, "layers": 2, "image_size": 32, "patch_size": 8}
+    text = {"context_length": 20, "vocab_size": 300, "width": 128, "heads": 2, "layers": 2}
+    model_cfg |= {"embed_dim": 32, "text_cfg": model_cfg["text_cfg"] | text}
+    (tmp_path / "x" / "open_clip_config.json").write_text(json.dumps(model_cfg))
+    model = reload(tmp_path / "x")
+    assert model.config == dataclasses.replace(small, quick_gelu=model_cfg.get("quick_gelu", False))
+
+
+@pytest.mark.parametrize("ratio", [0, -4, 4.02, 3.99, "4", None, True, 1e308, float("nan")])
+def test_a_ratio_that_does_not_make_the_width_is_refused(ratio, tmp_path) -> None:
+    open_clip_folder(tmp_path / "x", "vision_cfg", {"mlp_ratio": ratio})
+    with pytest.raises(RuntimeError, match="'mlp_ratio' must make 256"):
+        reload(tmp_path / "x")
+
+
+@given(st.integers(1, 5000), st.integers(1, 50_000))
+def test_the_ratio_that_is_written_makes_the_width(width, mlp_width) -> None:
+    tower = VisionTransformerConfig(1, width, 1, head_width=width, mlp_width=mlp_width)
+    assert int(width * mlp_ratio(tower)) == mlp_width
 
 
 # --- transformers -------------------------------------------------------------------------------
@@ -284,7 +372,7 @@ HF_TEXT = HF_BOTH | {
     "model_type": ("siglip_text_model", REFUSED),
 }
 HF_VISION = HF_BOTH | {
-    "num_attention_heads": (4, REFUSED),
+    "num_attention_heads": (4, LOADS),
     "num_channels": (1, REFUSED),
     "image_size": (64, REFUSED),
     "patch_size": (16, REFUSED),
@@ -383,6 +471,7 @@ NUMBERS: list[Any] = [0, -1, 10**18, "8", 1e308, None, [1], True]
 ACTIVATIONS: list[Any] = [["gelu"], None, 5, {}]
 WRONG: list[tuple[str, str, Any]] = [
     *(("text_config", "num_attention_heads", value) for value in NUMBERS),
+    *(("vision_config", "num_attention_heads", value) for value in NUMBERS),
     *(("text_config", "hidden_act", value) for value in ACTIVATIONS),
     ("vision_config", "layer_norm_eps", float("nan")),
     ("vision_config", "image_size", "32"),
