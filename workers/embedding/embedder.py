@@ -240,7 +240,9 @@ def _without_gaps(
 ) -> Iterator[Sample]:
     """The rows that have what is asked for."""
     for sample in samples:
-        if source.images and sample.image is None:
+        if source.images and sample.image_problem:
+            _fail(tally, "bad_image", Row(sample.id, sample.text), sample.image_problem)
+        elif source.images and sample.image is None:
             _fail(tally, "no_image", Row(sample.id, sample.text), "the row has no picture")
         elif sample.problem:
             _fail(tally, "bad_caption", Row(sample.id, None), sample.problem)

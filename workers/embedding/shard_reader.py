@@ -55,6 +55,7 @@ class Sample:
     image: bytes | None
     text: str | None
     problem: str | None = None  # of a caption that is there and is no text
+    image_problem: str | None = None  # of a picture that is there and is no bytes
 
 
 def _tell_nobody(share: float) -> None:
@@ -89,29 +90,30 @@ def _read_parquet(path: Path, settings: InputSettings, tell: Tell, shard: str) -
     for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
         values = {name: _values(batch.column(name)) for name in columns}
         for index in range(len(batch)):
-            identity = values[id_name][index] if id_name else None
-            yield Sample(
-                _identity(identity, shard, row),
-                _bytes(values[image_name][index], image_name, path) if image_name else None,
-                *_text(values[text_name][index] if text_name else None),
+            identity, picture, caption = (
+                values[name][index] if name else None for name in (id_name, image_name, text_name)
             )
+            image, image_problem = _bytes(picture)
+            yield Sample(_identity(identity, shard, row), image, *_text(caption), image_problem)
             row += 1
         tell(row / file.metadata.num_rows)
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """A column's values; of texts of which one is not UTF-8, that one as bytes."""
+    """A column's values; if one of them cannot be had in Python, the others can."""
     try:
         return column.to_pylist()
-    except UnicodeDecodeError:
-        return [_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()]
+    except (ValueError, OverflowError):
+        return [_value(scalar) for scalar in column]
 
 
-def _decoded(value: bytes | None) -> str | bytes | None:
+def _value(scalar: pa.Scalar) -> Any:
+    """A value; of a text that is not UTF-8 its bytes, of what else cannot be had its type."""
     try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError:
-        return value
+        return scalar.as_py()
+    except (ValueError, OverflowError):  # a text in a list that is not UTF-8, a date of year 10,000
+        is_text = isinstance(scalar, pa.StringScalar)
+        return scalar.as_buffer().to_pybytes() if is_text else scalar.type
 
 
 def _text(value: Any) -> tuple[str | None, str | None]:
@@ -157,17 +159,24 @@ def _identity(value: Any, shard: str, row: int) -> str:
     return f"{shard}/{row:09d}" if value is None else str(value)
 
 
-def _bytes(value: Any, column: str, path: Path) -> bytes | None:
-    """A picture's bytes; Hugging Face's datasets keep them in a struct beside a path."""
-    if isinstance(value, dict):
-        value = value.get("bytes")
+def _bytes(value: Any) -> tuple[bytes | None, str | None]:
+    """A picture's bytes and what is wrong with them.
+
+    Hugging Face's datasets keep them in a struct beside a path.
+    """
+    if isinstance(value, dict) and "bytes" in value:
+        value = value["bytes"]
     if value is None or isinstance(value, bytes):
-        return value
-    raise ShardError(f"{path}: column {column} holds {type(value).__name__}, not pictures' bytes")
+        return value, None
+    return None, f"the picture is a {type(value).__name__}, not bytes: {value!r:.100}"
 
 
 def _read_tar(path: Path, settings: InputSettings, tell: Tell) -> Iterator[Sample]:
-    """Members that follow one another and have one name (`_key_and_ending`) are one row."""
+    """Members that follow one another and have one name (`_key_and_ending`) are one row.
+
+    Those that do not are several rows, which lack a part: to wait for what else may come, all
+    pictures of the tar would have to be in memory. webdataset's reader does the same.
+    """
     try:
         size = path.stat().st_size
         with (
@@ -216,20 +225,40 @@ def _check_rest(path: Path, tar: tarfile.TarFile) -> None:
 
 def _tar_samples(tar: tarfile.TarFile, settings: InputSettings) -> Iterator[Sample]:
     key, members = None, dict[str, bytes]()
+    names = Names()
     for member in tar:
         if member.isdir():
             continue
         name, ending = _key_and_ending(member.name)
         if name != key or ending in members:  # the same file again is of another row
             if key is not None:
-                yield _tar_sample(key, members, settings)
+                yield _tar_sample(names.one_more(key), members, settings)
             key, members = name, {}
         # A link has no content: the row is there, and lacks a part.
         content = tar.extractfile(member) if member.isfile() else None
         if content is not None:
             members[ending] = content.read()
     if key is not None:
-        yield _tar_sample(key, members, settings)
+        yield _tar_sample(names.one_more(key), members, settings)
+
+
+class Names:
+    """What the rows of a tar are called: the second of one name is NAME#2.
+
+    It remembers the names, about 100 bytes a row.
+    """
+
+    def __init__(self) -> None:
+        self._times: dict[str, int] = {}
+
+    def one_more(self, key: str) -> str:
+        """A row's identity, which no row before it has."""
+        key = name = printable(key)
+        while name in self._times:
+            self._times[key] += 1
+            name = f"{key}#{self._times[key]}"
+        self._times[name] = 1
+        return name
 
 
 def _key_and_ending(member: str) -> tuple[str, str]:
@@ -244,10 +273,10 @@ def _key_and_ending(member: str) -> tuple[str, str]:
     return str(path.parent / key), ".".join(parts).lower()  # "." / key is key
 
 
-def _tar_sample(key: str, members: dict[str, bytes], settings: InputSettings) -> Sample:
+def _tar_sample(identity: str, members: dict[str, bytes], settings: InputSettings) -> Sample:
     ending = find_name(members, [settings.image_column] if settings.image_column else IMAGE_COLUMNS)
     return Sample(
-        printable(key),
+        identity,
         members[ending] if ending and settings.images else None,
         *_text(_tar_text(members, settings.text_column) if settings.texts else None),
     )

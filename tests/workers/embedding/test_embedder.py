@@ -331,6 +331,18 @@ def test_captions_that_are_no_texts_fail_alone(model_path, tmp_path, captions):
     assert tally.counts()["failed"] == {"bad_caption": 2, "no_caption": 1}
 
 
+def test_pictures_that_are_no_bytes_fail_alone(model_path, tmp_path):
+    jpgs = [jpg for _, jpg in pictures(1)]
+    column = [{"bytes": jpgs[0], "url": "a"}, {"bytes": None, "url": "b"}, None]
+    pq.write_table(pa.table({"jpg": column, "caption": ["a"] * 3}), tmp_path / "0.parquet")
+    links = [{"url": "a"}, {"url": "b"}, None]
+    pq.write_table(pa.table({"jpg": links, "caption": ["a"] * 3}), tmp_path / "1.parquet")
+    tally, _ = embed(model_path, tmp_path / "0.parquet", tmp_path / "e.parquet")
+    assert (tally.kept, tally.failed) == (1, {"no_image": 2})
+    tally, _ = embed(model_path, tmp_path / "1.parquet", tmp_path / "e.parquet")
+    assert (tally.kept, tally.failed) == (0, {"bad_image": 2, "no_image": 1})
+
+
 def test_a_text_that_is_not_utf8_and_half_a_character_cost_their_rows_only(model_path, tmp_path):
     jpgs = [jpg for _, jpg in pictures(2)]
     texts = pa.array([b"good", b"\xff"]).cast(pa.string(), safe=False)

@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 import tarfile
 
 import numpy as np
@@ -44,8 +45,8 @@ def test_columns_can_be_named_and_what_is_missing_is_said(tmp_path):
     assert read(path, parts="images", image_column="photo") == [Sample("a/000000000", b"x", None)]
     with pytest.raises(ShardError, match="no column nom;"):
         read(path, **names | {"id_column": "nom"})
-    with pytest.raises(ShardError, match="holds str, not pictures' bytes"):
-        read(path, image_column="french", text_column="french")
+    (row,) = read(path, image_column="french", text_column="french")
+    assert row.image_problem == "the picture is a str, not bytes: 'chien'"
 
 
 def test_a_tar_of_img2dataset_gives_its_rows(tmp_path):
@@ -90,7 +91,6 @@ def test_a_tars_captions_may_stand_in_json_and_its_rows_have_gaps(tmp_path):
     [
         ["22.05", "22.06", "22.07"],  # numbers with a point
         ["v1.2024-06-01", "v1.2024-06-02"],
-        ["0", "0", "0"],  # one name again and again
         ["a/0", "b/0", "a.b/0.5"],
     ],
 )
@@ -117,8 +117,57 @@ def test_a_row_of_a_link_is_a_row_that_lacks_a_part(tmp_path, kind):
 def test_members_that_are_not_side_by_side_are_rows_that_lack_a_part(tmp_path):
     members = [("0.jpg", b"x"), ("1.jpg", b"y"), ("0.txt", b"a"), ("1.txt", b"b")]
     images = [Sample("0", b"x", None), Sample("1", b"y", None)]
-    texts = [Sample("0", None, "a"), Sample("1", None, "b")]
+    texts = [Sample("0#2", None, "a"), Sample("1#2", None, "b")]
     assert read(write_tar(members, tmp_path / "00000.tar")) == images + texts
+
+
+def test_rows_of_one_name_have_each_an_identity(tmp_path):
+    keys = ["0", "0", "0#2", "1", "0", "0#2"]  # one name again and again, and one that is made so
+    members = []
+    for number, key in enumerate(keys):
+        members += [(f"{key}.jpg", b"%d" % number), (f"{key}.txt", f"text {number}".encode())]
+    identities = ["0", "0#2", "0#2#2", "1", "0#3", "0#2#3"]
+    rows = [Sample(name, b"%d" % n, f"text {n}") for n, name in enumerate(identities)]
+    assert read(write_tar(members, tmp_path / "00000.tar")) == rows
+
+
+NO_UTF8 = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"]).buffers())
+LATE = pa.array([2**60], pa.timestamp("ms"))  # no date of Python's
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        ([1.5, None], "the picture is a float"),
+        ([{"path": "a.jpg"}, None], "the picture is a dict"),
+        ([{"bytes": [1, 2]}, None], "the picture is a list"),
+        ([[b"x"], None], "the picture is a list"),
+        (pa.concat_arrays([LATE, pa.nulls(1, LATE.type)]), r"the picture is a \w+"),
+    ],
+)
+def test_what_is_no_picture_is_its_rows_problem(tmp_path, column, problem):
+    path = write_columns(tmp_path / "a.parquet", key=["0", "1"], jpg=column, caption=["a", "b"])
+    bad, empty = read(path)
+    assert re.match(problem, bad.image_problem)
+    assert (bad.id, bad.image, bad.text) == ("0", None, "a")
+    assert empty == Sample("1", None, "b")
+
+
+@pytest.mark.parametrize("kind", ["text", "list", "struct", "date"])
+def test_a_value_that_python_cannot_have_costs_its_row_alone(tmp_path, kind):
+    """Text that is not UTF-8, alone or in a list, and a date after the last of Python's."""
+    bad = {
+        "text": NO_UTF8,
+        "list": pa.ListArray.from_arrays([0, 1], NO_UTF8),
+        "struct": pa.StructArray.from_arrays([NO_UTF8], ["a"]),
+        "date": LATE,
+    }[kind]
+    captions = pa.concat_arrays([bad, pa.nulls(1, bad.type)])
+    path = write_columns(tmp_path / "a.parquet", key=["0", "1"], jpg=[b"x"] * 2, caption=captions)
+    first, second = read(path)
+    assert first.problem.startswith("the caption is a ")
+    assert (first.text, first.image) == (None, b"x")
+    assert second == Sample("1", b"x", None)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
