@@ -33,7 +33,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.commands import MARK, left_by, wait_for_stage, worker_of
+from benchmarks.commands import MARK, everything, left_by, signal_to, wait_for_stage, worker_of
 from benchmarks.small_sample import SmallSample
 from pipelines.stages import DATASET_STAGES, STAGES
 from workers.base.exit_codes import ExitCode
@@ -67,7 +67,7 @@ def _itself(command: psutil.Process, _: random.Random) -> list[psutil.Process]:
 
 
 def _everything(command: psutil.Process, _: random.Random) -> list[psutil.Process]:
-    return [command, *command.children(recursive=True)]
+    return everything(command)
 
 
 def _worker(command: psutil.Process, _: random.Random) -> list[psutil.Process]:
@@ -203,9 +203,7 @@ class Chaos:
         command = psutil.Process(process.pid)
         with contextlib.suppress(psutil.NoSuchProcess):
             targets = victim.find(command, self.random)
-            for target in targets:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    target.send_signal(victim.number)
+            signal_to(targets, victim.number)
             if targets:
                 self.stages[stage] += 1
                 self.counts[victim.name].kills += 1

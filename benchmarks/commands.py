@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -46,6 +48,18 @@ def worker_of(command: psutil.Process) -> list[psutil.Process]:
             if is_leader and os.getsid(child.pid) == os.getsid(command.pid):
                 found.append(child)
     return found
+
+
+def everything(command: psutil.Process) -> list[psutil.Process]:
+    """A command's process and all that it has started."""
+    return [command, *command.children(recursive=True)]
+
+
+def signal_to(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    """Send a signal to each that has not ended yet."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def left_by(mark: str) -> list[str]:

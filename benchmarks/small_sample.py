@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -25,25 +25,37 @@ class SmallSample:
     port: int = field(default_factory=lambda: free_port())
     pictures: int = PICTURES
 
+    @property
+    def names(self) -> Sequence[str]:
+        """What the site's hosts are called."""
+        return [f"127.0.0.{n}" for n in (1, 2, 3)]
+
     def arguments(self, module: str, run_dir: Path, *more: str) -> list[str]:
         """The command line of one of the commands, with options of its own behind it."""
-        hosts = [f"127.0.0.{n}:{self.port}" for n in (1, 2, 3)]
-        site = ["python", "-m", "examples.sample.site", "--port", str(self.port)]
-        site += ["--pictures", str(self.pictures), "--truth", "{run_dir}/truth.parquet"]
-        overrides: dict[str, Any] = {
+        flags = [f"--set={key}={json.dumps(value)}" for key, value in self.overrides().items()]
+        return [sys.executable, "-m", module, "--run-dir", str(run_dir), *flags, *more]
+
+    def overrides(self) -> dict[str, Any]:
+        """What is another than in the sample's configuration, by key."""
+        hosts = [f"{name}:{self.port}" for name in self.names]
+        return {
             "pages.seeds": [f"http://{host}/" for host in hosts],
             "pages.allow_private_hosts": hosts,
             "images.allow_private_hosts": hosts,
-            "services.site.command": site,
-            "services.site.ready": f"http://{hosts[0]}/",
+            **self.site(),
             "gates.dataset": {"min_kept": 20},
             "pairs.shards": 3,
             "model.epochs": 2,
             "model.batch_size": 16,
             "ray.num_cpus": 2,
         }
-        flags = [f"--set={key}={json.dumps(value)}" for key, value in overrides.items()]
-        return [sys.executable, "-m", module, "--run-dir", str(run_dir), *flags, *more]
+
+    def site(self) -> dict[str, Any]:
+        """Who serves the pages."""
+        command = ["python", "-m", "examples.sample.site", "--port", str(self.port)]
+        command += ["--pictures", str(self.pictures), "--truth", "{run_dir}/truth.parquet"]
+        ready = f"http://{self.names[0]}:{self.port}/"
+        return {"services.site.command": command, "services.site.ready": ready}
 
     def run(
         self, module: str, run_dir: Path, *more: str, timeout: float = 900

@@ -1,7 +1,8 @@
 """A small HTTP/1.1 server for answers that are computed beforehand: GET, HEAD, keep-alive.
 
 One thread and one event loop serve every address, so hundreds of connections at a time cost
-little. It can also misbehave on purpose: answer late, or send less than it promised.
+little. An answer with an ETag or a Last-Modified is given to a client that has it already as 304.
+The server can also misbehave on purpose: answer late, or send less than it promised.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from email.utils import formatdate
+from email import message_from_string
+from email.message import Message
+from email.utils import formatdate, parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
 
@@ -37,6 +40,8 @@ class Answer:
 
 #: (host, request target) to answer.
 Answerer = Callable[[str, str], Answer]
+#: Told of each request: host, target, the request's fields and the status of the answer.
+Witness = Callable[[str, str, Message, int], None]
 
 
 class BindError(OSError):
@@ -46,10 +51,13 @@ class BindError(OSError):
 class _Connection(asyncio.Protocol):
     """One client's connection: requests are answered one by one, in order."""
 
-    def __init__(self, host: str, answerer: Answerer, all_open: set[asyncio.Transport]) -> None:
+    def __init__(
+        self, host: str, answerer: Answerer, witness: Witness, all_open: set[asyncio.Transport]
+    ) -> None:
         self._host = host
         self._all_open = all_open
         self._answerer = answerer
+        self._witness = witness
         self._buffer = b""
         self._is_waiting = False
         self._transport: asyncio.Transport | None = None
@@ -79,8 +87,10 @@ class _Connection(asyncio.Protocol):
         request_line, _, fields = head.partition("\r\n")
         match request_line.split(" "):
             case ["GET" | "HEAD" as method, target, version]:
-                answer = self._answerer(self._host, _origin_form(target))
-                close = version == "HTTP/1.0" or "connection: close" in fields.lower()
+                target, asked = _origin_form(target), message_from_string(fields)
+                answer = _unless_known(self._answerer(self._host, target), asked)
+                self._witness(self._host, target, asked, answer.status)
+                close = version == "HTTP/1.0" or asked.get("Connection", "").lower() == "close"
                 send = partial(self._send, answer, close=close, without_body=method == "HEAD")
             case [_, _, _]:
                 send = partial(self._send, Answer(status=HTTPStatus.METHOD_NOT_ALLOWED), close=True)
@@ -115,13 +125,35 @@ def _origin_form(target: str) -> str:
     return target
 
 
+def _unless_known(answer: Answer, asked: Message) -> Answer:
+    """The answer, or 304 where the client says that it has it (RFC 9110, section 13.2.2)."""
+    has = {name.lower(): text for name, text in answer.headers}
+    if tags := asked.get("If-None-Match"):
+        is_known = has.get("etag") in [tag.strip().removeprefix("W/") for tag in tags.split(",")]
+    else:
+        since, changed = asked.get("If-Modified-Since"), has.get("last-modified")
+        is_known = bool(since and changed and _is_since(since, changed))
+    if not is_known or answer.status != HTTPStatus.OK:
+        return answer
+    return Answer(status=HTTPStatus.NOT_MODIFIED, headers=answer.headers, delay=answer.delay)
+
+
+def _is_since(since: str, changed: str) -> bool:
+    """Whether nothing has changed since; a date that is none says nothing."""
+    try:
+        return parsedate_to_datetime(since) >= parsedate_to_datetime(changed)
+    except ValueError:
+        return False
+
+
 def _head(answer: Answer, *, close: bool) -> bytes:
+    has_body = answer.status != HTTPStatus.NOT_MODIFIED
     lines = [
         f"HTTP/1.1 {int(answer.status)} {HTTPStatus(answer.status).phrase}",
         "Server: sample-site",
         f"Date: {formatdate(usegmt=True)}",
-        f"Content-Type: {answer.content_type}",
-        f"Content-Length: {len(answer.body) + answer.missing_bytes}",
+        *([f"Content-Type: {answer.content_type}"] if has_body else []),
+        *([f"Content-Length: {len(answer.body) + answer.missing_bytes}"] if has_body else []),
         *(f"{name}: {value}" for name, value in answer.headers),
         *(["Connection: close"] if close else []),
     ]
@@ -181,11 +213,16 @@ def _advice(host: str, port: int, error: OSError) -> str:
 
 
 @contextmanager
-def running(sockets: Sequence[socket.socket], answerer: Answerer) -> Iterator[None]:
-    """Answer on listening sockets, in a thread, until the block ends; then close them."""
+def running(
+    sockets: Sequence[socket.socket], answerer: Answerer, witness: Witness = lambda *_: None
+) -> Iterator[None]:
+    """Answer on listening sockets, in a thread, until the block ends; then close them.
+
+    ``witness`` is told of each request, in that thread.
+    """
     loop = asyncio.new_event_loop()
     connections: set[asyncio.Transport] = set()
-    servers = loop.run_until_complete(_start(sockets, answerer, connections))
+    servers = loop.run_until_complete(_start(sockets, answerer, witness, connections))
     thread = threading.Thread(target=loop.run_forever, name="sample-site", daemon=True)
     thread.start()
     try:
@@ -198,12 +235,16 @@ def running(sockets: Sequence[socket.socket], answerer: Answerer) -> Iterator[No
 
 
 async def _start(
-    sockets: Sequence[socket.socket], answerer: Answerer, connections: set[asyncio.Transport]
+    sockets: Sequence[socket.socket],
+    answerer: Answerer,
+    witness: Witness,
+    connections: set[asyncio.Transport],
 ) -> list[asyncio.Server]:
     loop = asyncio.get_running_loop()
     return [
         await loop.create_server(
-            partial(_Connection, listener.getsockname()[0], answerer, connections), sock=listener
+            partial(_Connection, listener.getsockname()[0], answerer, witness, connections),
+            sock=listener,
         )
         for listener in sockets
     ]

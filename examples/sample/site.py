@@ -83,13 +83,18 @@ class SiteSettings:
 
 
 class Site:
-    """All pages and files of the site, and the truth about them, for one port."""
+    """All pages and files of the site, and the truth about them, for one port.
 
-    def __init__(self, settings: SiteSettings, port: int) -> None:
+    With ``placements`` it shows these, and not all that ``placements_of`` its settings gives.
+    """
+
+    def __init__(
+        self, settings: SiteSettings, port: int, placements: Sequence[Placement] | None = None
+    ) -> None:
         self.settings = settings
         self.base_urls = [f"http://{host}:{port}" for host in settings.hosts]
         self.seeds = [f"{url}/" for url in self.base_urls]
-        placements = _placements(settings)
+        placements = placements_of(settings) if placements is None else placements
         self.pages = make_pages(placements, self.base_urls, settings.seed)
         self.answers = self._all_answers(placements)
         self.truth = self._truth(placements)
@@ -149,7 +154,8 @@ def _library() -> tuple[Picture, ...]:
     return tuple(load_pictures())
 
 
-def _placements(settings: SiteSettings) -> list[Placement]:
+def placements_of(settings: SiteSettings) -> list[Placement]:
+    """Every image of the site."""
     library = _library()
     count = len(library) if settings.pictures is None else settings.pictures
     chosen = set(allot((p.code for p in library), count, settings.seed, "picture"))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -22,6 +23,7 @@ from PIL import Image
 from examples.sample.noise import FAILING, Kind, NoiseShares, is_other_concept
 from examples.sample.pages import OFF_SITE, Quirk
 from examples.sample.pictures import Picture, load_pictures, natural_name
+from examples.sample.server import Answer, listen, running
 from examples.sample.site import Site, SiteSettings, serve
 from workers.base.sampling import draw
 
@@ -115,6 +117,40 @@ def test_the_truth_is_what_an_independent_reading_of_the_pages_finds(
     assert {pair for pair in found if pair[1]} == {
         (row["url"], row["caption"]) for row in site.truth.to_pylist() if row["expected"]
     }
+
+
+def test_what_a_client_has_already_is_not_sent_again(session: requests.Session) -> None:
+    changed = "Mon, 05 Jan 2026 00:00:00 GMT"
+    answers = {
+        "/tag": Answer(b"page", headers=(("ETag", '"a"'),)),
+        "/date": Answer(b"page", headers=(("Last-Modified", changed),)),
+        "/none": Answer(b"page"),
+        "/gone": Answer(b"no", status=404, headers=(("ETag", '"a"'),)),
+    }
+    seen: list[tuple[str, int]] = []
+    sockets = listen(["127.0.0.1"], 0)
+    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+
+    def witness(_: str, target: str, fields: Message, status: int) -> None:
+        seen.append((target, status))
+
+    with running(sockets, lambda _, target: answers[target], witness):
+        for target, field, status in (
+            ("/tag", {"If-None-Match": '"b", W/"a"'}, 304),
+            ("/tag", {"If-None-Match": '"b"', "If-Modified-Since": changed}, 200),
+            ("/tag", {"If-Modified-Since": changed}, 200),
+            ("/date", {"If-Modified-Since": changed}, 304),
+            ("/date", {"If-Modified-Since": "Sun, 04 Jan 2026 23:59:59 GMT"}, 200),
+            ("/date", {"If-Modified-Since": "yesterday"}, 200),
+            ("/none", {"If-None-Match": '"a"', "If-Modified-Since": changed}, 200),
+            ("/gone", {"If-None-Match": '"a"'}, 404),
+            ("/none", {}, 200),
+        ):
+            answer = get(session, url + target, headers=field)
+            assert answer.status_code == status, (target, field)
+            assert answer.content == (b"" if status == 304 else answers[target].body)
+            assert seen.pop() == (target, status)
+    assert not seen
 
 
 def test_each_pair_is_in_the_truth_once(site: Site) -> None:
