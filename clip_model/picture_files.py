@@ -133,7 +133,12 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of more bits, which Pillow's own conversion would cut off at 255: nearly all white."""
+    """Grey of more bits, which Pillow's own conversion would cut off at 255: nearly all white.
+
+    And a palette with an alpha beside it, whose indices Pillow would resize as if they were levels.
+    """
+    if image.mode == "PA":
+        return image.convert("RGBA")
     if image.mode == "F":
         raise ImageError("broken", "levels are floats of unknown scale")
     if not image.mode.startswith("I"):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from clip_model.picture_files import FORMATS, ImageError, decode_image
+from clip_model.preprocess import reference_bytes_transform
 from tests.picture_samples import EPS, SAMPLES, encoded, ramp
 
 
@@ -43,6 +44,22 @@ def test_all_of_16_bits_are_scaled_and_not_cut_off(kind: str) -> None:
 def test_levels_of_unknown_scale_are_refused(levels: npt.NDArray[np.float32]) -> None:
     with pytest.raises(ImageError, match="broken: .*unknown scale"):
         decode_image(encoded(Image.fromarray(levels), "TIFF"))
+
+
+def test_a_palette_with_alpha_is_colours_before_it_is_resized() -> None:
+    """Pillow resizes the indices of such a picture bicubically: colours that are not in it."""
+    image = Image.new("PA", (40, 40), (200, 255))
+    image.putpalette([channel for index in range(256) for channel in (index, 255 - index, 7)])
+    image.paste((3, 255), (0, 0, 20, 40))
+    file = io.BytesIO()
+    image.save(file, "TIFF")
+    assert Image.open(io.BytesIO(file.getvalue())).mode == "PA"
+    read = decode_image(file.getvalue())
+    assert read.mode == "RGBA"
+    assert read.getpixel((0, 0)) == (3, 252, 7, 255)
+    assert read.getpixel((39, 0)) == (200, 55, 7, 255)
+    levels = reference_bytes_transform(20)(file.getvalue())
+    assert levels[2].unique().tolist() == [7]  # the blue of all colours
 
 
 def test_formats_that_are_not_on_the_list_are_no_pictures_and_start_no_program() -> None:
