@@ -8,10 +8,12 @@ they come. A failure is ``REASON: text``, the reason as the account has it.
 
 from __future__ import annotations
 
+import gzip
 import io
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
@@ -33,6 +35,7 @@ from workers.crawl.addresses import PrivateAddressError, permitted_addresses
 from workers.fetch.local_pictures import LocalPictures, PictureError
 
 MAX_REDIRECTS = 10
+GZIP = b"\x1f\x8b"  # its first bytes
 
 #: As img2dataset has it, whose users' servers know it.
 USER_AGENT = (
@@ -99,6 +102,7 @@ class PictureFetcher:
                     to = answer.headers.get("Location") if answer.status in REDIRECTS else None
                     if to is None:
                         return self._picture(answer)
+                    self._check_opt_out(answer)
             url = absolute_url(from_header(to.encode("latin-1", "replace")), url)
         raise PictureError("redirect_loop")
 
@@ -128,16 +132,43 @@ class PictureFetcher:
         """The content of the last answer."""
         if not 200 <= answer.status < 300:
             raise PictureError(f"http_{answer.status}")
+        self._check_opt_out(answer)
+        limit = self._settings.max_bytes
+        if answer.length is not None and answer.length <= limit:
+            content = answer.read()  # raises IncompleteRead where it is cut off
+        else:
+            content = b"" if answer.length else answer.read(limit + 1)
+            if answer.length or len(content) > limit:
+                raise PictureError("too_large")
+        return _unpacked(content, answer, limit)
+
+    def _check_opt_out(self, answer: HTTPResponse) -> None:
+        """A redirect may say it as well: it is the address that the page names."""
         said = map(str, answer.headers.get_all("X-Robots-Tag", []))
         if is_opted_out(said, product_token(self._settings.user_agent)):
             raise PictureError("opted_out")
-        limit = self._settings.max_bytes
-        if answer.length is not None and answer.length <= limit:
-            return answer.read()  # raises IncompleteRead where it is cut off
-        content = b"" if answer.length else answer.read(limit + 1)
-        if answer.length or len(content) > limit:
-            raise PictureError("too_large")
+
+
+def _unpacked(content: bytes, answer: HTTPResponse, limit: int) -> bytes:
+    """The picture in an answer that is compressed, though nobody asked for that.
+
+    gzip is undone where it is there; what only says so is as it came. Raises PictureError.
+    """
+    said = ",".join(map(str, answer.headers.get_all("Content-Encoding", [])))
+    codings = {coding.strip().lower() for coding in said.split(",")} - {"", "identity"}
+    if not codings:
         return content
+    if codings - {"gzip", "x-gzip"}:
+        raise PictureError("content_encoding")
+    if not content.startswith(GZIP):
+        return content
+    try:
+        unpacked = gzip.GzipFile(fileobj=io.BytesIO(content)).read(limit + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise PictureError("content_encoding") from error
+    if len(unpacked) > limit:
+        raise PictureError("too_large")
+    return unpacked
 
 
 def failure_reason(error: Exception) -> str:

@@ -1,9 +1,11 @@
 """Pictures over HTTP: whom it connects to, how much and how long it takes, what it calls errors."""
 
+import gzip
 import socket
 import ssl
 import subprocess
 import threading
+import zlib
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import StreamRequestHandler, ThreadingTCPServer
@@ -83,6 +85,44 @@ def test_redirects_lead_where_they_may():
         assert fetched(web.url("/a.png"), web.host) == BODY
         assert fetched(web.url("/c.png"), "127.0.0.1") == BODY
         assert fetched(web.url("/none.png"), web.host) == "http_302"
+
+
+@pytest.mark.parametrize("status", [200, 301, 302, 303, 307, 308])
+def test_an_opt_out_of_a_redirect_counts_as_that_of_the_picture(status):
+    with serving({"/good.png": GOOD}) as web:
+        no = Answer(BODY, status, {"Location": "/good.png", "X-Robots-Tag": "noai"})
+        other = Answer(status=302, headers={"Location": "/good.png", "X-Robots-Tag": "foo: noai"})
+        web.answers |= {"/no.png": no, "/other.png": other}
+        assert fetched(web.url("/no.png"), web.host) == "opted_out"
+        assert web.asked == ["/no.png"]
+        assert fetched(web.url("/other.png"), web.host) == BODY
+
+
+ZIPPED = gzip.compress(BODY)
+
+
+@pytest.mark.parametrize(
+    ("coding", "content", "result"),
+    [
+        ("gzip", ZIPPED, BODY),
+        ("X-GZIP, identity", ZIPPED, BODY),
+        ("gzip", gzip.compress(BODY[:50]) + gzip.compress(BODY[50:]), BODY),
+        ("gzip", BODY, BODY),  # it only says so
+        ("identity", BODY, BODY),
+        ("", BODY, BODY),
+        ("gzip", ZIPPED[:-9], "content_encoding"),
+        ("gzip", ZIPPED[:10] + b"x" * 50, "content_encoding"),
+        ("gzip", ZIPPED + b"more", "content_encoding"),
+        ("gzip", gzip.compress(bytes(2_000_000)), "too_large"),
+        ("deflate", zlib.compress(BODY), "content_encoding"),
+        ("br", b"x", "content_encoding"),
+        ("gzip, br", ZIPPED, "content_encoding"),
+    ],
+)
+def test_an_answer_that_is_compressed_unasked_is_read_or_has_a_reason(coding, content, result):
+    answer = Answer(content, headers={"Content-Encoding": coding})
+    with serving({"/a.png": answer}) as web:
+        assert fetched(web.url("/a.png"), web.host, max_bytes=1_000_000) == result
 
 
 def test_a_name_is_looked_up_once_and_the_address_that_was_checked_is_connected_to(monkeypatch):
