@@ -12,6 +12,7 @@ leaves), vectors and statistics as float32, unless `save` is told otherwise.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -225,18 +226,18 @@ def _build(tensors: dict[str, Tensor], config: ClipConfig) -> CLIP:
             raise RuntimeError(f"the tensor {name!r} is of type {tensors[name].dtype}")
     # The shapes are compared before anything is converted: a mismatch costs no memory.
     model.load_state_dict(tensors, assign=True)
-    check_finite(model.float())
+    check_finite(model.float().state_dict())
     return model
 
 
-def check_finite(model: CLIP) -> None:
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Weights that are not finite make features that are none; a rank by them would be luck.
 
     Raises:
         RuntimeError: a weight is NaN or infinite, or the temperature's exponential would be.
     """
-    for name, tensor in model.state_dict().items():
-        values = tensor.exp() if name == "logit_scale" else tensor
+    for name, tensor in tensors.items():
+        values = tensor.float().exp() if name == "logit_scale" else tensor
         if not values.isfinite().all():
             raise RuntimeError(f"the weights of {name!r} are not finite: the training went wrong")
 

@@ -137,7 +137,7 @@ def run_stages(run: Run, names: Sequence[str]) -> Result:
             why = stage.skipped or f"complete, nothing to do ({len(plan.done)} shards)"
             log.info("%s: %s", name, why)
         stage.tidy()
-        if not _passes_gate(run, name):
+        if not passes_gate(run, name):
             return Result(ExitCode.QUALITY, worked)
         complete[name] = True
     if not worked:
@@ -307,7 +307,7 @@ def _reads_damaged_inputs(run: Run, name: str) -> bool:
     return bool(reasons)
 
 
-def _passes_gate(run: Run, name: str) -> bool:
+def passes_gate(run: Run, name: str) -> bool:
     """Whether a stage reaches its gate; says what it lacks."""
     gate, receipts = gate_of(run.config, name), run.ledger(name).receipts()
     totals, samples = StageTotals.of(receipts), Side.REJECTED.of(run.directory / name)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.run.config import ConfigError, TrainSettings
 from pipelines.run.engines import cluster_cpus, in_process, start_ray
@@ -17,9 +18,13 @@ from pipelines.run.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
 from pipelines.training.checkpoints import architecture, checkpoint_inputs, is_file
 from workers.base import supervisor
+from workers.base.failures import NeedsMendingError
 from workers.base.storage import write_json, write_text
 from workers.base.tally import Tally
 from workers.embedding.meter import Activity
+
+if TYPE_CHECKING:
+    from pipelines.training.loop import Trained
 
 #: The stage's output files: the weights, and a line of JSON for each epoch.
 CHECKPOINT = "model.safetensors"
@@ -106,13 +111,39 @@ class TrainOnRay:
             # Ray or its controller was lost, no fault of the training: a new worker goes on.
             supervisor.begin_anew(str(error))
             raise
-        counts = json.loads((out / ACCOUNT).read_text(encoding="utf-8"))
-        (out / ACCOUNT).unlink()
-        return {"pairs": Tally.from_counts(counts)}
+        return {"pairs": account_of(out)}
 
 
-#: How the training worker hands its account to the driver.
+#: How the training worker hands its account to the driver; and why there is none, where no further
+#: attempt would change it. Ray would begin an exception again as often as MAX_FAILURES.
 ACCOUNT = "_account.json"
+REFUSAL = "_refusal.txt"
+
+
+def account_of(out: Path) -> Tally:
+    """What a training that has ended has left. Raises NeedsMendingError where it refused."""
+    if (out / REFUSAL).is_file():
+        raise NeedsMendingError((out / REFUSAL).read_text(encoding="utf-8"))
+    counts = json.loads((out / ACCOUNT).read_text(encoding="utf-8"))
+    (out / ACCOUNT).unlink()
+    return Tally.from_counts(counts)
+
+
+def finish(training: Callable[[], Trained], out: Path) -> None:
+    """Train, and leave the model and the account, or the refusal.
+
+    Whatever else is raised is: the worker's end, after which Ray begins another.
+    """
+    import clip_model
+
+    try:
+        trained = training()
+    except NeedsMendingError as error:
+        write_text(str(error), out / REFUSAL)
+        return
+    write_metrics(trained.metrics, out / METRICS)
+    write_json(trained.pairs.counts(), out / ACCOUNT)
+    clip_model.save(trained.model, out / CHECKPOINT)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -120,7 +151,6 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
     import torch
 
-    import clip_model
     from pipelines.training.loop import train
 
     state = None
@@ -144,17 +174,9 @@ def train_worker(config: dict[str, Any]) -> None:
         activity = Activity(note=note, under_way=share)
 
     with Reporter(lambda: activity, Path(config["folder"]), "train"):
-        trained = train(
-            [Path(shard) for shard in config["shards"]],
-            TrainSettings(**config["settings"]),
-            config["seed"],
-            report,
-            state,
-            say,
-        )
-    write_metrics(trained.metrics, out / METRICS)
-    write_json(trained.pairs.counts(), out / ACCOUNT)
-    clip_model.save(trained.model, out / CHECKPOINT)
+        shards = [Path(shard) for shard in config["shards"]]
+        settings = TrainSettings(**config["settings"])
+        finish(partial(train, shards, settings, config["seed"], report, state, say), out)
 
 
 def write_metrics(metrics: Sequence[dict[str, Any]], path: Path) -> None:

@@ -38,14 +38,17 @@ def checkpoint_inputs(name: str, key: str) -> tuple[list[Path], list[str]]:
 def architecture(name: str, key: str) -> ClipConfig:
     """A model's architecture; of one that is no published one, its whole file is read.
 
-    Raises ConfigError, naming the configuration's key, when the file is no model.
+    Raises ConfigError, naming the configuration's key, when the file is no model, or its weights
+    are not finite.
     """
-    from clip_model.checkpoint import checkpoint_path, read_weights
+    from clip_model.checkpoint import check_finite, checkpoint_path, read_weights
     from clip_model.config import ARCHITECTURES
 
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     try:
-        return read_weights(checkpoint_path(name))[1]
+        tensors, config = read_weights(checkpoint_path(name))
+        check_finite(tensors)
+        return config
     except RuntimeError as error:
         raise ConfigError(f"{key}: {name}: {error}") from error

@@ -70,6 +70,7 @@ def train(
 
     Raises:
         DivergedError: the loss became NaN or infinite, or a weight did with the last step.
+        NeedsMendingError: there are fewer than two pairs.
     """
     device = torch.device("cuda" if settings.use_gpu and torch.cuda.is_available() else "cpu")
     torch.set_num_threads(settings.cpus)
@@ -78,7 +79,7 @@ def train(
     tally = Tally()
     examples = list(read_examples(shards, seed, settings.held_out, held_out=False, tally=tally))
     if len(examples) < 2:
-        raise ValueError(
+        raise NeedsMendingError(
             f"{len(examples)} pairs to train on; a contrastive loss needs at least two: let "
             "selection.steps keep more, or lower model.held_out"
         )

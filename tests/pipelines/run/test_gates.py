@@ -1,11 +1,16 @@
 """What a message names of the rows that were dropped."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
+from pipelines.run.config import Config
+from pipelines.run.directory import Run
 from pipelines.run.gates import barren, places_of
-from pipelines.run.receipts import Receipt
+from pipelines.run.receipts import Receipt, Side
+from pipelines.run.runner import passes_gate
+from workers.base.storage import write_json
 
 
 def write(folder, **rows):
@@ -42,3 +47,24 @@ def test_a_shard_of_which_every_row_failed_is_named_whatever_the_others_kept(tmp
     line = barren("embeddings", [*some, *bad], tmp_path)
     assert "of 5 of 8 shards" in line
     assert "(v, w, x, ...): broken 5, not_finite 10;" in line
+
+
+@pytest.mark.parametrize(
+    ("stage", "kept", "gates", "passes"),
+    [
+        ("embeddings", 3, {}, True),
+        ("embeddings", 0, {}, False),
+        ("embeddings", 0, {"embeddings": {"min_kept": 0}}, True),
+        ("selection", 0, {}, True),  # of a shard it may keep nothing
+    ],
+)
+def test_a_stage_passes_only_if_no_shard_of_embeddings_is_barren(
+    stage, kept, gates, passes, tmp_path, caplog
+):
+    """The other shard is good, so the sum alone would reach the gate."""
+    run = Run.open(Config.model_validate({"name": "test", "queries": {}, "gates": gates}), tmp_path)
+    for each in (receipt("good", 5), receipt("bad", kept, not_finite=2)):
+        write_json(asdict(each), Side.RECEIPTS.of(tmp_path / stage) / f"{each.shard}.json")
+    assert len(run.ledger(stage).receipts()) == 2
+    assert passes_gate(run, stage) is passes
+    assert ("1 of 2 shards not a row was kept (bad): not_finite 2" in caplog.text) is not passes

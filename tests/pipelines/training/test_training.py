@@ -10,10 +10,12 @@ import clip_model
 from pipelines.evaluation.scoring import ask, score_models
 from pipelines.run.config import Config, ScoreSettings, TrainSettings
 from pipelines.run.receipts import Shard
+from pipelines.stages.model import CHECKPOINT, account_of, finish
 from pipelines.stages.scores import ScoreModels
 from pipelines.training.held_out import Example, is_held_out, read_examples
-from pipelines.training.loop import DivergedError, train
+from pipelines.training.loop import DivergedError, Trained, train
 from tests.shards import jpeg, pictures, save_tiny_model, write_dataset
+from workers.base.failures import NeedsMendingError
 from workers.base.tally import Tally
 
 
@@ -103,8 +105,25 @@ def test_it_is_said_how_far_the_training_is_from_the_first_step_on(shards, tmp_p
 
 def test_too_few_pairs_are_refused_with_what_to_do(tmp_path):
     write_dataset(list(pictures(1)), tmp_path / "00000.parquet")
-    with pytest.raises(ValueError, match="let selection.steps keep more"):
+    with pytest.raises(NeedsMendingError, match="let selection.steps keep more"):
         train([tmp_path / "00000.parquet"], settings(tmp_path), 0, Reports())
+
+
+def test_what_no_further_attempt_changes_is_not_begun_again_and_all_else_is(tmp_path):
+    """Ray begins a worker again that has raised; one that has left its refusal it does not."""
+
+    def diverging() -> Trained:
+        raise DivergedError("the loss is nan in epoch 0, step 1; lower model.learning_rate")
+
+    def lost() -> Trained:
+        raise OSError("a disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        finish(lost, tmp_path)
+    finish(diverging, tmp_path)
+    with pytest.raises(NeedsMendingError, match=r"^the loss is nan .* lower model.learning_rate$"):
+        account_of(tmp_path)
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_the_parts_are_disjoint_whole_and_split_by_picture(shards):
