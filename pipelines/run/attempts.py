@@ -17,12 +17,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow.parquet as pq
 
 from pipelines.run.receipts import (
-    MEND_FIRST,
     Ledger,
     Outcome,
     Output,
@@ -39,6 +38,9 @@ from workers.base.failures import NeedsMendingError
 from workers.base.storage import DAMAGED_PARQUET, file_hash, make_way, sync, write_json, write_text
 from workers.base.tally import Tally
 from workers.crawl.warc_writer import content_hash
+
+#: What the file of an error begins with that no rerun changes.
+_MEND_FIRST = "To mend: "
 
 
 class DamagedError(RuntimeError):
@@ -141,14 +143,21 @@ def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:
     error = error_of(do)
     if error is None:
         return outcome_of(shard, folder)
-    error = f"{_damage_of(shard)}{error}"
+    text = f"{_damage_of(shard)}{error.text}"
     with suppress(OSError):  # the disk may be full, which may be the error
-        write_text(error, path)
-    return Outcome(shard.name, error=error)
+        write_text(f"{_MEND_FIRST if error.mend_first else ''}{text}", path)
+    return Outcome(shard.name, error=text, mend_first=error.mend_first)
 
 
-def error_of(action: Callable[[], object]) -> str | None:
-    """What an action raises, as text without credentials; None when it ends well.
+class Error(NamedTuple):
+    """What ended an action."""
+
+    text: str  # without credentials
+    mend_first: bool = False  # as in Outcome
+
+
+def error_of(action: Callable[[], object]) -> Error | None:
+    """What an action raises; None when it ends well.
 
     The one place that catches every exception: what works call raises whatever it likes. The error
     is kept, logged, and ends the run with exit code 3.
@@ -156,12 +165,12 @@ def error_of(action: Callable[[], object]) -> str | None:
     try:
         action()
     except DamagedError as damage:
-        return str(damage)
+        return Error(str(damage))
     except Exception as error:  # noqa: BLE001
         for cause in causes(error):  # Ray raises another error of a work's
             if isinstance(cause, NeedsMendingError):
-                return f"{MEND_FIRST}{shown(str(cause))}"
-        return shown(traceback.format_exc())
+                return Error(shown(str(cause)), mend_first=True)
+        return Error(shown(traceback.format_exc()))
     return None
 
 
@@ -196,7 +205,10 @@ def outcome_of(shard: Shard, folder: Path) -> Outcome:
     """How the last attempt at a shard ended, read from its receipt or its error."""
     error = Side.ERRORS.of(folder) / f"{shard.name}.txt"
     if error.is_file():
-        return Outcome(shard.name, error=error.read_text(encoding="utf-8", errors="replace"))
+        text = error.read_text(encoding="utf-8", errors="replace")
+        return Outcome(
+            shard.name, None, text.removeprefix(_MEND_FIRST), text.startswith(_MEND_FIRST)
+        )
     receipt = Ledger(folder).receipt(shard.name)
     if receipt is None or not is_of(receipt, shard):
         return Outcome(shard.name, error="the worker died before it could write a receipt")

@@ -84,8 +84,10 @@ def on_beam(
     error = error_of(run)
     # A Beam pipeline hands nothing back to its driver: what it did stands in the receipts.
     for shard in shards:
-        is_lost = error and not Ledger(folder).is_done(shard)
-        yield Outcome(shard.name, error=error) if is_lost else outcome_of(shard, folder)
+        if error and not Ledger(folder).is_done(shard):
+            yield Outcome(shard.name, None, *error)
+        else:
+            yield outcome_of(shard, folder)
 
 
 def in_ray_tasks(

@@ -158,10 +158,6 @@ def first_problem(error: Exception) -> str:
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 
-#: Stands before an error that no rerun changes.
-MEND_FIRST = "To mend: "
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How the work on a shard ended: with a receipt, or with an error."""
@@ -169,13 +165,14 @@ class Outcome:
     shard: str
     receipt: Receipt | None = None
     error: str | None = None
+    mend_first: bool = False  # no rerun helps before what the error names is mended
 
     def failure(self) -> str:
         """What a log's line says of an error: all but its trace, which is in the run's folder."""
         error = self.error or ""
         advice = "a rerun tries it again"
-        if MEND_FIRST in error:
-            error, advice = error.replace(MEND_FIRST, ""), "once it is mended, a rerun goes on"
+        if self.mend_first:
+            advice = "once it is mended, a rerun goes on"
         head, trace, tail = error.partition("Traceback (most recent call last):")
         lines = [head, tail.strip().rpartition("\n")[2] if trace else ""]
         reason = "; ".join(line.strip() for line in lines if line.strip())
