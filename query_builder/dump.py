@@ -17,9 +17,10 @@ from typing import Any
 
 from lxml import etree
 
-from query_builder.compressed import Chunk, first_xml, read_xml
+from query_builder.dump_xml import first_xml, read_xml
 from query_builder.sources import Part, parts
 from query_builder.wikis import Wiki, read_wiki
+from workers.base.compressed import Chunk
 from workers.base.credentials import shown
 from workers.base.tally import Tally
 
@@ -159,7 +160,7 @@ class _Framer:
             self._buffer.clear()
             self._searched, self._in_page, self._head, self._lost = 0, False, False, True
             return
-        self._buffer += chunk.xml
+        self._buffer += chunk.data
         start = 0  # what is before has been dealt with
         while True:
             tag = _CLOSING if self._in_page else _OPENING

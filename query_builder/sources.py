@@ -5,17 +5,21 @@ from __future__ import annotations
 import bz2
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import BinaryIO
 
+from query_builder import progress
 from query_builder.wikis import UNKNOWN, Wiki
+from workers.base.compressed import BZ2
 from workers.base.file_systems import exists, is_away, list_files, open_file, size_of
 
 #: Stored bytes of a part: some seconds of work, so that parts spread evenly over workers.
 PART_BYTES = 16_000_000
 
-BZ2_MAGIC = b"BZh"
+#: Bytes read from a file at a time.
+CHUNK_BYTES = 1 << 16
 
 _OFFSET = re.compile(rb"[0-9]{1,18}(?=:)")
 
@@ -73,6 +77,19 @@ def index_of(dump: str) -> str | None:
     return None
 
 
+def read_stored(file: BinaryIO, part: Part) -> Iterator[bytes]:
+    """The part as it is stored, in pieces."""
+    file.seek(part.start)
+    offset = part.start
+    while part.end is None or offset < part.end:
+        data = file.read(CHUNK_BYTES if part.end is None else min(CHUNK_BYTES, part.end - offset))
+        if not data:
+            break
+        progress.advance(len(data))
+        yield data
+        offset += len(data)
+
+
 def _cuts(index: str, size: int) -> list[int] | None:
     """Where to cut: at starts of streams that are PART_BYTES apart; None if the index is damaged.
 
@@ -97,6 +114,6 @@ def _fits(dump: str, cuts: Iterable[int]) -> bool:
     with open_file(dump) as file:
         for cut in cuts:
             file.seek(cut)
-            if file.read(len(BZ2_MAGIC)) != BZ2_MAGIC:
+            if file.read(len(BZ2.magic)) != BZ2.magic:
                 return False
     return True

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from query_builder.account import most_frequent, reject
-from query_builder.compressed import Chunk, decompressed
 from query_builder.kernels import Ints
 from query_builder.names import TITLES, normal_titles
+from query_builder.sources import Part, read_stored
 from query_builder.view_lines import Codes, parse_lines, reject_others
+from workers.base.compressed import Chunk, decompressed
 from workers.base.tally import Tally
 
 #: Bytes of lines worked on at a time.
@@ -73,11 +74,13 @@ def read_views(path: Path, titles: pa.Array, projects: Sequence[str], tally: Tal
     have failed, and so has the damage to a file that cannot be read to its end.
     """
     counter, codes = ViewCounter(titles, tally), Codes.of(projects)
-    for block in _blocks(decompressed(path), path, tally):
-        lines, others = codes.lines_of(block)
-        reject_others(tally, others)
-        if lines:
-            counter.add(parse_lines(lines, codes, tally))
+    with path.open("rb") as file:
+        chunks = decompressed(read_stored(file, Part(str(path))))
+        for block in _blocks(chunks, path, tally):
+            lines, others = codes.lines_of(block)
+            reject_others(tally, others)
+            if lines:
+                counter.add(parse_lines(lines, codes, tally))
     return counter.sums()
 
 
@@ -94,10 +97,10 @@ def _blocks(chunks: Iterable[Chunk], path: Path, tally: Tally) -> Iterator[bytes
                 yield bytes(rest[:end])
             rest, lost = bytearray(), True
         elif lost:
-            _, found, after = chunk.xml.partition(b"\n")
+            _, found, after = chunk.data.partition(b"\n")
             rest, lost = bytearray(after), not found
         else:
-            rest += chunk.xml
+            rest += chunk.data
         if len(rest) >= BLOCK_BYTES:
             end = rest.rfind(b"\n") + 1
             if not end:  # no line is that long

@@ -13,11 +13,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from query_builder import compressed, sources
-from query_builder.compressed import CHUNK_BYTES
+from query_builder import sources
 from query_builder.dump import Page, dump_parts, is_stub, read_pages
 from query_builder.markup import plain_text
-from query_builder.sources import Part, find_dumps, parts
+from query_builder.sources import CHUNK_BYTES, Part, find_dumps, parts
 from tests.query_builder.conftest import dump_xml
 from workers.base.tally import Tally
 
@@ -321,7 +320,7 @@ def revision(time: str, text: str) -> str:
 def test_of_several_revisions_the_newest_counts(tmp_path, monkeypatch, revisions, newest, limit):
     if limit:
         monkeypatch.setattr("query_builder.dump.MAX_PAGE", limit)
-        monkeypatch.setattr(compressed, "CHUNK_BYTES", 64)
+        monkeypatch.setattr(sources, "CHUNK_BYTES", 64)
     body = revision("", "older") * 5 + "".join(revision(*one) for one in revisions)
     path = tmp_path / "dump.xml"
     page = f"<page><title>A</title><ns>0</ns>{body}</page>"
@@ -334,7 +333,7 @@ def test_of_several_revisions_the_newest_counts(tmp_path, monkeypatch, revisions
 
 def test_a_page_that_is_none_is_not_held(tmp_path, monkeypatch):
     monkeypatch.setattr("query_builder.dump.MAX_PAGE", 1_000)
-    monkeypatch.setattr(compressed, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 64)
     path = tmp_path / "dump.xml"
     path.write_text(dump_xml([("A", "one"), ("B", "two" * 1_000), ("C", "three")]))
     pages, tally = read(path)

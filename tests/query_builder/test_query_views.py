@@ -12,12 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from query_builder import views
-from query_builder.compressed import Chunk
 from query_builder.names import index_titles, normal_titles
 from query_builder.settings import QuerySettings
 from query_builder.titles import add_views
 from query_builder.view_lines import Codes, parse_lines
 from query_builder.views import read_views
+from workers.base.compressed import Chunk
 from workers.base.tally import Tally
 
 MONTHLY = (

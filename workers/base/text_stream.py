@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import codecs
 import re
-import zlib
 from collections.abc import Iterator
 from io import RawIOBase
 from typing import BinaryIO
 
-from fastwarc.stream_io import ZstdReader
+from workers.base.compressed import DamageError, decompressed
 
 #: A longer line is no row: nobody's caption has this many bytes.
 MAX_LINE_BYTES = 8 << 20
@@ -21,11 +20,7 @@ NOT_TEXT = "\ufdd0"
 LONG_LINE = f"{NOT_TEXT} a line of more than {MAX_LINE_BYTES} bytes"
 
 #: Bytes that are held beside lines.
-_CHUNK = 1 << 20
-#: What follows a gzip member is copied for each member: many small ones are kept cheap.
-_GZIP_CHUNK = 1 << 16
-_GZIP = b"\x1f\x8b"
-_ZSTD = b"\x28\xb5\x2f\xfd"
+_CHUNK = 1 << 18
 
 #: How a text in UTF-16 begins: its byte order mark, or a sign of ASCII without one.
 _UTF16 = (
@@ -48,7 +43,7 @@ class LongLineError(ValueError):
 
 
 class TextStream(RawIOBase):
-    """A readable stream over a plain, gzip or zstd file, in time linear in its length.
+    """A readable stream over a plain or compressed file, in time linear in its length.
 
     UTF-16 becomes UTF-8, a byte order mark is no part of the text, and where the first line ends
     with a carriage return alone, as on old Macs, line feeds stand for all of them.
@@ -59,7 +54,7 @@ class TextStream(RawIOBase):
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._chunks = _with_line_feeds(_in_utf8(_decompressed(file)))
+        self._chunks = _with_line_feeds(_in_utf8(_content(file)))
         self._ready = bytearray()  # whole lines
         self._line = bytearray()  # what is known of the next
         self._in_long_line = False
@@ -101,7 +96,7 @@ class TextStream(RawIOBase):
     def _fill(self) -> None:
         try:
             chunk = next(self._chunks, b"")
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, DamageError) as error:
             self.error = str(error)
             self._ended = True
             return
@@ -180,31 +175,13 @@ def _with_line_feeds(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield held.replace(b"\r", b"\n")
 
 
-def _decompressed(file: BinaryIO) -> Iterator[bytes]:
-    """The content of a file in pieces of at most _CHUNK bytes.
+def _content(file: BinaryIO) -> Iterator[bytes]:
+    """The content of a file in pieces of at most _CHUNK bytes, in which no line is too long.
 
-    Raises OSError, EOFError or zlib.error where it breaks.
+    Raises DamageError where it breaks, and OSError.
     """
-    magic = file.read(4)
-    file.seek(0)
-    if magic.startswith(_GZIP):
-        return _gunzip(file)
-    reader = ZstdReader(file) if magic == _ZSTD else file
-    return iter(lambda: reader.read(_CHUNK), b"")
-
-
-def _gunzip(file: BinaryIO) -> Iterator[bytes]:
-    # fastwarc's and zlib's own readers take a cut file for a whole one.
-    member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    started = False
-    while chunk := file.read(_GZIP_CHUNK):
-        while chunk:
-            if piece := member.decompress(chunk, _CHUNK):
-                yield piece
-            started = not member.eof
-            chunk = member.unconsumed_tail
-            if member.eof:
-                chunk = member.unused_data
-                member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    if started:
-        raise EOFError("the file ends inside a gzip member")
+    for chunk in decompressed(iter(lambda: file.read(_CHUNK), b"")):
+        if chunk.damage:
+            raise DamageError(chunk.damage)
+        for at in range(0, len(chunk.data), _CHUNK):
+            yield chunk.data[at : at + _CHUNK]

@@ -16,13 +16,15 @@ from typing import Any
 from fastwarc.stream_io import BrotliReader, GzipReader, ZstdReader
 from fastwarc.warc import WarcRecord
 
+from workers.base.compressed import GZIP, ZSTD
+
 #: A longer body is cut here: a small one may unpack to a huge one.
 MAX_BODY_BYTES = (64 << 20) + 1
 
 #: More than any server applies; each of them costs time.
 _MAX_CODINGS = 5
 
-_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+_MAGIC = {"gzip": GZIP.magic, "zstd": ZSTD.magic}
 _SAME = {"x-gzip": "gzip", "x-zstd": "zstd"}
 
 _HEAD_END = re.compile(rb"\n\r?\n")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from enum import StrEnum
 from functools import cache, cached_property
 from pathlib import PurePosixPath
 
+from workers.base.compressed import GZIP, beginning, format_of
 from workers.base.credentials import shown
 from workers.base.file_systems import base_name, list_files, open_file
 from workers.base.settings import printable
@@ -200,12 +200,10 @@ def kind_of_name(file: str) -> InputKind | None:
 def _head(file: str) -> bytes:
     with open_file(file) as opened:
         head = opened.read(_HEAD_BYTES)
-    if head[:2] != b"\x1f\x8b":
-        return head
-    try:
-        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head, _HEAD_BYTES)
-    except zlib.error:
-        return b""
+        if format_of(head) is not GZIP:
+            return head
+        opened.seek(0)
+        return beginning(opened, GZIP, _HEAD_BYTES)
 
 
 def _kind_of_bytes(head: bytes) -> InputKind | None:

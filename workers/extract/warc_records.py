@@ -9,19 +9,31 @@ fastwarc, names of headers have a case and lines end in CRLF) is read.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Generator, Iterable, Iterator
 from email.parser import HeaderParser
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-import zstandard
-from fastwarc.stream_io import ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+from workers.base.compressed import (
+    GZIP,
+    ZSTD,
+    DamageError,
+    Format,
+    Member,
+    beginning,
+    format_of,
+    unpack,
+)
 
 #: A larger record is passed over.
 MAX_RECORD_BYTES = 64 << 20
 
-_MARKERS = _GZIP, _ZSTD, _PLAIN = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"WARC/"
+_FORMS = (GZIP, ZSTD)
+_PLAIN = b"WARC/"
+
+#: More than a record and its header.
+_MOST_CONTENT = 2 * MAX_RECORD_BYTES
 
 _VERSION_LINE = re.compile(rb"WARC/\d\.\d+\r?\n[A-Za-z-]+[ \t]*:")
 
@@ -31,12 +43,6 @@ _END = re.compile(rb"\r?\n\r?\n")
 
 #: Bytes that are read at a time while the next record is looked for.
 _CHUNK = 1 << 16
-
-#: Bytes that are unpacked at a time.
-_STEP = 1 << 10
-_UNPACK_ERRORS = (OSError, zlib.error, zstandard.ZstdError)
-#: zstd's --long=31, the longest there is.
-_ZSTD_WINDOW = 1 << 31
 
 
 class RawRecord(NamedTuple):
@@ -82,7 +88,7 @@ def read_records(file: BinaryIO) -> Iterator[RawRecord | Damage]:
 
     ``file`` must be able to seek. Raises OSError only if the file itself cannot be read.
     """
-    marker = _marker(file)
+    form = _form(file)
     start: int | None = 0
     while start is not None:
         begun = start
@@ -93,18 +99,18 @@ def read_records(file: BinaryIO) -> Iterator[RawRecord | Damage]:
                 if last is not None:
                     yield last
                 last = record
-                if _is_short(record, file, marker):
+                if _is_short(record, file, form):
                     break
             else:
                 if last is not None:
                     yield last
-                start = yield from _behind(file, begun, last, marker)
+                start = yield from _behind(file, begun, last, form)
                 continue
         except _ReadError as problem:
             error = str(problem)
         place = begun if last is None else last.offset
-        following = _next_record(file, place + 1, marker)
-        whole = _read_alone(file, place, following, marker)
+        following = _next_record(file, place + 1, form)
+        whole = _read_alone(file, place, following, form)
         if whole is not None:
             yield whole[0]
         if whole is None:
@@ -120,35 +126,35 @@ def _is_end(file: BinaryIO, at: int) -> bool:
 
 
 def _behind(
-    file: BinaryIO, start: int, last: RawRecord | None, marker: bytes
+    file: BinaryIO, start: int, last: RawRecord | None, form: Format | None
 ) -> Generator[Damage, None, int | None]:
     """What is behind the place where fastwarc sees the end; gives where the next record begins.
 
     It sees one in an empty member, too, and where a file is cut soon after a record begins.
     """
-    whole = None if last is None else _read_alone(file, last.offset, None, marker)
+    whole = None if last is None else _read_alone(file, last.offset, None, form)
     end = start if last is None else whole and whole[1]
-    if marker == _PLAIN or end is None or _is_end(file, end):
+    if form is None or end is None or _is_end(file, end):
         return None
-    following = _next_record(file, max(end, start + 1), marker)
-    if not _is_empty(file, end, marker, following):
+    following = _next_record(file, max(end, start + 1), form)
+    if not _is_empty(file, end, form, following):
         error = "the file ends inside a record" if following is None else "no record begins here"
         yield Damage(end, "", error)
     return following
 
 
-def _is_empty(file: BinaryIO, start: int, marker: bytes, end: int | None) -> bool:
+def _is_empty(file: BinaryIO, start: int, form: Format, end: int | None) -> bool:
     """Whether there are members or frames of blank lines at most, to the file's end or another."""
     file.seek(start)
     rest = file.read(_CHUNK if end is None else min(_CHUNK, end - start))
     start += len(rest)
     try:
         while rest:
-            plain, used = _unpack(rest, marker)
+            plain, used = unpack(rest, form, _MOST_CONTENT)
             if plain.strip(b"\r\n"):
                 return False
             rest = rest[used:]
-    except _UNPACK_ERRORS:
+    except DamageError:
         return False
     return _is_end(file, start) if end is None else start == end
 
@@ -188,96 +194,80 @@ def _length(headers: dict[str, str]) -> int:
     return int(value) if re.fullmatch(r"[0-9]{1,15}", value) else -1
 
 
-def _is_short(record: RawRecord, file: BinaryIO, marker: bytes) -> bool:
+def _is_short(record: RawRecord, file: BinaryIO, form: Format | None) -> bool:
     """Whether there is less of a record than it says; a wrong length must not pass over others."""
     if record.length > MAX_RECORD_BYTES:
         place = file.tell()  # where fastwarc goes on
-        is_whole = _is_whole(record, file, marker)
+        is_whole = _is_whole(record, file, form)
         file.seek(place)
         return not is_whole
     return record.length < 0 or len(record.block) < record.length
 
 
-def _is_whole(record: RawRecord, file: BinaryIO, marker: bytes) -> bool:
+def _is_whole(record: RawRecord, file: BinaryIO, form: Format | None) -> bool:
     """Whether all of a large record is there, and ends where it says, without holding it."""
     file.seek(record.offset)
-    if marker == _PLAIN:
+    if form is None:
         head = _HEAD.match(file.read(_CHUNK))
         file.seek(record.offset + (head.end() if head else 0) + record.length)
         return head is not None and _END.match(file.read(4)) is not None
-    left, member = record.length, _decompressor(marker)
-    while left > 0 and not member.eof and (piece := file.read(_STEP)):
-        try:
-            left -= len(member.decompress(piece))
-        except _UNPACK_ERRORS:
-            return False
+    left, member = record.length, Member(form)
+    try:
+        while left > 0 and not member.has_ended and (stored := file.read(_CHUNK)):
+            left -= sum(map(len, member.feed(stored)))
+    except DamageError:
+        return False
     return left <= 0
 
 
-def _decompressor(marker: bytes) -> Any:
-    """Of a gzip member or a zstd frame, as zlib and zstandard have it."""
-    if marker == _GZIP:
-        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
-
-
-def _marker(file: BinaryIO) -> bytes:
-    """What every record of a file begins with."""
+def _form(file: BinaryIO) -> Format | None:
+    """What every record of a file is: a gzip member, a zstd frame or, None, itself."""
     head = file.read(len(_PLAIN))
-    for marker in _MARKERS:
-        if head.startswith(marker):
-            return marker
+    form = format_of(head)
+    if head.startswith(_PLAIN) or form in _FORMS:
+        return form
     # The first bytes are damaged: what do the other records begin with?
-    found = (marker for marker in _MARKERS if _next_record(file, 0, marker) is not None)
-    return next(found, _PLAIN)
+    return next((form for form in _FORMS if _next_record(file, 0, form) is not None), None)
 
 
-def _next_record(file: BinaryIO, start: int, marker: bytes) -> int | None:
+def _next_record(file: BinaryIO, start: int, form: Format | None) -> int | None:
     """The first place from ``start`` on where a record begins, or None."""
+    magic = form.magic if form else _PLAIN
     held = b""
     file.seek(start)
     while chunk := file.read(_CHUNK):
         held += chunk
         first = start
-        at = held.find(marker)
+        at = held.find(magic)
         while at >= 0:
-            if _begins_record(file, first + at, marker):
+            if _begins_record(file, first + at, form):
                 return first + at
-            at = held.find(marker, at + 1)
-        kept = held[1 - len(marker) :]
+            at = held.find(magic, at + 1)
+        kept = held[1 - len(magic) :]
         start += len(held) - len(kept)
         held = kept
         file.seek(start + len(held))
     return None
 
 
-def _begins_record(file: BinaryIO, at: int, marker: bytes) -> bool:
-    """Whether a marker is one, and no such bytes within compressed data or a page."""
+def _begins_record(file: BinaryIO, at: int, form: Format | None) -> bool:
+    """Whether a magic is one, and no such bytes within compressed data or a page."""
     file.seek(at)
-    head = file.read(1024)
-    if marker == _PLAIN:
-        return _VERSION_LINE.match(head) is not None
-    try:
-        if marker == _GZIP:
-            plain = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head, len(_PLAIN))
-        else:
-            file.seek(at)
-            plain = ZstdReader(file).read(len(_PLAIN))
-    except (OSError, zlib.error):
-        return False
-    return plain.startswith(_PLAIN)
+    if form is None:
+        return _VERSION_LINE.match(file.read(1024)) is not None
+    return beginning(file, form, len(_PLAIN)) == _PLAIN
 
 
 def _read_alone(
-    file: BinaryIO, at: int, following: int | None, marker: bytes
+    file: BinaryIO, at: int, following: int | None, form: Format | None
 ) -> tuple[RawRecord, int] | None:
     """The record at a place and where it ends in the file; None if it is damaged."""
     file.seek(at)
     size = MAX_RECORD_BYTES if following is None else following - at
     raw = file.read(min(size, MAX_RECORD_BYTES))
     try:
-        plain, used = _unpack(raw, marker)
-    except _UNPACK_ERRORS:
+        plain, used = unpack(raw, form, _MOST_CONTENT) if form else (raw, len(raw))
+    except DamageError:
         return None
     head = _HEAD.match(plain)
     if head is None:
@@ -288,23 +278,6 @@ def _read_alone(
     if length < 0 or end is None:
         return None
     record = RawRecord(at, headers, length, plain[head.end() : head.end() + length])
-    if marker == _PLAIN:
+    if form is None:
         return record, at + end.end()
     return None if plain[end.end() :].strip(b"\r\n") else (record, at + used)
-
-
-def _unpack(raw: bytes, marker: bytes) -> tuple[bytes, int]:
-    """A record's own bytes, and how many bytes of ``raw`` they are made of.
-
-    In small steps, since each may give 32,000 times as much. Raises one of _UNPACK_ERRORS.
-    """
-    if marker == _PLAIN:
-        return raw, len(raw)
-    member, plain = _decompressor(marker), bytearray()
-    for at in range(0, len(raw), _STEP):
-        plain += member.decompress(raw[at : at + _STEP])
-        if member.eof:
-            return bytes(plain), min(at + _STEP, len(raw)) - len(member.unused_data)
-        if len(plain) > 2 * MAX_RECORD_BYTES:
-            break
-    raise OSError("the gzip member or zstd frame does not end")

@@ -26,11 +26,11 @@ Block = tuple[int, bytes, str | None]
 
 @dataclass
 class Recent:
-    """The last that was read of a file, enough for a block: as it is stored, and as XML."""
+    """The last that was read of a file, enough for a block: as it is stored, and decompressed."""
 
     start: int = 0  # of ``stored``, in the file
     stored: bytearray = field(default_factory=bytearray)
-    xml: bytearray = field(default_factory=bytearray)
+    content: bytearray = field(default_factory=bytearray)
 
     def add_stored(self, offset: int, data: bytes) -> None:
         if not self.stored:
@@ -40,17 +40,17 @@ class Recent:
             self.start += len(self.stored) - 2 * BLOCK_BYTES
             del self.stored[: -2 * BLOCK_BYTES]
 
-    def add_xml(self, data: bytes) -> None:
-        self.xml += data
-        if len(self.xml) > 4 * BLOCK_BYTES:
-            del self.xml[:-BLOCK_BYTES]
+    def add_content(self, data: bytes) -> None:
+        self.content += data
+        if len(self.content) > 4 * BLOCK_BYTES:
+            del self.content[:-BLOCK_BYTES]
 
 
 def recover(recent: Recent, read_up_to: int, following: Iterable[bytes]) -> Iterator[Block]:
     """All blocks from the one on in which decompression failed.
 
     Args:
-        recent: what was read, with the piece that failed, and the XML that came of it.
+        recent: what was read, with the piece that failed, and the content that came of it.
         read_up_to: where that piece starts; blocks that end before have been read.
         following: the rest of the file.
     """
@@ -60,11 +60,11 @@ def recover(recent: Recent, read_up_to: int, following: Iterable[bytes]) -> Iter
         last_byte = start - recent.start + (end + 7) // 8
         if 8 * last_byte <= unread:
             continue
-        xml = _block(data, begin, end)
+        content = _block(data, begin, end)
         # Only the first may have been read: what it ends with, not its end, is in doubt.
-        if not (is_first and xml and recent.xml.endswith(xml)):
-            damage = None if xml else "damaged compression: a bz2 block is not whole"
-            yield start + begin // 8, xml, damage
+        if not (is_first and content and recent.content.endswith(content)):
+            damage = None if content else "damaged compression: a bz2 block is not whole"
+            yield start + begin // 8, content, damage
         is_first = False
 
 
@@ -137,8 +137,8 @@ def _whole_before_damage(compressed: bytes) -> bytes:
     try:
         # Byte by byte: a call that meets damage returns nothing of what it read before.
         for i in range(len(compressed)):
-            if xml := decompressor.decompress(compressed[i : i + 1]):
-                return xml
+            if content := decompressor.decompress(compressed[i : i + 1]):
+                return content
     except (OSError, EOFError):
         pass
     return b""
