@@ -24,8 +24,8 @@ Keep = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
 
-#: Gives the pairs that are left, with pair_id and the columns that are named, in tables: each a
-#: range of pair_id, one after the other. How they are cut into tables must never matter.
+#: Gives the pairs that are left, with pair_id and the columns that are named, in tables, as often
+#: as it is called. How they are cut into tables, and the order of these, must never matter.
 Survivors = Callable[[Sequence[str]], Iterator[pa.Table]]
 
 #: Says of a table of pairs which stay.

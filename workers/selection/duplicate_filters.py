@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from workers.base.settings import FileName, find_files
 from workers.base.storage import schema_with
-from workers.embedding.matrix import embedding_matrix
+from workers.embedding.matrix import COSINE_ERROR, embedding_matrix
 from workers.selection.base_filter import (
     Available,
     Cosine,
@@ -140,16 +141,28 @@ class Contamination(Filter):
         }
         new = np.ones(len(rows), bool)
         for column, known in references.items():
-            new &= nearest(embedding_matrix(rows[column]), known) < limits[column]
+            new &= ~near(embedding_matrix(rows[column]), known, limits[column])
         return new
 
 
-def nearest(embeddings: Floats, references: Floats) -> Floats:
-    """The largest cosine of each row with any reference: [N, D], [M, D] -> [N]; -1 without any."""
-    best = np.full(len(embeddings), -1, np.float32)
+def near(embeddings: Floats, references: Floats, limit: float) -> Keep:
+    """Which rows have a cosine of ``limit`` or more with any reference: [N, D], [M, D] -> [N].
+
+    Of embeddings in float16 the answer is exact, whatever other rows there are.
+    """
+    best = _nearest(embeddings, references)
+    doubtful = np.abs(best - limit) < COSINE_ERROR
+    best[doubtful] = _nearest(embeddings[doubtful].astype(np.float64), references)
+    is_near: Keep = best >= limit
+    return is_near
+
+
+def _nearest(embeddings: npt.NDArray[Any], references: Floats) -> npt.NDArray[Any]:
+    """The largest cosine of each row with any reference, as floats of ``embeddings``: [N]."""
+    best = np.full(len(embeddings), -1, embeddings.dtype)
     for start in range(0, len(references), _CHUNK):
-        cosines = embeddings @ references[start : start + _CHUNK].T
-        np.maximum(best, cosines.max(axis=1), out=best)
+        some = references[start : start + _CHUNK].astype(embeddings.dtype, copy=False)
+        np.maximum(best, (embeddings @ some.T).max(axis=1), out=best)
     return best
 
 

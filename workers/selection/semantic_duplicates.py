@@ -1,7 +1,9 @@
 """Pictures that are nearly the same, by their embeddings: SemDeDup (arXiv 2303.09540).
 
 All pairs of pictures would be too many, so the embeddings are clustered first and pictures are
-compared within a cluster alone.
+compared within a cluster alone. What is found follows from the set of pairs: the clusters from
+those whose draws, hashes of their pair_id, are small, and a picture's cluster from its embedding
+and the clusters by exact arithmetic, so a copy never falls into another cluster than its picture.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from workers.embedding.matrix import embedding_matrix
+from workers.base.sampling import draws
+from workers.embedding.matrix import COSINE_ERROR, embedding_matrix
 from workers.selection.duplicates import Bools, Ints, Tables, file_count, find_duplicates
 
 Floats = npt.NDArray[np.float32]
@@ -24,6 +27,8 @@ ITERATIONS = 10
 #: 1 GiB of 512 dimensions.
 SAMPLE_ROWS = 64
 MAX_SAMPLE_ROWS = 1 << 19
+#: Of the draws that say which rows those are.
+_SEED = 2303_09540
 #: Rows in memory at a time, about, where a cluster is no larger.
 ROWS_PER_FILE = 65_536
 #: Rows compared with those before them at a time.
@@ -52,35 +57,48 @@ def semantic_duplicates(
 
 
 def _sample(tables: Iterator[pa.Table], rows: int, wanted: int) -> Floats:
-    """Every n-th row, [S, D]: pairs are sorted by a hash, so that is a fair sample."""
-    step = max(1, -(-rows // wanted))
-    parts, start = [], 0
+    """The embeddings of about so many rows, in the order of their pair_id, [S, D]."""
+    share = wanted / rows
+    parts = []
     for table in tables:
-        chosen = np.arange(-start % step, len(table), step)
-        parts.append(embedding_matrix(table["image_embedding"].take(chosen)))
-        start += len(table)
-    return np.concatenate(parts)
+        drawn = draws(_SEED, table["pair_id"].to_pylist()) < share
+        parts.append(table.select(["pair_id", "image_embedding"]).filter(pa.array(drawn)))
+    sample = pa.concat_tables(parts).sort_by("pair_id")
+    return embedding_matrix(sample["image_embedding"])
 
 
 def _centroids(sample: Floats, clusters: int) -> Floats:
-    """Spherical k-means: [S, D] -> [K, D], unit length. Begins with K rows of the sample."""
+    """Spherical k-means: [S, D] -> [K, D], unit length. Begins with K rows of the sample.
+
+    They are floats of 16 bits, for which cosines are exact.
+    """
     centroids = sample[np.linspace(0, len(sample) - 1, min(clusters, len(sample))).astype(int)]
     for _ in range(ITERATIONS):
         nearest = _assign(sample, centroids)
         sums = np.zeros_like(centroids)
         np.add.at(sums, nearest, sample)
         length = np.linalg.norm(sums, axis=1, keepdims=True)
-        centroids = np.where(length > 0, sums / np.maximum(length, 1e-12), centroids)
+        means = (sums / np.maximum(length, 1e-12)).astype(np.float16)
+        centroids = np.where(length > 0, means, centroids).astype(np.float32)
     return centroids
 
 
-def _assign(embeddings: Floats, centroids: Floats) -> npt.NDArray[np.int64]:
-    """The nearest centroid of each row, [N]."""
+def _assign(embeddings: Floats, centroids: Floats) -> Ints:
+    """The nearest centroid of each row, the first of equals, exactly: [N]."""
     parts = [
-        (embeddings[start : start + _CHUNK] @ centroids.T).argmax(axis=1)
+        _nearest(embeddings[start : start + _CHUNK], centroids)
         for start in range(0, len(embeddings), _CHUNK)
     ]
     return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def _nearest(rows: Floats, centroids: Floats) -> Ints:
+    cosines = rows @ centroids.T  # [N, K]
+    nearest = cosines.argmax(axis=1)
+    least = np.take_along_axis(cosines, nearest[:, None], axis=1) - 2 * COSINE_ERROR
+    doubtful = np.count_nonzero(cosines > least, axis=1) > 1
+    nearest[doubtful] = (rows[doubtful].astype(np.float64) @ centroids.T).argmax(axis=1)
+    return nearest
 
 
 def _by_cluster(

@@ -1,6 +1,7 @@
 """A known share of wrong captions, planted in embeddings."""
 
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +50,22 @@ def test_a_share_gets_somebody_elses_caption_and_the_others_keep_theirs(shards, 
     )
     expected = (embedding_matrix(after["image_embedding"]) * texts[1]).sum(axis=1)
     assert np.allclose(after["similarity"].to_numpy(), expected, atol=1e-6)
+
+
+def test_who_gets_whose_caption_follows_from_the_pairs_and_not_from_their_shards(tmp_path):
+    rows = [
+        {"pair_id": f"{n:02d}", "caption": f"{n}", "text_embedding": unit(n)} for n in range(40)
+    ]
+    found = []
+    for number, cuts in enumerate([(0, 40), (0, 7, 7, 30, 40)]):
+        folder = tmp_path / str(number)
+        parts = [make_shard(folder, f"{at}-{end}", rows[at:end]) for at, end in pairwise(cuts)]
+        noisy, wrong = plant_noise(parts[::-1], 0.5, 3, folder / "noisy")
+        table = pa.concat_tables([pq.read_table(shard.embeddings) for shard in noisy])
+        table = table.append_column("wrong", pa.array(np.concatenate(wrong)))
+        found.append(table.sort_by("pair_id").to_pylist())
+    assert found[0] == found[1]
+    assert 10 < sum(row["wrong"] for row in found[0]) < 30
 
 
 def test_the_same_words_are_no_wrong_caption(tmp_path):

@@ -1,6 +1,7 @@
 """Every filter by itself, and what steps one after the other do."""
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -319,6 +320,7 @@ ROWS = st.lists(
             "sha256": st.sampled_from("xyz"),
             "picture_hash": st.sampled_from([0, 1, 3, 0xFFFF, 0xFFFE, 1 << 63]),
             "query_ids": st.sampled_from([[0], [0, 1], [2]]),
+            "image_embedding": st.sampled_from([unit(0), unit(0.01), unit(2)]),
         }
     ),
     max_size=12,
@@ -332,6 +334,7 @@ STEPS = st.lists(
             {"filter": "exact_duplicates"},
             {"filter": "perceptual_duplicates", "max_distance": 1},
             {"filter": "top_per_query", "pairs": 2},
+            {"filter": "semantic_duplicates", "cluster_rows": 2},
         ]
     ),
     max_size=4,
@@ -339,14 +342,23 @@ STEPS = st.lists(
 
 
 @settings(max_examples=10, deadline=None)
-@given(rows=ROWS, steps=STEPS, cut=st.integers(0, 12))
-def test_sharding_never_matters_and_every_row_has_one_fate(tmp_path_factory, rows, steps, cut):
+@given(
+    rows=ROWS,
+    steps=STEPS,
+    cuts=st.lists(st.integers(0, 12), max_size=3),
+    order=st.permutations(range(4)),
+)
+def test_sharding_never_matters_and_every_row_has_one_fate(
+    tmp_path_factory, rows, steps, cuts, order
+):
     rows = [{**row, "pair_id": f"{n:03d}", "url": f"http://a/{n}"} for n, row in enumerate(rows)]
     results = []
-    for parts in ([rows], [rows[:cut], rows[cut:]]):
+    for ends in ([], sorted(cuts)):
         folder = tmp_path_factory.mktemp("selection")
-        shards = [make_shard(folder, name, part) for name, part in zip("ab", parts, strict=False)]
-        reasons, tally = run_steps(shards[::-1], folder, *steps)
+        parts = [rows[start:end] for start, end in pairwise([0, *ends, len(rows)])]
+        shards = [make_shard(folder, name, part) for name, part in zip("abcd", parts, strict=False)]
+        given_in = sorted(range(len(shards)), key=order.index)
+        reasons, tally = run_steps([shards[number] for number in given_in], folder, *steps)
         results.append((reasons, tally.counts(), tally.samples))
     assert results[0] == results[1]
     assert len(results[0][0]) == len(rows)
