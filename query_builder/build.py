@@ -20,8 +20,6 @@ frequent terms remain. There are as many partitions as keep each one small, what
 
 from __future__ import annotations
 
-import collections
-import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,8 +45,8 @@ from query_builder.titles import Titles, add_titles
 from query_builder.wikis import Wiki
 from workers.base.beam_pipeline import file_names, open_pipeline, pipeline_options
 from workers.base.file_systems import size_of
-from workers.base.storage import TEMPORARY_PREFIX, write_json, write_table
-from workers.base.tally import Tally
+from workers.base.storage import TEMPORARY_PREFIX, write_table
+from workers.base.tally import Tally, take_tallies, write_tallies
 
 #: Characters of wikitext in a shard: enough to make calls cheap, few enough for the caches.
 SHARD_CHARACTERS = 1 << 20
@@ -101,8 +99,7 @@ def build_queries(
             _add_stages(pipeline, inputs, counting, out_dir / "00000.parquet", report, settings)
     finally:
         spill.remove(folder)
-    tallies = _read_tallies(report)
-    report.unlink()
+    tallies = take_tallies(report)
     for tally in tallies.values():
         tally.check()
     return tallies
@@ -238,11 +235,4 @@ def write_queries(
     if synsets:
         tallies["synsets"] = Tally.total(tally for _, tally in synsets)
     tallies["terms"] = terms
-    write_json({name: vars(tally) for name, tally in tallies.items()}, Path(report))
-
-
-def _read_tallies(report: Path) -> dict[str, Tally]:
-    tallies = json.loads(report.read_text(encoding="utf-8"))
-    for tally in tallies.values():
-        tally.update({name: collections.Counter(tally[name]) for name in ("rejected", "failed")})
-    return {name: Tally(**tally) for name, tally in tallies.items()}
+    write_tallies(tallies, Path(report))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
 import subprocess
@@ -21,6 +19,7 @@ from pipelines.run.config import Config, ConfigError, digest
 from pipelines.run.receipts import Ledger, Sha256, StageTotals, first_problem
 from workers.base.credentials import shown_settings
 from workers.base.exit_codes import PASSING
+from workers.base.processes import lock
 from workers.base.settings import printable
 from workers.base.storage import remove_leftovers, write_json
 
@@ -211,7 +210,8 @@ def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
         ) from error
     with ExitStack() as stack:
         try:
-            _lock(folder, os.O_RDONLY, stack)  # the folder: nobody deletes that under its owner
+            # The folder: nobody deletes that under its owner.
+            stack.callback(os.close, lock(folder))
         except BlockingIOError as error:
             raise LockedError(
                 f"{folder} is being worked on by another process; wait for it or {otherwise}"
@@ -222,18 +222,6 @@ def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
                 f"work there would not know of each other; {otherwise}"
             ) from error
         yield
-
-
-def _lock(folder: Path, flags: int, stack: ExitStack) -> None:
-    """Lock a folder or, where only files that are written to have locks (NFS), a file in it."""
-    descriptor = os.open(folder, flags)
-    stack.callback(os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno != errno.EBADF or not folder.is_dir():
-            raise
-        _lock(folder / "run.lock", os.O_RDWR | os.O_CREAT, stack)
 
 
 def code_commit() -> str | None:

@@ -1,13 +1,16 @@
-"""Processes that must not outlive others: death signals, orphans and whole trees."""
+"""Processes that must not outlive others or work beside them: death signals, trees, locks."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import fcntl
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +22,23 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 #: Rounds of killing, each of a second at most: a process may start others while it is killed.
 _ROUNDS = 10
+
+
+def lock(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Lock a folder until this process and its forks end, or the descriptor that this gives closes.
+
+    Where only files that are written to have locks (NFS), it locks a file in the folder. Raises
+    BlockingIOError where another process holds it, and OSError where there are no locks.
+    """
+    descriptor = os.open(path, flags)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno != errno.EBADF or not path.is_dir():
+            raise
+        return lock(path / "run.lock", os.O_RDWR | os.O_CREAT)
+    return descriptor
 
 
 def end_with_parent(parent: int) -> None:

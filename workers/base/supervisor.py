@@ -10,7 +10,6 @@ itself, a third process, the reaper, does that.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -31,6 +30,7 @@ from workers.base.processes import (
     end_with_parent,
     kill_descendants,
     kill_marked,
+    lock,
     reap_orphans,
 )
 
@@ -274,7 +274,8 @@ def _open_session() -> Path | None:
         before = tempfile.gettempdir()
         short = before if len(before) <= _LONGEST_FOLDER else "/tmp"
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=short))
-        _try_lock(folder)  # held until this process and the worker have ended
+        with suppress(OSError):
+            lock(folder)  # held until this process and the worker have ended
         (folder / _MARK).touch()
     except OSError:
         return None
@@ -289,17 +290,7 @@ def _remove_leftovers() -> None:
     for place in {os.environ.get("TMPDIR", "/tmp"), "/tmp"}:
         for mark in Path(place).glob(f"{_PREFIX}*/{_MARK}"):
             with suppress(OSError):  # another user's, or another command removes it, too
-                if mark.stat().st_uid == os.getuid() and (lock := _try_lock(mark.parent)):
+                if mark.stat().st_uid == os.getuid():
+                    held = lock(mark.parent)
                     shutil.rmtree(mark.parent, ignore_errors=True)
-                    os.close(lock)
-
-
-def _try_lock(folder: Path) -> int | None:
-    """Lock a folder until this process and its forks end; None when another one holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+                    os.close(held)

@@ -11,7 +11,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
+
+from workers.base.storage import write_text
 
 #: How many dropped rows of each reason a tally keeps to look at.
 SAMPLES_PER_REASON = 20
@@ -122,6 +127,21 @@ class Tally:
             "rejected": dict(sorted(self.rejected.items())),
             "failed": dict(sorted(self.failed.items())),
         }
+
+
+_TALLIES = TypeAdapter(dict[str, Tally])
+
+
+def write_tallies(tallies: Mapping[str, Tally], path: Path) -> None:
+    """Write a file of tallies by name for ``take_tallies``: a pipeline gives its driver no rows."""
+    write_text(_TALLIES.dump_json(dict(tallies)).decode(), path)
+
+
+def take_tallies(path: Path) -> dict[str, Tally]:
+    """The tallies that ``write_tallies`` wrote, whose file is removed."""
+    tallies = _TALLIES.validate_json(path.read_bytes())
+    path.unlink()
+    return tallies
 
 
 def _shown(value: Any) -> Any:

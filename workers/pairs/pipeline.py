@@ -21,12 +21,10 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from pydantic import TypeAdapter
 
 from workers.base.beam_pipeline import open_pipeline
 from workers.base.contracts import PAIRS
-from workers.base.storage import write_text
-from workers.base.tally import LostRowsError, Tally
+from workers.base.tally import LostRowsError, Tally, take_tallies, write_tallies
 from workers.extract.inputs import Input
 from workers.pairs.balance import POLICIES, Policy
 from workers.pairs.query_draws import (
@@ -54,7 +52,6 @@ from workers.pairs.writer import QUERY_COUNTS_FILE, BalanceAndWrite, write_query
 _QUERY_BUCKETS = 64
 
 _TALLIES_FILE = "_tallies.json"
-_TALLIES = TypeAdapter(dict[str, Tally])
 
 
 def build_pairs(
@@ -237,17 +234,16 @@ def _write_tallies(
     _ = (
         pipeline
         | "OnceMore" >> beam.Create([out_dir / _TALLIES_FILE])
-        | "WriteTallies" >> beam.Map(_write_json, beam.pvalue.AsList(totals))
+        | "WriteTallies" >> beam.Map(_save_tallies, beam.pvalue.AsList(totals))
     )
 
 
-def _write_json(path: Path, totals: list[tuple[str, Tally]]) -> None:
-    write_text(_TALLIES.dump_json(dict(totals)).decode(), path)
+def _save_tallies(path: Path, totals: list[tuple[str, Tally]]) -> None:
+    write_tallies(dict(totals), path)
 
 
 def _collect_tallies(path: Path) -> dict[str, Tally]:
-    tallies = _TALLIES.validate_json(path.read_bytes())
-    path.unlink()
+    tallies = take_tallies(path)
     return {name: tallies.get(name, Tally()) for name in TALLY_NAMES}
 
 

@@ -254,7 +254,7 @@ def test_a_file_system_without_locks_is_said_and_nfs_locks_files(run, monkeypatc
             raise OSError(error, os.strerror(error))
         flock(descriptor, operation)
 
-    monkeypatch.setattr("pipelines.run.directory.fcntl.flock", refuse_folders)
+    monkeypatch.setattr(fcntl, "flock", refuse_folders)
     if refused:
         with pytest.raises(ConfigError, match="has no locks"), run.lock():
             pass
