@@ -27,8 +27,9 @@ from pipelines.run.references import check_embeddings
 from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors
 from workers.base.credentials import shown
 from workers.base.exit_codes import ExitCode
+from workers.base.file_systems import find_files
 from workers.base.output import say
-from workers.base.settings import find_files, local_path, printable
+from workers.base.settings import local_path, printable
 from workers.base.storage import file_hash, write_json
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import TAR_ENDINGS

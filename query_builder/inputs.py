@@ -9,7 +9,8 @@ from pathlib import Path
 from query_builder.settings import QuerySettings
 from query_builder.sources import find_dumps
 from workers.base.credentials import shown
-from workers.base.settings import find_files, resolve_path
+from workers.base.file_systems import find_files
+from workers.base.settings import resolve_path
 
 #: WordNet's files of synsets, in its ``dict`` folder.
 SYNSET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")

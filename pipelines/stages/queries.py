@@ -13,8 +13,7 @@ from pipelines.stages.base import Stage
 from query_builder.inputs import Inputs, check_dumps, find_inputs
 from query_builder.settings import QuerySettings
 from workers.base.credentials import shown
-from workers.base.file_systems import is_remote, version_of
-from workers.base.settings import find_files
+from workers.base.file_systems import find_files, is_remote, version_of
 from workers.base.tally import Tally
 
 

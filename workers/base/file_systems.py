@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from glob import escape, glob
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
 
 from workers.base.credentials import shown
-from workers.base.settings import local_path, named_paths, printable, resolve_path
+from workers.base.settings import local_path, printable, resolve_path
 
 _WEB = ("http", "https")
 
@@ -65,6 +66,21 @@ def _is_there(path: Path) -> bool:
     return True
 
 
+def find_files(patterns: Iterable[str]) -> list[Path]:
+    """The files that paths and globs (``package:`` ones too) name: absolute, sorted, each once.
+
+    Raises FileNotFoundError for a pattern that names no file.
+    """
+    found: set[Path] = set()
+    for pattern in patterns:
+        matches = map(Path, _named_paths(str(resolve_path(pattern).absolute())))
+        files = [match for match in matches if match.is_file()]
+        if not files:
+            raise FileNotFoundError(f"there is no file {pattern}")
+        found.update(files)
+    return sorted(found)
+
+
 def list_files(pattern: str) -> tuple[str, list[str]]:
     """The folder and the files that a path, glob, folder or URL names: absolute, sorted.
 
@@ -95,8 +111,19 @@ def _list_files(pattern: str) -> tuple[str, list[str]]:
 
 def _matches(system: Any, pattern: str) -> list[str]:
     if "file" in system.protocol:
-        return named_paths(pattern)
+        return _named_paths(pattern)
     return [] if _is_web(system) else list(system.glob(pattern))
+
+
+def _named_paths(pattern: str) -> list[str]:
+    """The paths that are there and that an absolute path or glob names; `**` is any folders.
+
+    A name that is there is itself, whatever signs are in it: only what follows is a pattern.
+    """
+    there, rest = Path("/"), list(Path(pattern).parts[1:])
+    while rest and (there / rest[0]).exists():
+        there /= rest.pop(0)
+    return glob(f"{escape(str(there))}/{'/'.join(rest)}", recursive=True) if rest else [str(there)]  # noqa: PTH207
 
 
 def version_of(url: str) -> str:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Callable, Iterable
-from glob import escape, glob
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -280,29 +279,3 @@ def resolve_path(text: str) -> Path:
 def printable(path: str | os.PathLike[str]) -> str:
     """A path as text that can be written anywhere: bytes of it that are no UTF-8 as \\xNN."""
     return os.fsencode(path).decode(errors="backslashreplace")
-
-
-def named_paths(pattern: str) -> list[str]:
-    """The paths that are there and that an absolute path or glob names; `**` is any folders.
-
-    A name that is there is itself, whatever signs are in it: only what follows is a pattern.
-    """
-    there, rest = Path("/"), list(Path(pattern).parts[1:])
-    while rest and (there / rest[0]).exists():
-        there /= rest.pop(0)
-    return glob(f"{escape(str(there))}/{'/'.join(rest)}", recursive=True) if rest else [str(there)]  # noqa: PTH207
-
-
-def find_files(patterns: Iterable[str]) -> list[Path]:
-    """The files that paths and globs (``package:`` ones too) name: absolute, sorted, each once.
-
-    Raises FileNotFoundError for a pattern that names no file.
-    """
-    found: set[Path] = set()
-    for pattern in patterns:
-        matches = map(Path, named_paths(str(resolve_path(pattern).absolute())))
-        files = [match for match in matches if match.is_file()]
-        if not files:
-            raise FileNotFoundError(f"there is no file {pattern}")
-        found.update(files)
-    return sorted(found)

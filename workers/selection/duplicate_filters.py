@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from workers.base.settings import FileName, find_files
+from workers.base.file_systems import find_files
+from workers.base.settings import FileName
 from workers.base.storage import schema_with
 from workers.embedding.matrix import COSINE_ERROR, embedding_matrix
 from workers.selection.base_filter import (

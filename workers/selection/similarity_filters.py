@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from workers.base.file_systems import find_files
 from workers.base.sampling import draws
-from workers.base.settings import FileName, Share, find_files
+from workers.base.settings import FileName, Share
 from workers.base.storage import schema_with
 from workers.selection.base_filter import (
     Available,

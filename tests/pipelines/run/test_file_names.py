@@ -9,8 +9,7 @@ from pipelines.embed_job import shard_files
 from pipelines.run.config import Config, digest
 from pipelines.run.directory import Run
 from tests.pipelines.run.test_run import key as key_of_queries
-from workers.base.file_systems import list_files
-from workers.base.settings import find_files
+from workers.base.file_systems import find_files, list_files
 from workers.base.tally import Tally
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import find_inputs
