@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 import pyarrow.parquet as pq
 
+from pipelines.run import clock
 from pipelines.run.receipts import (
     Ledger,
     Outcome,
@@ -84,7 +85,7 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
         rows={kind: tally.counts() for kind, tally in tallies.items()},
         outputs=outputs,
         seconds=round(time.monotonic() - started, 3),
-        ended=round(time.time(), 3),
+        ended=clock.now(),
         attempt=shard.attempt,
         made_of=shard.made_of,
     )

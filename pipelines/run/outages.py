@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pipelines.run.receipts import Receipt
 from workers.base.failures import is_passing
+from workers.crawl.host import KNOWN
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,22 @@ class Unreached:
     shards: int
     reasons: Counter[str]
     rows: int  # that were not rejected, so much of what the stage wanted
+    stale: Counter[str]  # the reasons of rows that are there as an earlier crawl found them
 
     @classmethod
     def of(cls, receipts: Iterable[Receipt]) -> Unreached:
-        shards, reasons, rows = 0, Counter[str](), 0
+        shards, reasons, rows, stale = 0, Counter[str](), 0, Counter[str]()
         for receipt in receipts:
             shards += 1
-            for counts in receipt.rows.values():
+            for kind, counts in receipt.rows.items():
                 failed: dict[str, int] = counts["failed"]
+                passing = {why: n for why, n in failed.items() if is_passing(why)}
+                if kind == KNOWN:  # these are kept pages, too
+                    stale.update(passing)
+                    continue
                 rows += counts["kept"] + sum(failed.values())
-                reasons.update({why: n for why, n in failed.items() if is_passing(why)})
-        return cls(shards, reasons, rows)
+                reasons.update(passing)
+        return cls(shards, reasons, rows, stale)
 
     @property
     def share(self) -> float:
@@ -51,13 +57,26 @@ def is_outage(receipt: Receipt, tolerance: Tolerance) -> bool:
     return Unreached.of([receipt]).share > tolerance.max_unreachable
 
 
+def is_stale(receipt: Receipt, tolerance: Tolerance) -> bool:
+    """Whether more of a shard could not be reached than is tolerated, what is stale included."""
+    unreached = Unreached.of([receipt])
+    all_of_it = unreached.reasons.total() + unreached.stale.total()
+    return all_of_it > tolerance.max_unreachable * unreached.rows
+
+
+def lacks(receipt: Receipt) -> bool:
+    """Whether anything of a shard could not be reached that may be reached at another time."""
+    unreached = Unreached.of([receipt])
+    return bool(unreached.reasons or unreached.stale)
+
+
 def is_worth_another_try(receipt: Receipt, tolerance: Tolerance, *, missed: bool) -> bool:
     """Whether a rerun asks again for what could not be reached.
 
     Args:
         missed: the gate of the stage is.
     """
-    if not Unreached.of([receipt]).reasons:
+    if not lacks(receipt):
         return False
     has_tries_left = receipt.attempt <= tolerance.reruns
-    return missed or has_tries_left or receipt.spoiled or is_outage(receipt, tolerance)
+    return missed or has_tries_left or receipt.spoiled or is_stale(receipt, tolerance)

@@ -85,6 +85,7 @@ class Shard:
     sources: tuple[Source, ...] = ()  # the files again, where their content was hashed
     verify: bool = True  # whether to compare them with their hashes before they are read
     attempt: int = 1  # a receipt of an earlier one is valid, and not what is asked for
+    due_since: float | None = None  # its receipt that ended then is valid, and due to be made anew
     made_of: str | None = None  # the one file from outside that gives the shard its name
 
     def file(self, name: str) -> Path:
@@ -348,7 +349,9 @@ class Ledger:
 
 
 def is_of(receipt: Receipt, shard: Shard) -> bool:
-    return receipt.key == shard.key and receipt.attempt >= shard.attempt
+    """Whether a receipt is of the attempt that is asked for, or of a later one."""
+    is_due = receipt.ended == shard.due_since
+    return receipt.key == shard.key and receipt.attempt >= shard.attempt and not is_due
 
 
 def files_of(receipt: Receipt | None) -> set[str]:
@@ -371,7 +374,8 @@ class StageTotals:
             seconds=round(sum(receipt.seconds for receipt in receipts), 3),
             bytes=sum(output.bytes for receipt in receipts for output in receipt.outputs),
         )
-        for receipt in receipts:
+        # Not every shard has every kind; the last kind of one that has them all is the last here.
+        for receipt in sorted(receipts, key=lambda receipt: -len(receipt.rows)):
             for kind, counts in receipt.rows.items():
                 _add_counts(totals.rows.setdefault(kind, Tally().counts()), counts)
         return totals

@@ -12,7 +12,13 @@ from pipelines.run.config import Config, ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.gates import barren, gate_of, is_met, places_of, shortfall
 from pipelines.run.memory import peak_memory
-from pipelines.run.outages import Unreached, is_outage, is_worth_another_try
+from pipelines.run.outages import (
+    Unreached,
+    is_outage,
+    is_stale,
+    is_worth_another_try,
+    lacks,
+)
 from pipelines.run.progress import Progress
 from pipelines.run.receipts import Outcome, Receipt, Shard, Side, StageTotals
 from pipelines.run.references import check_truth
@@ -42,8 +48,8 @@ def _check_beam(config: Config) -> None:
 class Plan:
     """The shards of a stage: done and to do.
 
-    Those ``again`` are valid as they are, but some of their rows could not be reached: they are
-    tried once more, while the stages after this one may use what there is.
+    Those ``again`` are valid as they are, but some of their rows could not be reached, or may have
+    changed by now: they are done once more, while the stages after this one may use what there is.
     """
 
     done: list[Shard]
@@ -65,10 +71,12 @@ class Plan:
         totals = StageTotals.of([receipt for _, receipt in receipts])
         missed = not plan.todo and not is_met(gate_of(stage.run.config, stage.name), totals)
         for shard, receipt in receipts:
-            if is_worth_another_try(receipt, stage.tolerance, missed=missed):
-                # What the last attempt has left may be read, so it is compared, too.
-                sources = (*shard.sources, *ledger.sources_of(receipt))
-                plan.again.append(replace(shard, attempt=receipt.attempt + 1, sources=sources))
+            # What the last attempt has left may be read, so it is compared, too.
+            again = replace(shard, sources=(*shard.sources, *ledger.sources_of(receipt)))
+            if stage.is_due(receipt):
+                plan.again.append(replace(again, due_since=receipt.ended))
+            elif is_worth_another_try(receipt, stage.tolerance, missed=missed):
+                plan.again.append(replace(again, attempt=receipt.attempt + 1))
             else:
                 plan.done.append(shard)
         return plan
@@ -142,8 +150,8 @@ def run_stages(run: Run, names: Sequence[str]) -> Result:
         complete[name] = True
     if not worked:
         log.info("nothing to do: %s is complete", run.directory)
-    damaged = [name for name in names if _reads_damaged_inputs(run, name)]
-    code = ExitCode.PARTIAL if damaged else ExitCode.COMPLETE
+    partial = [_is_out_of_date(run, name) | _reads_damaged_inputs(run, name) for name in names]
+    code = ExitCode.PARTIAL if any(partial) else ExitCode.COMPLETE
     return Result(code, worked, ended=True)
 
 
@@ -197,7 +205,13 @@ def _work(stage: Stage, plan: Plan) -> bool:
     total = len(plan.done) + len(todo)
     log.info("%s: %d of %d shards to do", stage.name, len(todo), total)
     if plan.again:
-        log.info("%s: %d of them once more, for what failed to come", stage.name, len(plan.again))
+        due = sum(shard.due_since is not None for shard in plan.again)
+        log.info(
+            "%s: %d of them once more for what failed to come, and %d for what may have changed",
+            stage.name,
+            len(plan.again) - due,
+            due,
+        )
     started, failures = time.monotonic(), 0
     made: list[Receipt] = []
     with (
@@ -220,7 +234,7 @@ def _work(stage: Stage, plan: Plan) -> bool:
 
 def _spoiled(stage: Stage, made: Sequence[Receipt], lost: Sequence[str]) -> int:
     """The number of shards that a lost service may have cost rows; a rerun tries those again."""
-    receipts = [receipt for receipt in made if lost and Unreached.of([receipt]).reasons]
+    receipts = [receipt for receipt in made if lost and lacks(receipt)]
     for receipt in receipts:
         stage.run.ledger(stage.name).spoil(receipt)
     if lost:
@@ -256,6 +270,23 @@ def _ends_in_outage(stage: Stage) -> bool:
         f"keeps the rest; with a higher {limit} it goes on without them"
     )
     return True
+
+
+def _is_out_of_date(run: Run, name: str) -> bool:
+    """Whether some shards of a stage could not be looked at again; says which."""
+    tolerance = STAGES[name](run).tolerance
+    receipts = [one for one in run.ledger(name).receipts() if is_stale(one, tolerance)]
+    if receipts:
+        stale = Unreached.of(receipts).stale
+        shards = [*(receipt.shard for receipt in receipts[:3]), *["..."] * (len(receipts) > 3)]
+        log.error(
+            "%s: %s away (%s): %s pages are as an earlier crawl found them; a rerun asks again",
+            name,
+            ", ".join(shards),
+            ", ".join(f"{reason} {n:,}" for reason, n in sorted(stale.items())),
+            f"{stale.total():,}",
+        )
+    return bool(receipts)
 
 
 def _log_outcome(stage: Stage, outcome: Outcome) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pipelines.run.config import digest
 from pipelines.run.directory import Run
 from pipelines.run.outages import Tolerance
-from pipelines.run.receipts import Outcome, Shard, Source
+from pipelines.run.receipts import Outcome, Receipt, Shard, Source
 from workers.base.settings import printable
 
 NOTHING: Mapping[str, Any] = {}
@@ -54,6 +54,10 @@ class Stage(ABC):
     @abstractmethod
     def plan(self) -> list[Shard]:
         """All shards of the stage, done or not."""
+
+    def is_due(self, receipt: Receipt) -> bool:  # noqa: ARG002 - most stages look inwards
+        """Whether a shard is to be done anew since what it was made of may have changed by now."""
+        return False
 
     @abstractmethod
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:

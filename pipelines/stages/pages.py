@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.run import clock
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.engines import on_beam
 from pipelines.run.outages import Tolerance
-from pipelines.run.receipts import Outcome, Shard
+from pipelines.run.receipts import Outcome, Receipt, Shard, Side
 from pipelines.stages.base import Stage
 from workers.base.settings import CrawlSettings
 from workers.base.tally import Tally
@@ -26,8 +27,8 @@ class Pages(Stage):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        # A host that was away is crawled again whole; what one of its pages lacks is left.
-        self.tolerance = Tolerance(run.config.pages.max_unreachable)
+        settings = run.config.pages
+        self.tolerance = Tolerance(settings.max_unreachable, settings.reruns)
 
     @property
     def skipped(self) -> str:
@@ -62,9 +63,13 @@ class Pages(Stage):
             for host in sorted(hosts)
         ]
 
+    def is_due(self, receipt: Receipt) -> bool:
+        hours = self.run.config.pages.recrawl_hours
+        return hours is not None and clock.now() - receipt.ended >= hours * 3600
+
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
-        return on_beam(Crawl(config.pages), shards, self.folder, config.beam.options)
+        return on_beam(Crawl(config.pages, self.folder), shards, self.folder, config.beam.options)
 
 
 def _refusal(seed: str) -> str:
@@ -77,8 +82,15 @@ def _refusal(seed: str) -> str:
 @dataclass(frozen=True)
 class Crawl:
     settings: CrawlSettings
+    folder: Path  # where the crawl before a further one has left its files
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.crawl.host import crawl_host
+        from workers.crawl.host import HostFiles, crawl_host
 
-        return crawl_host(shard.values["host"], shard.values["seeds"], out, self.settings)
+        host, is_rerun = shard.values["host"], shard.attempt > 1
+        before = None
+        if is_rerun or shard.due_since is not None:
+            before = HostFiles.of(host, self.folder, Side.TABLES.of(self.folder))
+        return crawl_host(
+            host, shard.values["seeds"], out, self.settings, before, is_rerun=is_rerun
+        )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 HTML = "text/html; charset=utf-8"
@@ -35,6 +37,12 @@ def page(*links: str, text: str = "") -> Answer:
     return Answer(f"<html><body>{text}{anchors}</body></html>".encode())
 
 
+def tagged(answer: Answer) -> Answer:
+    """An answer with an ETag that says what is in it."""
+    tag = f'"{hashlib.sha1(answer.body).hexdigest()}"'
+    return replace(answer, headers={**answer.headers, "ETag": tag})
+
+
 def robots(text: str) -> Answer:
     return Answer(text.encode(), headers={"Content-Type": "text/plain"})
 
@@ -55,6 +63,7 @@ class Web:
     host: str = ""
     asked: list[str] = field(default_factory=list)
     asked_at: list[float] = field(default_factory=list)  # seconds, of a monotonic clock
+    unchanged: list[str] = field(default_factory=list)  # those that were answered by a 304
     agents: set[str] = field(default_factory=set)
     most_at_once: int = 0
 
@@ -66,6 +75,16 @@ class Web:
         if isinstance(found, list):
             return found.pop(0) if len(found) > 1 else found[0]
         return found
+
+
+def _is_known(answer: Answer, request: Message) -> bool:
+    """Whether whoever asks has it already (RFC 9110, section 13.2.2)."""
+    if answer.status != 200:
+        return False
+    if (tag := request.get("If-None-Match")) is not None:
+        return tag == answer.headers.get("ETag")
+    since = request.get("If-Modified-Since")
+    return since is not None and since == answer.headers.get("Last-Modified")
 
 
 @contextmanager
@@ -91,6 +110,9 @@ def serving(answers: Mapping[str, Answer | list[Answer]]) -> Iterator[Web]:
                 web.asked_at.append(time.monotonic())
                 web.agents.add(self.headers.get("User-Agent", ""))
                 answer = web.answer(self.path)
+                if _is_known(answer, self.headers):
+                    web.unchanged.append(self.path)
+                    answer = replace(answer, body=b"", status=304)
             stopped.wait(answer.seconds)
             with changed:
                 changed.wait_for(lambda: web.most_at_once >= answer.at_once, PATIENCE)
@@ -103,9 +125,11 @@ def serving(answers: Mapping[str, Answer | list[Answer]]) -> Iterator[Web]:
         def _send(self, answer: Answer) -> None:
             self.send_response(answer.status)
             for name, value in answer.headers.items():
-                self.send_header(name, value)
+                if answer.status != 304 or name != "Content-Type":
+                    self.send_header(name, value)
             length = len(answer.body) if answer.claimed is None else answer.claimed
-            self.send_header("Content-Length", str(length))
+            if answer.status != 304:
+                self.send_header("Content-Length", str(length))
             self.end_headers()
             self.wfile.write(answer.body)
             self.close_connection = answer.claimed is not None

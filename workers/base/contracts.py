@@ -23,6 +23,18 @@ QUERIES = pa.schema(
     ]
 )
 
+#: ``_tables/pages/``: what came of every URL of a host that was to be asked for, sorted by ``url``.
+VISITS = pa.schema(
+    [
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),  # as the tally of the stage names it; null: kept
+        pa.field("target", pa.string()),  # where it redirects to, as its header has it
+        pa.field("etag", pa.string()),  # of the page in the WARC file, as the next field
+        pa.field("last_modified", pa.string()),
+        pa.field("failures", pa.int32(), nullable=False),  # crawls in a row at which it failed
+    ]
+)
+
 #: ``pairs/``: candidate (image, text) pairs, sorted by ``pair_id``; no pixels yet.
 PAIRS = pa.schema(
     [

@@ -13,7 +13,7 @@ class NeedsMendingError(Exception):
 #: The reasons of ``images`` and ``pages`` for which nothing, or no whole answer, came. A status of
 #: 408, 429 or 5xx says itself that it may be otherwise later. All other reasons are final.
 _PASSING = re.compile(
-    r"connection|timeout|unknown_host|dns|cut_off|truncated|robots_unreachable"
+    r"connection|timeout|unknown_host|dns|cut_off|truncated|robots_unreachable|host_away"
     r"|http_(?:408|429|5\d\d)"
 )
 

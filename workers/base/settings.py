@@ -124,7 +124,15 @@ class CrawlSettings(Settings):
     """Fetch pages, politely, into WARC files: one file a seed host."""
 
     TUNING: ClassVar[frozenset[str]] = frozenset(
-        {"requests_per_host", "delay", "retry_pause", "max_unreachable"}
+        {
+            "requests_per_host",
+            "delay",
+            "retry_pause",
+            "max_unreachable",
+            "reruns",
+            "recrawl_hours",
+            "gone_after",
+        }
     )
 
     seeds: tuple[str, ...] = Field(
@@ -144,8 +152,26 @@ class CrawlSettings(Settings):
     max_unreachable: Share = Field(
         default=0.3,
         description="share of a host's pages that may have failed for a passing reason "
-        "(connection, timeout, dns, truncated, robots_unreachable, http_408, http_429, http_5xx); "
-        "above it the host counts as away: the run ends with exit code 3, a rerun crawls it again",
+        "(connection, timeout, dns, truncated, robots_unreachable, host_away, http_408, http_429, "
+        "http_5xx); above it the host counts as away: the run ends with exit code 3, and a rerun "
+        "asks again for what did not come",
+    )
+    reruns: int = Field(
+        default=2,
+        ge=0,
+        description="how many reruns ask again for such pages where they are fewer",
+    )
+    recrawl_hours: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="hours after which a run crawls a host again, for what has changed since "
+        "(docs/inputs.md); 0: at every run; null: never",
+    )
+    gone_after: int = Field(
+        default=3,
+        ge=1,
+        description="crawls in a row at which a page must have failed, though its host was there, "
+        "to count as gone as after a 404; until then it is kept as it was",
     )
     max_page_bytes: int = Field(default=10_000_000, ge=1, description="larger pages are refused")
     user_agent: UserAgent = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -50,6 +50,8 @@ FAILURES: dict[type[Exception], str] = {
     zlib.error: "bad_encoding",
 }
 
+NO_CONDITIONS: Mapping[str, str] = {}
+
 Download = Callable[[scrapy.Request], Awaitable[scrapy.http.Response]]
 
 
@@ -91,16 +93,18 @@ class Fetcher:
         self._download = download
         self._settings = settings
 
-    async def fetch(self, url: str, *, is_page: bool = True) -> scrapy.http.Response:
+    async def fetch(
+        self, url: str, *, is_page: bool = True, conditions: Mapping[str, str] = NO_CONDITIONS
+    ) -> scrapy.http.Response:
         """The response at ``url``, whatever its status. Raises FetchError.
 
         Of a page a body that is not HTML is not read; what is none, robots.txt, may be of any type
-        and has a limit of its own.
+        and has a limit of its own. ``conditions`` are headers, such as If-None-Match.
         """
         for attempt in range(self._settings.retries + 1):
             last = attempt == self._settings.retries
             try:
-                response = await self._once(url, is_page)
+                response = await self._once(url, is_page, conditions)
             except FetchError as error:
                 if last or not is_passing(error.reason):
                     raise
@@ -120,9 +124,13 @@ class Fetcher:
             return False
         return True
 
-    async def _once(self, url: str, is_page: bool) -> scrapy.http.Response:
-        meta = {"is_page": True} if is_page else {"download_maxsize": MAX_ROBOTS_DOWNLOAD}
-        request = scrapy.Request(url, meta=meta, dont_filter=True)
+    async def _once(
+        self, url: str, is_page: bool, conditions: Mapping[str, str]
+    ) -> scrapy.http.Response:
+        meta: dict[str, Any] = {"is_page": is_page, "is_conditional": bool(conditions)}
+        if not is_page:
+            meta["download_maxsize"] = MAX_ROBOTS_DOWNLOAD
+        request = scrapy.Request(url, headers=dict(conditions), meta=meta, dont_filter=True)
         try:
             response = await self._download(request)
         except tuple(FAILURES) as error:

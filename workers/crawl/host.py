@@ -1,7 +1,7 @@
 """A polite crawl of one host into one WARC file.
 
 Scrapy's reactor starts once in a process, so every crawl runs in a process of its own
-(``python -m workers.crawl.spider``, see there for the rules of the crawl).
+(``python -m workers.crawl.spider``; ``workers.crawl.host_crawl`` has the rules of the crawl).
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from workers.base.failures import NeedsMendingError
 from workers.base.settings import CrawlSettings
 from workers.base.tally import Tally
 
+#: The kind of row in the account for the pages that an earlier crawl has brought. Those that could
+#: not be reached this time count as failed there and, since they are still there, as kept pages.
+KNOWN = "known pages"
+
 #: Lines of the crawler's log that an error message repeats.
 _LOG_LINES = 15
 
@@ -30,19 +34,35 @@ class MovedError(NeedsMendingError):
     """A host has no page to keep, since it sends whoever asks for one to another host."""
 
 
+class HostFiles(BaseModel):
+    """What a crawl writes, and what the next one of the host goes on from."""
+
+    warc: Path  # the pages
+    table: Path  # with the columns of ``contracts.VISITS``
+
+    @classmethod
+    def of(cls, host: str, folder: Path, tables: Path) -> HostFiles:
+        """The files of a host in folders of them."""
+        warc = warc_name(host)
+        return cls(warc=folder / warc, table=tables / warc.replace(".warc", ".parquet"))
+
+
 class CrawlJob(BaseModel):
     """What the crawling process is told, as a line of JSON on its standard input."""
 
     host: str
     seeds: tuple[str, ...]
-    warc: Path
+    files: HostFiles
     settings: CrawlSettings
+    before: HostFiles | None = None
+    is_rerun: bool = False
 
 
 class CrawlResult(BaseModel):
     """What the crawling process says, on its standard output."""
 
     pages: Tally
+    known: Tally  # of KNOWN
     moved_to: list[str]  # SCHEME://HOST of other hosts that redirects lead to
 
 
@@ -52,18 +72,36 @@ def warc_name(host: str) -> str:
 
 
 def crawl_host(
-    host: str, seeds: Sequence[str], out_dir: Path, settings: CrawlSettings
+    host: str,
+    seeds: Sequence[str],
+    out_dir: Path,
+    settings: CrawlSettings,
+    before: HostFiles | None = None,
+    *,
+    is_rerun: bool = False,
 ) -> dict[str, Tally]:
     """Crawl the pages of ``host`` (HOST or HOST:PORT) from ``seeds`` into ``out_dir``.
 
-    Writes one uncompressed WARC file, the pages sorted by URL. The tally "pages" has a row for
-    every distinct URL that was met. Raises CrawlError when the crawler breaks; its log then
-    stays in ``out_dir`` as ``_crawl.log``. Raises MovedError when redirects lead to other hosts and
-    nothing is left here: an empty file would look like a host that was read.
+    Writes one uncompressed WARC file, the pages sorted by URL, and a table of what came of each URL
+    into ``_tables`` in the folder. The tally "pages" has a row for every distinct URL that was met.
+
+    Args:
+        before: files of the crawl before: what is known of a page is not fetched once more.
+        is_rerun: that crawl was of this time, so that only what it could not reach is asked for.
+
+    Raises CrawlError when the crawler breaks; its log then stays in ``out_dir`` as ``_crawl.log``.
+    Raises MovedError when redirects lead to other hosts and nothing is left here: an empty file
+    would look like a host that was read.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
+    tables = out_dir.absolute() / "_tables"
+    tables.mkdir(parents=True, exist_ok=True)
     job = CrawlJob(
-        host=host, seeds=tuple(seeds), warc=out_dir.absolute() / warc_name(host), settings=settings
+        host=host,
+        seeds=tuple(seeds),
+        files=HostFiles.of(host, out_dir.absolute(), tables),
+        settings=settings,
+        before=before,
+        is_rerun=is_rerun,
     )
     log = out_dir / "_crawl.log"
     code, output = _run_spider(job, log)
@@ -78,7 +116,8 @@ def crawl_host(
             f"{host} keeps no page of its own, it redirects to {', '.join(result.moved_to[:3])}: "
             "put that into pages.seeds in its place"
         )
-    return {"pages": result.pages}
+    known = {KNOWN: result.known} if result.known.rows_in else {}
+    return {**known, "pages": result.pages}
 
 
 def _run_spider(job: CrawlJob, log: Path) -> tuple[int, bytes]:

@@ -1,4 +1,4 @@
-"""Pages into a WARC/1.1 file that comes out the same whenever the pages are the same.
+"""Pages into a WARC/1.1 file that comes out the same whenever the pages are the same, and back.
 
 Records are spooled in the order in which pages arrive and copied in the order of their URLs.
 Only ``WARC-Date`` differs between two crawls of unchanged pages, and its length is constant,
@@ -11,7 +11,8 @@ import base64
 import hashlib
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from operator import itemgetter
@@ -32,6 +33,7 @@ STORED_HEADERS = (
 )
 
 _RECORD_END = b"\r\n\r\n"
+_DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class WarcWriter:
@@ -41,7 +43,7 @@ class WarcWriter:
         self._path = path
         self._about = about
         self._spool: BinaryIO = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
-        self._index: list[tuple[str, int, int]] = []  # URL, offset and length in the spool
+        self._index: dict[str, tuple[int, int]] = {}  # by URL: offset and length in the spool
 
     def __enter__(self) -> WarcWriter:
         return self
@@ -54,18 +56,32 @@ class WarcWriter:
     ) -> None:
         self._spool.close()
 
-    def add(self, url: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Add the response of a page: ``body`` without any transfer or content encoding."""
-        record = response_record(url, status, headers, body, datetime.now(UTC))
+    def add(
+        self,
+        url: str,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        fetched: datetime | None = None,
+    ) -> None:
+        """Add the response of a page: ``body`` without any transfer or content encoding.
+
+        It was ``fetched`` now, if nothing else is said.
+        """
+        record = response_record(url, status, headers, body, fetched or datetime.now(UTC))
         offset = self._spool.seek(0, 2)
         self._spool.write(record)
-        self._index.append((url, offset, len(record)))
+        self._index[url] = offset, len(record)
+
+    def drop(self, url: str) -> None:
+        """Leave a page out that was added."""
+        del self._index[url]
 
     def finish(self) -> None:
         """Write the file, the records sorted by URL."""
         with replacing(self._path) as temporary, temporary.open("wb") as file:
             file.write(info_record(self._about, datetime.now(UTC)))
-            for _, offset, length in sorted(self._index):
+            for _, (offset, length) in sorted(self._index.items()):
                 self._spool.seek(offset)
                 file.write(self._spool.read(length))
 
@@ -73,16 +89,82 @@ class WarcWriter:
 def content_hash(path: Path) -> str:
     """The sha256 of a file of this writer's without its dates: it changes when a page does."""
     digest = hashlib.sha256()
-    length = 0
     with path.open("rb") as file:
-        while line := file.readline():
-            if line.startswith(b"Content-Length: "):
-                length = int(line.partition(b" ")[2])
-            if not line.startswith(b"WARC-Date: "):
-                digest.update(line)
-            if line == b"\r\n":
-                digest.update(file.read(length + len(_RECORD_END)))
+        for head, length in _records(file):
+            for line in head:
+                if not line.startswith(b"WARC-Date: "):
+                    digest.update(line)
+            digest.update(file.read(length + len(_RECORD_END)))
     return digest.hexdigest()
+
+
+def _records(file: BinaryIO) -> Iterator[tuple[list[bytes], int]]:
+    """The lines of each record's head, and the bytes of its block, where the file then stands."""
+    head: list[bytes] = []
+    length = 0
+    while line := file.readline():
+        head.append(line)
+        if line.startswith(b"Content-Length: "):
+            length = int(line.partition(b" ")[2])
+        if line == b"\r\n":
+            following = file.tell() + length + len(_RECORD_END)
+            yield head, length
+            file.seek(following)
+            head = []
+
+
+@dataclass(frozen=True)
+class StoredPage:
+    """A page as a WARC file has it; a header that came several times has a line for each."""
+
+    headers: dict[str, str]  # those of STORED_HEADERS, "" where one did not come
+    body: bytes
+    fetched: datetime
+
+    def is_same(self, other: StoredPage) -> bool:
+        """Whether both give the same record but for its date."""
+        mine, its = (_http_message(200, page.headers, page.body) for page in (self, other))
+        return mine == its
+
+
+class StoredPages:
+    """The pages of a file of this writer's, by URL; memory holds URLs alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._index: dict[str, tuple[int, int, datetime, str]] = {}
+        with path.open("rb") as file:
+            for head, length in _records(file):
+                fields = _fields(head[1:])
+                if url := fields.get("WARC-Target-URI"):
+                    fetched = datetime.strptime(fields["WARC-Date"], _DATE).replace(tzinfo=UTC)
+                    digest = fields["WARC-Payload-Digest"]
+                    self._index[url] = file.tell(), length, fetched, digest
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def get(self, url: str) -> StoredPage | None:
+        """The page of a URL; none where there is none, or another than was written."""
+        if url not in self._index:
+            return None
+        offset, length, fetched, digest = self._index[url]
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            head, _, body = file.read(length).partition(b"\r\n\r\n")
+        if _digest(body) != digest:
+            return None
+        fields = _fields(head.splitlines()[1:])
+        return StoredPage({name: fields.get(name, "") for name in STORED_HEADERS}, body, fetched)
+
+
+def _fields(lines: Iterable[bytes]) -> dict[str, str]:
+    """Header fields by name; one that is there several times has a line for each."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.decode().rstrip("\r\n").partition(": ")
+        fields[name] = f"{fields[name]}\n{value}" if name in fields else value
+    return fields
 
 
 def response_record(
@@ -153,4 +235,4 @@ def _digest(content: bytes) -> str:
 
 
 def _timestamp(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.strftime(_DATE)

@@ -17,14 +17,25 @@ import pytest
 import scrapy
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from scrapy.core.downloader import Slot
+from scrapy.exceptions import StopDownload
 from scrapy.http import HtmlResponse
 
-from tests.workers.web import PATIENCE, Answer, Web, moved, page, robots, serving
+from tests.workers.web import PATIENCE, Answer, Web, moved, page, robots, serving, tagged
 from workers.base.settings import CrawlSettings
 from workers.base.tally import Tally
-from workers.crawl.host import CrawlError, CrawlJob, MovedError, crawl_host, warc_name
-from workers.crawl.spider import HostCrawl, HostSpider
-from workers.crawl.warc_writer import WarcWriter
+from workers.crawl.host import (
+    KNOWN,
+    CrawlError,
+    CrawlJob,
+    HostFiles,
+    MovedError,
+    crawl_host,
+    warc_name,
+)
+from workers.crawl.host_crawl import HostCrawl
+from workers.crawl.spider import HostSpider
+from workers.crawl.visits import Before
+from workers.crawl.warc_writer import WarcWriter, content_hash
 
 HTML = {"Content-Type": "text/html"}
 GZIP = HTML | {"Content-Encoding": "gzip"}
@@ -38,8 +49,8 @@ SITE: dict[str, Answer | list[Answer]] = {
         *("/no-robot", "/identity", "/none", "/utf-8"),
         *("mailto:someone@example.org", "javascript:void(0)", "http://example.org/", "http://["),
     ),
-    "/a": page("/b", "/a", "/deep/1"),
-    "/b": page("/a"),
+    "/a": tagged(page("/b", "/a", "/deep/1")),
+    "/b": tagged(page("/a")),
     "/deep/1": page("/deep/2"),
     "/deep/2": page("/deep/3"),
     "/deep/3": page(),
@@ -171,9 +182,11 @@ def test_the_crawler_says_who_it_is_and_follows_no_nofollow(crawled):
     assert "/never" not in web.asked
 
 
-def test_only_the_warc_file_is_left(crawled):
+def test_only_the_warc_file_and_its_table_are_left(crawled):
     web, out, _ = crawled
-    assert [path.name for path in out.iterdir()] == [web.host.replace(":", "_") + ".warc"]
+    name = web.host.replace(":", "_")
+    files = [str(path.relative_to(out)) for path in sorted(out.rglob("*")) if path.is_file()]
+    assert files == [f"{name}.warc", f"_tables/{name}.parquet"]
 
 
 def test_records_are_whole_and_hold_the_page(crawled):
@@ -195,6 +208,30 @@ def test_a_second_crawl_differs_in_its_dates_alone(crawled, tmp_path):
     crawl(web, tmp_path, requests_per_host=5)
     first, second = ((where / warc_name(web.host)).read_bytes() for where in (out, tmp_path))
     assert undated(first) == undated(second)
+
+
+def test_a_crawl_that_goes_on_from_another_asks_for_what_has_changed(crawled, tmp_path):
+    web, out, tally = crawled
+    web.unchanged.clear()
+    before = HostFiles.of(web.host, out, out / "_tables")
+    seeds, again = [web.url("/")], settings(web)
+    tallies = crawl_host(web.host, seeds, tmp_path, again, before)
+    assert sorted(web.unchanged) == ["/a", "/b"]
+    assert tallies["pages"] == tally
+    assert tallies[KNOWN].counts() == {"in": 18, "kept": 18, "rejected": {}, "failed": {}}
+    first, second = (content_hash(where / warc_name(web.host)) for where in (out, tmp_path))
+    assert first == second
+
+
+def test_what_is_no_page_is_not_read_and_a_304_leaves_its_connection_open():
+    spider = HostSpider()
+    request = scrapy.Request("http://a.example/", meta={"is_page": True, "is_conditional": True})
+    spider.on_headers({}, request)
+    for headers in ({"Content-Type": b"image/png"}, {"Content-Type": b"text/plain"}):
+        with pytest.raises(StopDownload):
+            spider.on_headers(headers, request)
+    with pytest.raises(StopDownload):
+        spider.on_headers({}, request.replace(meta={"is_page": True}))
 
 
 def undated(warc: bytes) -> bytes:
@@ -306,11 +343,11 @@ def test_crawl_delay_is_kept_up_to_a_minute(tmp_path, asked_for, pause):
     job = CrawlJob(
         host="a.example",
         seeds=("http://a.example/",),
-        warc=tmp_path / "a.warc",
+        files=HostFiles.of("a", tmp_path, tmp_path),
         settings=CrawlSettings(max_depth=0),
     )
-    with WarcWriter(job.warc, {}) as writer:
-        asyncio.run(HostCrawl(job, writer).run(download, spider._slow_down))
+    with WarcWriter(job.files.warc, {}) as writer:
+        asyncio.run(HostCrawl(job, writer, Before(None)).run(download, spider._slow_down))
     assert slots["a.example"].delay == max(pause, 0.05)
 
 
