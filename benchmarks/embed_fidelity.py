@@ -18,7 +18,6 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
@@ -30,6 +29,7 @@ import clip_model
 from benchmarks.clip_model import plain_captions
 from benchmarks.embed import write_shard
 from benchmarks.photographs import photographs
+from workers.base.arrays import Float32s
 from workers.base.hardware import usable_cores
 from workers.embedding.embedder import Embedder
 from workers.embedding.matrix import embedding_matrix
@@ -38,10 +38,9 @@ from workers.embedding.settings import EmbedSettings
 
 MODEL = "starter"
 BATCH = 64
-Floats = npt.NDArray[np.float32]
 
 
-def fast(jpgs: Sequence[bytes], folder: Path) -> tuple[Floats, Floats]:
+def fast(jpgs: Sequence[bytes], folder: Path) -> tuple[Float32s, Float32s]:
     """Similarities [N] and picture embeddings [N, D] as the project computes them."""
     shard, out = write_shard(folder, "shard", jpgs), folder / "out.parquet"
     Embedder(EmbedSettings(model=MODEL, precision="fp32")).embed_shard(shard, out)
@@ -49,7 +48,7 @@ def fast(jpgs: Sequence[bytes], folder: Path) -> tuple[Floats, Floats]:
     return table["similarity"].to_numpy(), embedding_matrix(table["image_embedding"])
 
 
-def reference(jpgs: Sequence[bytes]) -> tuple[Floats, Floats]:
+def reference(jpgs: Sequence[bytes]) -> tuple[Float32s, Float32s]:
     """The same, without any of its shortcuts."""
     captions = plain_captions(len(jpgs))
     parts = list(tqdm(_encoded(jpgs, captions), total=-(-len(jpgs) // BATCH), desc="reference"))
@@ -70,7 +69,7 @@ def _encoded(jpgs: Sequence[bytes], captions: Sequence[str]) -> Iterator[tuple[T
             )
 
 
-def show(similarity: Floats, angle: Floats) -> None:
+def show(similarity: Float32s, angle: Float32s) -> None:
     """Tables of the absolute differences."""
     write = sys.stdout.write
     write(f"{len(similarity):,} pairs, the {MODEL} model, float32, fast path - reference\n")

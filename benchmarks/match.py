@@ -29,6 +29,7 @@ import numpy.typing as npt
 import psutil
 import pyarrow as pa
 
+from workers.base.arrays import Int64s
 from workers.pairs.match import SPACED_PUNCTUATION, WHITE_SPACE, Matcher, Matches, space_out
 
 Queries = list[tuple[int, str]]
@@ -56,7 +57,7 @@ class Text:
         found = dict.fromkeys("".join(row[:n]) for row, n in zip(parts, lengths, strict=True))
         return cls(np.array(list(found)[:size], object), rng)
 
-    def draw(self, lengths: npt.NDArray[np.int64]) -> Iterator[list[str]]:
+    def draw(self, lengths: Int64s) -> Iterator[list[str]]:
         """Runs of words, the k-th most frequent with a probability like 1 / (k + 2.7)."""
         weights = np.cumsum(1 / (np.arange(len(self.words)) + 2.7))
         ranks = np.searchsorted(weights, self.rng.random(lengths.sum()) * weights[-1])

@@ -17,23 +17,23 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from scipy.fft import dct
 
 from benchmarks.photographs import photographs
 from clip_model.preprocess import image_bytes_transform
+from workers.base.arrays import Bools, UInt8s
 from workers.embedding.picture_hash import picture_hash
 
-Levels = npt.NDArray[np.uint8]
+Levels = UInt8s
 
 
-def image_hash(levels: Levels) -> npt.NDArray[np.bool_]:
+def image_hash(levels: Levels) -> Bools:
     """pHash as the package ImageHash has it: [H, W, 3] -> [8, 8]."""
     grey = Image.fromarray(levels).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     low = dct(dct(np.asarray(grey, np.float64), axis=0), axis=1)[:8, :8]
-    bits: npt.NDArray[np.bool_] = low > np.median(low)
+    bits: Bools = low > np.median(low)
     return bits
 
 

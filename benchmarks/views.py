@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from query_builder.kernels import Ints
 from query_builder.names import index_titles
 from query_builder.views import read_views
+from workers.base.arrays import Int64s
 from workers.base.tally import Tally
 
 PROJECTS = ("de.wikipedia", "en.wikipedia", "fr.wikipedia")
@@ -55,11 +55,11 @@ def write_lines(path: Path, titles: list[str], lines: int, random: Random) -> in
     return len(written)
 
 
-def ours(path: Path, titles: list[str]) -> Ints:
+def ours(path: Path, titles: list[str]) -> Int64s:
     return read_views(path, index_titles(titles), ("en.wikipedia",), Tally())
 
 
-def baseline(path: Path, titles: list[str]) -> Ints:
+def baseline(path: Path, titles: list[str]) -> Int64s:
     sums = dict.fromkeys(titles, 0)
     opener = bz2.open if path.suffix == ".bz2" else open
     with opener(path, "rt", encoding="utf-8") as file:

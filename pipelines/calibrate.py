@@ -14,9 +14,10 @@ from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.runner import is_complete
 from pipelines.stages.selection import Selection, embedded_shards
+from workers.base.arrays import Bools
 from workers.base.exit_codes import ExitCode
 from workers.base.output import say
-from workers.selection.planted_noise import Bools, plant_noise
+from workers.selection.planted_noise import plant_noise
 from workers.selection.select import EmbeddedShard, select
 
 #: Thresholds of similarity that the table has.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from query_builder.kernels import Ints
+from workers.base.arrays import Int64s
 from workers.base.tally import SAMPLES_PER_REASON, Tally
 
 #: Greater than any count.
@@ -16,13 +16,13 @@ _DESCENDING = 10**15
 _SHOWN = ("query", "count", "pmi", "npmi", "views", "kept_as")
 
 
-def most_frequent(counts: Ints, candidates: Ints) -> Ints:
+def most_frequent(counts: Int64s, candidates: Int64s) -> Int64s:
     """The candidates that may be in a sample: the most frequent ones and their ties."""
     if len(candidates) <= SAMPLES_PER_REASON:
         return candidates
     candidate_counts = counts[candidates]
     threshold = np.partition(candidate_counts, -SAMPLES_PER_REASON)[-SAMPLES_PER_REASON]
-    chosen: Ints = candidates[candidate_counts >= threshold]
+    chosen: Int64s = candidates[candidate_counts >= threshold]
     return chosen
 
 

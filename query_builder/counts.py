@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from query_builder import kernels
-from query_builder.kernels import EMPTY, LISTED, PAIRS, PREVIOUS, WORDS, Bytes, Ids, Ints
+from query_builder.kernels import EMPTY, LISTED, PAIRS, PREVIOUS, WORDS
 from query_builder.words import classes, folded, prepared
+from workers.base.arrays import Int32s, Int64s, UInt8s
 
 _RIGHT_ID = (1 << 32) - 1
 
@@ -23,11 +24,11 @@ _RIGHT_ID = (1 << 32) - 1
 LISTED_PAIRS = 1 << 14
 
 
-def _no_ints() -> Ints:
+def _no_ints() -> Int64s:
     return np.empty(0, np.int64)
 
 
-def _no_ids() -> Ids:
+def _no_ids() -> Int32s:
     return np.empty(0, np.int32)
 
 
@@ -41,10 +42,10 @@ class Counts:
     """
 
     words: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
-    word_counts: Ints = field(default_factory=_no_ints)
-    left: Ids = field(default_factory=_no_ids)
-    right: Ids = field(default_factory=_no_ids)
-    bigram_counts: Ints = field(default_factory=_no_ints)
+    word_counts: Int64s = field(default_factory=_no_ints)
+    left: Int32s = field(default_factory=_no_ids)
+    right: Int32s = field(default_factory=_no_ids)
+    bigram_counts: Int64s = field(default_factory=_no_ints)
 
     def __len__(self) -> int:
         """Distinct words and bigrams."""
@@ -71,14 +72,14 @@ class Counter:
 
     def __init__(self, *, lower_case: bool) -> None:
         self._lower_case = lower_case
-        self._letters: Bytes = np.empty(1 << 16, np.uint8)
-        self._ends: Ints = np.zeros((1 << 12) + 1, np.int64)
+        self._letters: UInt8s = np.empty(1 << 16, np.uint8)
+        self._ends: Int64s = np.zeros((1 << 12) + 1, np.int64)
         self._hashes = np.empty(1 << 12, np.uint64)
-        self._word_counts: Ints = np.zeros(1 << 12, np.int64)
-        self._word_slots: Ids = np.full(1 << 13, EMPTY, np.int32)
+        self._word_counts: Int64s = np.zeros(1 << 12, np.int64)
+        self._word_slots: Int32s = np.full(1 << 13, EMPTY, np.int32)
         self._pairs = _empty_pairs(1 << 14)
-        self._listed: Ints = np.empty(LISTED_PAIRS, np.int64)
-        self._state: Ints = np.array([0, 0, EMPTY, 0], np.int64)
+        self._listed: Int64s = np.empty(LISTED_PAIRS, np.int64)
+        self._state: Int64s = np.array([0, 0, EMPTY, 0], np.int64)
 
     @property
     def words(self) -> int:
@@ -220,14 +221,14 @@ def partition(counts: Counts, partitions: int) -> Iterator[Counts]:
         yield Counts(part_words, word_counts, left, right, counts.bigram_counts[chosen])
 
 
-def _by_partition(parts: Ids, partitions: int) -> tuple[Ids, Ints]:
+def _by_partition(parts: Int32s, partitions: int) -> tuple[Int32s, Int64s]:
     """The places ordered by partition, and where each partition's begin."""
     order, borders = np.empty(len(parts), np.int32), np.empty(partitions + 1, np.int64)
     kernels.order_by_partition(parts, borders, order)
     return order, borders
 
 
-def _buffers(words: pa.Array) -> tuple[Bytes, Ids]:
+def _buffers(words: pa.Array) -> tuple[UInt8s, Int32s]:
     """The bytes of an array of strings, and where each string starts and the last one ends."""
     _, offsets, letters = words.buffers()
     if not offsets:
@@ -245,14 +246,14 @@ def _longer(array: np.ndarray, wanted: int) -> np.ndarray:
     return result
 
 
-def _empty_pairs(slots: int) -> Ints:
+def _empty_pairs(slots: int) -> Int64s:
     """A table of pairs: a key and a count for each slot."""
     result = np.empty(2 * slots, np.int64)
     _clear(result)
     return result
 
 
-def _clear(pairs: Ints) -> None:
+def _clear(pairs: Int64s) -> None:
     pairs[0::2] = EMPTY
     pairs[1::2] = 0
 
@@ -264,7 +265,7 @@ def _slots(entries: int, slots: int) -> int:
     return slots
 
 
-def _longest_word(utf8: Bytes, start: int) -> int:
+def _longest_word(utf8: UInt8s, start: int) -> int:
     """Bytes that the word at ``start`` may be, its letters in lower case being longer."""
     rest = utf8[start : start + (1 << 16)]
     return 2 * (len(rest) if len(rest) < 1 << 16 else len(utf8) - start)

@@ -10,14 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from workers.base.arrays import Int32s, Int64s, UInt8s, UInt64s
 from workers.base.compiled import compiled
-
-Bytes = npt.NDArray[np.uint8]
-Ids = npt.NDArray[np.int32]
-Ints = npt.NDArray[np.int64]
-Hashes = npt.NDArray[np.uint64]
 
 #: Classes of characters, as ``words.classes`` gives them.
 OTHER, WORD, SPACE, JOINER, INVISIBLE = range(5)
@@ -36,7 +31,7 @@ _HALF = np.uint64(32)
 
 
 @compiled
-def _hash(letters: Bytes, start: int, end: int) -> np.uint64:
+def _hash(letters: UInt8s, start: int, end: int) -> np.uint64:
     """FNV-1a, its bits mixed once more so that any of them can be a place or a partition."""
     value = _FNV_OFFSET
     for i in range(start, end):
@@ -47,7 +42,13 @@ def _hash(letters: Bytes, start: int, end: int) -> np.uint64:
 
 @compiled
 def _word_id(
-    start: int, end: int, letters: Bytes, ends: Ints, hashes: Hashes, slots: Ids, state: Ints
+    start: int,
+    end: int,
+    letters: UInt8s,
+    ends: Int64s,
+    hashes: UInt64s,
+    slots: Int32s,
+    state: Int64s,
 ) -> int:
     """The id of the word that stands in ``letters`` behind all others; new if it is not known."""
     value = _hash(letters, start, end)
@@ -72,7 +73,7 @@ def _word_id(
 
 
 @compiled
-def _add_pairs(new: Ints, new_counts: Ints, pairs: Ints, state: Ints) -> None:
+def _add_pairs(new: Int64s, new_counts: Int64s, pairs: Int64s, state: Int64s) -> None:
     """Add pairs to their table, in which a slot is a key and a count side by side."""
     mask = len(pairs) // 2 - 1
     # One tight loop: the processor then waits for several slots at once.
@@ -95,7 +96,7 @@ def _pair_place(key: int) -> np.int64:
 
 
 @compiled
-def _decode(text: Bytes, i: int) -> tuple[Any, int]:
+def _decode(text: UInt8s, i: int) -> tuple[Any, int]:
     """The code point at ``i`` of valid UTF-8, and where the next one starts."""
     first = np.int64(text[i])
     if first < 0x80:
@@ -109,7 +110,7 @@ def _decode(text: Bytes, i: int) -> tuple[Any, int]:
 
 
 @compiled
-def _decode_visible(text: Bytes, i: int, classes: Bytes) -> tuple[Any, int]:
+def _decode_visible(text: UInt8s, i: int, classes: UInt8s) -> tuple[Any, int]:
     """The same of the next visible code point; there is one before the end."""
     code, after = _decode(text, i)
     while classes[code] == INVISIBLE:
@@ -118,7 +119,7 @@ def _decode_visible(text: Bytes, i: int, classes: Bytes) -> tuple[Any, int]:
 
 
 @compiled
-def _encode(code: int, letters: Bytes, end: int) -> int:
+def _encode(code: int, letters: UInt8s, end: int) -> int:
     """Write a code point behind the letters; the new end."""
     if code < 0x80:
         letters[end] = code
@@ -141,7 +142,7 @@ def _encode(code: int, letters: Bytes, end: int) -> int:
 
 @compiled
 def _write_word(
-    text: Bytes, i: int, classes: Bytes, folded: Ids, letters: Bytes, end: int
+    text: UInt8s, i: int, classes: UInt8s, folded: Int32s, letters: UInt8s, end: int
 ) -> tuple[int, int]:
     """Write the word at ``i`` behind the letters: their new end, EMPTY if they have no room, and
     the place behind the word in the text."""
@@ -168,17 +169,17 @@ def _write_word(
 
 @compiled
 def count_text(
-    text: Bytes,
+    text: UInt8s,
     start: int,
-    classes: Bytes,
-    folded: Ids,
-    letters: Bytes,
-    ends: Ints,
-    hashes: Hashes,
-    word_counts: Ints,
-    word_slots: Ids,
-    pairs: Ints,
-    state: Ints,
+    classes: UInt8s,
+    folded: Int32s,
+    letters: UInt8s,
+    ends: Int64s,
+    hashes: UInt64s,
+    word_counts: Int64s,
+    word_slots: Int32s,
+    pairs: Int64s,
+    state: Int64s,
 ) -> int:
     """Count the words of a text in UTF-8 and list the pairs of neighbours from ``start`` on.
 
@@ -220,7 +221,7 @@ def count_text(
 
 
 @compiled
-def count_listed(listed: Ints, pairs: Ints, state: Ints) -> None:
+def count_listed(listed: Int64s, pairs: Int64s, state: Int64s) -> None:
     """Add the listed pairs to their table, which has room for them, and empty the list."""
     _add_pairs(listed[: state[LISTED]], listed[:0], pairs, state)
     state[LISTED] = 0
@@ -228,16 +229,16 @@ def count_listed(listed: Ints, pairs: Ints, state: Ints) -> None:
 
 @compiled
 def add_words(
-    new_letters: Bytes,
-    new_ends: Ids,
-    new_counts: Ints,
-    ids: Ids,
-    letters: Bytes,
-    ends: Ints,
-    hashes: Hashes,
-    word_counts: Ints,
-    word_slots: Ids,
-    state: Ints,
+    new_letters: UInt8s,
+    new_ends: Int32s,
+    new_counts: Int64s,
+    ids: Int32s,
+    letters: UInt8s,
+    ends: Int64s,
+    hashes: UInt64s,
+    word_counts: Int64s,
+    word_slots: Int32s,
+    state: Int64s,
 ) -> None:
     """Add counted words to the tables, which have room for them; ``ids`` gets their ids here."""
     for i in range(len(new_counts)):
@@ -252,7 +253,13 @@ def add_words(
 
 @compiled
 def add_pairs(
-    left: Ids, right: Ids, counts: Ints, ids: Ids, listed: Ints, pairs: Ints, state: Ints
+    left: Int32s,
+    right: Int32s,
+    counts: Int64s,
+    ids: Int32s,
+    listed: Int64s,
+    pairs: Int64s,
+    state: Int64s,
 ) -> None:
     """Add counted pairs of words, whose ids here are ``ids``, to a table with room for them."""
     for i in range(len(counts)):
@@ -261,7 +268,7 @@ def add_pairs(
 
 
 @compiled
-def rehash_words(hashes: Hashes, words: int, slots: Ids) -> None:
+def rehash_words(hashes: UInt64s, words: int, slots: Int32s) -> None:
     """Enter all words in an empty table."""
     mask = len(slots) - 1
     for word in range(words):
@@ -272,7 +279,7 @@ def rehash_words(hashes: Hashes, words: int, slots: Ids) -> None:
 
 
 @compiled
-def rehash_pairs(old: Ints, pairs: Ints) -> None:
+def rehash_pairs(old: Int64s, pairs: Int64s) -> None:
     """Move all pairs into an empty table."""
     mask = len(pairs) // 2 - 1
     for i in range(0, len(old), 2):
@@ -285,7 +292,7 @@ def rehash_pairs(old: Ints, pairs: Ints) -> None:
 
 
 @compiled
-def partitions_of(letters: Bytes, ends: Ids, partitions: int, result: Ids) -> None:
+def partitions_of(letters: UInt8s, ends: Int32s, partitions: int, result: Int32s) -> None:
     """The partition of each word: a hash of its bytes."""
     for word in range(len(result)):
         value = _hash(letters, ends[word], ends[word + 1])
@@ -293,7 +300,7 @@ def partitions_of(letters: Bytes, ends: Ids, partitions: int, result: Ids) -> No
 
 
 @compiled
-def order_by_partition(parts: Ids, borders: Ints, order: Ids) -> None:
+def order_by_partition(parts: Int32s, borders: Int64s, order: Int32s) -> None:
     """Places in ascending order of partition, else as they are.
 
     ``borders`` has room for one more than the partitions and ends as where each begins.
@@ -311,8 +318,8 @@ def order_by_partition(parts: Ids, borders: Ints, order: Ids) -> None:
 
 @compiled
 def renumber(
-    words: Ids, left: Ids, right: Ids, chosen: Ids, new_id: Ids, used: Ids
-) -> tuple[int, Ids, Ids]:
+    words: Int32s, left: Int32s, right: Int32s, chosen: Int32s, new_id: Int32s, used: Int32s
+) -> tuple[int, Int32s, Int32s]:
     """Give the words of a partition, and those that its pairs need too, ids from 0 on.
 
     Args:

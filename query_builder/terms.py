@@ -10,21 +10,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from query_builder.account import most_frequent, reject
 from query_builder.counts import Counts
-from query_builder.kernels import Ints
 from query_builder.names import synset_names, title_names
 from query_builder.settings import QuerySettings
 from query_builder.shares import fill
+from workers.base.arrays import Float32s, Float64s, Int64s
 from workers.base.contracts import QUERIES
 from workers.base.tally import Tally
-
-Shares = npt.NDArray[np.float64]
-Bits = npt.NDArray[np.float32]
 
 _WORDS = pa.schema([("query", pa.string()), ("count", pa.int64())])
 _BIGRAMS = pa.schema([*_WORDS, ("left", pa.string()), ("right", pa.string())])
@@ -100,17 +96,17 @@ def select(
     return _numbered(chosen), tally
 
 
-def pmi(both: Shares, left: Shares, right: Shares) -> Bits:
+def pmi(both: Float64s, left: Float64s, right: Float64s) -> Float32s:
     """Pointwise mutual information in bits: log2(p(x y) / (p(x) p(y))).
 
     0 is chance; each bit more is twice as often. ``both`` are shares of all bigrams, ``left``
     and ``right`` shares of all words.
     """
-    bits: Shares = np.log2(both / (left * right))
+    bits: Float64s = np.log2(both / (left * right))
     return bits.astype(np.float32)
 
 
-def npmi(both: Shares, left: Shares, right: Shares) -> Bits:
+def npmi(both: Float64s, left: Float64s, right: Float64s) -> Float32s:
     """Normalised PMI (Bouma 2009): log2(p(x y) / (p(x) p(y))) / -log2 p(x y), in [-1, 1].
 
     0 is chance, 1 never apart. Here ``both`` are shares of all words too (as gensim has it):
@@ -118,7 +114,7 @@ def npmi(both: Shares, left: Shares, right: Shares) -> Bits:
     """
     surprise = -np.log2(both)
     bits = np.log2(both / (left * right))
-    ratio: Shares = np.divide(bits, surprise, out=np.ones_like(both), where=surprise > 0)
+    ratio: Float64s = np.divide(bits, surprise, out=np.ones_like(both), where=surprise > 0)
     return ratio.astype(np.float32)
 
 
@@ -128,9 +124,9 @@ def _with_pmi(parts: Sequence[Frequent], words: pa.Table) -> pa.Table:
     word_total = sum(part.word_total for part in parts)
     bigram_total = sum(part.bigram_total for part in parts)
 
-    def share(side: str) -> Shares:
+    def share(side: str) -> Float64s:
         found = pc.index_in(bigrams[side], words["query"])
-        counts: Ints = words["count"].take(found).to_numpy()
+        counts: Int64s = words["count"].take(found).to_numpy()
         return counts / max(1, word_total)
 
     counts, left, right = bigrams["count"].to_numpy(), share("left"), share("right")
@@ -150,7 +146,7 @@ def _unusual(bigrams: pa.Table, settings: QuerySettings, tally: Tally) -> pa.Tab
     return bigrams.filter(unusual).sort_by([(measure, "descending"), *_BY_COUNT])
 
 
-def _bigrams(counts: Counts, chosen: Ints) -> pa.Table:
+def _bigrams(counts: Counts, chosen: Int64s) -> pa.Table:
     """The chosen bigrams, spelt out."""
     left = counts.words.take(counts.left[chosen])
     right = counts.words.take(counts.right[chosen])

@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from query_builder.kernels import Ints
 from query_builder.names import TITLES, index_titles, normal_titles
 from query_builder.settings import QuerySettings
 from query_builder.views import read_views
+from workers.base.arrays import Int64s
 from workers.base.beam_pipeline import file_names
 from workers.base.tally import Tally
 
-Viewed = tuple[Ints, Tally]
+Viewed = tuple[Int64s, Tally]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def read_view_file(path: bytes, index: pa.Array, projects: Sequence[str]) -> Vie
 
 def add_views(parts: Iterable[Viewed]) -> Viewed:
     """The sum over files, or over sums of them."""
-    views: Ints = np.zeros((), np.int64)  # which can be added to any number of titles
+    views: Int64s = np.zeros((), np.int64)  # which can be added to any number of titles
     tallies = []
     for more, tally in parts:
         views = views + more

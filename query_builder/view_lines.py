@@ -21,20 +21,17 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from query_builder.kernels import Ints
 from query_builder.names import TITLES
 from query_builder.settings import PROJECT_SUFFIXES
+from workers.base.arrays import Bools, Int64s
 from workers.base.tally import Tally
 
 _ACCESS = pa.array([b"desktop ", b"mobile-web ", b"mobile-app "])
 _PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
 _SPACE, _LINE_END = b" \n"
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ def parse_lines(lines: bytes, codes: Codes, tally: Tally) -> pa.Table:
     daily = _is_in(project, codes.daily)
     reject_others(tally, int((~hourly & ~daily).sum()))
 
-    def field(place: Ints) -> pa.Array:
+    def field(place: Int64s) -> pa.Array:
         return fields.take(pa.array(np.clip(place, 0, len(fields) - 1)))
 
     # From the end of the line: a daily line may lack the page id, third from the start.
@@ -103,7 +100,7 @@ def reject_others(tally: Tally, lines: int) -> None:
         tally.rejected["other_project"] += lines
 
 
-def _split(lines: bytes) -> tuple[pa.Array, Ints, Ints]:
+def _split(lines: bytes) -> tuple[pa.Array, Int64s, Int64s]:
     """All fields, each with what ends it; the first one of each line, and how many it has."""
     data = np.frombuffer(lines, np.uint8)
     ends = np.flatnonzero((data == _SPACE) | (data == _LINE_END))

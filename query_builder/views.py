@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from query_builder.account import most_frequent, reject
-from query_builder.kernels import Ints
 from query_builder.names import TITLES, normal_titles
 from query_builder.sources import Part, read_stored
 from query_builder.view_lines import Codes, parse_lines, reject_others
+from workers.base.arrays import Int64s
 from workers.base.compressed import Chunk, decompressed
 from workers.base.tally import Tally
 
@@ -48,7 +48,7 @@ class ViewCounter:
         if self._rows >= max(PENDING_ROWS, len(self._titles)):
             self._look_up()
 
-    def sums(self) -> Ints:
+    def sums(self) -> Int64s:
         """The views of each title, in their order."""
         self._look_up()
         return self._sums
@@ -57,7 +57,7 @@ class ViewCounter:
         rows = pa.concat_tables([TITLES.empty_table(), *self._pending]).combine_chunks()
         self._pending, self._rows = [], 0
         places = pc.index_in(normal_titles(rows["query"]), value_set=self._titles)
-        views: Ints = rows["views"].to_numpy()
+        views: Int64s = rows["views"].to_numpy()
         found = places.is_valid().to_numpy(zero_copy_only=False)
         np.add.at(self._sums, places.drop_null().to_numpy(), views[found])
         self._tally.keep(int(found.sum()))
@@ -66,7 +66,7 @@ class ViewCounter:
         reject(self._tally, "not_in_dump", nearest, by="views", total=len(missing))
 
 
-def read_views(path: Path, titles: pa.Array, projects: Sequence[str], tally: Tally) -> Ints:
+def read_views(path: Path, titles: pa.Array, projects: Sequence[str], tally: Tally) -> Int64s:
     """The views of each of ``titles`` in one file; account for its lines in ``tally``.
 
     ``titles`` are distinct, as ``normal_titles`` writes them. Kept are the lines that were

@@ -24,10 +24,10 @@ import unicodedata
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import regex
 
 from query_builder.kernels import INVISIBLE, JOINER, OTHER, SPACE, WORD
+from workers.base.arrays import Int32s, UInt8s
 
 _JOINERS = "'’-‐‑\u200c\u200d"
 _CODES = 0x110000
@@ -52,7 +52,7 @@ _DOTTED_I = "İ"
 
 
 @cache
-def classes() -> npt.NDArray[np.uint8]:
+def classes() -> UInt8s:
     """The class of every code point of Unicode."""
     kinds = (unicodedata.category(chr(code))[0] for code in range(_CODES))
     result = np.fromiter((WORD if kind in "LMN" else OTHER for kind in kinds), np.uint8, _CODES)
@@ -65,7 +65,7 @@ def classes() -> npt.NDArray[np.uint8]:
 
 
 @cache
-def folded(*, lower_case: bool) -> npt.NDArray[np.int32]:
+def folded(*, lower_case: bool) -> Int32s:
     """What each code point is written as in a word."""
     result = np.arange(_CODES, dtype=np.int32)
     if lower_case:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from workers.base.arrays import Bools, Float32s
 from workers.base.pair_ids import make_pair_id
 from workers.embedding.matrix import embedding_matrix
 from workers.pairs.clean_text import clean_caption
@@ -48,12 +48,12 @@ class _Embedded:
     """The embedded pairs that the truth knows, as columns."""
 
     pair_ids: list[str]
-    similarity: npt.NDArray[np.float32]  # [N]
-    image: npt.NDArray[np.float32]  # [N, D]
-    text: npt.NDArray[np.float32]  # [N, D]
+    similarity: Float32s  # [N]
+    image: Float32s  # [N, D]
+    text: Float32s  # [N, D]
     caption: list[str]
     name: list[str]
-    correct: npt.NDArray[np.bool_]  # [N]
+    correct: Bools  # [N]
 
 
 def calibrate(

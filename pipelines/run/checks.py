@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.run.receipts import Counts, Ledger, Output, Receipt, first_problem
+from workers.base.arrays import Int32s
 from workers.base.contracts import DATASET, IMAGES, PAIRS, QUERIES, SELECTION
 from workers.base.pair_ids import make_pair_ids
 from workers.base.storage import DAMAGED_PARQUET, file_hash
@@ -55,7 +55,7 @@ class Checker:
     directory: Path
     #: Parquet files found to be as their receipts say: these can be compared with.
     whole: set[Path] = field(default_factory=set)
-    query_ids: npt.NDArray[np.int32] | None = None
+    query_ids: Int32s | None = None
     _last_ids: dict[str, str] = field(default_factory=dict)
 
     def shard(self, stage: str, receipt: Receipt) -> Iterator[str]:

@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
+
+from workers.base.arrays import Float64s
 
 #: A draw has the 53 bits of a float's significand.
 _SPARE_BITS = 11
@@ -22,7 +23,7 @@ def draw(seed: int, *key: object) -> float:
     return float(_uniform(_digest(text))[0])
 
 
-def draws(seed: int, keys: Iterable[str]) -> npt.NDArray[np.float64]:
+def draws(seed: int, keys: Iterable[str]) -> Float64s:
     """``draw(seed, key)`` of every key, thrice as fast."""
     start = f"{seed}\x1f"
     return _uniform(b"".join([_digest(start + key) for key in keys]))
@@ -32,6 +33,6 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
-def _uniform(digests: bytes) -> npt.NDArray[np.float64]:
+def _uniform(digests: bytes) -> Float64s:
     """Digests of eight bytes each as numbers in [0, 1)."""
     return (np.frombuffer(digests, ">u8") >> _SPARE_BITS).astype(np.float64) / _RANGE

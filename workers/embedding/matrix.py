@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+
+from workers.base.arrays import Float32s
 
 #: By more than this no cosine is wrong that float32 sums up, of 4,096 dimensions or fewer. How
 #: wrong it is depends on the shape of the matrices. In float64 a cosine of float16 is exact, in any
@@ -12,7 +13,7 @@ import pyarrow as pa
 COSINE_ERROR = 2.0**-12
 
 
-def embedding_matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+def embedding_matrix(column: pa.ChunkedArray) -> Float32s:
     """Fixed-size lists of float16 -> [N, D] float32."""
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.astype(np.float32).reshape(len(column), column.type.list_size)

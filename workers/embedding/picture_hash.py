@@ -12,8 +12,8 @@ about 1% of the time that decoding takes (``python -m benchmarks.picture_hash``)
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from workers.base.arrays import Int64s, UInt8s
 from workers.base.compiled import compiled
 
 BITS = 64
@@ -36,7 +36,7 @@ _RED, _GREEN, _BLUE = np.int32(77), np.int32(150), np.int32(29)
 _LEAST_SPREAD = 16 * 256 * _SCALE**2
 
 
-def picture_hash(levels: npt.NDArray[np.uint8]) -> int:
+def picture_hash(levels: UInt8s) -> int:
     """The hash of a picture, [3, H, W].
 
     The first bit, the highest, is of the lowest frequency in both directions; the frequency along
@@ -47,7 +47,7 @@ def picture_hash(levels: npt.NDArray[np.uint8]) -> int:
 
 
 @compiled
-def _hash(levels: npt.NDArray[np.uint8]) -> np.uint64:
+def _hash(levels: UInt8s) -> np.uint64:
     cells = _grey_cells(levels)
     coefficients = _low_frequencies(cells)
     ordered = np.sort(coefficients)
@@ -61,7 +61,7 @@ def _hash(levels: npt.NDArray[np.uint8]) -> np.uint64:
 
 
 @compiled
-def _grey_cells(levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def _grey_cells(levels: UInt8s) -> Int64s:
     """[3, H, W] -> [32, 32], means of grey in 1/256 levels.
 
     Cells begin and end as those of adaptive average pooling: at least a pixel, they may overlap.
@@ -89,7 +89,7 @@ def _grey_cells(levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 @compiled
-def _low_frequencies(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _low_frequencies(cells: Int64s) -> Int64s:
     """[32, 32] -> [64], the coefficients of the cosine transform, frequency along a row last."""
     along_rows = np.zeros((_CELLS, _FREQUENCIES), np.int64)
     for row in range(_CELLS):

@@ -26,20 +26,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from workers.pairs.query_draws import Floats, Ints, QueryDraws, join, places
-
-Bools = npt.NDArray[np.bool_]
+from workers.base.arrays import Bools, Float64s, Int64s
+from workers.pairs.query_draws import QueryDraws, join, places
 
 
 @dataclass(frozen=True)
 class QueryLimits:
     """What a policy decided for some queries."""
 
-    queries: Ints  # distinct, sorted
-    counts: Ints  # pairs that match queries[i], before balancing
-    limits: Floats  # cap: draws must be below it, infinite within the cap; metaclip: p
+    queries: Int64s  # distinct, sorted
+    counts: Int64s  # pairs that match queries[i], before balancing
+    limits: Float64s  # cap: draws must be below it, infinite within the cap; metaclip: p
 
     @classmethod
     def join(cls, parts: Sequence[QueryLimits]) -> QueryLimits:
@@ -50,7 +48,7 @@ class QueryLimits:
         limits = np.concatenate([np.empty(0), *(part.limits for part in parts)])
         return cls(queries[order], counts[order], limits[order])
 
-    def of(self, queries: Ints) -> Floats:
+    def of(self, queries: Int64s) -> Float64s:
         return self.limits[places(self.queries, queries)]
 
 
@@ -85,7 +83,7 @@ class Policy(ABC):
         """The limits of queries, from all pairs that match them."""
 
     @abstractmethod
-    def keeps(self, limits: QueryLimits, rows: Ints, queries: Ints, draws: Floats) -> Bools:
+    def keeps(self, limits: QueryLimits, rows: Int64s, queries: Int64s, draws: Float64s) -> Bools:
         """For each (row of a pair, query that it matches, the pair's draw): whether it stays.
 
         ``rows`` is sorted. A pair whose matches all go is dropped. The draw of a pair without a
@@ -111,9 +109,9 @@ class Cap(Policy):
     def keeps(
         self,
         limits: QueryLimits,
-        rows: Ints,  # noqa: ARG002
-        queries: Ints,
-        draws: Floats,
+        rows: Int64s,  # noqa: ARG002
+        queries: Int64s,
+        draws: Float64s,
     ) -> Bools:
         below: Bools = draws < limits.of(queries)
         return below
@@ -131,7 +129,7 @@ class MetaClip(Policy):
         p = np.minimum(1.0, self.pairs_per_query / known.counts)
         return QueryLimits(known.queries, known.counts, p)
 
-    def keeps(self, limits: QueryLimits, rows: Ints, queries: Ints, draws: Floats) -> Bools:
+    def keeps(self, limits: QueryLimits, rows: Int64s, queries: Int64s, draws: Float64s) -> Bools:
         if not len(rows):
             return np.zeros(0, bool)
         changes = np.diff(rows, prepend=rows[0] - 1) != 0

@@ -20,14 +20,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from workers.base.arrays import Int32s, Int64s, UInt8s
 from workers.pairs.query_trie import (
     LEAD,
     MARK,
     SPACE,
     Alphabet,
-    Bytes,
-    Int32s,
-    Int64s,
     Trie,
     filter_pairs,
     find_queries,
@@ -117,7 +115,7 @@ class Matcher:
         return Matches(ends, ids)
 
 
-def _build(ids: Int32s, text: Bytes, offsets: Int64s) -> Trie:
+def _build(ids: Int32s, text: UInt8s, offsets: Int64s) -> Trie:
     """The trie of queries that are UTF-8 rows."""
     alphabet = _alphabet(lowercase=False)
     room = 2 * np.count_nonzero(alphabet.codes[text] >= SPACE) + len(ids)
@@ -155,7 +153,7 @@ def _lower_case(texts: pa.LargeStringArray) -> pa.LargeStringArray:
     return pc.replace_with_mask(texts, others, pa.array(lowered, pa.large_string()))
 
 
-def _utf8(texts: Sequence[str] | pa.StringArray) -> tuple[Bytes, Int64s]:
+def _utf8(texts: Sequence[str] | pa.StringArray) -> tuple[UInt8s, Int64s]:
     """The UTF-8 bytes of all texts, and the offsets of each: views of Arrow's own buffers."""
     array = _strings(texts)
     if array.null_count:

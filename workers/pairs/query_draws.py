@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from workers.base.arrays import Bools, Float64s, Int64s
 
 #: Partial results that an accumulator gathers before it merges them.
 _MERGE_EVERY = 16
@@ -29,18 +27,18 @@ _DENSE = 1 << 20
 class QueryDraws:
     """Of some queries: how many pairs match each, and the smallest draws among them."""
 
-    queries: Ints  # distinct, sorted
-    counts: Ints  # pairs that match queries[i]
-    draw_queries: Ints  # the query of draws[i]; sorted by query, then by draw
-    draws: Floats
+    queries: Int64s  # distinct, sorted
+    counts: Int64s  # pairs that match queries[i]
+    draw_queries: Int64s  # the query of draws[i]; sorted by query, then by draw
+    draws: Float64s
 
     @classmethod
-    def of_matches(cls, queries: Ints, draws: Floats, limit: int) -> QueryDraws:
+    def of_matches(cls, queries: Int64s, draws: Float64s, limit: int) -> QueryDraws:
         """From one row for each (query, pair) that match, in any order."""
         distinct, counts = np.unique(queries, return_counts=True)
         return cls(distinct, counts, *_smallest(queries, draws, limit))
 
-    def only(self, which: npt.NDArray[np.bool_]) -> QueryDraws:
+    def only(self, which: Bools) -> QueryDraws:
         """Some of the queries, without draws."""
         return QueryDraws(
             self.queries[which], self.counts[which], self.draw_queries[:0], self.draws[:0]
@@ -57,11 +55,11 @@ class QueryDraws:
         return cls(queries, counts, *_smallest(draw_queries, draws, limit))
 
 
-def join(arrays: Iterable[Ints]) -> Ints:
+def join(arrays: Iterable[Int64s]) -> Int64s:
     return np.concatenate([np.empty(0, np.int64), *arrays])
 
 
-def _smallest(queries: Ints, draws: Floats, limit: int) -> tuple[Ints, Floats]:
+def _smallest(queries: Int64s, draws: Float64s, limit: int) -> tuple[Int64s, Float64s]:
     """The ``limit`` smallest draws of each query, sorted by query and draw."""
     if not limit:
         return queries[:0], draws[:0]
@@ -71,7 +69,7 @@ def _smallest(queries: Ints, draws: Floats, limit: int) -> tuple[Ints, Floats]:
     return queries[rank < limit], draws[rank < limit]
 
 
-def count(queries: Ints) -> tuple[Ints, Ints]:
+def count(queries: Int64s) -> tuple[Int64s, Int64s]:
     """The distinct ids of some matches, sorted, and how often each is there."""
     last = int(queries.max(initial=0))
     if not len(queries) or queries.min() < 0 or last > max(_DENSE, 4 * len(queries)):
@@ -81,7 +79,7 @@ def count(queries: Ints) -> tuple[Ints, Ints]:
     return distinct, counts[distinct]
 
 
-def places(known: Ints, queries: Ints) -> Ints:
+def places(known: Int64s, queries: Int64s) -> Int64s:
     """Where each of some ids stands among sorted distinct ones that hold it."""
     if not len(known) or known[0] < 0 or known[-1] > max(_DENSE, 4 * len(queries)):
         return np.searchsorted(known, queries)
@@ -90,7 +88,7 @@ def places(known: Ints, queries: Ints) -> Ints:
     return place[queries]
 
 
-def bucket_counts(queries: Ints, buckets: int) -> list[tuple[int, QueryDraws]]:
+def bucket_counts(queries: Int64s, buckets: int) -> list[tuple[int, QueryDraws]]:
     """Matches as (bucket, QueryDraws without draws), the queries spread by their id."""
     distinct, counts = count(queries)
     bucket = distinct % buckets
@@ -103,7 +101,7 @@ def bucket_counts(queries: Ints, buckets: int) -> list[tuple[int, QueryDraws]]:
 
 
 def bucket_matches(
-    queries: Ints, draws: Floats, buckets: int, limit: int
+    queries: Int64s, draws: Float64s, buckets: int, limit: int
 ) -> list[tuple[int, QueryDraws]]:
     """Matches as (bucket, QueryDraws), the queries spread over ``buckets`` by their id."""
     bucket = queries % buckets

@@ -24,12 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from workers.base.arrays import Int32s, Int64s, UInt8s, UInt64s
 from workers.base.compiled import compiled, inlined
 
-Bytes = npt.NDArray[np.uint8]
-Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
-UInt64s = npt.NDArray[np.uint64]
 Halves = tuple[np.uint64, np.uint64]
 #: int to Python, int64 once compiled; NumPy's types make of the two what no annotation fits.
 Int = Any
@@ -68,7 +65,7 @@ class Alphabet(NamedTuple):
     """How the bytes of UTF-8 text are read."""
 
     codes: npt.NDArray[np.uint16]  # [256] the letter as it is compared, or SPACE, MARK or LEAD
-    letters: Bytes  # [256] the letter as it is compared, whatever else it means
+    letters: UInt8s  # [256] the letter as it is compared, whatever else it means
     spaces: Int64s  # white space of more than one byte: its bytes as one big-endian number
 
 
@@ -76,7 +73,7 @@ class Words(NamedTuple):
     """The distinct words of the queries; a word is known by its number, from 1 on."""
 
     slots: UInt64s  # [slots, 4] number or 0, the key's halves, a long word's begin << 32 | end
-    letters: Bytes  # of the long words
+    letters: UInt8s  # of the long words
 
 
 class Trie(NamedTuple):
@@ -100,7 +97,7 @@ class Block(NamedTuple):
 
 
 @inlined
-def _space_length(text: Bytes, at: Int, end: Int, spaces: Int64s) -> Int:
+def _space_length(text: UInt8s, at: Int, end: Int, spaces: Int64s) -> Int:
     """Bytes of the white space of two or three bytes that begins at ``at``; 0 if none does."""
     code = np.int64(text[at])
     for length in range(2, min(4, end - at + 1)):
@@ -119,7 +116,7 @@ def _mixed(value: np.uint64) -> np.uint64:
 
 @inlined
 def _add_word(
-    words: UInt64s, size: Int, text: Bytes, start: Int, end: Int, folded: Bytes, key: Halves
+    words: UInt64s, size: Int, text: UInt8s, start: Int, end: Int, folded: UInt8s, key: Halves
 ) -> Int:
     """Add a word, whose last letters are ``key``, to the first ``size``."""
     low, high = key
@@ -133,7 +130,7 @@ def _add_word(
 
 
 @compiled
-def _cut(text: Bytes, start: Int, end: Int, alphabet: Alphabet, words: UInt64s, size: Int) -> Int:
+def _cut(text: UInt8s, start: Int, end: Int, alphabet: Alphabet, words: UInt64s, size: Int) -> Int:
     """Add the words of a row to the first ``size``; answer how many those are then.
 
     Marks are words of their own, and so is the nothing between two separators.
@@ -173,7 +170,7 @@ def _block_end(offsets: Int64s, row: Int) -> Int:
 
 
 @compiled
-def _new_block(text: Bytes, offsets: Int64s, alphabet: Alphabet) -> Block:
+def _new_block(text: UInt8s, offsets: Int64s, alphabet: Alphabet) -> Block:
     """A block with room for the words of every block of rows."""
     room = 2 * (_BLOCK_BYTES + _BLOCK_ROWS)
     for row in range(len(offsets) - 1):
@@ -193,7 +190,7 @@ def _first_slot(slots: UInt64s, low: np.uint64, high: np.uint64) -> np.uint64:
 
 
 @inlined
-def _same(text: Bytes, start: Int, end: Int, folded: Bytes, letters: Bytes, where: Int) -> bool:
+def _same(text: UInt8s, start: Int, end: Int, folded: UInt8s, letters: UInt8s, where: Int) -> bool:
     begin = where >> 32
     if (where & 0xFFFFFFFF) - begin != end - start:
         return False
@@ -205,7 +202,7 @@ def _same(text: Bytes, start: Int, end: Int, folded: Bytes, letters: Bytes, wher
 
 @inlined
 def _word_slot(
-    text: Bytes, words: UInt64s, n: Int, folded: Bytes, slots: UInt64s, letters: Bytes
+    text: UInt8s, words: UInt64s, n: Int, folded: UInt8s, slots: UInt64s, letters: UInt8s
 ) -> np.uint64:
     """The slot that holds the n-th of some words, or the free one where it would stand."""
     low, high, start, end = words[n, 0], words[n, 1], np.int64(words[n, 2]), np.int64(words[n, 3])
@@ -252,7 +249,7 @@ def _with_room(slots: UInt64s, entries: Int) -> UInt64s:
 
 @compiled
 def number_words(
-    text: Bytes, offsets: Int64s, alphabet: Alphabet, room: Int
+    text: UInt8s, offsets: Int64s, alphabet: Alphabet, room: Int
 ) -> tuple[Words, Int32s, Int64s, Int]:
     """Number the distinct words of rows that hold at most ``room``.
 
@@ -337,7 +334,9 @@ def node_entries(ends: Int64s, ids: Int32s, edges: UInt64s, last: int) -> tuple[
 
 
 @compiled
-def _look_up_words(text: Bytes, block: Block, count: Int, folded: Bytes, table: Words) -> np.uint64:
+def _look_up_words(
+    text: UInt8s, block: Block, count: Int, folded: UInt8s, table: Words
+) -> np.uint64:
     """Write the words' numbers. The answer says nothing; it keeps the fetching."""
     words, numbers, _, _, _ = block
     slots, letters = table
@@ -451,7 +450,7 @@ def _walk_rows(
 
 @compiled
 def find_queries(
-    text: Bytes, offsets: Int64s, alphabet: Alphabet, trie: Trie
+    text: UInt8s, offsets: Int64s, alphabet: Alphabet, trie: Trie
 ) -> tuple[Int64s, Int32s, np.uint64]:
     """For each row the ids of the queries that occur in it: offsets [rows + 1] and ids.
 

@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from workers.base.arrays import Bools, Float64s, Int64s
 from workers.base.sampling import draws
 from workers.base.tally import SAMPLES_PER_REASON, Tally
 from workers.base.urls import url_keys
 from workers.extract.candidates import CANDIDATES
-from workers.pairs.query_draws import Floats, Ints
 from workers.pairs.settings import PairSettings
-
-Bools = npt.NDArray[np.bool_]
 
 #: Hexadecimal digits of a hash that say which range it is in.
 _DIGITS = 8
@@ -85,13 +82,13 @@ def split_by_key(
     return _split(table, _ranges(hashes, parts))
 
 
-def _ranges(hashes: list[str], ranges: int) -> Ints:
+def _ranges(hashes: list[str], ranges: int) -> Int64s:
     """The range that each hexadecimal hash falls into."""
     firsts = [int(text[:_DIGITS], 16) for text in hashes]
     return np.array(firsts, np.int64) * ranges >> 4 * _DIGITS
 
 
-def _split(table: pa.Table, shard: Ints) -> Iterator[ShardTable]:
+def _split(table: pa.Table, shard: Int64s) -> Iterator[ShardTable]:
     order = np.argsort(shard, kind="stable")
     numbers, starts = np.unique(shard[order], return_index=True)
     for number, rows in zip(numbers, np.split(order, starts[1:]), strict=True):
@@ -156,14 +153,14 @@ def reject_rows(
     tally.reject_many(reason, len(rows), ((row.pop("key"), row) for row in sample))
 
 
-def matches_of(table: pa.Table) -> tuple[Ints, Ints]:
+def matches_of(table: pa.Table) -> tuple[Int64s, Int64s]:
     """One entry for each (pair, query that it matches): row, query_id."""
     lists = table["query_ids"].combine_chunks()
     rows = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
     return rows, pc.list_flatten(lists).to_numpy().astype(np.int64)
 
 
-def draws_of(table: pa.Table, rows: Bools, seed: int) -> Floats:
+def draws_of(table: pa.Table, rows: Bools, seed: int) -> Float64s:
     """The draw of each pair in some rows, 0 in the others: a hash a row."""
     result = np.zeros(len(table))
     result[rows] = draws(seed, table["pair_id"].filter(pa.array(rows)).to_pylist())

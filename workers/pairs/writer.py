@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from workers.base.arrays import Int64s
 from workers.base.contracts import PAIRS
 from workers.base.storage import write_table
 from workers.base.tally import Tally
 from workers.pairs.balance import Policy, QueryLimits
-from workers.pairs.query_draws import Ints, count, join
+from workers.pairs.query_draws import count, join
 from workers.pairs.tables import ShardTable, draws_of, matches_of, reject_rows
 
 #: The counts of every query before and after balancing: a side table, apart from the shards.
@@ -85,7 +86,7 @@ def write_query_counts(
     path: Path,
     queries: Sequence[Path],
     limits: list[QueryLimits],
-    kept: Iterable[tuple[Ints, Ints]],
+    kept: Iterable[tuple[Int64s, Int64s]],
 ) -> None:
     """Write how many pairs each query has before and after balancing, none included."""
     stored = [pq.read_table(path, columns=["query_id"])["query_id"] for path in queries]

@@ -12,16 +12,15 @@ from difflib import get_close_matches
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from workers.base.arrays import Bools, Float32s
 from workers.base.settings import Settings
 from workers.embedding.settings import EmbedSettings
 
-Keep = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
+Keep = Bools
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
 
 #: Gives the pairs that are left, with pair_id and the columns that are named, in tables, as often
@@ -94,9 +93,9 @@ def check_names(names: Sequence[str], known: Collection[str], setting: str, wher
             raise ValueError(f"{setting}: {name!r} is not in {where}; {there}")
 
 
-def floats(rows: pa.Table, column: str) -> Floats:
+def floats(rows: pa.Table, column: str) -> Float32s:
     """A column of float32."""
-    values: Floats = rows[column].to_numpy()
+    values: Float32s = rows[column].to_numpy()
     return values
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from workers.base.arrays import Float32s
 from workers.base.file_systems import find_files
 from workers.base.settings import FileName
 from workers.base.storage import schema_with
@@ -21,7 +22,6 @@ from workers.selection.base_filter import (
     Available,
     Cosine,
     Filter,
-    Floats,
     Keep,
     Keeps,
     Survivors,
@@ -134,7 +134,7 @@ class Contamination(Filter):
         files = find_files(self.embeddings)
         return partial(self._new, {column: _references(files, column) for column in self.reads()})
 
-    def _new(self, references: Mapping[str, Floats], rows: pa.Table) -> Keep:
+    def _new(self, references: Mapping[str, Float32s], rows: pa.Table) -> Keep:
         """The rows that the references, by column, do not hold."""
         limits = {
             "image_embedding": self.max_image_similarity,
@@ -146,7 +146,7 @@ class Contamination(Filter):
         return new
 
 
-def near(embeddings: Floats, references: Floats, limit: float) -> Keep:
+def near(embeddings: Float32s, references: Float32s, limit: float) -> Keep:
     """Which rows have a cosine of ``limit`` or more with any reference: [N, D], [M, D] -> [N].
 
     Of embeddings in float16 the answer is exact, whatever other rows there are.
@@ -158,7 +158,7 @@ def near(embeddings: Floats, references: Floats, limit: float) -> Keep:
     return is_near
 
 
-def _nearest(embeddings: npt.NDArray[Any], references: Floats) -> npt.NDArray[Any]:
+def _nearest(embeddings: npt.NDArray[Any], references: Float32s) -> npt.NDArray[Any]:
     """The largest cosine of each row with any reference, as floats of ``embeddings``: [N]."""
     best = np.full(len(embeddings), -1, embeddings.dtype)
     for start in range(0, len(references), _CHUNK):
@@ -167,7 +167,7 @@ def _nearest(embeddings: npt.NDArray[Any], references: Floats) -> npt.NDArray[An
     return best
 
 
-def _references(files: Sequence[Path], column: str) -> Floats:
+def _references(files: Sequence[Path], column: str) -> Float32s:
     tables = [pq.read_table(file, columns=[column]) for file in files]
     return np.concatenate([embedding_matrix(table[column]) for table in tables])
 

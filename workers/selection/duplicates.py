@@ -13,26 +13,24 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from workers.base.arrays import Bools, Int64s
 
 #: Gives pair_id, similarity and what is compared of all pairs, each time it is asked.
 Tables = Callable[[], Iterator[pa.Table]]
 
 #: Marks the rows that an earlier row of their group duplicates. It gets the rows, a group after
 #: the other, and where each begins: [G + 1].
-Compare = Callable[[pa.Table, Ints], Bools]
+Compare = Callable[[pa.Table, Int64s], Bools]
 
 #: Bytes that are gathered before they are added to the files.
 _BUFFER = 128 << 20
 
 
 def find_duplicates(
-    grouped: Iterable[tuple[pa.Table, Ints]], group: str, compare: Compare
+    grouped: Iterable[tuple[pa.Table, Int64s]], group: str, compare: Compare
 ) -> pa.LargeStringArray:
     """The pair_ids of rows that an earlier one of their group duplicates.
 
@@ -68,9 +66,9 @@ def _named(rows: pa.Table, group: str, compare: Compare) -> pa.LargeStringArray:
     return rows["pair_id"].filter(duplicate).cast(pa.large_string()).combine_chunks()
 
 
-def _spill(grouped: Iterable[tuple[pa.Table, Ints]], folder: Path) -> list[Path]:
+def _spill(grouped: Iterable[tuple[pa.Table, Int64s]], folder: Path) -> list[Path]:
     """The files, each of Arrow streams one after the other."""
-    gathered: list[tuple[pa.Table, Ints]] = []
+    gathered: list[tuple[pa.Table, Int64s]] = []
     size = 0
     for rows, numbers in grouped:
         gathered.append((rows, numbers))
@@ -83,7 +81,7 @@ def _spill(grouped: Iterable[tuple[pa.Table, Ints]], folder: Path) -> list[Path]
     return sorted(folder.iterdir())
 
 
-def _append(gathered: list[tuple[pa.Table, Ints]], folder: Path) -> None:
+def _append(gathered: list[tuple[pa.Table, Int64s]], folder: Path) -> None:
     """Add each file's rows to it: one stream, one file open at a time."""
     rows = pa.concat_tables(table for table, _ in gathered)
     numbers = np.concatenate([some for _, some in gathered])

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.selection.duplicates import Bools, Ints, Tables, file_count, find_duplicates
+from workers.base.arrays import Bools, Int64s
+from workers.selection.duplicates import Tables, file_count, find_duplicates
 
 #: Rows in memory at a time, about: 150 bytes each.
 ROWS_PER_FILE = 1_000_000
@@ -25,14 +26,14 @@ def exact_duplicates(tables: Tables, rows: int) -> pa.LargeStringArray:
     return find_duplicates(_by_hash(tables(), file_count(rows, ROWS_PER_FILE)), "sha256", _others)
 
 
-def _by_hash(tables: Iterator[pa.Table], files: int) -> Iterator[tuple[pa.Table, Ints]]:
+def _by_hash(tables: Iterator[pa.Table], files: int) -> Iterator[tuple[pa.Table, Int64s]]:
     for table in tables:
         known = table.filter(pc.is_valid(table["sha256"]))
         hashes = (crc32(text.encode()) for text in known["sha256"].to_pylist())
         yield known, np.fromiter(hashes, np.int64, len(known)) % files
 
 
-def _others(rows: pa.Table, starts: Ints) -> Bools:
+def _others(rows: pa.Table, starts: Int64s) -> Bools:
     """All but the first of each group."""
     marked = np.ones(len(rows), bool)
     marked[starts[:-1]] = False

@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from workers.base.arrays import Bools, Int64s, UInt64s
 from workers.base.compiled import compiled, inlined
 from workers.embedding.picture_hash import BITS, NO_HASH
-from workers.selection.duplicates import Bools, Ints, Tables, file_count, find_duplicates
-
-Hashes = npt.NDArray[np.uint64]
+from workers.selection.duplicates import Tables, file_count, find_duplicates
 
 #: Rows in memory at a time, about: 100 bytes each.
 ROWS_PER_FILE = 1_000_000
@@ -38,7 +36,9 @@ def perceptual_duplicates(tables: Tables, rows: int, max_distance: int) -> pa.La
     return find_duplicates(_by_band(tables(), max_distance + 1, files), "band", compare)
 
 
-def _by_band(tables: Iterator[pa.Table], bands: int, files: int) -> Iterator[tuple[pa.Table, Ints]]:
+def _by_band(
+    tables: Iterator[pa.Table], bands: int, files: int
+) -> Iterator[tuple[pa.Table, Int64s]]:
     """Every row once for each band of its hash."""
     for table in tables:
         known = table.filter(pa.array(table["picture_hash"].to_numpy() != np.uint64(NO_HASH)))
@@ -48,20 +48,20 @@ def _by_band(tables: Iterator[pa.Table], bands: int, files: int) -> Iterator[tup
             yield known.append_column("band", pa.array(band)), _spread(band, files)
 
 
-def _band(hashes: Hashes, number: int, bands: int) -> Hashes:
+def _band(hashes: UInt64s, number: int, bands: int) -> UInt64s:
     """A band's bits and its number, as one number."""
     first, end = number * BITS // bands, (number + 1) * BITS // bands
     bits = hashes >> np.uint64(first) & np.uint64((1 << (end - first)) - 1)
     return bits * np.uint64(bands) + np.uint64(number)
 
 
-def _spread(band: Hashes, files: int) -> Ints:
+def _spread(band: UInt64s, files: int) -> Int64s:
     """The file of each band, by its product with 2**64 / the golden ratio: even for any bits."""
     mixed = band * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)
     return (mixed % np.uint64(files)).astype(np.int64)
 
 
-def _compare(rows: pa.Table, starts: Ints, max_distance: int) -> Bools:
+def _compare(rows: pa.Table, starts: Int64s, max_distance: int) -> Bools:
     hashes = rows["picture_hash"].to_numpy()
     marked = np.zeros(len(rows), np.bool_)
     _mark_near_earlier(hashes, starts, max_distance, marked)
@@ -81,7 +81,7 @@ def _distance(one: np.uint64, other: np.uint64) -> np.uint64:
 
 
 @compiled
-def _mark_near_earlier(hashes: Hashes, starts: Ints, max_distance: int, marked: Bools) -> None:
+def _mark_near_earlier(hashes: UInt64s, starts: Int64s, max_distance: int, marked: Bools) -> None:
     most = np.uint64(max_distance)
     for group in range(len(starts) - 1):
         first = starts[group]

@@ -12,17 +12,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from workers.base.arrays import Bools
 from workers.base.sampling import draws
 from workers.base.storage import write_table
 from workers.embedding.matrix import embedding_matrix
 from workers.selection.select import EmbeddedShard
-
-Bools = npt.NDArray[np.bool_]
 
 
 def plant_noise(

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from workers.base.arrays import Int64s
 from workers.base.settings import Share
 from workers.pairs.settings import LanguageSettings
 from workers.selection.base_filter import (
@@ -145,8 +145,8 @@ class Score(Filter):
         return (values >= least) & (values <= most)
 
 
-def _original(rows: pa.Table, side: str) -> npt.NDArray[np.int64]:
+def _original(rows: pa.Table, side: str) -> Int64s:
     """Pixels before resizing; what was never resized has them as they are."""
     pixels = pc.coalesce(rows[f"original_{side}"], rows[side])
-    values: npt.NDArray[np.int64] = pixels.cast(pa.int64()).to_numpy()
+    values: Int64s = pixels.cast(pa.int64()).to_numpy()
     return values

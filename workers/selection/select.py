@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from workers.base.arrays import UInt8s
 from workers.base.contracts import SELECTION
 from workers.base.storage import write_table
 from workers.base.tally import SAMPLES_PER_REASON, Tally
@@ -34,7 +34,7 @@ class EmbeddedShard:
     images: Path
     pairs: Path
     #: For each embedded pair the number of the step that rejected it, from 1; 0: it is left.
-    verdicts: npt.NDArray[np.uint8] = field(init=False)
+    verdicts: UInt8s = field(init=False)
 
     def __post_init__(self) -> None:
         self.verdicts = np.zeros(pq.read_metadata(self.embeddings).num_rows, np.uint8)

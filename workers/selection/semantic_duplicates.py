@@ -13,14 +13,12 @@ from functools import partial
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from workers.base.arrays import Bools, Float32s, Int64s
 from workers.base.sampling import draws
 from workers.embedding.matrix import COSINE_ERROR, embedding_matrix
-from workers.selection.duplicates import Bools, Ints, Tables, file_count, find_duplicates
-
-Floats = npt.NDArray[np.float32]
+from workers.selection.duplicates import Tables, file_count, find_duplicates
 
 ITERATIONS = 10
 #: Rows of the sample that clusters are found on: for each cluster, and in all at most, which is
@@ -56,7 +54,7 @@ def semantic_duplicates(
     return find_duplicates(_by_cluster(tables(), centroids, files), "cluster", compare)
 
 
-def _sample(tables: Iterator[pa.Table], rows: int, wanted: int) -> Floats:
+def _sample(tables: Iterator[pa.Table], rows: int, wanted: int) -> Float32s:
     """The embeddings of about so many rows, in the order of their pair_id, [S, D]."""
     share = wanted / rows
     parts = []
@@ -67,7 +65,7 @@ def _sample(tables: Iterator[pa.Table], rows: int, wanted: int) -> Floats:
     return embedding_matrix(sample["image_embedding"])
 
 
-def _centroids(sample: Floats, clusters: int) -> Floats:
+def _centroids(sample: Float32s, clusters: int) -> Float32s:
     """Spherical k-means: [S, D] -> [K, D], unit length. Begins with K rows of the sample.
 
     They are floats of 16 bits, for which cosines are exact.
@@ -83,7 +81,7 @@ def _centroids(sample: Floats, clusters: int) -> Floats:
     return centroids
 
 
-def _assign(embeddings: Floats, centroids: Floats) -> Ints:
+def _assign(embeddings: Float32s, centroids: Float32s) -> Int64s:
     """The nearest centroid of each row, the first of equals, exactly: [N]."""
     parts = [
         _nearest(embeddings[start : start + _CHUNK], centroids)
@@ -92,7 +90,7 @@ def _assign(embeddings: Floats, centroids: Floats) -> Ints:
     return np.concatenate([np.empty(0, np.int64), *parts])
 
 
-def _nearest(rows: Floats, centroids: Floats) -> Ints:
+def _nearest(rows: Float32s, centroids: Float32s) -> Int64s:
     cosines = rows @ centroids.T  # [N, K]
     nearest = cosines.argmax(axis=1)
     least = np.take_along_axis(cosines, nearest[:, None], axis=1) - 2 * COSINE_ERROR
@@ -102,14 +100,14 @@ def _nearest(rows: Floats, centroids: Floats) -> Ints:
 
 
 def _by_cluster(
-    tables: Iterator[pa.Table], centroids: Floats, files: int
-) -> Iterator[tuple[pa.Table, Ints]]:
+    tables: Iterator[pa.Table], centroids: Float32s, files: int
+) -> Iterator[tuple[pa.Table, Int64s]]:
     for table in tables:
         cluster = _assign(embedding_matrix(table["image_embedding"]), centroids)
         yield table.append_column("cluster", pa.array(cluster)), cluster % files
 
 
-def _compare(rows: pa.Table, starts: Ints, max_similarity: float) -> Bools:
+def _compare(rows: pa.Table, starts: Int64s, max_similarity: float) -> Bools:
     marked = [
         _near_earlier(rows["image_embedding"].slice(start, end - start), max_similarity)
         for start, end in pairwise(starts)

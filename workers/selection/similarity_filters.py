@@ -6,12 +6,12 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from workers.base.arrays import Float64s, Int64s
 from workers.base.file_systems import find_files
 from workers.base.sampling import draws
 from workers.base.settings import FileName, Share
@@ -88,7 +88,7 @@ def _above(rows: pa.Table, last: Border, last_draw: Border | None, seed: int) ->
     return kept
 
 
-def _draws_of_equals(rows: pa.Table, last: Border, seed: int) -> tuple[npt.NDArray[np.int64], Keys]:
+def _draws_of_equals(rows: pa.Table, last: Border, seed: int) -> tuple[Int64s, Keys]:
     """The rows that are as similar as the last, and the keys of their draws."""
     equals = np.flatnonzero(float_keys(floats(rows, "similarity")) == last.key)
     return equals, draw_keys(draws(seed, rows["pair_id"].take(equals).to_pylist()))
@@ -132,9 +132,7 @@ class TopPerQuery(Filter):
         return keeps
 
 
-def _by_query(
-    rows: pa.Table, seed: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _by_query(rows: pa.Table, seed: int) -> tuple[Int64s, Int64s, Float64s]:
     """One entry for each (pair, query that it matches): row, query_id, rank.
 
     The more similar pair has the smaller rank; of equals, the one with the smaller draw.

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Keys = npt.NDArray[np.uint64]
+from workers.base.arrays import Float32s, Float64s, Int64s, UInt64s
+
+Keys = UInt64s
 
 _DIGIT_BITS = 16
 _DIGITS = 1 << _DIGIT_BITS
@@ -59,14 +60,14 @@ def border_of_largest(
     return Border(np.uint64(border), rank, equal)
 
 
-def _digit_at(counts: npt.NDArray[np.int64], rank: int) -> tuple[int, int]:
+def _digit_at(counts: Int64s, rank: int) -> tuple[int, int]:
     """The digit of the ``rank``-th largest, from 1, and how many have a larger digit."""
     from_top = np.cumsum(counts[::-1])
     place = int(np.searchsorted(from_top, rank))
     return _DIGITS - 1 - place, int(from_top[place] - counts[::-1][place])
 
 
-def float_keys(values: npt.NDArray[np.float32]) -> Keys:
+def float_keys(values: Float32s) -> Keys:
     """Numbers in the order of the floats. NaN has 0, less than any; -0.0 and 0.0 are equal."""
     bits = (values + np.float32(0)).view(np.uint32)
     keys = np.where(bits & _SIGN, ~bits, bits | _SIGN)
@@ -74,6 +75,6 @@ def float_keys(values: npt.NDArray[np.float32]) -> Keys:
     return keys.astype(np.uint64)
 
 
-def draw_keys(draws: npt.NDArray[np.float64]) -> Keys:
+def draw_keys(draws: Float64s) -> Keys:
     """Numbers in the opposite order of draws in [0, 1): the smallest draw has the largest."""
     return np.uint64(_DRAWS - 1) - (draws * _DRAWS).astype(np.uint64)
