@@ -25,7 +25,7 @@ from clip_model.config import HEAD_WIDTH, MLP_RATIO, ClipConfig, VisionTransform
 from clip_model.hugging_face import from_hugging_face, has_hugging_face_names, read_shards
 from clip_model.hugging_face_keys import PROCESSORS
 from clip_model.inert_pickle import UnsafeCheckpointError
-from clip_model.json_file import parse_json
+from clip_model.json_file import parse_json, replacing
 from clip_model.model import CLIP, convert_weights
 from clip_model.open_clip import from_open_clip
 from clip_model.preprocess import Preprocess, image_transform
@@ -285,10 +285,8 @@ def _write_openai(tensors: dict[str, Tensor], config: ClipConfig, path: Path) ->
         "context_length": torch.tensor(text.context_length),
         "vocab_size": torch.tensor(text.vocab_size),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    write_torchscript(tensors | numbers, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        write_torchscript(tensors | numbers, temporary)
 
 
 def _text(error: Exception) -> str:

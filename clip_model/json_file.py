@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,15 @@ def read_section(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def write_json(fields: Mapping[str, Any], path: Path) -> None:
-    """Write a table, under a temporary name first."""
+    """Write a table."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; then the file is renamed into place, its folder made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    yield temporary
     temporary.replace(path)

@@ -23,7 +23,7 @@ from clip_model.config import (
     ModifiedResNetConfig,
     VisionTransformerConfig,
 )
-from clip_model.json_file import read_json, read_section, write_json
+from clip_model.json_file import read_json, read_section, replacing, write_json
 from clip_model.known_keys import ANY, check_keys, same
 from clip_model.preprocess import MEAN, STD
 from clip_model.state_dict import shown
@@ -132,10 +132,8 @@ def write_open_clip(
     if path.suffix == ".safetensors":
         write_safetensors(tensors, path, texts)
     elif path.suffix in PICKLED:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".partial")
-        torch.save({"state_dict": dict(tensors), **texts}, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            torch.save({"state_dict": dict(tensors), **texts}, temporary)
     else:
         write_safetensors(tensors, path / WEIGHTS, texts)
         write_json(_their_config(config), path / CONFIG)

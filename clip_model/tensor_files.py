@@ -17,6 +17,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from clip_model.inert_pickle import Module
+from clip_model.json_file import replacing
 from clip_model.state_dict import state_views
 from clip_model.torch_file import TENSOR_LIMIT, is_torch_file, open_torch_file
 from clip_model.torchscript_archive import module_views
@@ -60,11 +61,9 @@ def read_tensor_file(path: Path) -> TensorFile:
 def write_safetensors(
     tensors: Mapping[str, Tensor], path: Path, texts: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors and texts, under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(serialize(dict(tensors), dict(texts or {})))
-    temporary.replace(path)
+    """Write tensors and texts."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(serialize(dict(tensors), dict(texts or {})))
 
 
 def _read_safetensors(path: Path, start: bytes) -> TensorFile:
