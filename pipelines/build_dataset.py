@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.cli import open_run, parser, run_command, run_locked, start
-from pipelines.report import plan_text, status_text
+from pipelines.report import history_text, plan_text, status_text
 from pipelines.run.runner import check
 from pipelines.stages import DATASET_STAGES
 from workers.base.exit_codes import ExitCode
@@ -31,7 +31,14 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         "--plan", action="store_true", help="print what would be done, and do nothing"
     )
     options.add_argument(
-        "--status", action="store_true", help="print what has been done, and do nothing"
+        "--status",
+        action="store_true",
+        help="print who is at work on what, and what has been done, and do nothing",
+    )
+    options.add_argument(
+        "--history",
+        action="store_true",
+        help="print what each command on the run has done, and do nothing",
     )
     arguments = options.parse_args(argv)
 
@@ -41,11 +48,14 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         if arguments.status:
             say(status_text(run))
             return ExitCode.COMPLETE
+        if arguments.history:
+            say(history_text(run))
+            return ExitCode.COMPLETE
         if arguments.plan:
             check(run, stages)
             say(plan_text(run, stages))
             return ExitCode.COMPLETE
-        return run_locked(run, stages)
+        return run_locked(run, stages, arguments.command)
 
     return run_command(command)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +16,8 @@ from pipelines.run.attempts import DamagedError
 from pipelines.run.config import ConfigError, load_config
 from pipelines.run.directory import LockedError, Run
 from pipelines.run.engines import stop_ray
+from pipelines.run.health import findings
+from pipelines.run.history import Journal, read_history
 from pipelines.run.runner import check, run_stages
 from pipelines.run.services import ServiceError
 from workers.base.exit_codes import PASSING, ExitCode, explain
@@ -34,7 +37,8 @@ exit codes:
   3    partial: some shards failed, or too much of them could not be reached: a rerun tries those
        again and keeps the rest; or an input is damaged, and what could be read of it was used; or
        the disk is full
-  4    a quality gate is not met: one of the configuration, or a stage has kept nothing
+  4    a quality gate is not met: one of the configuration, or a stage has kept nothing; or, with
+       health.exit, the work is unlike that of the nights before
   70   a fault of the program itself; its trace stands in logs/run.jsonl
   75   another process is working on the same run directory
   130  interrupted (143: by SIGTERM, 129: by SIGHUP); a rerun goes on where it stopped
@@ -49,6 +53,7 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    result.set_defaults(command=command)
     result.add_argument(
         "config",
         nargs="?",
@@ -98,47 +103,82 @@ def start(main: Callable[[], int]) -> NoReturn:
     sys.exit(supervised(main))
 
 
+#: What ends a command and is foreseen: the message says it all.
+_CODES: dict[type[BaseException], ExitCode] = {
+    ConfigError: ExitCode.CONFIGURATION,
+    ServiceError: ExitCode.CONFIGURATION,
+    DamagedError: ExitCode.PARTIAL,
+    LockedError: ExitCode.LOCKED,
+    KeyboardInterrupt: ExitCode.INTERRUPTED,
+}
+
+
 def run_command(command: Callable[[], ExitCode]) -> ExitCode:
     """Run a command; whatever ends it becomes a message and an exit code, never a trace."""
     logs.to_stderr()
     try:
         return command()
-    except (ConfigError, ServiceError) as error:
-        log.error("%s", error)
-        return ExitCode.CONFIGURATION
-    except DamagedError as error:
-        log.error("%s", error)
-        return ExitCode.PARTIAL
-    except LockedError as error:
-        log.error("%s", error)
-        return ExitCode.LOCKED
     except KeyboardInterrupt:
         log.error("interrupted; the same command goes on where this one stopped")
         return ExitCode.INTERRUPTED
     except Exception as error:
-        code, text = explain(error)
-        log.error("%s", text, exc_info=True)
+        code, text = ending(error)
+        log.error("%s", text, exc_info=not isinstance(error, tuple(_CODES)))
         return code
     finally:
         stop_ray()
 
 
-def run_locked(run: Run, stages: Sequence[str]) -> ExitCode:
-    """Bring stages up to date with the run locked, logged and recorded; print the report."""
-    check(run, stages)
+def ending(error: BaseException) -> tuple[ExitCode, str]:
+    """The exit code and the message of what ends a command."""
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return code, str(error)
+    return explain(error)
+
+
+@contextmanager
+def at_work(run: Run, command: str) -> Iterator[Journal]:
+    """Hold the run's lock, and write log and history; its code is that of the last line."""
     with run.lock():
         logs.configure(run.directory)
         if last_end():
             log.warning("this goes on for a process that %s", last_end())
+        journal = Journal(run, command)
+        journal.begin()
+        try:
+            yield journal
+        except BaseException as error:
+            journal.end(ending(error)[0])
+            raise
+        journal.end(journal.code)
+
+
+def run_locked(run: Run, stages: Sequence[str], command: str) -> ExitCode:
+    """Bring stages up to date with the run locked, logged and recorded; print the report."""
+    check(run, stages)
+    with at_work(run, command) as journal:
         is_new = not run.is_recorded()
         _record(run)
         try:
-            result = run_stages(run, stages)
+            result = run_stages(run, stages, journal)
         finally:
             _record(run)
+        journal.code = code_with_health(run, journal, result.code)
         if result.ended:
             say(write_report(run) if result.worked or is_new else read_report(run))
-        return result.code
+        return journal.code
+
+
+def code_with_health(run: Run, journal: Journal, code: ExitCode) -> ExitCode:
+    """Say how the command's work is unlike that before it; its exit code, where that counts."""
+    entries = read_history(run.directory) if journal.stages else []
+    found = findings(entries, run.config.health, journal.stages)
+    for line in found:
+        log.warning("unlike the nights before: %s", line)
+    if found and run.config.health.exit and code is ExitCode.COMPLETE:
+        return ExitCode.QUALITY
+    return code
 
 
 def _record(run: Run) -> None:
@@ -153,4 +193,4 @@ def _record(run: Run) -> None:
 
 def run_one_stage(arguments: argparse.Namespace, stage: str) -> ExitCode:
     """The whole of a command that does one stage."""
-    return run_locked(open_run(arguments), [stage])
+    return run_locked(open_run(arguments), [stage], arguments.command)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.run.directory import Run
+from pipelines.run.health import findings
+from pipelines.run.history import SILENCE, Entry, Work, now, read_history, read_state
 from pipelines.run.receipts import StageTotals
 from pipelines.run.runner import Plan, Standing, is_complete, standings
 from pipelines.stages import STAGES
@@ -16,6 +18,9 @@ from workers.base.storage import DAMAGED_PARQUET, write_text
 
 #: Pictures or captions below which a score is shown with its interval.
 FEW = 100
+
+#: Digits of a hash that the history shows.
+HASH_DIGITS = 12
 
 #: The report's file in the run's directory.
 REPORT = "report.md"
@@ -39,19 +44,105 @@ def plan_text(run: Run, names: Sequence[str]) -> str:
 
 
 def status_text(run: Run) -> str:
-    """What is done of this configuration: rows of each stage, dropped rows by reason."""
-    return "\n".join([f"status of {run.directory}", "", *_stage_table(standings(run))])
+    """Who is at work, and what is done of this configuration: rows of each stage, by reason."""
+    head = [f"status of {run.directory}", *_at_work_lines(run)]
+    report = run.directory / REPORT
+    if report.is_file() and _configuration_line(run).encode() not in report.read_bytes():
+        head.append(f"{REPORT} is of another configuration")
+    head.append("")
+    return "\n".join([*head, *_stage_table(standings(run))])
+
+
+def _configuration_line(run: Run) -> str:
+    return f"Configuration {run.configuration_hash[:HASH_DIGITS]}."
+
+
+def _at_work_lines(run: Run) -> Iterator[str]:
+    """What the last command does, if it has not ended."""
+    entries = read_history(run.directory)
+    if not entries or entries[-1].end or not (begun := entries[-1].start):
+        return
+    who = f"{begun.command} since {begun.time}, process {begun.pid} on {begun.host}"
+    is_alive, state = begun.is_alive(), read_state(run.directory)
+    if is_alive is False:
+        yield f"{who}, ended without a word; the same command goes on where it stopped"
+        return
+    yield f"at work: {who}"
+    if begun.configuration_hash != run.configuration_hash:
+        yield "it works with another configuration than this one"
+    if state is None or state.id != entries[-1].id:
+        return
+    silent = (now() - state.said).total_seconds()
+    if is_alive is None or silent > SILENCE:
+        yield f"it has last said something {silent:.0f} s ago"
+    if state.stage is None:
+        yield "between two stages"
+        return
+    yield state.stage.line()
+    for shard, since in state.stage.open_shards.items():
+        yield f"{state.stage.stage}/{shard} is worked on since {since}"
+
+
+def history_text(run: Run) -> str:
+    """Every command on the run: when, where, with what, how it ended, what it has added."""
+    entries = read_history(run.directory)
+    lines = [f"history of {run.directory}"]
+    for entry in entries:
+        lines += ["", _entry_line(entry, is_last=entry is entries[-1])]
+        lines += [f"  {stage}: {_work_text(work)}" for stage, work in entry.stages.items()]
+    return "\n".join(lines)
+
+
+def _entry_line(entry: Entry, *, is_last: bool) -> str:
+    begun = entry.start
+    if begun is None:
+        return f"a command whose line is damaged: {_end_text(entry, is_last=is_last)}"
+    commit = (begun.code.get("commit") or "")[:HASH_DIGITS]
+    code = " ".join(filter(None, (begun.code.get("version"), commit)))
+    return (
+        f"{begun.time} {begun.command}: {_end_text(entry, is_last=is_last)}; process {begun.pid} "
+        f"on {begun.host}, code {code}, configuration {begun.configuration_hash[:HASH_DIGITS]}"
+    )
+
+
+def _end_text(entry: Entry, *, is_last: bool) -> str:
+    if entry.end:
+        return f"exit code {entry.exit_code} at {entry.end}"
+    is_alive = entry.start.is_alive() if is_last and entry.start else False
+    if is_alive is None:
+        return "at work on another host, or ended without a word"
+    return "at work" if is_alive else "ended without a word"
+
+
+def _work_text(work: Work) -> str:
+    rows = [
+        f"{counts['in']:,} {kind} in, {counts['kept']:,} kept, rejected "
+        f"{_reasons(counts['rejected'])}, failed {_reasons(counts['failed'])}"
+        for kind, counts in work.rows.items()
+    ]
+    failed = f", {work.failed_shards:,} shards failed" if work.failed_shards else ""
+    size = f"{work.bytes:,} bytes in {work.shards:,} shards{failed}, {work.seconds:.0f} s"
+    return "; ".join([*rows, size])
 
 
 def write_report(run: Run) -> str:
     """Write the report into the run's directory and give its text."""
     stages = standings(run)
-    done = {name for name, standing in stages.items() if standing.receipts}
-    lines = [f"# Run {run.config.name}", "", *_stage_table(stages), ""]
+    # Of a stage that is not whole, files of an older configuration may lie beside the new ones.
+    done = {name for name, standing in stages.items() if standing.receipts and standing.is_whole}
+    lines = [
+        f"# Run {run.config.name}",
+        "",
+        *_stage_table(stages),
+        "",
+        _configuration_line(run),
+        "",
+    ]
+    lines += _health_lines(run)
     if "embeddings" in done:
         lines += _precision_lines(run)
     lines += _cost_lines(run, done)
-    if "dataset" in done:
+    if {"embeddings", "dataset"} <= done:
         lines += _calibration_lines(run)
     if "scores" in done:
         lines += _score_lines(run)
@@ -93,6 +184,15 @@ def _reasons(counts: dict[str, int]) -> str:
     total = f"{sum(counts.values()):,}"
     by_number = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return f"{total}: " + ", ".join(f"{reason} {number:,}" for reason, number in by_number)
+
+
+def _health_lines(run: Run) -> Iterator[str]:
+    """How the last work on each stage is unlike that before it."""
+    if found := findings(read_history(run.directory), run.config.health):
+        yield "## Unlike the nights before"
+        yield ""
+        yield from (f"- {line}" for line in found)
+        yield ""
 
 
 def _precision_lines(run: Run) -> Iterator[str]:

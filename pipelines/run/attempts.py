@@ -93,6 +93,12 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
     return receipt
 
 
+def under_way(folder: Path) -> set[str]:
+    """The names of the shards that somebody works on, or has worked on when he was lost."""
+    scratch = Side.SCRATCH.of(folder)
+    return {path.name.rpartition("-")[0] for path in scratch.glob("*-*") if path.is_dir()}
+
+
 def _publish(shard: Shard, scratch: Path, folder: Path) -> tuple[Output, ...]:
     """Rename a shard's files into the folder of shards, and of side tables."""
     written = {path.name: path for path in scratch.iterdir() if path.is_file()}

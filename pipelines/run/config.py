@@ -115,6 +115,19 @@ class Gate(Settings):
     max_failed: Share = Field(default=1.0, description="share of the rows in that may fail")
 
 
+class HealthSettings(Settings):
+    """When a command's work on a stage is said to be unlike that of the nights before."""
+
+    exit: bool = Field(default=False, description="end with exit code 4 where it is")
+    nights: int = Field(
+        default=14, ge=3, description="commands that worked on the stage before, at most"
+    )
+    factor: float = Field(
+        default=3.0, gt=1.0, description="a reason's share, in medians of its earlier shares"
+    )
+    min_rows: int = Field(default=20, ge=1, description="rows of a reason that are too few to tell")
+
+
 class Report(Settings):
     """What the report is told beside the run itself."""
 
@@ -158,6 +171,7 @@ class Config(Settings):
     services: dict[str, Service] = Field(default_factory=dict, description="by name")
     ray: RaySettings = RaySettings()
     beam: BeamSettings = BeamSettings()
+    health: HealthSettings = HealthSettings()
     report: Report = Report()
 
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 RECORD = "run.json"
+HISTORY = "logs/history.jsonl"
 
 
 class LockedError(RuntimeError):
@@ -104,7 +105,11 @@ class Run:
 
     def is_recorded(self) -> bool:
         """Whether the record is of this very configuration."""
-        return self.record.get("configuration_hash") == digest(self._configuration())
+        return self.record.get("configuration_hash") == self.configuration_hash
+
+    @property
+    def configuration_hash(self) -> str:
+        return digest(self._configuration())
 
     def _configuration(self) -> dict[str, Any]:
         """The configuration as it may be stored."""
@@ -113,18 +118,18 @@ class Run:
 
     def save(self) -> None:
         """Write ``run.json``."""
-        configuration = self._configuration()
         head = {
             "name": self.config.name,
             "seed": self.config.seed,
-            "configuration_hash": digest(configuration),
-            "code": {"version": VERSION, "commit": code_commit()},
+            "configuration_hash": self.configuration_hash,
+            "code": code_in_use(),
+            "history": HISTORY,
         }
         tail = {
             "decisions": self.record.get("decisions", {}),
             "inputs": self.record.get("inputs", {}),
             "stages": self.record.get("stages", {}),
-            "configuration": configuration,
+            "configuration": self._configuration(),
         }
         self.record.clear()
         self.record.update(head | tail)
@@ -224,8 +229,12 @@ def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
         yield
 
 
-def code_commit() -> str | None:
-    """The commit that the code was checked out at; None outside a checkout."""
+def code_in_use() -> dict[str, str | None]:
+    """The version, and the commit that the code was checked out at; None outside a checkout."""
+    return {"version": VERSION, "commit": _commit()}
+
+
+def _commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -13,13 +13,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
+from pipelines.run.attempts import under_way
 from pipelines.run.receipts import Outcome, Side
 from workers.base.storage import write_json
 from workers.embedding.meter import Activity
@@ -28,8 +30,10 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two lines where there is no terminal: enough to see life, not to fill a log.
 LINE_INTERVAL = 30.0
-#: Seconds after which a terminal shows how far it is within the open shards.
+#: Seconds after which a terminal, and whoever asks for the status, sees how far it is.
 BAR_INTERVAL = 2.0
+#: Open shards that are named.
+NAMED = 20
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} shards [{elapsed}{postfix}]"
 #: Seconds between two reports of a worker.
 REPORT_INTERVAL = 2.0
@@ -126,18 +130,57 @@ def activity_of(folder: Path) -> Activity:
     return total
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """How far a stage is."""
+
+    stage: str
+    done: int  # shards, of this many
+    total: int
+    seconds: float  # that this command has worked on it
+    rows: int
+    seconds_left: float | None
+    note: str
+    open_shards: dict[str, datetime]  # the longest open ones by name, and since when
+
+    def line(self) -> str:
+        """For example ``images: 3 of 8 shards, 41 s, 2,412 rows, 58.8 rows/s, about 68 s left``."""
+        text = f"{self.stage}: {self.done} of {self.total} shards, {self.seconds:.0f} s"
+        return ", ".join((text, *self.details()))
+
+    def details(self) -> list[str]:
+        """What is known beside the number of shards, of the open ones too."""
+        details = []
+        if self.rows:
+            pace = self.rows / max(self.seconds, 1e-9)
+            details += [f"{self.rows:,} rows", f"{pace:,.1f} rows/s"]
+        if self.seconds_left is not None:
+            details.append(f"about {self.seconds_left:.0f} s left")
+        return [*details, self.note] if self.note else details
+
+
 class Progress:
     """Counts shards as they end and says how far a stage is. Use it as a context manager.
 
     Args:
         folder: of the stage, whose workers say how far they are within the open shards.
+        tell: is told as well, every few seconds, in a thread of its own.
     """
 
-    def __init__(self, stage: str, total: int, done: int, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        stage: str,
+        total: int,
+        done: int,
+        folder: Path | None = None,
+        tell: Callable[[Snapshot], None] = lambda _: None,
+    ) -> None:
         self.stage, self.total, self.done, self.kept = stage, total, done, 0
-        self.folder = folder
+        self.folder, self._tell = folder, tell
         self.at_start = done
         self.started = time.monotonic()
+        self._ended: set[str] = set()
+        self._open: dict[str, datetime] = {}
         self._bar = tqdm(
             desc=stage,
             total=total,
@@ -146,8 +189,7 @@ class Progress:
             disable=not sys.stderr.isatty(),
         )
         self._stop = threading.Event()
-        say = self._say_lines if self._bar.disable else self._refresh_bar
-        self._thread = threading.Thread(target=say, name="progress", daemon=True)
+        self._thread = threading.Thread(target=self._go_on, name="progress", daemon=True)
 
     def __enter__(self) -> Progress:
         self._thread.start()
@@ -168,6 +210,7 @@ class Progress:
 
     def advance(self, outcome: Outcome) -> None:
         self.done += 1
+        self._ended.add(outcome.shard)
         if outcome.receipt:
             # A stage's last kind of row is the one that goes on to the next stage.
             *_, rows = outcome.receipt.rows.values()
@@ -175,28 +218,41 @@ class Progress:
         self._bar.update()
 
     def line(self) -> str:
-        """For example ``images: 3 of 8 shards, 41 s, 2,412 rows, 58.8 rows/s, about 68 s left``."""
-        seconds = time.monotonic() - self.started
-        text = f"{self.stage}: {self.done} of {self.total} shards, {seconds:.0f} s"
-        return ", ".join((text, *self._details(seconds)))
+        return self.snapshot().line()
 
-    def _details(self, seconds: float) -> list[str]:
-        """What is known beside the number of shards, of the open ones too."""
+    def snapshot(self) -> Snapshot:
+        seconds = time.monotonic() - self.started
         activity = activity_of(self.folder) if self.folder else Activity()
-        details = []
-        if rows := max(self.kept, activity.rows):
-            details += [f"{rows:,} rows", f"{rows / max(seconds, 1e-9):,.1f} rows/s"]
         ahead = min(self.done + activity.under_way, self.total)
+        left = None
         if ahead > self.at_start:
             left = seconds / (ahead - self.at_start) * (self.total - ahead)
-            details.append(f"about {left:.0f} s left")
-        return [*details, remark] if (remark := activity.remark()) else details
+        return Snapshot(
+            self.stage,
+            self.done,
+            self.total,
+            seconds,
+            max(self.kept, activity.rows),
+            left,
+            activity.remark(),
+            self._open_shards(),
+        )
 
-    def _say_lines(self) -> None:
-        while not self._stop.wait(LINE_INTERVAL):
-            log.info(self.line(), extra={"fields": {"stage": self.stage, "done": self.done}})
+    def _open_shards(self) -> dict[str, datetime]:
+        """Those that are worked on, and when each was first seen."""
+        names = under_way(self.folder) - self._ended if self.folder else set()
+        now = datetime.now(UTC).replace(microsecond=0)
+        self._open = {name: self._open.get(name, now) for name in names}
+        return dict(sorted(self._open.items(), key=lambda item: (item[1], item[0]))[:NAMED])
 
-    def _refresh_bar(self) -> None:
-        while not self._stop.wait(BAR_INTERVAL):
-            details = self._details(time.monotonic() - self.started)
-            self._bar.set_postfix_str(", ".join(details))
+    def _go_on(self) -> None:
+        said = time.monotonic()
+        while not self._stop.wait(min(BAR_INTERVAL, LINE_INTERVAL)):
+            snapshot = self.snapshot()
+            self._tell(snapshot)
+            if not self._bar.disable:
+                self._bar.set_postfix_str(", ".join(snapshot.details()))
+            elif time.monotonic() - said >= LINE_INTERVAL:
+                said = time.monotonic()
+                fields = {"stage": self.stage, "done": self.done}
+                log.info(snapshot.line(), extra={"fields": fields})

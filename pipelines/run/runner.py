@@ -11,6 +11,7 @@ from shutil import which
 from pipelines.run.config import Config, ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.gates import barren, gate_of, is_met, places_of, shortfall
+from pipelines.run.history import Journal
 from pipelines.run.memory import peak_memory
 from pipelines.run.outages import (
     Unreached,
@@ -123,8 +124,9 @@ class Result:
     ended: bool = False
 
 
-def run_stages(run: Run, names: Sequence[str]) -> Result:
+def run_stages(run: Run, names: Sequence[str], journal: Journal | None = None) -> Result:
     """Bring the named stages up to date, in order; stop at the first that does not end well."""
+    journal = journal or Journal(run, "stages")
     worked = False
     complete: dict[str, bool] = {}
     for name in names:
@@ -139,7 +141,7 @@ def run_stages(run: Run, names: Sequence[str]) -> Result:
         run.ledger(name).keep_only([*plan.done, *plan.again])
         if plan.todo or plan.again:
             worked = True
-            if not _work(stage, plan) or _ends_in_outage(stage):
+            if not _work(stage, plan, journal) or _ends_in_outage(stage):
                 return Result(ExitCode.PARTIAL, worked)
         else:
             why = stage.skipped or f"complete, nothing to do ({len(plan.done)} shards)"
@@ -176,6 +178,7 @@ class Standing:
     others: int
     why: str  # these others are not counted
     skipped: str = ""  # why it has nothing to do
+    is_whole: bool = False  # every shard is done, and there is nothing else
 
 
 def standings(run: Run) -> dict[str, Standing]:
@@ -196,10 +199,11 @@ def _standing(run: Run, name: str, complete: dict[str, bool]) -> Standing:
     except ConfigError as error:
         why = f"the stage cannot be planned: {error}"
     valid = [receipt for shard in shards if (receipt := ledger.valid(shard))]
-    return Standing(valid, len(ledger.receipts()) - len(valid), why, stage.skipped)
+    others = len(ledger.receipts()) - len(valid)
+    return Standing(valid, others, why, stage.skipped, len(valid) == len(shards) and not others)
 
 
-def _work(stage: Stage, plan: Plan) -> bool:
+def _work(stage: Stage, plan: Plan, journal: Journal) -> bool:
     """Do a stage's open shards; True when every one of them ended with a receipt."""
     todo = [*plan.todo, *plan.again]
     total = len(plan.done) + len(todo)
@@ -212,24 +216,25 @@ def _work(stage: Stage, plan: Plan) -> bool:
             len(plan.again) - due,
             due,
         )
-    started, failures = time.monotonic(), 0
-    made: list[Receipt] = []
+    started = time.monotonic()
     with (
+        journal.work_on(stage.name, stage.sources) as outcomes,
         peak_memory() as peak,
         services_of(stage.run, stage.name) as services,
-        Progress(stage.name, total, len(plan.done), stage.folder) as progress,
+        Progress(stage.name, total, len(plan.done), stage.folder, journal.note_state) as progress,
     ):
         for outcome in stage.execute(todo):
+            outcomes.append(outcome)
             progress.advance(outcome)
-            failures += _log_outcome(stage, outcome)
-            made += [outcome.receipt] if outcome.receipt else []
+            _log_outcome(stage, outcome)
         lost = services.lost()
     totals = StageTotals.of(stage.run.ledger(stage.name).receipts())
     wall = round(time.monotonic() - started, 3)
     stage.run.note_stage(stage.name, totals, wall_seconds=wall, peak_bytes=peak.bytes)
     stage.run.save()
     _log_totals(stage.name, totals, wall)
-    return not _spoiled(stage, made, lost) and not failures
+    made = [outcome.receipt for outcome in outcomes if outcome.receipt]
+    return not _spoiled(stage, made, lost) and len(made) == len(outcomes)
 
 
 def _spoiled(stage: Stage, made: Sequence[Receipt], lost: Sequence[str]) -> int:
@@ -289,16 +294,15 @@ def _is_out_of_date(run: Run, name: str) -> bool:
     return bool(receipts)
 
 
-def _log_outcome(stage: Stage, outcome: Outcome) -> bool:
-    """Log how a shard ended; True when it failed."""
+def _log_outcome(stage: Stage, outcome: Outcome) -> None:
+    """Log how a shard ended."""
     fields = {"stage": stage.name, "shard": outcome.shard}
     if outcome.receipt:
         fields["seconds"] = str(outcome.receipt.seconds)
         log.debug("%s/%s done", stage.name, outcome.shard, extra={"fields": fields})
-        return False
+        return
     fields["error"] = str(outcome.error)
     log.error("%s: %s", stage.name, outcome.failure(), extra={"fields": fields})
-    return True
 
 
 def _log_totals(name: str, totals: StageTotals, wall: float) -> None:

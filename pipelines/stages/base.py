@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from os.path import normpath
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.run.config import digest
 from pipelines.run.directory import Run
+from pipelines.run.history import Sources
 from pipelines.run.outages import Tolerance
 from pipelines.run.receipts import Outcome, Receipt, Shard, Source
 from workers.base.settings import printable
@@ -62,6 +64,19 @@ class Stage(ABC):
     @abstractmethod
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         """Do the shards and give an outcome for each, as they end."""
+
+    def sources(self, made: Sequence[Receipt]) -> Sources:  # noqa: ARG002
+        """Rows kept and failed by host or file, where a dried up one should be noticed.
+
+        Args:
+            made: the receipts of the shards that a command has done.
+        """
+        return {}
+
+    def tables_of(self, made: Sequence[Receipt]) -> list[Path]:
+        """The Parquet files of receipts, shards and side tables."""
+        files = [output.file for receipt in made for output in receipt.outputs]
+        return [Path(normpath(self.folder / f)) for f in files if f.endswith(".parquet")]
 
     def tidy(self) -> None:  # noqa: B027 - most stages leave nothing
         """Remove what is of no use any more, called whenever all shards have receipts."""

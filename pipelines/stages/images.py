@@ -9,11 +9,19 @@ from pathlib import Path
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.engines import in_ray_tasks
+from pipelines.run.health import largest, rows_of
+from pipelines.run.history import Sources
 from pipelines.run.outages import Tolerance
-from pipelines.run.receipts import Outcome, Shard, Side
+from pipelines.run.receipts import Outcome, Receipt, Shard, Side
 from pipelines.stages.base import Stage
 from workers.base.settings import DownloadSettings, resolve_path
 from workers.base.tally import Tally
+
+#: The host in a picture's URL, and the rows of those that failed to come.
+HOST = r"^\w+://(?:[^/?#@]*@)?(?P<source>[^/?#]+)"
+FAILED = [("rejected", "==", False)]
+#: Pictures asked of a host in a night below which nothing can be told of it.
+FEWEST_PICTURES = 20
 
 
 class Images(Stage):
@@ -38,6 +46,12 @@ class Images(Stage):
         return [
             self.shard(path.stem, identity, {"pairs": [path]}) for path in self.run.outputs("pairs")
         ]
+
+    def sources(self, made: Sequence[Receipt]) -> Sources:
+        files = self.tables_of(made)
+        kept = rows_of((f for f in files if f.parent == self.folder), "url", HOST)
+        failed = rows_of((f for f in files if f.parent != self.folder), "url", HOST, FAILED)
+        return largest(kept, failed, FEWEST_PICTURES)
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config

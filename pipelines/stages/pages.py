@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,15 @@ from pipelines.run import clock
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.engines import on_beam
+from pipelines.run.health import largest
+from pipelines.run.history import Sources
 from pipelines.run.outages import Tolerance
 from pipelines.run.receipts import Outcome, Receipt, Shard, Side
 from pipelines.stages.base import Stage
 from workers.base.settings import CrawlSettings
 from workers.base.tally import Tally
 from workers.base.urls import UrlError, absolute_url, authority, normal_host
+from workers.crawl.host import KNOWN
 
 
 class Pages(Stage):
@@ -66,6 +69,16 @@ class Pages(Stage):
     def is_due(self, receipt: Receipt) -> bool:
         hours = self.run.config.pages.recrawl_hours
         return hours is not None and clock.now() - receipt.ended >= hours * 3600
+
+    def sources(self, made: Sequence[Receipt]) -> Sources:
+        kept, failed = Counter[str](), Counter[str]()
+        for receipt in made:
+            for kind, counts in receipt.rows.items():
+                missed = sum(counts["failed"].values())
+                failed[receipt.shard] += missed
+                # What could not be looked at again is a kept page, and no sign of life.
+                kept[receipt.shard] += -missed if kind == KNOWN else counts["kept"]
+        return largest(kept, failed)
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config

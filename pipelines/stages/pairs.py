@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pipelines.run.config import ConfigError, digest
 from pipelines.run.engines import in_process
-from pipelines.run.receipts import Outcome, Shard
+from pipelines.run.health import largest, rows_of
+from pipelines.run.history import Sources
+from pipelines.run.receipts import Outcome, Receipt, Shard
 from pipelines.stages.base import Stage
 from workers.base.credentials import shown
 from workers.base.file_systems import is_remote, version_of
@@ -76,6 +78,11 @@ class Pairs(Stage):
         named = {"queries": self.run.outputs("queries"), "inputs": files}
         shard = self.shard("all", identity, named, {"versions": versions})
         return [shard] if inputs else []
+
+    def sources(self, made: Sequence[Receipt]) -> Sources:
+        files = [file for file in self.tables_of(made) if file.parent == self.folder]
+        kept = rows_of(files, "source", r"^(?P<source>.*)@[^@]*$")
+        return largest({source.name: kept[source.name] for source in self.inputs_to_read()}, {})
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config

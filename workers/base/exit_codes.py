@@ -26,13 +26,13 @@ class ExitCode(IntEnum):
 PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM})
 
 
-def explain(error: Exception) -> tuple[ExitCode, str]:
+def explain(error: BaseException) -> tuple[ExitCode, str]:
     """The exit code and the line, free of credentials, for an error that nobody has foreseen."""
     code, text = _explain(error)
     return code, shown(text)
 
 
-def _explain(error: Exception) -> tuple[ExitCode, str]:
+def _explain(error: BaseException) -> tuple[ExitCode, str]:
     for cause in causes(error):  # Beam raises another error of a work's
         if isinstance(cause, OSError) and cause.errno in PASSING:
             return ExitCode.PARTIAL, f"{cause}; once that is mended, the same command goes on"

@@ -210,6 +210,25 @@ def test_status_and_report_count_nothing_of_an_older_configuration(run, dump, te
     assert f"the stage cannot be planned: queries.dumps: there is no file {dump}" in text
 
 
+def test_a_report_says_nothing_of_a_stage_with_files_of_two_configurations(run):
+    (shard,) = STAGES["queries"](run).plan()
+    perform(three_terms, shard, run.directory / "queries")
+    run.note_stage("queries", StageTotals(), wall_seconds=5.0)
+    assert "Seconds at the last work" in write_report(run)
+    perform(three_terms, Shard("old", "k"), run.directory / "queries")
+    text = write_report(run)
+    assert "| queries | terms | 3 | 3 |" in text
+    assert "queries: shards that are not counted: 1" in text
+    assert "Seconds at the last work" not in text
+
+
+def test_a_report_of_another_configuration_is_known_for_it(run):
+    write_report(run)
+    assert "another configuration" not in status_text(run)
+    other = Run(run.config.model_copy(update={"seed": 7}), run.directory)
+    assert "report.md is of another configuration" in status_text(other)
+
+
 def test_a_dump_without_texts_is_refused_before_any_work(run, dump):
     STAGES["queries"](run).check()
     dump.write_text('<mediawiki><page><revision><text bytes="9" /></revision></page></mediawiki>')

@@ -10,7 +10,8 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.run.receipts import Ledger, Side
+from pipelines.run.history import read_history
+from pipelines.run.receipts import Ledger, Side, StageTotals
 from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.verify import check_all
 from tests.pipelines.conftest import flip_a_byte, wait_for
@@ -154,11 +155,27 @@ def test_planted_noise_says_what_each_threshold_is_worth(finished, commands):
 
 def test_a_second_run_does_nothing_and_says_so(finished, commands):
     before = {stage: receipt_times(finished, stage) for stage in STAGES}
+    record, history = (finished / "run.json").read_bytes(), read_history(finished)
     for module in (BUILD, "pipelines.train", "pipelines.evaluate"):
         result = commands.run(module, finished)
         assert result.returncode == 0, result.stderr
         assert "nothing to do" in result.stderr
     assert {stage: receipt_times(finished, stage) for stage in STAGES} == before
+    assert (finished / "run.json").read_bytes() == record
+    added = read_history(finished)[len(history) :]
+    assert [(entry.exit_code, entry.stages) for entry in added] == [(0, {})] * 3
+
+
+def test_the_history_says_what_each_command_has_done(finished):
+    stages = [list(entry.stages) for entry in read_history(finished)[:3]]
+    assert stages == [list(DATASET_STAGES), ["model"], ["scores"]]
+    build, *_ = read_history(finished)
+    for stage, work in build.stages.items():
+        receipts = Ledger(finished / stage).receipts()
+        totals = StageTotals.of(receipts)
+        assert (work.rows, work.bytes) == (totals.rows, totals.bytes)
+    assert len(build.stages["pages"].sources) == 3
+    assert sum(kept for kept, _ in build.stages["images"].sources.values()) > 0
 
 
 @pytest.fixture
