@@ -17,8 +17,9 @@ import zstandard
 
 from workers.base import bz2_blocks
 
-#: Stored bytes in which the next member is looked for after damage, back from there.
-LOOK_BACK_BYTES = 1 << 16
+#: Stored bytes in which the next member is looked for after damage, back from there: more than a
+#: block of zstd's, which one that is cut off takes of those behind it before it says so.
+LOOK_BACK_BYTES = 3 << 16
 
 #: Bytes that a gzip member or zstd frame may have before content comes of it: a header with a name,
 #: a block of zstd's.
@@ -234,11 +235,9 @@ class _Members:
 
     def end(self) -> Iterator[Chunk]:
         """What is wrong with the file's end, and the content of what it hides."""
-        while self._member and not self._has_content:
+        while self._member:
             yield from self._lose(NO_END)
             yield from self.read()
-        if self._member:
-            yield Chunk(self._start + self._at, damage=NO_END)
 
     @property
     def _at(self) -> int:

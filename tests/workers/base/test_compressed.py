@@ -29,11 +29,13 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     "zstd": zstd,
     "bz2": bz2.compress,
 }
+#: With a checksum, without which a frame that took some of the next would pass for a whole one.
+CHECKED = {"gzip": gzip.compress, "zstd": zstandard.ZstdCompressor(write_checksum=True).compress}
 FORMATS = {"gzip": GZIP, "zstd": ZSTD, "bz2": BZ2}
 #: What compresses a little and tells its place: a line's number and digits that are no other's.
 TEXTS = [
     b"%d %s\n" % (n, random.Random(n).randbytes(size).hex().encode())
-    for n, size in enumerate([10, 40_000, 3, 400, 90_000, 7, 1000])
+    for n, size in enumerate([10, 150_000, 3, 400, 90_000, 7, 1000])
 ]
 
 
@@ -59,8 +61,7 @@ def test_a_file_is_read_the_same_in_whatever_pieces_it_comes(pack, cuts):
 @settings(max_examples=40, deadline=None)
 def test_damage_costs_no_member_but_its_own(pack, cuts, data):
     """A checksum tells it, at the end of what was read."""
-    checked = zstandard.ZstdCompressor(write_checksum=True).compress
-    packed = [(gzip.compress if pack == "gzip" else checked)(text) for text in TEXTS]
+    packed = [CHECKED[pack](text) for text in TEXTS]
     which = data.draw(st.integers(1, len(TEXTS) - 1))  # the first says what the file is
     at = data.draw(st.integers(0, len(packed[which]) - 1))
     member = bytearray(packed[which])
@@ -78,6 +79,17 @@ def test_a_file_that_is_cut_off_gives_what_is_there_and_says_so(pack):
     content, damage = read(PACK[pack](b"".join(TEXTS))[:-20])
     assert b"".join(TEXTS).startswith(content)
     assert damage == ["truncated: the compressed stream has no end"]
+
+
+@pytest.mark.parametrize("pack", ["gzip", "zstd"])
+@pytest.mark.parametrize("cut", [-9, -20_000, -60_000])
+@pytest.mark.parametrize("behind", [1, 4])
+def test_a_cut_member_hides_none_behind_it(pack, cut, behind):
+    """Of zstd it takes a block's length of them for its own, or all to the file's end."""
+    packed = [CHECKED[pack](TEXTS[1])[:cut], *(CHECKED[pack](TEXTS[2]) for _ in range(behind))]
+    content, damage = read(b"".join(packed), list(range(0, 1 << 18, 1 << 12)))
+    assert content.endswith(TEXTS[2] * behind)
+    assert len(damage) == 1
 
 
 def test_zeros_behind_gzip_members_are_padding():
