@@ -117,7 +117,7 @@ VICTIMS = (
         _PARTIAL,
         ("pages", "images"),
     ),
-    Victim("guard", _named(r"pipelines\.guard"), _PARTIAL, ("pages", "images")),
+    Victim("guard", _named(r"pipelines\.run\.guard"), _PARTIAL, ("pages", "images")),
     Victim("SIGTERM", _itself, _ended_by(signal.SIGTERM), number=signal.SIGTERM),
     Victim("SIGINT", _itself, _ended_by(signal.SIGINT), number=signal.SIGINT),
 )

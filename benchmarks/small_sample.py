@@ -45,6 +45,7 @@ class SmallSample:
             **self.site(),
             "gates.dataset": {"min_kept": 20},
             "pairs.shards": 3,
+            "images.pairs_per_shard": self.pictures // 3,
             "model.epochs": 2,
             "model.batch_size": 16,
             "ray.num_cpus": 2,

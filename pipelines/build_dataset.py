@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pipelines.cli import open_run, parser, run_command, run_locked, start
 from pipelines.report import history_text, plan_text, status_text
@@ -40,10 +41,24 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         action="store_true",
         help="print what each command on the run has done, and do nothing",
     )
+    options.add_argument(
+        "--retry",
+        action="append",
+        default=[],
+        metavar="REASON,...",
+        help="ask again now for pictures that failed or were refused for these reasons, also final "
+        "ones (http_404, not_an_image, ...)",
+    )
+    options.add_argument(
+        "--refetch",
+        action="store_true",
+        help="discard pictures that were made with other settings, and fetch them again",
+    )
     arguments = options.parse_args(argv)
 
     def command() -> ExitCode:
-        run = open_run(arguments)
+        reasons = frozenset(name for text in arguments.retry for name in text.split(",") if name)
+        run = replace(open_run(arguments), retry=reasons, refetch=arguments.refetch)
         stages = [name for name in DATASET_STAGES if name in (arguments.stages or DATASET_STAGES)]
         if arguments.status:
             say(status_text(run))

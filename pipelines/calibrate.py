@@ -50,7 +50,7 @@ def calibrate(arguments: argparse.Namespace) -> ExitCode:
     shards = []
     if is_complete(run, "embeddings", {}):
         run.check_outputs(*Selection.reads, drop=False)
-        shards = embedded_shards(run)
+        shards = embedded_shards({stage: tuple(run.outputs(stage)) for stage in Selection.reads})
     if not any(len(shard.verdicts) for shard in shards):
         raise ConfigError(
             f"{run.directory} has no pairs embedded in full with this configuration; run "

@@ -169,6 +169,6 @@ FAULTS = [
           "service site ended while it was needed", (3,), again=(0, "")),
     Fault("the site killed in pages", at_work("pages", kill(_SITE)),
           "service site ended while it was needed", (3,), again=(0, "")),
-    Fault("the guard of the site killed", at_work("images", kill(r"pipelines\.guard")),
+    Fault("the guard of the site killed", at_work("images", kill(r"pipelines\.run\.guard")),
           "service site ended while it was needed", (3,), again=(0, "")),
 ]  # fmt: skip

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from pipelines.run import clock
 from pipelines.run.receipts import (
+    Check,
     Ledger,
     Outcome,
     Output,
@@ -88,6 +89,7 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
         ended=clock.now(),
         attempt=shard.attempt,
         made_of=shard.made_of,
+        again=shard.again,
     )
     write_json(asdict(receipt), Side.RECEIPTS.of(folder) / f"{shard.name}.json")
     return receipt
@@ -144,7 +146,7 @@ def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:
     def do() -> None:
         if not Ledger(folder).is_done(shard):
             if shard.verify:
-                check_sources(shard.sources)
+                check_sources(_of(shard, Check.EACH_TIME, Check.ONCE))
             perform(work, shard, folder)
 
     error = error_of(do)
@@ -189,12 +191,16 @@ def _damage_of(shard: Shard) -> str:
         for path in paths
         if _is_broken(path)
     ]
-    if not shard.verify:
+    if unread := _of(shard, Check.AFTER_FAILURE) if shard.verify else shard.sources:
         try:
-            check_sources(shard.sources)
+            check_sources(unread)
         except DamagedError as damage:
             lines.append(str(damage))
     return "".join(f"{line}\n" for line in lines)
+
+
+def _of(shard: Shard, *checks: Check) -> list[Source]:
+    return [source for source in shard.sources if source.check in checks]
 
 
 def _is_broken(path: Path) -> bool:
@@ -232,7 +238,8 @@ def damaged(sources: Sequence[Source]) -> list[Source]:
 def _is_unchanged(source: Source) -> bool:
     try:
         # What comes from outside, a model say, is read once by a process for all its shards.
-        sha256 = file_hash(source.path) if source.receipt else hash_once(source.path)
+        each_time = source.receipt and source.check is not Check.ONCE
+        sha256 = file_hash(source.path) if each_time else hash_once(source.path)
     except OSError:  # it is gone, or the disk does not give it
         return False
     return sha256 == source.sha256

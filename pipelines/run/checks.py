@@ -1,7 +1,7 @@
 """What can be wrong with the files of a run: each is read as its readers would, and compared.
 
-Memory is bounded by the columns of a shard: pair_ids are in order within and across shards, which
-also says that each is there once.
+Memory is bounded by the columns of a shard: pair_ids are in order within a shard and, but for what
+came on different nights, across shards, which also says that each is there once.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.run.receipts import Counts, Ledger, Output, Receipt, first_problem
 from workers.base.arrays import Int32s
-from workers.base.contracts import DATASET, IMAGES, PAIRS, QUERIES, SELECTION
+from workers.base.contracts import DATASET, IMAGES, PAIRS, QUERIES, REQUESTS, SELECTION
 from workers.base.pair_ids import make_pair_ids
 from workers.base.storage import DAMAGED_PARQUET, file_hash
 from workers.embedding.matrix import embedding_matrix
+from workers.selection.select import EmbeddedShard
 
 #: The stage whose shards a stage has shards for, one of the same name for each.
 FOLLOWS = {
-    "images": "pairs",
+    "images": "requests",
     "embeddings": "images",
-    "selection": "embeddings",
-    "dataset": "embeddings",
+    "selection": "pairs",
+    "dataset": "selection",
 }
 SCHEMAS = {
     "queries": QUERIES,
     "pairs": PAIRS,
+    "requests": REQUESTS,
     "images": IMAGES,
     "selection": SELECTION,
     "dataset": DATASET,
@@ -56,6 +58,8 @@ class Checker:
     #: Parquet files found to be as their receipts say: these can be compared with.
     whole: set[Path] = field(default_factory=set)
     query_ids: Int32s | None = None
+    #: Stages of which a file is not as its receipt says.
+    unsound: set[str] = field(default_factory=set)
     _last_ids: dict[str, str] = field(default_factory=dict)
 
     def shard(self, stage: str, receipt: Receipt) -> Iterator[str]:
@@ -69,6 +73,7 @@ class Checker:
             else:
                 rows += output.rows or 0 if (folder / output.file).parent == folder else 0
         if not sound:
+            self.unsound.add(stage)
             return
         if (counted := _counted(stage, receipt.rows)) is not None and counted != rows:
             yield f"its receipt counts {counted:,} rows, its files hold {rows:,}"
@@ -90,9 +95,16 @@ class Checker:
         other = self.directory / stage / path.name
         return other if other in self.whole else None
 
-    def in_order(self, stage: str, ids: pa.ChunkedArray) -> Iterator[str]:
-        """Each id is larger than the one before, across the stage's shards, too."""
-        last, column = self._last_ids.get(stage, ""), ids.combine_chunks()
+    def of_all_nights(self, stage: str) -> list[Path]:
+        """All shards of a stage; none where one of them is damaged."""
+        folder = self.directory / stage
+        if stage in self.unsound:
+            return []
+        return sorted(path for path in self.whole if path.parent == folder)
+
+    def in_order(self, stage: str, ids: pa.ChunkedArray, *, across: bool = True) -> Iterator[str]:
+        """Each id is larger than the one before; ``across``: the stage's shards, too."""
+        last, column = self._last_ids.get(stage, "") if across else "", ids.combine_chunks()
         if not len(column):
             return
         pairs = pc.greater(column[1:], column[:-1])
@@ -188,11 +200,15 @@ def _pairs(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
     yield from checker.known_queries(table["query_ids"])
 
 
+def _requests(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
+    yield from checker.in_order("requests", _ids(path), across=False)
+
+
 def _images(checker: Checker, path: Path, receipt: Receipt) -> Iterator[str]:
     ids = _ids(path)
-    yield from checker.in_order("images", ids)
-    yield from _took(receipt, checker.beside("pairs", path), "pairs/")
-    yield from _among(ids, checker.beside("pairs", path), "pairs/")
+    yield from checker.in_order("images", ids, across=False)
+    yield from _took(receipt, checker.beside("requests", path), "requests/")
+    yield from _among(ids, checker.beside("requests", path), "requests/")
     yield from pictures(path)
 
 
@@ -207,16 +223,21 @@ def _embeddings(checker: Checker, path: Path, receipt: Receipt) -> Iterator[str]
     images = checker.beside("images", path)
     if images is not None:
         ids = _ids(path)
-        yield from checker.in_order("embeddings", ids)
+        yield from checker.in_order("embeddings", ids, across=False)
         yield from _took(receipt, images, "images/")
         yield from _among(ids, images, "images/")
     yield from vectors(path)
 
 
 def _selection(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
-    embeddings = checker.beside("embeddings", path)
-    if embeddings is not None and not _ids(path).equals(_ids(embeddings)):
-        yield "its pairs are not those of embeddings/"
+    ids = _ids(path)
+    yield from checker.in_order("selection", ids)
+    embeddings, images = map(checker.of_all_nights, ("embeddings", "images"))
+    pairs = checker.beside("pairs", path)
+    if embeddings and images and pairs:
+        shard = EmbeddedShard(pairs, embeddings, images)
+        if not ids.equals(shard.read([])["pair_id"]):
+            yield "its pairs are not those of pairs/ that embeddings/ has"
 
 
 def _dataset(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
@@ -327,6 +348,7 @@ CONTENT: dict[str, Check] = {
     "queries": _queries,
     "pages": _pages,
     "pairs": _pairs,
+    "requests": _requests,
     "images": _images,
     "embeddings": _embeddings,
     "selection": _selection,

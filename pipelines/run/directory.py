@@ -7,13 +7,14 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipelines.run import clock
 from pipelines.run.attempts import check_sources, hash_once
 from pipelines.run.config import Config, ConfigError, digest
 from pipelines.run.receipts import Ledger, Sha256, StageTotals, first_problem
@@ -40,6 +41,12 @@ class Run:
 
     config: Config
     directory: Path
+    #: Reasons for which a picture is asked for again now, whatever was decided of it.
+    retry: frozenset[str] = frozenset()
+    #: Whether pictures may be discarded that were made with other settings.
+    refetch: bool = False
+    #: What is decided by the time is decided by this, once for a command. Seconds since 1970.
+    started: float = field(default_factory=lambda: clock.now())
 
     @classmethod
     def open(cls, config: Config, directory: Path) -> Run:

@@ -20,7 +20,8 @@ class Tolerance:
     """What a stage takes for finished business though some rows could not be reached."""
 
     max_unreachable: float = 1.0  # share of a shard; above it is an outage
-    reruns: int = 0  # further tries of a shard below it
+    reruns: int = 0  # further tries of a shard below it, whole
+    at_least: int = 1  # rows that an outage takes: two of three say nothing of the network
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,22 @@ class Unreached:
 
 
 def is_outage(receipt: Receipt, tolerance: Tolerance) -> bool:
-    """Whether more of a shard could not be reached than is tolerated."""
-    return Unreached.of([receipt]).share > tolerance.max_unreachable
+    """Whether more of a shard could not be reached than is tolerated.
+
+    Never of rows that are tried once more because they failed: what is away for good is among
+    them.
+    """
+    unreached = Unreached.of([receipt])
+    is_retry = receipt.again and receipt.attempt > 1
+    is_enough = unreached.reasons.total() >= tolerance.at_least
+    return not is_retry and is_enough and unreached.share > tolerance.max_unreachable
 
 
 def is_stale(receipt: Receipt, tolerance: Tolerance) -> bool:
     """Whether more of a shard could not be reached than is tolerated, what is stale included."""
     unreached = Unreached.of([receipt])
     all_of_it = unreached.reasons.total() + unreached.stale.total()
-    return all_of_it > tolerance.max_unreachable * unreached.rows
+    return bool(unreached.stale) and all_of_it > tolerance.max_unreachable * unreached.rows
 
 
 def lacks(receipt: Receipt) -> bool:
@@ -71,12 +79,12 @@ def lacks(receipt: Receipt) -> bool:
 
 
 def is_worth_another_try(receipt: Receipt, tolerance: Tolerance, *, missed: bool) -> bool:
-    """Whether a rerun asks again for what could not be reached.
+    """Whether a rerun does a shard again, whole, for what could not be reached.
 
     Args:
         missed: the gate of the stage is.
     """
     if not lacks(receipt):
         return False
-    has_tries_left = receipt.attempt <= tolerance.reruns
-    return missed or has_tries_left or receipt.spoiled or is_stale(receipt, tolerance)
+    is_away = is_outage(receipt, tolerance) or is_stale(receipt, tolerance)
+    return missed or receipt.attempt <= tolerance.reruns or receipt.spoiled or is_away

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -60,6 +61,14 @@ DATA_ENDINGS = (".parquet", ".warc", ".warc.gz")
 Counts = dict[str, Any]
 
 
+class Check(StrEnum):
+    """When a file that is read is compared with what is known of it."""
+
+    EACH_TIME = "each_time"  # before each piece of work
+    ONCE = "once"  # by a process, for all its work: many shards read some of it
+    AFTER_FAILURE = "after_failure"  # when the work has failed: little of it is read
+
+
 @dataclass(frozen=True)
 class Source:
     """A file that is read, and what is known of it."""
@@ -68,10 +77,15 @@ class Source:
     sha256: str
     receipt: Path | None = None  # that names it; none: it comes from outside the run
     content: str | None = None  # stands for it in a key; none: the sha256
+    check: Check = Check.EACH_TIME  # when it is compared with its hash
 
 
 #: Files by what they are to a piece of work: `{"pairs": (PATH,)}`.
 Files = Mapping[str, tuple[Path, ...]]
+
+
+#: Rows that a shard tries once more: in which shard they failed last, for which reasons.
+Again = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,7 @@ class Shard:
     attempt: int = 1  # a receipt of an earlier one is valid, and not what is asked for
     due_since: float | None = None  # its receipt that ended then is valid, and due to be made anew
     made_of: str | None = None  # the one file from outside that gives the shard its name
+    again: Again = field(default_factory=dict)
 
     def file(self, name: str) -> Path:
         """The file of that name, where there is one alone."""
@@ -144,6 +159,7 @@ class Receipt:
     attempt: Annotated[int, Field(ge=1)] = 1  # how often the shard has been tried
     spoiled: bool = False  # a service that it needed was lost meanwhile: that attempt tells little
     made_of: str | None = None  # the file from outside, where there is one of the shard's own
+    again: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
 
 
 _RECEIPT = TypeAdapter(Receipt)
@@ -358,6 +374,32 @@ def files_of(receipt: Receipt | None) -> set[str]:
     return {output.file for output in receipt.outputs} if receipt else set()
 
 
+def settled(receipts: Sequence[Receipt]) -> list[Receipt]:
+    """The receipts with every row in the last alone that has tried it: no row counts twice."""
+    left: dict[str, Counter[str]] = defaultdict(Counter)
+    for receipt in receipts:
+        for shard, reasons in receipt.again.items():
+            left[shard].update(reasons)
+    return [
+        _without_rows(receipt, left[receipt.shard]) if receipt.shard in left else receipt
+        for receipt in receipts
+    ]
+
+
+def _without_rows(receipt: Receipt, reasons: Counter[str]) -> Receipt:
+    """A receipt without some of the rows that it has dropped, of its last kind."""
+    *others, (kind, counts) = receipt.rows.items()
+    rows = {
+        "in": counts["in"] - reasons.total(),
+        "kept": counts["kept"],
+        **{
+            how: {why: left for why, n in counts[how].items() if (left := n - reasons[why])}
+            for how in ("rejected", "failed")
+        },
+    }
+    return replace(receipt, rows=dict([*others, (kind, rows)]))
+
+
 @dataclass
 class StageTotals:
     """The sum of a stage's receipts."""
@@ -375,7 +417,7 @@ class StageTotals:
             bytes=sum(output.bytes for receipt in receipts for output in receipt.outputs),
         )
         # Not every shard has every kind; the last kind of one that has them all is the last here.
-        for receipt in sorted(receipts, key=lambda receipt: -len(receipt.rows)):
+        for receipt in sorted(settled(receipts), key=lambda receipt: -len(receipt.rows)):
             for kind, counts in receipt.rows.items():
                 _add_counts(totals.rows.setdefault(kind, Tally().counts()), counts)
         return totals

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from shutil import which
 
 from pipelines.run.config import Config, ConfigError
@@ -13,15 +13,9 @@ from pipelines.run.directory import Run
 from pipelines.run.gates import barren, gate_of, is_met, places_of, shortfall
 from pipelines.run.history import Journal
 from pipelines.run.memory import peak_memory
-from pipelines.run.outages import (
-    Unreached,
-    is_outage,
-    is_stale,
-    is_worth_another_try,
-    lacks,
-)
+from pipelines.run.outages import Unreached, is_outage, is_stale, lacks
 from pipelines.run.progress import Progress
-from pipelines.run.receipts import Outcome, Receipt, Shard, Side, StageTotals
+from pipelines.run.receipts import Outcome, Receipt, Shard, Side, StageTotals, settled
 from pipelines.run.references import check_truth
 from pipelines.run.services import services_of
 from pipelines.stages import STAGES
@@ -61,25 +55,20 @@ class Plan:
     def of(cls, stage: Stage) -> Plan:
         ledger = stage.run.ledger(stage.name)
         plan = cls([], [])
-        receipts: list[tuple[Shard, Receipt]] = []
+        receipts: list[Receipt] = []
         for shard in stage.plan():
             if receipt := ledger.valid(shard):
-                receipts.append((shard, receipt))
+                plan.done.append(shard)
+                receipts.append(receipt)
             else:
                 plan.todo.append(shard)
         stage.run.note_inputs(stage.name, stage.inputs)
         # A gate that is missed must not be missed for ever with nothing tried.
-        totals = StageTotals.of([receipt for _, receipt in receipts])
-        missed = not plan.todo and not is_met(gate_of(stage.run.config, stage.name), totals)
-        for shard, receipt in receipts:
-            # What the last attempt has left may be read, so it is compared, too.
-            again = replace(shard, sources=(*shard.sources, *ledger.sources_of(receipt)))
-            if stage.is_due(receipt):
-                plan.again.append(replace(again, due_since=receipt.ended))
-            elif is_worth_another_try(receipt, stage.tolerance, missed=missed):
-                plan.again.append(replace(again, attempt=receipt.attempt + 1))
-            else:
-                plan.done.append(shard)
+        gate, totals = gate_of(stage.run.config, stage.name), StageTotals.of(receipts)
+        missed = not plan.todo and not is_met(gate, totals)
+        plan.again.extend(stage.again(plan.done, receipts, missed=missed))
+        names = {shard.name for shard in plan.again}
+        plan.done[:] = [shard for shard in plan.done if shard.name not in names]
         return plan
 
 
@@ -255,7 +244,7 @@ def _spoiled(stage: Stage, made: Sequence[Receipt], lost: Sequence[str]) -> int:
 
 def _outage(stage: Stage) -> list[Receipt]:
     """The shards of which more could not be reached than is tolerated."""
-    receipts = stage.run.ledger(stage.name).receipts()
+    receipts = settled(stage.run.ledger(stage.name).receipts())
     return [receipt for receipt in receipts if is_outage(receipt, stage.tolerance)]
 
 

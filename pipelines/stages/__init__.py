@@ -10,14 +10,21 @@ from pipelines.stages.model import Model
 from pipelines.stages.pages import Pages
 from pipelines.stages.pairs import Pairs
 from pipelines.stages.queries import Queries
+from pipelines.stages.requests import Requests
 from pipelines.stages.scores import Scores
 from pipelines.stages.selection import Selection
 
 #: By name, in order.
 STAGES: dict[str, type[Stage]] = {
     stage.name: stage
-    for stage in (Queries, Pages, Pairs, Images, Embeddings, Selection, Dataset, Model, Scores)
+    for stage in (
+        *(Queries, Pages, Pairs, Requests, Images, Embeddings, Selection, Dataset),
+        *(Model, Scores),
+    )
 }
 
 #: Those that ``pipelines.build_dataset`` does; the others have commands of their own.
-DATASET_STAGES = ("queries", "pages", "pairs", "images", "embeddings", "selection", "dataset")
+DATASET_STAGES = (
+    *("queries", "pages", "pairs", "requests"),
+    *("images", "embeddings", "selection", "dataset"),
+)

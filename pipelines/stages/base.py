@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from os.path import normpath
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 from pipelines.run.config import digest
 from pipelines.run.directory import Run
 from pipelines.run.history import Sources
-from pipelines.run.outages import Tolerance
+from pipelines.run.outages import Tolerance, is_worth_another_try
 from pipelines.run.receipts import Outcome, Receipt, Shard, Source
 from workers.base.settings import printable
 
@@ -60,6 +61,25 @@ class Stage(ABC):
     def is_due(self, receipt: Receipt) -> bool:  # noqa: ARG002 - most stages look inwards
         """Whether a shard is to be done anew since what it was made of may have changed by now."""
         return False
+
+    def again(
+        self, shards: Sequence[Shard], receipts: Sequence[Receipt], *, missed: bool
+    ) -> list[Shard]:
+        """What is worth doing once more though the stage is complete without it.
+
+        Args:
+            shards, receipts: what is done, shard for shard.
+            missed: the gate of the stage is.
+        """
+        ledger, again = self.run.ledger(self.name), []
+        for done, receipt in zip(shards, receipts, strict=True):
+            # What the last attempt has left may be read, so it is compared, too.
+            shard = replace(done, sources=(*done.sources, *ledger.sources_of(receipt)))
+            if self.is_due(receipt):
+                again.append(replace(shard, due_since=receipt.ended))
+            elif is_worth_another_try(receipt, self.tolerance, missed=missed):
+                again.append(replace(shard, attempt=receipt.attempt + 1))
+        return again
 
     @abstractmethod
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines.run.engines import in_ray_tasks
-from pipelines.run.receipts import Outcome, Shard
+from pipelines.run.receipts import Check, Outcome, Shard
 from pipelines.stages.base import Stage
+from pipelines.stages.selection import embedded_shards
+from workers.base.ranges import NOTHING, SortedFile, within
 from workers.base.tally import Tally
 
 
 class Dataset(Stage):
-    """A shard a shard of embeddings, joined with its pictures and pairs."""
+    """A shard a shard of pairs, joined with what was fetched of them on whatever night."""
 
     name = "dataset"
-    reads = ("selection", "embeddings", "images", "pairs")
+    reads = ("selection", "pairs", "embeddings", "images")
+    version = 2
 
     def plan(self) -> list[Shard]:
-        return [
-            self.shard(
-                path.stem,
-                {},
-                {stage: [self.folder.parent / stage / path.name] for stage in self.reads},
-            )
-            for path in self.run.outputs("embeddings")
-        ]
+        nightly = {stage: self.run.outputs(stage) for stage in ("embeddings", "images")}
+        return [self._shard(path, nightly) for path in self.run.outputs("selection")]
+
+    def _shard(self, selection: Path, nightly: Mapping[str, Sequence[Path]]) -> Shard:
+        pairs = self.run.directory / "pairs" / selection.name
+        between = SortedFile.open(pairs).range or NOTHING
+        # One at least, for its columns.
+        files = {stage: within(some, between) or some[:1] for stage, some in nightly.items()}
+        shard = self.shard(
+            selection.stem, {}, {"selection": [selection], "pairs": [pairs], **files}
+        )
+        sources = (
+            replace(source, check=Check.ONCE) if source.path.parent.name in files else source
+            for source in shard.sources
+        )
+        return replace(shard, sources=tuple(sources))
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         return in_ray_tasks(assemble, shards, self.folder, self.run.config.ray)
@@ -34,7 +46,6 @@ class Dataset(Stage):
 def assemble(shard: Shard, out: Path) -> dict[str, Tally]:
     """The work on a shard."""
     from workers.selection.assemble import assemble_shard
-    from workers.selection.select import EmbeddedShard
 
-    embedded = EmbeddedShard(*map(shard.file, ("embeddings", "images", "pairs")))
+    (embedded,) = embedded_shards(shard.files)
     return assemble_shard(embedded, shard.file("selection"), out / f"{shard.name}.parquet")

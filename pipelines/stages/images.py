@@ -1,10 +1,17 @@
-"""Stage ``images``: the pictures of each shard of pairs, by img2dataset in Ray tasks."""
+"""Stage ``images``: the pictures of each list of ``requests``, by img2dataset in Ray tasks.
+
+It only grows. What the web gave cannot be had twice: a shard is never made again because pairs or
+settings have changed, and a picture that could not be reached is asked for by another list.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
@@ -12,10 +19,14 @@ from pipelines.run.engines import in_ray_tasks
 from pipelines.run.health import largest, rows_of
 from pipelines.run.history import Sources
 from pipelines.run.outages import Tolerance
-from pipelines.run.receipts import Outcome, Receipt, Shard, Side
+from pipelines.run.receipts import Again, Outcome, Receipt, Shard, Side
 from pipelines.stages.base import Stage
 from workers.base.settings import DownloadSettings, resolve_path
 from workers.base.tally import Tally
+from workers.fetch.requests import attempt_of
+
+#: Failures of a shard that say something of the network.
+FEW_FAILURES = 5
 
 #: The host in a picture's URL, and the rows of those that failed to come.
 HOST = r"^\w+://(?:[^/?#@]*@)?(?P<source>[^/?#]+)"
@@ -25,27 +36,51 @@ FEWEST_PICTURES = 20
 
 
 class Images(Stage):
-    """A shard a shard of pairs."""
+    """A shard a list of pairs to ask for."""
 
     name = "images"
-    reads = ("pairs",)
-    version = 4
+    reads = ("requests",)
+    version = 5
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        settings = run.config.images
-        self.tolerance = Tolerance(settings.max_unreachable, settings.reruns)
+        self.tolerance = Tolerance(run.config.images.max_unreachable, at_least=FEW_FAILURES)
 
     def check(self) -> None:
         for name, root in self.run.config.images.local_roots.items():
             if not resolve_path(root).is_dir():
                 raise ConfigError(f"images.local_roots.{name}: there is no folder {root}")
+        receipts = self.run.ledger(self.name).receipts()
+        others = sum(receipt.key != self._shard(receipt.shard).key for receipt in receipts)
+        if others and not self.run.refetch:
+            raise ConfigError(
+                f"images: {others:,} shards of pictures in {self.folder} were made with other "
+                "settings of images or by another version, and would be fetched again: give "
+                "--refetch if that is meant, or the settings as they were (run.json has them), or "
+                "another --run-dir"
+            )
+
+    def answered(self) -> list[Receipt]:
+        """The receipts of what is there of this configuration."""
+        ledger = self.run.ledger(self.name)
+        receipts = ledger.receipts()
+        return [receipt for receipt in receipts if ledger.valid(self._shard(receipt.shard))]
 
     def plan(self) -> list[Shard]:
-        identity = self.run.config.images.identity()
-        return [
-            self.shard(path.stem, identity, {"pairs": [path]}) for path in self.run.outputs("pairs")
-        ]
+        lists = {path.stem: path for path in self.run.outputs("requests")}
+        # Of what is there, the list need not be.
+        names = sorted({*lists, *(receipt.shard for receipt in self.answered())})
+        return [self._with_list(name, lists.get(name)) for name in names]
+
+    def _shard(self, name: str) -> Shard:
+        # The name stands for what is on the list.
+        return self.shard(name, self.run.config.images.identity(), values={"list": name})
+
+    def _with_list(self, name: str, path: Path | None) -> Shard:
+        shard = replace(self._shard(name), attempt=attempt_of(name))
+        if path is None:
+            return shard
+        return replace(shard, files={"requests": (path,)}, sources=(self._source(path),))
 
     def sources(self, made: Sequence[Receipt]) -> Sources:
         files = self.tables_of(made)
@@ -55,19 +90,32 @@ class Images(Stage):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
-        return in_ray_tasks(Download(config.images, self.folder), shards, self.folder, config.ray)
+        shards = [replace(shard, again=_again(shard.file("requests"))) for shard in shards]
+        return in_ray_tasks(Download(config.images), shards, self.folder, config.ray)
+
+    def again(self, *_: object, missed: bool) -> list[Shard]:  # noqa: ARG002
+        """Never a whole shard: ``requests`` makes lists of what is to be tried again."""
+        return []
+
+
+def _again(requests: Path) -> Again:
+    """What of a list has failed before, where and why."""
+    again: dict[str, Counter[str]] = defaultdict(Counter)
+    columns = ["failed_in", "failed_for"]
+    table = pq.read_table(requests, columns=columns)
+    for shard, reason in zip(*(table[name].to_pylist() for name in columns), strict=True):
+        if shard is not None:
+            again[shard][reason] += 1
+    return {shard: dict(reasons) for shard, reasons in again.items()}
 
 
 @dataclass(frozen=True)
 class Download:
     settings: DownloadSettings
-    folder: Path  # where the attempt before a further one has left its files
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from workers.fetch.download import ShardFiles, download_shard
 
         name = f"{shard.name}.parquet"
         new = ShardFiles(out / name, out / Side.TABLES / name)
-        old = ShardFiles(self.folder / name, Side.TABLES.of(self.folder) / name)
-        pairs = shard.file("pairs")
-        return download_shard(pairs, new, self.settings, old if shard.attempt > 1 else None)
+        return download_shard(shard.file("requests"), new, self.settings)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.run import clock
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.engines import on_beam
@@ -68,7 +67,7 @@ class Pages(Stage):
 
     def is_due(self, receipt: Receipt) -> bool:
         hours = self.run.config.pages.recrawl_hours
-        return hours is not None and clock.now() - receipt.ended >= hours * 3600
+        return hours is not None and self.run.started - receipt.ended >= hours * 3600
 
     def sources(self, made: Sequence[Receipt]) -> Sources:
         kept, failed = Counter[str](), Counter[str]()

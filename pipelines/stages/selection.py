@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.run.config import ConfigError
-from pipelines.run.directory import Run
 from pipelines.run.engines import in_process
-from pipelines.run.receipts import Outcome, Shard
+from pipelines.run.receipts import Files, Outcome, Shard
 from pipelines.run.references import embed_dim
 from pipelines.stages.base import Stage
 from pipelines.stages.queries import named_files
@@ -53,19 +52,18 @@ class Selection(Stage):
         ]
 
     def plan(self) -> list[Shard]:
-        files = files_of_shards(self.run)
-        if not files:
+        files = {stage: self.run.outputs(stage) for stage in self.reads}
+        if not files["embeddings"]:
             return []
         identity = self.run.config.selection.identity() | {"seed": self.run.config.seed}
         references = self.references()
         for step, some in zip(identity["steps"], references, strict=True):
             # Their content counts, and which step they are for.
-            step.update({setting: len(files) for setting, files in some.items()})
-        named = dict(zip(self.reads, zip(*files, strict=True), strict=True))
-        named["references"] = tuple(
-            path for some in references for files in some.values() for path in files
-        )
-        return [self.shard("all", identity, named)]
+            step.update({setting: len(named) for setting, named in some.items()})
+        files["references"] = [
+            path for some in references for named in some.values() for path in named
+        ]
+        return [self.shard("all", identity, files)]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         return in_process(
@@ -73,17 +71,12 @@ class Selection(Stage):
         )
 
 
-def files_of_shards(run: Run) -> list[list[Path]]:
-    """The files of each shard that is embedded, as ``EmbeddedShard`` takes them."""
-    names = [path.name for path in run.outputs("embeddings")]
-    return [[run.directory / stage / name for stage in Selection.reads] for name in names]
-
-
-def embedded_shards(run: Run) -> list[EmbeddedShard]:
-    """The shards that the selection judges."""
+def embedded_shards(files: Files) -> list[EmbeddedShard]:
+    """The shards of pairs that the selection judges, with where their pictures are."""
     from workers.selection.select import EmbeddedShard
 
-    return [EmbeddedShard(*files) for files in files_of_shards(run)]
+    others = files["embeddings"], files["images"]
+    return [EmbeddedShard(pairs, *others) for pairs in files["pairs"]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,6 @@ class Select:
     seed: int
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.selection.select import EmbeddedShard, select
+        from workers.selection.select import select
 
-        files = zip(*(shard.files[stage] for stage in Selection.reads), strict=True)
-        return select([EmbeddedShard(*three) for three in files], out, self.settings, self.seed)
+        return select(embedded_shards(shard.files), out, self.settings, self.seed)

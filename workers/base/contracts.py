@@ -65,6 +65,18 @@ IMAGES = pa.schema(
     ]
 )
 
+#: ``requests/``: lists of pairs to ask for, each a shard of ``images``, sorted by ``pair_id``.
+REQUESTS = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("tries", pa.int32(), nullable=False),  # how often it was asked for before
+        pa.field("failed_in", pa.string()),  # the shard in which it failed last, if it did
+        pa.field("failed_for", pa.string()),  # and why
+    ]
+)
+
 #: ``_tables/images/``: the pairs without a picture, sorted by ``pair_id``: what is asked for again.
 WITHOUT_PICTURE = pa.schema(
     [
@@ -74,6 +86,7 @@ WITHOUT_PICTURE = pa.schema(
         pa.field("reason", pa.string(), nullable=False),  # as the tally of the stage names it
         pa.field("rejected", pa.bool_(), nullable=False),  # a decision of ours; else it failed
         pa.field("error_message", pa.string()),  # img2dataset's; null where it said nothing
+        pa.field("tries", pa.int32(), nullable=False),  # how often it was asked for before this
     ]
 )
 

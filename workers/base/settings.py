@@ -189,7 +189,14 @@ class CrawlSettings(Settings):
 class DownloadSettings(Settings):
     """img2dataset's settings for a shard of pairs."""
 
-    TUNING: ClassVar[frozenset[str]] = frozenset({"threads", "max_unreachable", "reruns"})
+    #: What is there stays, however it was come by: a picture depends on none of these, and what
+    #: failed or was refused because of one is asked for again by ``--retry``.
+    TUNING: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("threads", "timeout", "max_seconds", "retries", "retry_hours", "max_unreachable"),
+            *("pairs_per_shard", "user_agent", "allow_private_hosts", "local_roots"),
+        }
+    )
 
     threads: int = Field(default=32, ge=1, description="downloads at a time in one task")
     timeout: float = Field(default=10.0, gt=0.0, description="seconds without any answer")
@@ -208,11 +215,14 @@ class DownloadSettings(Settings):
         "(connection, timeout, unknown_host, cut_off, http_408, http_429, http_5xx); above it the "
         "run ends with exit code 3, and a rerun tries them again",
     )
-    reruns: int = Field(
-        default=2,
-        ge=0,
-        description="how many reruns try such pictures again where they are fewer; final failures "
-        "are never tried again",
+    retry_hours: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(6.0, 24.0, 96.0),
+        description="hours after which a picture that failed for a passing reason is asked for "
+        "again by the next run, after the first try, the second and so on; as many further tries "
+        "as there are numbers. Final failures are never tried again (but by --retry)",
+    )
+    pairs_per_shard: int = Field(
+        default=10_000, ge=1, description="pairs that a shard of pictures is made of, about"
     )
     image_size: int = Field(default=256, ge=1, description="pixels, as resize_mode uses them")
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
@@ -235,12 +245,6 @@ class DownloadSettings(Settings):
         description="folders of this machine, by name, whose pictures may be read: lists and "
         "HTML pages that lie in one may refer to files in it (docs/inputs.md); {}: none",
     )
-
-    def identity(self) -> dict[str, Any]:
-        """Where a root lies is no part of it: what is in it counts, by its name."""
-        identity = super().identity()
-        roots = identity.pop("local_roots")
-        return identity | ({"local_roots": sorted(roots)} if roots else {})
 
 
 #: Byte order marks, with which Windows writes; those of UTF-32 before those that they begin with.

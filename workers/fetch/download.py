@@ -1,4 +1,4 @@
-"""Download: a shard of pairs to a shard of pictures, by img2dataset's downloader and our fetching.
+"""Download: a list of pairs to a shard of pictures, by img2dataset's downloader and our fetching.
 
 img2dataset writes its rows in the order in which the downloads end, failed ones among them.
 Here the rows are sorted by ``pair_id``, failed ones are kept in a table with their reasons, and a
@@ -7,7 +7,6 @@ row that img2dataset has lost is found out.
 
 from __future__ import annotations
 
-import math
 import re
 import tempfile
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workers.base.contracts import IMAGES, WITHOUT_PICTURE
-from workers.base.failures import is_passing
 from workers.base.settings import DownloadSettings
 from workers.base.storage import write_table
 from workers.base.tally import Tally
@@ -29,8 +27,8 @@ from workers.fetch.picture_fetch import PictureFetcher
 #: The columns that img2dataset is given and hands on.
 COLUMNS = ["pair_id", "url", "caption"]
 
-#: Digits of the shard's number in img2dataset's keys.
-OOM_SHARDS = 5
+#: Digits of a row's number in a key.
+KEY_DIGITS = 5
 
 #: What its resizing says of pictures that we do not want; the rest of its texts are OpenCV's.
 REJECTIONS = {
@@ -45,46 +43,31 @@ TOO_LARGE = re.compile(r"^too large: ")
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """What a download writes, and what a further attempt goes on from."""
+    """What a download writes."""
 
     pictures: Path  # the columns of ``contracts.IMAGES``
     without: Path  # those of ``contracts.WITHOUT_PICTURE``
 
 
-def download_shard(
-    pairs: Path, out: ShardFiles, settings: DownloadSettings, before: ShardFiles | None = None
-) -> dict[str, Tally]:
-    """Download the pictures of a shard of pairs.
+def download_shard(requests: Path, out: ShardFiles, settings: DownloadSettings) -> dict[str, Tally]:
+    """Download the pictures of a list of pairs.
 
     Args:
-        pairs: Parquet file with the columns of ``contracts.PAIRS``.
-        out: files to write. They do not depend on the attempt at which a picture came.
-        before: files of the attempt before this one. What it has or has given up is kept; only
-            what failed for a passing reason is asked for again.
+        requests: Parquet file with the columns of ``contracts.REQUESTS``.
+        out: files to write.
 
     Returns:
         The account of the pictures: every pair is kept, rejected or failed.
     """
-    asked = pq.read_table(pairs, columns=COLUMNS)
-    pictures, without = IMAGES.empty_table(), WITHOUT_PICTURE.empty_table()
-    to_ask = asked
-    if before:
-        pictures, without = pq.read_table(before.pictures), pq.read_table(before.without)
-        passing = pa.array(map(is_passing, without["reason"].to_pylist()), pa.bool_())
-        to_ask = _rows_of(asked, without.filter(passing))
-        without = without.filter(pc.invert(passing))
+    asked = pq.read_table(requests, columns=[*COLUMNS, "tries"])
     with tempfile.TemporaryDirectory(dir=out.pictures.parent) as scratch:
-        results = _run_img2dataset(to_ask, Path(scratch), settings)
-    good = results.filter(pc.equal(results["status"], "success")).select(IMAGES.names).cast(IMAGES)
-    pictures = pa.concat_tables([pictures, good]).sort_by("pair_id")
-    without = pa.concat_tables([without, _without_picture(to_ask, results)]).sort_by("pair_id")
-    write_table(_with_keys(pictures, asked, _shard_id(out.pictures)), out.pictures)
+        results = _run_img2dataset(asked.select(COLUMNS), Path(scratch), settings)
+    good = results.filter(pc.equal(results["status"], "success")).select(IMAGES.names)
+    pictures = _with_keys(good.cast(IMAGES).sort_by("pair_id"), asked, out.pictures.stem)
+    without = _without_picture(asked, results).sort_by("pair_id")
+    write_table(pictures, out.pictures)
     write_table(without, out.without)
     return {"images": _account(pictures, without)}
-
-
-def _rows_of(asked: pa.Table, some: pa.Table) -> pa.Table:
-    return asked.filter(pc.is_in(asked["pair_id"], value_set=some["pair_id"].combine_chunks()))
 
 
 def _account(pictures: pa.Table, without: pa.Table) -> Tally:
@@ -96,17 +79,12 @@ def _account(pictures: pa.Table, without: pa.Table) -> Tally:
     return tally
 
 
-def _with_keys(pictures: pa.Table, asked: pa.Table, shard_id: int) -> pa.Table:
-    """The keys that img2dataset gives when it is asked for all the pairs of a shard at once."""
-    digits = math.ceil(math.log10(max(1, asked.num_rows)))
+def _with_keys(pictures: pa.Table, asked: pa.Table, shard: str) -> pa.Table:
+    """Keys that are different in all shards; img2dataset's are places in one."""
     places = pc.index_in(pictures["pair_id"], value_set=asked["pair_id"].combine_chunks())
-    keys = [f"{10**digits * shard_id + n:0{digits + OOM_SHARDS}d}" for n in places.to_pylist()]
+    keys = [f"{shard}-{place:0{KEY_DIGITS}d}" for place in places.to_pylist()]
     at = IMAGES.get_field_index("key")
     return pictures.set_column(at, IMAGES.field(at), pa.array(keys, pa.string()))
-
-
-def _shard_id(out: Path) -> int:
-    return int(out.stem) if out.stem.isdigit() else 0
 
 
 def _run_img2dataset(asked: pa.Table, scratch: Path, settings: DownloadSettings) -> pa.Table:
@@ -133,7 +111,7 @@ def _run_img2dataset(asked: pa.Table, scratch: Path, settings: DownloadSettings)
         column_list=COLUMNS,
         timeout=None,  # this and what else is about fetching: PictureFetcher has it
         number_sample_per_shard=max(1, asked.num_rows),
-        oom_shard_count=OOM_SHARDS,
+        oom_shard_count=KEY_DIGITS,
         compute_hash="sha256",
         verify_hash_type=None,
         encode_format="jpg",
@@ -154,10 +132,12 @@ def _without_picture(asked: pa.Table, results: pa.Table) -> pa.Table:
     bad = results.filter(pc.not_equal(results["status"], "success"))
     answered = pc.is_in(asked["pair_id"], value_set=results["pair_id"].combine_chunks())
     rows = bad.select([*COLUMNS, "status", "error_message"]).to_pylist()
+    tries = dict(zip(*(asked[name].to_pylist() for name in ("pair_id", "tries")), strict=True))
     for row in rows:
+        row["tries"] = tries[row["pair_id"]]
         why = _rejection_or_failure(row.pop("status"), row["error_message"])
         row["reason"], row["rejected"] = why
-    for row in asked.filter(pc.invert(answered)).to_pylist():
+    for row in asked.filter(pc.invert(answered)).to_pylist():  # with its tries
         rows.append({**row, "rejected": False, "reason": "lost_by_img2dataset"})
     return pa.Table.from_pylist(rows, schema=WITHOUT_PICTURE)
 

@@ -24,7 +24,7 @@ def assemble_shard(shard: EmbeddedShard, selection: Path, out: Path) -> dict[str
     """
     verdicts = pq.read_table(selection)
     selected = verdicts.filter(pc.is_null(verdicts["reason"]))["pair_id"].combine_chunks()
-    table = shard.read([name for name in DATASET.names if name != "pair_id"])
+    table = shard.read(DATASET.names)
     table = table.filter(pc.is_in(table["pair_id"], value_set=selected))
     write_table(table.select(DATASET.names).cast(DATASET), out)
     tally = Tally()

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from workers.base.arrays import Bools
 from workers.base.sampling import draws
@@ -52,12 +51,12 @@ def plant_noise(
     )
     noisy = []
     for shard, mine in zip(shards, cuts, strict=True):
-        table = pq.read_table(shard.embeddings)
+        table = shard.read(shard.embedded_columns)
         changed = ranks[mine] < share
         new = given.take(pa.array(np.searchsorted(chosen, giver[mine][changed])))
-        path = out_dir / shard.embeddings.name
+        path = out_dir / shard.pairs.name
         write_table(_with_texts(table, changed, new), path)
-        noisy.append(replace(shard, embeddings=path))
+        noisy.append(replace(shard, embeddings=[path]))
     return noisy, [is_wrong[mine] for mine in cuts]
 
 

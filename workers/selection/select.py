@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from workers.base.arrays import UInt8s
 from workers.base.contracts import SELECTION
+from workers.base.ranges import NOTHING, Range, SortedFile, read_range
 from workers.base.storage import write_table
 from workers.base.tally import SAMPLES_PER_REASON, Tally
 from workers.selection.base_filter import Filter
@@ -28,16 +30,30 @@ _SHOWN = ("url", "caption", "similarity")
 
 @dataclass
 class EmbeddedShard:
-    """One shard of the stages before, of the same pairs, and the verdicts on them."""
+    """The pairs of one shard that are embedded, and the verdicts on them.
 
-    embeddings: Path
-    images: Path
+    A shard of pairs is a range of pair_id. Pictures and embeddings lie where they came to lie on
+    the nights on which they were fetched, each shard of them sorted by pair_id.
+    """
+
     pairs: Path
+    embeddings: Sequence[Path]  # at least one; some of the pairs may be in each
+    images: Sequence[Path]
     #: For each embedded pair the number of the step that rejected it, from 1; 0: it is left.
     verdicts: UInt8s = field(init=False)
 
     def __post_init__(self) -> None:
-        self.verdicts = np.zeros(pq.read_metadata(self.embeddings).num_rows, np.uint8)
+        self.verdicts = np.zeros(len(self.read([])), np.uint8)
+
+    @cached_property
+    def range(self) -> Range:
+        """An empty one where there are no pairs."""
+        return SortedFile.open(self.pairs).range or NOTHING
+
+    @cached_property
+    def embedded_columns(self) -> list[str]:
+        """Those of the embeddings."""
+        return SortedFile.open(self.embeddings[0]).schema.names
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """The embedded pairs with pair_id and the columns named, from where they stand.
@@ -45,36 +61,34 @@ class EmbeddedShard:
         Raises ValueError when a pair is missing in another stage or no stage has a column.
         """
         wanted = [name for name in dict.fromkeys(columns) if name != "pair_id"]
-        own = pq.read_schema(self.embeddings).names
-        table = pq.read_table(
-            self.embeddings, columns=["pair_id", *(name for name in wanted if name in own)]
-        )
-        for path in (self.images, self.pairs):
-            known = pq.read_schema(path).names
+        own = ["pair_id", *(name for name in wanted if name in self.embedded_columns)]
+        there = pq.read_table(self.pairs, columns=["pair_id"])["pair_id"].combine_chunks()
+        table = read_range(self.embeddings, self.range, own)
+        # What has been embedded once may be wanted no more.
+        table = table.filter(pc.is_in(table["pair_id"], value_set=there))
+        for files in (self.images, [self.pairs]):
+            known = SortedFile.open(files[0]).schema.names
             missing = [name for name in wanted if name not in table.column_names and name in known]
-            table = beside(table, path, missing) if missing else table
+            table = self._beside(table, files, missing) if missing else table
         absent = set(wanted) - set(table.column_names)
         if absent:
-            raise ValueError(f"{self.embeddings.name}: no stage has the columns {sorted(absent)}")
+            raise ValueError(f"{self.pairs.name}: no stage has the columns {sorted(absent)}")
+        return table
+
+    def _beside(self, table: pa.Table, files: Sequence[Path], columns: Sequence[str]) -> pa.Table:
+        """``table`` with columns of other files, row for row of the same ``pair_id``."""
+        other = read_range(files, self.range, ["pair_id", *columns])
+        rows = pc.index_in(table["pair_id"], value_set=other["pair_id"].combine_chunks())
+        if rows.null_count:
+            where = files[0].parent.name
+            raise ValueError(f"{rows.null_count} embedded pairs are not in {where}/")
+        for name in columns:
+            table = table.append_column(other.schema.field(name), other[name].take(rows))
         return table
 
     def left(self, columns: Sequence[str]) -> pa.Table:
         """Those that no step has rejected so far."""
         return self.read(columns).filter(pa.array(self.verdicts == 0))
-
-
-def beside(table: pa.Table, path: Path, columns: Sequence[str]) -> pa.Table:
-    """``table`` with columns of another shard, row for row of the same ``pair_id``.
-
-    Raises ValueError when a pair is missing there: the shards are not of the same pairs.
-    """
-    other = pq.read_table(path, columns=["pair_id", *columns])
-    rows = pc.index_in(table["pair_id"], value_set=other["pair_id"].combine_chunks())
-    if rows.null_count:
-        raise ValueError(f"{rows.null_count} embedded pairs are not in {path}")
-    for name in columns:
-        table = table.append_column(other.schema.field(name), other[name].take(rows))
-    return table
 
 
 def select(
@@ -86,12 +100,12 @@ def select(
     step that rejected it first. The result does not depend on the order of the shards; where
     equals cannot all stay, draws of the ``seed`` decide.
     """
-    shards = sorted(shards, key=lambda shard: shard.embeddings.name)
+    shards = sorted(shards, key=lambda shard: shard.pairs.name)
     reasons = []
     for number, step in enumerate(settings.steps, start=1):
         _apply(step, number, shards, seed)
         reasons.append(step.name or step.reason)
-    tallies = [_write(shard, reasons, out_dir / shard.embeddings.name) for shard in shards]
+    tallies = [_write(shard, reasons, out_dir / shard.pairs.name) for shard in shards]
     return {"pairs": Tally.total(tallies)}
 
 

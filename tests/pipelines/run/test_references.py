@@ -183,8 +183,8 @@ pairs: {{inputs: [list.csv]}}
 model: {{start_from: {model.name}}}
 selection: {{steps: [{{filter: agreement, embeddings: [other.parquet], min: 0.3}}]}}
 """
-    files = [[model, model, model]]
-    monkeypatch.setattr("pipelines.stages.selection.files_of_shards", lambda _: files)
+    there_are = {"embeddings": [model], "images": [model]}
+    monkeypatch.setattr(Run, "outputs", lambda _, stage: there_are.get(stage, []))
 
     def keys(folder):
         config = folder / "run.yaml"
@@ -194,7 +194,8 @@ selection: {{steps: [{{filter: agreement, embeddings: [other.parquet], min: 0.3}
 
     before = keys(there)
     assert len(before) == len(KEYS)
-    files = [[there.rename(tmp_path / "moved") / model.name] * 3]
+    moved = there.rename(tmp_path / "moved") / model.name
+    there_are.update({"embeddings": [moved], "images": [moved]})
     assert keys(tmp_path / "moved") == before
 
 

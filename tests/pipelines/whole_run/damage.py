@@ -23,13 +23,19 @@ def resign(run_dir, stage, name):
         file.write_text(json.dumps(receipt))
 
 
-def edit(stage, change, name="00001.parquet"):
+def second(run_dir, stage):
+    """The second shard of a stage."""
+    return sorted((run_dir / stage).glob("*.parquet"))[1]
+
+
+def edit(stage, change, name=None):
     """Damage: a shard whose table was changed, with a receipt that says that it is right."""
 
     def damage(run_dir):
-        table = pq.read_table(run_dir / stage / name)
-        write_table(change(table).cast(table.schema), run_dir / stage / name)
-        resign(run_dir, stage, name)
+        path = run_dir / stage / name if name else second(run_dir, stage)
+        table = pq.read_table(path)
+        write_table(change(table).cast(table.schema), path)
+        resign(run_dir, stage, path.name)
 
     return damage
 
@@ -63,14 +69,20 @@ def not_a_number(weights):
 
 
 def without_a_column(run_dir):
-    path = run_dir / "images" / "00001.parquet"
+    path = second(run_dir, "images")
     write_table(pq.read_table(path).drop_columns(["sha256"]), path)
-    resign(run_dir, "images", "00001.parquet")
+    resign(run_dir, "images", path.name)
 
 
 def forgotten(run_dir):
-    (run_dir / "_receipts" / "images" / "00001.json").unlink()
-    (run_dir / "images" / "00001.parquet").unlink()
+    path = second(run_dir, "images")
+    (run_dir / "_receipts" / "images" / f"{path.stem}.json").unlink()
+    path.unlink()
+
+
+def unreadable(run_dir):
+    path = second(run_dir, "images")
+    (run_dir / "_receipts" / "images" / f"{path.stem}.json").write_text("")
 
 
 def other_input(run_dir):
@@ -93,12 +105,12 @@ WARC = "127.0.0.1*.warc"
 
 #: Damage, and which stage's finding says what of it.
 FINDINGS = [
-    (lambda run: flip_a_byte(run / "images/00001.parquet"), "images", "its sha256 is not"),
+    (lambda run: flip_a_byte(second(run, "images")), "images", "its sha256 is not"),
     (lambda run: (run / "dataset/00001.parquet").unlink(), "dataset", "No such file"),
     (lambda run: (run / "_tables/pairs/query_counts.parquet").unlink(), "pairs", "No such file"),
     (content("pages", WARC, lambda data: data[:-9], signed=False), "pages", "bytes, not"),
     (content("pages", WARC, lambda data: data[:-9]), "pages", "at byte"),
-    (content("images", "00001.parquet", lambda data: bytes(len(data))), "images", "no Parquet"),
+    (content("images", "*-1.parquet", lambda data: bytes(len(data))), "images", "no Parquet"),
     (without_a_column, "images", "its columns are not those of the contract"),
     (edit("queries", TWICE, "00000.parquet"), "queries", "its query_ids are not in order"),
     (edit("pairs", lambda table: table[1:]), "pairs", "its receipt counts"),
@@ -106,7 +118,9 @@ FINDINGS = [
     (edit("images", lambda table: table[::-1]), "images", "its pair_ids are not in order"),
     (edit("pairs", with_value("caption", "another")), "pairs", "not that of its URL and caption"),
     (edit("pairs", with_value("query_ids", [10**9])), "pairs", "1 of its query_ids are not in"),
-    (edit("pairs", lambda table: table[1:]), "images", "rows in, pairs/ has"),
+    (edit("requests", lambda table: table[1:]), "images", "rows in, requests/ has"),
+    (edit("requests", lambda table: table[::-1]), "requests", "its pair_ids are not in order"),
+    (edit("images", TWICE), "images", "its pair_ids are not in order"),
     (edit("images", with_value("pair_id", lambda i: f"{i}0")), "images", "1 of its pairs are not"),
     (edit("images", with_value("jpg", b"JPEG")), "images", "1 pictures are not as they should be"),
     (edit("dataset", with_value("width", 7)), "dataset", "1 pictures are not as they should be"),
@@ -124,7 +138,7 @@ FINDINGS = [
         edit("embeddings", with_value("similarity", float("inf"))),
         *("embeddings", "1 rows: similarity is not finite"),
     ),
-    (edit("selection", lambda table: table[1:]), "selection", "its pairs are not those of embed"),
+    (edit("selection", lambda table: table[1:]), "selection", "its pairs are not those of pairs/"),
     (edit("dataset", lambda table: table[1:]), "dataset", "its pairs are not those that select"),
     (content("model", "model.safetensors", lambda data: data[:99]), "model", "it does not load"),
     (content("model", "model.safetensors", not_a_number), "model", "are not finite"),
@@ -133,9 +147,9 @@ FINDINGS = [
         content("scores", "scores.json", lambda data: data.replace(b": 0.", b': NaN, "a": 0.', 1)),
         *("scores", "a score is not finite"),
     ),
-    (write("_receipts/images/00001.json"), "images", "receipt of shard 00001 cannot be read"),
+    (unreadable, "images", "-1 cannot be read"),
     (write("_errors/images/00009.txt", "why"), "images", "shard 00009 is not done"),
-    (forgotten, "images", "shard 00001 is not done"),
+    (forgotten, "images", "-1 is not done"),
     (write("dataset/notes/mine.parquet"), "dataset", "notes is not the run's"),
     (write("run.json", "{"), "inputs", "run.json cannot be read"),
     (other_input, "inputs", "its sha256 is not that on record"),

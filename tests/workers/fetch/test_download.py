@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.workers.web import Answer, serving
-from workers.base.contracts import IMAGES, PAIRS, WITHOUT_PICTURE
+from workers.base.contracts import IMAGES, REQUESTS, WITHOUT_PICTURE
 from workers.base.failures import is_passing
 from workers.base.pair_ids import make_pair_id
 from workers.base.settings import DownloadSettings
@@ -82,13 +81,12 @@ def shard_of(urls, path):
             "pair_id": make_pair_id(url, f"caption of {url}"),
             "url": url,
             "caption": f"caption of {url}",
-            "source": "test@0",
-            "query_ids": [1],
+            "tries": 0,
         }
         for url in urls
     ]
     rows.sort(key=lambda row: row["pair_id"])
-    write_table(pa.Table.from_pylist(rows, schema=PAIRS), path)
+    write_table(pa.Table.from_pylist(rows, schema=REQUESTS), path)
     return path
 
 
@@ -133,47 +131,7 @@ def test_the_same_shard_twice_gives_the_same_bytes(host, tmp_path):
         download_shard(pairs, out, settings)
     assert first.pictures.read_bytes() == second.pictures.read_bytes()
     keys = pq.read_table(first.pictures)["key"].to_pylist()
-    assert keys == [f"00007{n:02d}" for n in range(60)] == sorted(keys)
-
-
-def test_a_further_attempt_asks_for_what_may_have_come_back_and_for_nothing_else(tmp_path):
-    good, busy, cut = Answer(picture()), Answer(status=503), Answer(picture()[:30], claimed=999)
-    answers: dict[str, Answer | list[Answer]] = {
-        "/a.png": good,
-        "/b.png": [busy, good],
-        "/c.png": [busy, busy, good],
-        "/d.png": [cut, Answer(b"no picture")],
-        "/e.png": [Answer(status=429), Answer(status=404)],
-        "/f.png": Answer(status=403),
-        "/g.png": Answer(picture(), headers={"X-Robots-Tag": "noai"}),
-        "/h.png": cut,
-    }
-    settings = DownloadSettings(allow_private_hosts=("127.0.0.1",), retries=0, threads=4)
-    with serving(answers) as web:
-        pairs = shard_of([web.url(path) for path in answers], tmp_path / "pairs.parquet")
-        attempts = [files_in(tmp_path / name) for name in "123"]
-        download_shard(pairs, attempts[0], settings)
-        web.asked.clear()
-        second = download_shard(pairs, attempts[1], settings, attempts[0])["images"]
-        assert sorted(web.asked) == ["/b.png", "/c.png", "/d.png", "/e.png", "/h.png"]
-        web.asked.clear()
-        third = download_shard(pairs, attempts[2], settings, attempts[1])["images"]
-        assert sorted(web.asked) == ["/c.png", "/h.png"]
-        undisturbed = files_in(tmp_path / "undisturbed")
-        assert download_shard(pairs, undisturbed, settings)["images"] == third
-    assert second.counts()["failed"] == {
-        **{"cut_off": 1, "http_403": 1, "http_404": 1, "http_503": 1, "not_an_image": 1}
-    }
-    third.check()
-    assert third.counts() == {
-        "in": 8,
-        "kept": 3,
-        "rejected": {"opted_out": 1},
-        "failed": {"cut_off": 1, "http_403": 1, "http_404": 1, "not_an_image": 1},
-    }
-    for file in ("pictures", "without"):
-        final, whole = getattr(attempts[2], file), getattr(undisturbed, file)
-        assert final.read_bytes() == whole.read_bytes(), file
+    assert keys == [f"00007-{n:05d}" for n in range(60)] == sorted(keys)
 
 
 def test_what_may_pass_is_asked_for_again_and_nothing_else():

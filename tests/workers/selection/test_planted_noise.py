@@ -32,7 +32,7 @@ def shards(tmp_path):
 def test_a_share_gets_somebody_elses_caption_and_the_others_keep_theirs(shards, tmp_path):
     noisy, wrong = plant_noise(shards, 0.5, 3, tmp_path / "noisy")
     before, after = (
-        pa.concat_tables([pq.read_table(shard.embeddings) for shard in some])
+        pa.concat_tables([pq.read_table(shard.embeddings[0]) for shard in some])
         for some in (shards, noisy)
     )
     is_wrong = np.concatenate(wrong)

@@ -41,12 +41,13 @@ def make_shard(folder, name, rows):
         ),
         key=lambda row: row["pair_id"],
     )
-    paths = [folder / stage / f"{name}.parquet" for stage in ("embeddings", "images", "pairs")]
-    schemas = [embeddings_schema(2), IMAGES, PAIRS]
+    paths = [folder / stage / f"{name}.parquet" for stage in ("pairs", "embeddings", "images")]
+    schemas = [PAIRS, embeddings_schema(2), IMAGES]
     for path, schema in zip(paths, schemas, strict=True):
         known = [{**IMAGE, **row} for row in rows]
         write_table(pa.Table.from_pylist(known, schema=schema), path)
-    return EmbeddedShard(*paths)
+    pairs, embeddings, images = paths
+    return EmbeddedShard(pairs, [embeddings], [images])
 
 
 def unit(angle):
@@ -203,9 +204,9 @@ def test_labels_wanted_and_unwanted(tmp_path):
 
 def test_scores_of_attributes_and_heads_have_limits(tmp_path):
     shard = make_shard(tmp_path, "s", [{}, {}, {}])
-    table = pq.read_table(shard.embeddings)
+    table = pq.read_table(shard.embeddings[0])
     scores = pa.array([0.1, 0.5, 0.9], pa.float32())
-    write_table(table.append_column("score_watermark", scores), shard.embeddings)
+    write_table(table.append_column("score_watermark", scores), shard.embeddings[0])
     step = {"filter": "score", "score": "watermark"}
     cases = [({"max": 0.5}, "01"), ({"min": 0.5}, "12"), ({"min": 0.2, "max": 0.6}, "1")]
     for limits, kept in cases:
@@ -275,7 +276,7 @@ def test_pairs_of_an_evaluation_set_go(tmp_path):
 def test_another_model_must_agree_and_know_the_pair(tmp_path):
     other = make_shard(tmp_path / "other", "s", [{"similarity": 0.2}, {"similarity": 0.4}])
     rows = [{"similarity": 0.9}] * 3
-    step = {"filter": "agreement", "embeddings": [str(other.embeddings)], "min": 0.3}
+    step = {"filter": "agreement", "embeddings": [str(other.embeddings[0])], "min": 0.3}
     assert kept_by(tmp_path, rows, step) == [1]
 
 
@@ -285,10 +286,10 @@ def test_agreement_knows_many_pairs_in_any_order_and_files(tmp_path):
         make_shard(tmp_path / f"other{half}", "s", [{"similarity": value} for value in values])
         for half in (0, 1)
     ]
-    tables = [pq.read_table(other.embeddings) for other in others]
-    pq.write_table(tables[0].sort_by([("pair_id", "descending")])[:60], others[0].embeddings)
-    pq.write_table(tables[1].sort_by([("pair_id", "descending")])[60:], others[1].embeddings)
-    files = [str(other.embeddings) for other in others]
+    tables = [pq.read_table(other.embeddings[0]) for other in others]
+    pq.write_table(tables[0].sort_by([("pair_id", "descending")])[:60], others[0].embeddings[0])
+    pq.write_table(tables[1].sort_by([("pair_id", "descending")])[60:], others[1].embeddings[0])
+    files = [str(other.embeddings[0]) for other in others]
     step = {"filter": "agreement", "embeddings": files, "min": 0.5}
     kept = kept_by(tmp_path, [{"similarity": 0.9}] * 110, step)
     assert kept == [number for number, value in enumerate(values) if value >= 0.5]
@@ -378,7 +379,7 @@ def test_selected_pairs_are_joined_with_what_every_stage_knows(tmp_path):
 def test_shards_of_different_pairs_are_refused(tmp_path):
     shard = make_shard(tmp_path, "s", [{}, {}])
     make_shard(tmp_path / "other", "s", [{}])
-    shard.images = tmp_path / "other" / "images" / "s.parquet"
+    shard.images = [tmp_path / "other" / "images" / "s.parquet"]
     with pytest.raises(ValueError, match="1 embedded pairs are not in"):
         run_steps([shard], tmp_path, {"filter": "size"})
 

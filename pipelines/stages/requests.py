@@ -1,0 +1,115 @@
+"""Stage ``requests``: lists of the pairs whose pictures are to be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipelines.run.engines import in_process
+from pipelines.run.gates import gate_of, is_met
+from pipelines.run.outages import Unreached, is_outage
+from pipelines.run.receipts import Check, Outcome, Receipt, Shard, Side, StageTotals, settled
+from pipelines.stages.base import Stage
+from pipelines.stages.images import Images
+from workers.base.tally import Tally
+from workers.fetch.requests import AnsweredShard, write_requests
+
+
+class Requests(Stage):
+    """Only grows: a shard of work a night, several lists out, each a shard of pictures."""
+
+    name = "requests"
+    reads = ("pairs",)
+
+    def plan(self) -> list[Shard]:
+        """What was planned before stays, whatever was asked of it; only what is lost is made anew.
+
+        One more where the pairs are not those of the last.
+        """
+        ledger = self.run.ledger(self.name)
+        receipts = {receipt.shard: receipt for receipt in ledger.receipts()}
+        shards = []
+        for number in range(1 + max(map(int, receipts), default=-1)):
+            shard, receipt = self._shard(number), receipts.get(f"{number:06d}")
+            was = Shard(receipt.shard, receipt.key) if receipt else None
+            shards.append(was if was and ledger.valid(was) else shard)
+        if self.run.outputs("pairs") and not (shards and shards[-1].key == shard.key):
+            shards.append(self._shard(len(shards)))
+        return shards
+
+    def again(
+        self,
+        shards: Sequence[Shard],
+        receipts: Sequence[Receipt],
+        *,
+        missed: bool,  # noqa: ARG002
+    ) -> list[Shard]:
+        """One more where it is time to try something again."""
+        last = max((receipt.ended for receipt in receipts), default=0.0)
+        due = any(when >= last for when, _ in self._due().values())
+        return [self._shard(len(shards))] if due or self.run.retry else []
+
+    def _shard(self, number: int) -> Shard:
+        name = f"{number:06d}"
+        return self.shard(name, {"number": number}, {"pairs": self.run.outputs("pairs")})
+
+    def _due(self) -> dict[str, tuple[float, frozenset[str]]]:
+        """By shard of pictures: since when it is time to ask again, and for which failures."""
+        images = Images(self.run)
+        receipts = [receipt for receipt in images.answered() if receipt.ended < self.run.started]
+        gate = gate_of(self.run.config, Images.name)
+        missed = not is_met(gate, StageTotals.of(images.answered()))
+        due = {}
+        for receipt in settled(receipts):
+            if not (reasons := frozenset(Unreached.of([receipt]).reasons)):
+                continue
+            pauses = self.run.config.images.retry_hours[receipt.attempt - 1 :]
+            when = receipt.ended + 3600 * pauses[0] if pauses else float("inf")
+            if missed or receipt.spoiled or is_outage(receipt, images.tolerance):
+                when = receipt.ended
+            if when <= self.run.started:
+                due[receipt.shard] = when, reasons
+        return due
+
+    def _answered(self) -> Iterator[AnsweredShard]:
+        images, due = Images(self.run), self._due()
+        tables = Side.TABLES.of(images.folder)
+        for receipt in settled(images.answered()):
+            name = receipt.shard
+            retry = due[name][1] if name in due else frozenset[str]()
+            if receipt.ended < self.run.started:
+                retry |= self.run.retry
+            # What an outage has cost is no attempt of the picture's.
+            lost = receipt.spoiled or is_outage(receipt, images.tolerance)
+            yield AnsweredShard(
+                name,
+                images.folder / f"{name}.parquet",
+                tables / f"{name}.parquet",
+                receipt.attempt + (not lost),
+                retry,
+            )
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        answered = tuple(self._answered())
+        names = {shard.name for shard in answered}
+        unread = [
+            replace(source, check=Check.AFTER_FAILURE)
+            for source in self.run.ledger(Images.name).sources()
+        ]
+        for shard in shards:  # one by one: what one puts on lists, the next leaves alone
+            waiting = [path for path in self.run.outputs(self.name) if path.stem not in names]
+            work = WriteRequests(answered, tuple(waiting), self.run.config.images.pairs_per_shard)
+            checked = replace(shard, sources=(*shard.sources, *unread))
+            yield from in_process(work, [checked], self.folder)
+
+
+@dataclass(frozen=True)
+class WriteRequests:
+    answered: tuple[AnsweredShard, ...]
+    waiting: tuple[Path, ...]
+    pairs_per_shard: int
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        pairs = shard.files["pairs"]
+        return write_requests(pairs, self.answered, self.waiting, out, self.pairs_per_shard)
