@@ -172,7 +172,7 @@ def run_locked(run: Run, stages: Sequence[str], command: str) -> ExitCode:
 
 def code_with_health(run: Run, journal: Journal, code: ExitCode) -> ExitCode:
     """Say how the command's work is unlike that before it; its exit code, where that counts."""
-    entries = read_history(run.directory) if journal.stages else []
+    entries = read_history(run.directory, recent=True) if journal.stages else []
     found = findings(entries, run.config.health, journal.stages)
     for line in found:
         log.warning("unlike the nights before: %s", line)

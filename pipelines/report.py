@@ -59,7 +59,7 @@ def _configuration_line(run: Run) -> str:
 
 def _at_work_lines(run: Run) -> Iterator[str]:
     """What the last command does, if it has not ended."""
-    entries = read_history(run.directory)
+    entries = read_history(run.directory, recent=True)
     if not entries or entries[-1].end or not (begun := entries[-1].start):
         return
     who = f"{begun.command} since {begun.time}, process {begun.pid} on {begun.host}"
@@ -188,7 +188,7 @@ def _reasons(counts: dict[str, int]) -> str:
 
 def _health_lines(run: Run) -> Iterator[str]:
     """How the last work on each stage is unlike that before it."""
-    if found := findings(read_history(run.directory), run.config.health):
+    if found := findings(read_history(run.directory, recent=True), run.config.health):
         yield "## Unlike the nights before"
         yield ""
         yield from (f"- {line}" for line in found)

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 STATE = "logs/state.json"
 #: A file that is longer loses the older half of its lines: years of nights are shorter.
 LONGEST = 64 << 20
+#: Bytes at the end of the file that hold what a night is held against, and more.
+RECENT = 4 << 20
 #: Seconds without a word after which a command on another host is said to be gone, perhaps.
 SILENCE = 60.0
 
@@ -103,11 +105,18 @@ class _Line:
 _LINE = TypeAdapter(_Line)
 
 
-def read_history(directory: Path) -> list[Entry]:
-    """The commands of a run, in the order of their starts; a damaged line costs itself."""
+def read_history(directory: Path, *, recent: bool = False) -> list[Entry]:
+    """The commands of a run, in the order of their starts; a damaged line costs itself.
+
+    Args:
+        recent: only those at the end of the file: years of nights take seconds to read.
+    """
     entries: dict[str, Entry] = {}
     try:
-        lines = (directory / HISTORY).read_bytes().splitlines()
+        with (directory / HISTORY).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - RECENT) if recent else 0)
+            lines = file.read().splitlines()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return []
     for text in lines:
@@ -149,7 +158,7 @@ class Journal:
     def begin(self) -> None:
         """Write the command's first line, and before it what one that was killed could not."""
         _shorten(self._run.directory / HISTORY)
-        if (entries := read_history(self._run.directory)) and not entries[-1].end:
+        if (entries := read_history(self._run.directory, recent=True)) and not entries[-1].end:
             for stage, work in _unsaid(self._run, entries[-1]):
                 self._add(_Line(entries[-1].id, stage=stage, work=work))
         self._add(_Line(self._id, start=self.start))

@@ -267,6 +267,16 @@ def test_a_history_that_has_become_long_loses_its_older_half(run, monkeypatch):
     assert names == ["4", "5", "6", "7", "last"]
 
 
+def test_what_is_recent_is_read_alone(run, monkeypatch):
+    for number in range(8):
+        command(run, str(number))
+    two, cut = sum(map(len, lines(run)[-4:])), len(lines(run)[-5]) + 10
+    monkeypatch.setattr(history, "RECENT", two + cut)
+    recent = read_history(run.directory, recent=True)
+    assert recent[-2:] == read_history(run.directory)[-2:]
+    assert len(recent) == 3
+
+
 def test_a_full_disk_costs_a_line_and_ends_nothing(run, caplog, monkeypatch):
     journal = Journal(run, "build_dataset")
     journal.begin()
