@@ -11,11 +11,12 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -45,6 +46,10 @@ from workers.crawl.warc_writer import content_hash
 _MEND_FIRST = "To mend: "
 
 
+#: A shard's receipt in its scratch folder, from the end of its work until its files are in place.
+_SEAL = "_receipt.json"
+
+
 class DamagedError(RuntimeError):
     """A file does not hold what is known of it; the message names it and says what to do."""
 
@@ -72,26 +77,27 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
     tallies = work(shard, scratch)
     for tally in tallies.values():
         tally.check()
-    outputs = _publish(shard, scratch, folder)
-    shutil.rmtree(scratch)
-    rejected = Side.REJECTED.of(folder) / f"{shard.name}.json"
-    if samples := {kind: tally.samples for kind, tally in tallies.items() if tally.samples}:
-        write_json(samples, rejected)
-    else:
-        make_way(rejected)
-        rejected.unlink(missing_ok=True)
+    written = _written(scratch, folder)
+    _refuse_taken(written, shard.name, folder)
     receipt = Receipt(
         shard=shard.name,
         key=shard.key,
         rows={kind: tally.counts() for kind, tally in tallies.items()},
-        outputs=outputs,
+        outputs=tuple(_output(file, path) for file, path in sorted(written.items())),
         seconds=round(time.monotonic() - started, 3),
         ended=clock.now(),
         attempt=shard.attempt,
         made_of=shard.made_of,
         again=shard.again,
     )
-    write_json(asdict(receipt), Side.RECEIPTS.of(folder) / f"{shard.name}.json")
+    rejected = Side.REJECTED.of(folder) / f"{shard.name}.json"
+    if samples := {kind: tally.samples for kind, tally in tallies.items() if tally.samples}:
+        write_json(samples, rejected)
+    else:
+        make_way(rejected)
+        rejected.unlink(missing_ok=True)
+    write_json(asdict(receipt), scratch / _SEAL)
+    _publish(receipt, scratch, folder)
     return receipt
 
 
@@ -101,36 +107,82 @@ def under_way(folder: Path) -> set[str]:
     return {path.name.rpartition("-")[0] for path in scratch.glob("*-*") if path.is_dir()}
 
 
-def _publish(shard: Shard, scratch: Path, folder: Path) -> tuple[Output, ...]:
-    """Rename a shard's files into the folder of shards, and of side tables."""
+def _written(scratch: Path, folder: Path) -> dict[str, Path]:
+    """What a work has written, by the files' paths from the folder of shards."""
     written = {path.name: path for path in scratch.iterdir() if path.is_file()}
     tables = Path(os.path.relpath(Side.TABLES.of(folder), folder))
     for path in (scratch / Side.TABLES).glob("*"):
         written[str(tables / path.name)] = path
+    return written
+
+
+def _before(name: str, folder: Path) -> set[str]:
+    """The files that earlier attempts at a shard have left, or may have."""
     ledger = Ledger(folder)
-    before = ledger.announced(shard.name) | files_of(ledger.receipt(shard.name))
-    if taken := sorted(file for file in written.keys() - before if (folder / file).exists()):
+    return ledger.announced(name) | files_of(ledger.receipt(name))
+
+
+def _refuse_taken(written: Iterable[str], name: str, folder: Path) -> None:
+    others = set(written) - _before(name, folder)
+    if taken := sorted(file for file in others if (folder / file).exists()):
         raise FileExistsError(f"{folder / taken[0]} is not the run's: move it out of the run")
-    ledger.announce(shard.name, written.keys() | before)
-    # The receipt of an earlier attempt was valid until now; it does not tell of what comes.
-    (Side.RECEIPTS.of(folder) / f"{shard.name}.json").unlink(missing_ok=True)
-    outputs = tuple(_publish_file(path, folder, file) for file, path in sorted(written.items()))
-    for file in before - written.keys():  # of an attempt that ended without a receipt
-        (folder / file).unlink(missing_ok=True)
-    return outputs
 
 
-def _publish_file(path: Path, folder: Path, file: str) -> Output:
+def _output(file: str, path: Path) -> Output:
     rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
     content = content_hash(path) if path.suffix == ".warc" else None
-    output = Output(file, path.stat().st_size, file_hash(path), rows, content)
     sync(path)
-    final = folder / file
+    return Output(file, path.stat().st_size, file_hash(path), rows, content)
+
+
+def _publish(receipt: Receipt, scratch: Path, folder: Path) -> None:
+    """Rename a shard's files into the folder of shards, and of side tables; the receipt is last.
+
+    A process that is killed meanwhile leaves what ``finish_publishing`` goes on from: what the
+    shard was before is gone by then, and not all can be made again.
+    """
+    before = _before(receipt.shard, folder)
+    written = {output.file for output in receipt.outputs}
+    Ledger(folder).announce(receipt.shard, written | before)
+    path = Side.RECEIPTS.of(folder) / f"{receipt.shard}.json"
+    # The receipt of an earlier attempt was valid until now; it does not tell of what comes.
+    path.unlink(missing_ok=True)
+    for file, source in sorted(_written(scratch, folder).items()):
+        if file in written:
+            _move(source, folder / file)
+    for file in before - written:  # of an attempt that ended without a receipt
+        (folder / file).unlink(missing_ok=True)
+    write_json(asdict(receipt), path)
+    shutil.rmtree(scratch)
+
+
+def _move(source: Path, final: Path) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     make_way(final)
-    path.replace(final)
+    source.replace(final)
     sync(final.parent)
-    return output
+
+
+def finish_publishing(folder: Path, shard: str = "*") -> None:
+    """Put in place what ended works were putting in place when their process was killed.
+
+    Args:
+        folder: that of a stage's shards; nobody works on these shards now.
+        shard: a glob for their names.
+    """
+    ledger = Ledger(folder)
+    for seal in sorted(Side.SCRATCH.of(folder).glob(f"{shard}-*/{_SEAL}")):
+        receipt = ledger.read(seal)
+        if receipt is None or ledger.receipt(receipt.shard):
+            continue  # it had not begun to, or was through
+        there = {file: folder / file for file in files_of(receipt)}
+        paths = there | _written(seal.parent, folder)
+        if all(_has_size(paths[output.file], output) for output in receipt.outputs):
+            _publish(receipt, seal.parent, folder)
+
+
+def _has_size(path: Path, output: Output) -> bool:
+    return path.is_file() and path.stat().st_size == output.bytes
 
 
 def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:
@@ -144,6 +196,7 @@ def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:
     path.unlink(missing_ok=True)
 
     def do() -> None:
+        finish_publishing(folder, escape(shard.name))
         if not Ledger(folder).is_done(shard):
             if shard.verify:
                 check_sources(_of(shard, Check.EACH_TIME, Check.ONCE))

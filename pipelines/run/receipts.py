@@ -204,12 +204,16 @@ class Ledger:
 
     def receipt(self, name: str) -> Receipt | None:
         """The receipt of a shard. One that cannot be read, or is another's, is none."""
+        receipt = self.read(self._record(Side.RECEIPTS, name))
+        return receipt if receipt and receipt.shard == name else None
+
+    def read(self, path: Path) -> Receipt | None:
+        """The receipt in a file; none where there is none that names files of this folder alone."""
         try:
-            receipt = _RECEIPT.validate_json(self._record(Side.RECEIPTS, name).read_bytes())
+            receipt = _RECEIPT.validate_json(path.read_bytes())
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValidationError):
             return None
-        is_ours = all(map(self._is_inside, files_of(receipt)))
-        return receipt if receipt.shard == name and is_ours else None
+        return receipt if all(map(self._is_inside, files_of(receipt))) else None
 
     def _record(self, side: Side, name: str) -> Path:
         return side.of(self.folder) / f"{name}{'.txt' if side is Side.ERRORS else '.json'}"

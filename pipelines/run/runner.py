@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from shutil import which
 
+from pipelines.run.attempts import finish_publishing
 from pipelines.run.config import Config, ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.gates import barren, gate_of, is_met, places_of, shortfall
@@ -125,6 +126,7 @@ def run_stages(run: Run, names: Sequence[str], journal: Journal | None = None) -
                 f"stage {name} reads {', '.join(missing)}, not complete with this configuration: "
                 "run the stages before it first (pipelines.build_dataset, then pipelines.train)"
             )
+        finish_publishing(stage.folder)
         stage.prepare()
         plan = Plan.of(stage)
         run.ledger(name).keep_only([*plan.done, *plan.again])

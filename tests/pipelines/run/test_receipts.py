@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.run.attempts import attempt, outcome_of, perform
+from pipelines.run.attempts import attempt, damaged, finish_publishing, outcome_of, perform
 from pipelines.run.config import ConfigError
 from pipelines.run.receipts import Ledger, Outcome, Shard, Side, Source, StageTotals
 from tests.pipelines.conftest import flip_a_byte
@@ -157,21 +157,43 @@ def write_two_files(shard, out):
     return {"rows": tally}
 
 
-def keep_and_perform(folder, kill_at=None):
-    """A stage's clean-up and work; killed before the step ``kill_at``, if it comes to that."""
+def die_before(number):
+    """Let this process be killed before it changes names in folders for the ``number``-th time."""
     steps = itertools.count(1)
 
     def stepping(original):
         def step(self, *arguments, **named):
-            if next(steps) == kill_at:
+            if next(steps) == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(self, *arguments, **named)
 
         return step
 
-    if kill_at:  # in a process of its own
-        for name in ("replace", "unlink", "rmdir", "mkdir"):
-            setattr(Path, name, stepping(getattr(Path, name)))
+    for name in ("replace", "unlink", "rmdir", "mkdir"):
+        setattr(Path, name, stepping(getattr(Path, name)))
+
+
+def killed_everywhere(tmp_path, prepare, work):
+    """Folders on which ``work`` was killed before its first step, its second, and so on to none."""
+    for number in itertools.count(1):
+        folder = tmp_path / str(number) / "pairs"
+        prepare(folder)
+        child = os.fork()
+        if not child:
+            die_before(number)
+            work(folder)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        yield folder
+        if not status:
+            break
+        assert status == signal.SIGKILL
+    assert number > 10
+
+
+def keep_and_perform(folder):
+    """A stage's clean-up and work."""
+    finish_publishing(folder)
     ledger = Ledger(folder)
     ledger.keep_only([shard()] if ledger.is_done(shard()) else [])
     attempt(write_two_files, shard(), folder)
@@ -179,21 +201,41 @@ def keep_and_perform(folder, kill_at=None):
 
 def test_killed_before_any_change_of_a_name_the_next_run_leaves_the_same_files(tmp_path):
     keep_and_perform(tmp_path / "whole" / "pairs")
-    for kill_at in itertools.count(1):
-        folder = tmp_path / str(kill_at) / "pairs"
+
+    def prepare(folder):
         perform(write_two_files, shard(key="of an older configuration"), folder)
-        child = os.fork()
-        if not child:
-            keep_and_perform(folder, kill_at)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
+
+    for folder in killed_everywhere(tmp_path, prepare, keep_and_perform):
         keep_and_perform(folder)
-        assert outcome_of(shard(), folder).receipt, kill_at
-        assert files_in(folder.parent) == files_in(tmp_path / "whole"), kill_at
-        if not status:
-            break
-        assert status == signal.SIGKILL
-    assert kill_at > 15
+        assert outcome_of(shard(), folder).receipt, folder
+        assert files_in(folder.parent) == files_in(tmp_path / "whole"), folder
+
+
+def test_killed_at_any_moment_what_a_shard_had_is_there_or_what_it_has_now(tmp_path):
+    def write(text):
+        def work(shard, out):
+            (out / Side.TABLES).mkdir()
+            for path in (out / "a.txt", out / Side.TABLES / "a.txt"):
+                path.write_text(text)  # as long as that of the other attempt
+            return {"rows": Tally()}
+
+        return work
+
+    found = set()
+    again = replace(shard(), attempt=2)
+    for folder in killed_everywhere(
+        tmp_path,
+        lambda folder: perform(write("old"), shard(), folder),
+        lambda folder: attempt(write("new"), again, folder),
+    ):
+        finish_publishing(folder)
+        receipt = Ledger(folder).valid(shard())
+        assert receipt, folder
+        assert not damaged(Ledger(folder).sources_of(receipt)), folder
+        found.add((receipt.attempt, (folder / "a.txt").read_text()))
+        attempt(write("new"), again, folder)
+        assert Ledger(folder).is_done(again)
+    assert found == {(1, "old"), (2, "new")}
 
 
 def test_an_attempt_that_follows_a_lost_one_removes_what_that_one_left(folder):
