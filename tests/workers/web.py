@@ -125,7 +125,7 @@ def serving(answers: Mapping[str, Answer | list[Answer]]) -> Iterator[Web]:
         def _send(self, answer: Answer) -> None:
             self.send_response(answer.status)
             for name, value in answer.headers.items():
-                if answer.status != 304 or name != "Content-Type":
+                if answer.status != 304 or name not in ("Content-Type", "Last-Modified"):
                     self.send_header(name, value)
             length = len(answer.body) if answer.claimed is None else answer.claimed
             if answer.status != 304:
