@@ -28,7 +28,7 @@ class Pairs(Stage):
 
     name = "pairs"
     reads = ("queries", "pages")
-    version = 3
+    version = 4
 
     def check(self) -> None:
         if not self.given and not self.run.config.pages.seeds:

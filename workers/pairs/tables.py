@@ -97,8 +97,11 @@ def _split(table: pa.Table, shard: Int64s) -> Iterator[ShardTable]:
 
 
 def deduplicate(table: pa.Table) -> tuple[pa.Table, Tally]:
-    """One row for each pair_id, sorted: the one with the smallest (page_url, source, url)."""
-    keys = [(name, "ascending") for name in ("pair_id", "page_url", "source", "url")]
+    """One row for each pair_id, sorted: the one with the smallest (page_url, url, source).
+
+    What file it was read from comes last: the same pairs in other files are the same.
+    """
+    keys = [(name, "ascending") for name in ("pair_id", "page_url", "url", "source")]
     table = table.sort_by(keys).combine_chunks()
     first = _differs_from_last(table["pair_id"])
     return _keep(table, first, "duplicate_pair")

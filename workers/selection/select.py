@@ -66,7 +66,8 @@ class EmbeddedShard:
         table = read_range(self.embeddings, self.range, own)
         # What has been embedded once may be wanted no more.
         table = table.filter(pc.is_in(table["pair_id"], value_set=there))
-        for files in (self.images, [self.pairs]):
+        # A pair's URL is that of today, not of the night on which its picture came.
+        for files in ([self.pairs], self.images):
             known = SortedFile.open(files[0]).schema.names
             missing = [name for name in wanted if name not in table.column_names and name in known]
             table = self._beside(table, files, missing) if missing else table

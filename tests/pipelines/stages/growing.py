@@ -22,6 +22,7 @@ from pipelines.run.receipts import StageTotals
 from pipelines.run.runner import Result, run_stages
 from pipelines.stages import STAGES
 from pipelines.stages.base import Stage
+from pipelines.stages.embeddings import Embed
 from tests.workers.web import Answer, Web
 from workers.base.contracts import PAIRS
 from workers.base.pair_ids import make_pair_id
@@ -76,6 +77,14 @@ class GivenPairs(Stage):
         return {"pairs": tally}
 
 
+_LOADED: dict[str, Embed] = {}
+
+
+def loaded(work: Embed) -> Embed:
+    """The same work with its model, if these settings had one before."""
+    return _LOADED.setdefault(work.settings.model_dump_json(), work)
+
+
 @dataclass
 class Nights:
     """Gives the commands of a run, hours apart; tells what each of them asked of the web."""
@@ -97,6 +106,10 @@ class Nights:
         self.monkeypatch.setattr(
             "pipelines.stages.dataset.in_ray_tasks",
             lambda work, shards, folder, _: in_process(work, shards, folder),
+        )
+        self.monkeypatch.setattr(
+            "pipelines.stages.embeddings.embed_in_actors",
+            lambda work, shards, folder, *_: in_process(loaded(work), shards, folder),
         )
 
     @property
