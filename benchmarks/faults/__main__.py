@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.chaos import undisturbed
+from benchmarks.chaos import run_undisturbed
 from benchmarks.faults import (
     commands,
     configuration,
@@ -108,7 +108,7 @@ def main() -> int:
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-"))
             finished, sample = Path(folder) / "run", SmallSample(free_port())
-            undisturbed(sample, finished)
+            run_undisturbed(sample, finished)
         pool = ThreadPoolExecutor(options.jobs)
         # Interrupted, it waits for the faults at work, which have disks to unmount.
         stack.callback(pool.shutdown, cancel_futures=True)
