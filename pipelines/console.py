@@ -14,6 +14,7 @@ MODULES = {
     "wit-embed": "pipelines.embed",
     "wit-evaluate": "pipelines.evaluate",
     "wit-queries": "query_builder",
+    "wit-takedown": "pipelines.takedown",
     "wit-train": "pipelines.train",
     "wit-verify": "pipelines.verify",
 }

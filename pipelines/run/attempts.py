@@ -83,7 +83,7 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
         shard=shard.name,
         key=shard.key,
         rows={kind: tally.counts() for kind, tally in tallies.items()},
-        outputs=tuple(_output(file, path) for file, path in sorted(written.items())),
+        outputs=tuple(output_of(path, file) for file, path in sorted(written.items())),
         seconds=round(time.monotonic() - started, 3),
         ended=clock.now(),
         attempt=shard.attempt,
@@ -126,13 +126,6 @@ def _refuse_taken(written: Iterable[str], name: str, folder: Path) -> None:
     others = set(written) - _before(name, folder)
     if taken := sorted(file for file in others if (folder / file).exists()):
         raise FileExistsError(f"{folder / taken[0]} is not the run's: move it out of the run")
-
-
-def _output(file: str, path: Path) -> Output:
-    rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
-    content = content_hash(path) if path.suffix == ".warc" else None
-    sync(path)
-    return Output(file, path.stat().st_size, file_hash(path), rows, content)
 
 
 def _publish(receipt: Receipt, scratch: Path, folder: Path) -> None:
@@ -183,6 +176,14 @@ def finish_publishing(folder: Path, shard: str = "*") -> None:
 
 def _has_size(path: Path, output: Output) -> bool:
     return path.is_file() and path.stat().st_size == output.bytes
+
+
+def output_of(path: Path, file: str) -> Output:
+    """What a receipt says of a file; ``file`` is its path from the folder of the shards."""
+    rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
+    content = content_hash(path) if path.suffix == ".warc" else None
+    sync(path)
+    return Output(file, path.stat().st_size, file_hash(path), rows, content)
 
 
 def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pipelines.run.config_errors import explain
 from pipelines.run.yaml_text import parse
 from query_builder.settings import QuerySettings
+from workers.base.opt_outs import OptOutSettings
 from workers.base.settings import (
     CrawlSettings,
     DownloadSettings,
@@ -167,6 +168,7 @@ class Config(Settings):
     selection: SelectionSettings = SelectionSettings()
     model: TrainSettings = TrainSettings()
     scores: ScoreSettings = ScoreSettings()
+    opt_outs: OptOutSettings = OptOutSettings()
     gates: dict[str, Gate] = Field(default_factory=dict, description="by stage")
     services: dict[str, Service] = Field(default_factory=dict, description="by name")
     ray: RaySettings = RaySettings()

@@ -18,6 +18,7 @@ from pipelines.run import clock
 from pipelines.run.attempts import check_sources, hash_once
 from pipelines.run.config import Config, ConfigError, digest
 from pipelines.run.receipts import Ledger, Sha256, StageTotals, first_problem
+from pipelines.run.rewrite import finish_rewrite
 from workers.base.credentials import shown_settings
 from workers.base.exit_codes import PASSING
 from workers.base.processes import lock
@@ -154,6 +155,7 @@ class Run:
         with lock_folder(self.directory, "choose another --run-dir"):
             vars(self).pop("record", None)  # another process may have written it since
             remove_leftovers(self.directory)
+            finish_rewrite(self.directory)
             yield
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 from workers.base.credentials import shown, shown_settings
@@ -40,8 +41,8 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-class LogFile(logging.FileHandler):
-    """A file whose disk may be full: that is said once, and ends nothing."""
+class LogFile(WatchedFileHandler):
+    """A file that may be replaced, or whose disk is full: that is said once, and ends nothing."""
 
     said = False
 

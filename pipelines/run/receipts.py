@@ -292,11 +292,12 @@ class Ledger:
         """Say that these files are the shard's, before they are renamed into the folder."""
         write_json(sorted(files), self._record(Side.OUTPUTS, name))
 
+    def write(self, receipt: Receipt) -> None:
+        write_json(asdict(receipt), self._record(Side.RECEIPTS, receipt.shard))
+
     def spoil(self, receipt: Receipt) -> None:
         """Note that a service was lost while the shard was worked on."""
-        write_json(
-            asdict(replace(receipt, spoiled=True)), self._record(Side.RECEIPTS, receipt.shard)
-        )
+        self.write(replace(receipt, spoiled=True))
 
     def keep_only(self, shards: Iterable[Shard]) -> None:
         """Remove what the run has of other shards: their files, samples, errors and receipts.

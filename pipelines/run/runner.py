@@ -14,6 +14,7 @@ from pipelines.run.directory import Run
 from pipelines.run.gates import barren, gate_of, is_met, places_of, shortfall
 from pipelines.run.history import Journal
 from pipelines.run.memory import peak_memory
+from pipelines.run.opt_outs import check_opt_outs
 from pipelines.run.outages import Unreached, is_outage, is_stale, lacks
 from pipelines.run.progress import Progress
 from pipelines.run.receipts import Outcome, Receipt, Shard, Side, StageTotals, settled
@@ -78,6 +79,7 @@ def check(run: Run, names: Sequence[str]) -> None:
     _check_names(run.config)
     _check_services(run)
     check_truth(run.config, run.directory)
+    check_opt_outs(run)
     _check_beam(run.config)
     for name in names:
         run.ledger(name).refuse_foreign_data()

@@ -62,6 +62,10 @@ class Stage(ABC):
         """Whether a shard is to be done anew since what it was made of may have changed by now."""
         return False
 
+    def rewritten(self) -> list[Shard]:
+        """What the stage's receipts must have the keys of once what it reads was rewritten."""
+        return self.plan()
+
     def again(
         self, shards: Sequence[Shard], receipts: Sequence[Receipt], *, missed: bool
     ) -> list[Shard]:

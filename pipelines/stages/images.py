@@ -18,9 +18,11 @@ from pipelines.run.directory import Run
 from pipelines.run.engines import in_ray_tasks
 from pipelines.run.health import largest, rows_of
 from pipelines.run.history import Sources
+from pipelines.run.opt_outs import shared_opt_outs
 from pipelines.run.outages import Tolerance
 from pipelines.run.receipts import Again, Outcome, Receipt, Shard, Side
 from pipelines.stages.base import Stage
+from workers.base.opt_outs import OptOutFiles
 from workers.base.settings import DownloadSettings, resolve_path
 from workers.base.tally import Tally
 from workers.fetch.requests import attempt_of
@@ -90,15 +92,16 @@ class Images(Stage):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
-        shards = [replace(shard, again=_again(shard.file("requests"))) for shard in shards]
-        return in_ray_tasks(Download(config.images), shards, self.folder, config.ray)
+        shards = [replace(shard, again=failures_before(shard.file("requests"))) for shard in shards]
+        work = Download(config.images, shared_opt_outs(self.run))
+        return in_ray_tasks(work, shards, self.folder, config.ray)
 
     def again(self, *_: object, missed: bool) -> list[Shard]:  # noqa: ARG002
         """Never a whole shard: ``requests`` makes lists of what is to be tried again."""
         return []
 
 
-def _again(requests: Path) -> Again:
+def failures_before(requests: Path) -> Again:
     """What of a list has failed before, where and why."""
     again: dict[str, Counter[str]] = defaultdict(Counter)
     columns = ["failed_in", "failed_for"]
@@ -112,10 +115,11 @@ def _again(requests: Path) -> Again:
 @dataclass(frozen=True)
 class Download:
     settings: DownloadSettings
+    opt_outs: OptOutFiles
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from workers.fetch.download import ShardFiles, download_shard
 
         name = f"{shard.name}.parquet"
         new = ShardFiles(out / name, out / Side.TABLES / name)
-        return download_shard(shard.file("requests"), new, self.settings)
+        return download_shard(shard.file("requests"), new, self.settings, self.opt_outs.load())

@@ -12,9 +12,11 @@ from pipelines.run.directory import Run
 from pipelines.run.engines import on_beam
 from pipelines.run.health import largest
 from pipelines.run.history import Sources
+from pipelines.run.opt_outs import opt_out_files
 from pipelines.run.outages import Tolerance
 from pipelines.run.receipts import Outcome, Receipt, Shard, Side
 from pipelines.stages.base import Stage
+from workers.base.opt_outs import read_tombstones
 from workers.base.settings import CrawlSettings
 from workers.base.tally import Tally
 from workers.base.urls import UrlError, absolute_url, authority, normal_host
@@ -52,7 +54,10 @@ class Pages(Stage):
 
     def plan(self) -> list[Shard]:
         settings = self.run.config.pages
-        hosts = self.seeds_by_host()
+        gone = read_tombstones(opt_out_files(self.run).taken_down)
+        hosts = {
+            host: seeds for host, seeds in self.seeds_by_host().items() if not gone.has_host(host)
+        }
         # The seeds of other hosts do not change what is read from this one.
         identity = settings.identity()
         del identity["seeds"]
@@ -81,7 +86,8 @@ class Pages(Stage):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
-        return on_beam(Crawl(config.pages, self.folder), shards, self.folder, config.beam.options)
+        work = Crawl(config.pages, self.folder, opt_out_files(self.run).taken_down)
+        return on_beam(work, shards, self.folder, config.beam.options)
 
 
 def _refusal(seed: str) -> str:
@@ -95,6 +101,7 @@ def _refusal(seed: str) -> str:
 class Crawl:
     settings: CrawlSettings
     folder: Path  # where the crawl before a further one has left its files
+    taken_down: Path
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from workers.crawl.host import HostFiles, crawl_host
@@ -104,5 +111,11 @@ class Crawl:
         if is_rerun or shard.due_since is not None:
             before = HostFiles.of(host, self.folder, Side.TABLES.of(self.folder))
         return crawl_host(
-            host, shard.values["seeds"], out, self.settings, before, is_rerun=is_rerun
+            host,
+            shard.values["seeds"],
+            out,
+            self.settings,
+            before,
+            is_rerun=is_rerun,
+            taken_down=self.taken_down,
         )

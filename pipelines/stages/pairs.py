@@ -11,6 +11,7 @@ from pipelines.run.config import ConfigError, digest
 from pipelines.run.engines import in_process
 from pipelines.run.health import largest, rows_of
 from pipelines.run.history import Sources
+from pipelines.run.opt_outs import identity_of, opt_out_files
 from pipelines.run.receipts import Outcome, Receipt, Shard
 from pipelines.stages.base import Stage
 from workers.base.credentials import shown
@@ -67,6 +68,7 @@ class Pairs(Stage):
             "seed": config.seed,
             "lower_case": self.lower_case,
             "agent": product_token(config.pages.user_agent),
+            **identity_of(self.run, lists=False),
         }
         del identity["inputs"]  # their content counts, and stands in the key already
         inputs = self.inputs_to_read()
@@ -94,6 +96,7 @@ class Pairs(Stage):
             config.beam.options,
             bool(self.lower_case),
             product_token(config.pages.user_agent),
+            opt_out_files(self.run).taken_down,
         )
         return in_process(work, shards, self.folder)
 
@@ -134,6 +137,7 @@ class BuildPairs:
     beam_options: tuple[str, ...]
     lower_case: bool
     agent: str | None
+    taken_down: Path
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:  # noqa: ARG002
         from workers.pairs.pipeline import build_pairs
@@ -147,4 +151,5 @@ class BuildPairs:
             self.beam_options,
             lower_case=self.lower_case,
             agent=self.agent,
+            taken_down=self.taken_down,
         )

@@ -38,6 +38,14 @@ class Requests(Stage):
             shards.append(self._shard(len(shards)))
         return shards
 
+    def rewritten(self) -> list[Shard]:
+        """The last alone: the pairs are those that it has seen."""
+        return (
+            [self._shard(len(receipts) - 1)]
+            if (receipts := self.run.ledger(self.name).receipts())
+            else []
+        )
+
     def again(
         self,
         shards: Sequence[Shard],

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from pipelines.run.config import ConfigError
 from pipelines.run.engines import in_process
+from pipelines.run.opt_outs import identity_of, shared_opt_outs
 from pipelines.run.receipts import Files, Outcome, Shard
 from pipelines.run.references import embed_dim
 from pipelines.stages.base import Stage
 from pipelines.stages.queries import named_files
+from workers.base.opt_outs import OptOutFiles
 from workers.base.tally import Tally
 from workers.selection.base_filter import Available
 from workers.selection.settings import SelectionSettings
@@ -55,7 +57,10 @@ class Selection(Stage):
         files = {stage: self.run.outputs(stage) for stage in self.reads}
         if not files["embeddings"]:
             return []
-        identity = self.run.config.selection.identity() | {"seed": self.run.config.seed}
+        identity = self.run.config.selection.identity() | {
+            "seed": self.run.config.seed,
+            **identity_of(self.run, lists=True),
+        }
         references = self.references()
         for step, some in zip(identity["steps"], references, strict=True):
             # Their content counts, and which step they are for.
@@ -67,7 +72,9 @@ class Selection(Stage):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         return in_process(
-            Select(self.run.config.selection, self.run.config.seed), shards, self.folder
+            Select(self.run.config.selection, self.run.config.seed, shared_opt_outs(self.run)),
+            shards,
+            self.folder,
         )
 
 
@@ -83,8 +90,10 @@ def embedded_shards(files: Files) -> list[EmbeddedShard]:
 class Select:
     settings: SelectionSettings
     seed: int
+    opt_outs: OptOutFiles
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from workers.selection.select import select
 
-        return select(embedded_shards(shard.files), out, self.settings, self.seed)
+        opt_outs = self.opt_outs.load()
+        return select(embedded_shards(shard.files), out, self.settings, self.seed, opt_outs)

@@ -235,6 +235,31 @@ def _is_tracking(parameter: str) -> bool:
     return name in TRACKING_PARAMETERS or name.startswith(TRACKING_PREFIXES)
 
 
+def normal_urls(urls: Any) -> tuple[Any, Any]:
+    """Each URL as ``absolute_url`` gives it, and the reason why it refuses one, or null.
+
+    Most URLs of a list are normal already: only the others are looked at one by one.
+    """
+    long = pc.greater(pc.binary_length(urls), MAX_URL_CHARS)
+    odd = pc.or_(long, pc.invert(pc.match_substring_regex(urls, NORMAL_URL)))
+    results = [_normal(url) for url in urls.filter(odd).to_pylist()]
+    normal = pa.array([url for url, _ in results], pa.string())
+    reasons = pa.array([reason for _, reason in results], pa.string())
+    return (
+        pc.replace_with_mask(urls, odd, normal),
+        pc.replace_with_mask(pa.nulls(len(urls), pa.string()), odd, reasons),
+    )
+
+
+def _normal(url: str) -> tuple[str, str | None]:
+    if not url.strip():
+        return "", "no_url"
+    try:
+        return absolute_url(url), None
+    except UrlError as error:
+        return "", error.reason
+
+
 def url_keys(urls: Any) -> Any:
     """``without_tracking`` of an Arrow array of normal URLs; few of them have to be looked at."""
     maybe = pc.match_substring_regex(urls, MAYBE_TRACKING)

@@ -56,6 +56,7 @@ class CrawlJob(BaseModel):
     settings: CrawlSettings
     before: HostFiles | None = None
     is_rerun: bool = False
+    taken_down: Path | None = None  # tombstones
 
 
 class CrawlResult(BaseModel):
@@ -79,6 +80,7 @@ def crawl_host(
     before: HostFiles | None = None,
     *,
     is_rerun: bool = False,
+    taken_down: Path | None = None,
 ) -> dict[str, Tally]:
     """Crawl the pages of ``host`` (HOST or HOST:PORT) from ``seeds`` into ``out_dir``.
 
@@ -88,6 +90,7 @@ def crawl_host(
     Args:
         before: files of the crawl before: what is known of a page is not fetched once more.
         is_rerun: that crawl was of this time, so that only what it could not reach is asked for.
+        taken_down: a file of tombstones, of what is not to be asked for.
 
     Raises CrawlError when the crawler breaks; its log then stays in ``out_dir`` as ``_crawl.log``.
     Raises MovedError when redirects lead to other hosts and nothing is left here: an empty file
@@ -102,6 +105,7 @@ def crawl_host(
         settings=settings,
         before=before,
         is_rerun=is_rerun,
+        taken_down=taken_down,
     )
     log = out_dir / "_crawl.log"
     code, output = _run_spider(job, log)

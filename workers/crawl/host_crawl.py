@@ -12,6 +12,7 @@ Rules:
 - robots.txt as in RFC 9309: read before the first page, from another host if it is sent there;
   4xx means there is none; if it cannot be had for another reason, nothing is fetched. Crawl-delay
   is honoured, up to a minute;
+- what was taken down is not asked for;
 - a redirect is never followed as such: its target is looked at like any link, by the same
   rules, at the same depth;
 - 408, 429, 5xx and broken connections are tried again after Retry-After or a pause that
@@ -31,9 +32,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
+import pyarrow as pa
 import scrapy
 
 from workers.base.failures import is_passing
+from workers.base.opt_outs import OptOuts, read_tombstones
 from workers.base.robots_directives import directives_of
 from workers.base.settings import product_token
 from workers.base.tally import Tally
@@ -90,6 +93,7 @@ class HostCrawl:
         self._refusal: str | None = None
         self._seen: set[int] = set()  # 64-bit hashes of all URLs and references met
         self._robots: dict[str, asyncio.Future[Robots]] = {}
+        self._taken_down = read_tombstones(job.taken_down) if job.taken_down else OptOuts.none()
         self._budget = job.settings.max_pages_per_host
         self._fetcher: Fetcher
         self._slow_down: Callable[[float], None]
@@ -141,11 +145,18 @@ class HostCrawl:
 
     def _admit(self, urls: Iterable[str]) -> list[str]:
         """The new URLs of the host among ``urls``, sorted; the host's limits come later."""
-        fresh = [url for url in sorted(urls) if self._is_new(url)]
+        fresh = self._allowed([url for url in sorted(urls) if self._is_new(url)])
         for url in fresh:
             if not self._is_ours(url):
                 self._reject("off_site", url)
         return [url for url in fresh if self._is_ours(url)]
+
+    def _allowed(self, urls: list[str]) -> list[str]:
+        """Those that were not taken down; no sample shows the others."""
+        gone = self._taken_down.has_urls(pa.array(urls, pa.string())).tolist()
+        if any(gone):
+            self.pages.reject_many("taken_down", sum(gone), ())
+        return [url for url, is_gone in zip(urls, gone, strict=True) if not is_gone]
 
     def _is_ours(self, url: str) -> bool:
         return authority(url) == self._host

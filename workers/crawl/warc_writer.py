@@ -191,6 +191,19 @@ def response_record(
     )
 
 
+def rewritten_record(record: bytes, before: bytes, after: bytes, url: str) -> bytes:
+    """A "response" record of this writer's, its block ``after`` in place of ``before``, as long."""
+    head, _, _ = record.partition(b"\r\n\r\n")
+    bodies = [block.partition(b"\r\n\r\n")[2] for block in (before, after)]
+    for old, new in zip(
+        [_record_id(url, _digest(before)), _digest(before), _digest(bodies[0])],
+        [_record_id(url, _digest(after)), _digest(after), _digest(bodies[1])],
+        strict=True,
+    ):
+        head = head.replace(old.encode(), new.encode())
+    return head + b"\r\n\r\n" + after + _RECORD_END
+
+
 def info_record(about: Mapping[str, str], written: datetime) -> bytes:
     """The "warcinfo" record, the first of a file: who made it and how."""
     block = "".join(f"{name}: {value}\r\n" for name, value in about.items()).encode()

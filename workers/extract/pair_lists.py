@@ -19,7 +19,7 @@ from workers.base.file_systems import is_away, open_file
 from workers.base.storage import DAMAGED_PARQUET
 from workers.base.tally import Tally
 from workers.base.text_stream import NOT_TEXT
-from workers.base.urls import MAX_URL_CHARS, NORMAL_URL, UrlError, absolute_url
+from workers.base.urls import normal_urls
 from workers.extract.candidates import CANDIDATES, TABLE_ROWS
 from workers.extract.inputs import Input, InputKind
 from workers.extract.list_columns import ListColumns
@@ -87,31 +87,6 @@ def _texts(column: Any) -> tuple[Any, Any]:
         decoded = [value.decode(errors="not_text") for value in column.to_pylist()]
         texts = pa.array(decoded, pa.string())
     return texts, pc.match_substring_regex(texts, NOT_TEXT)  # twice as fast as match_substring
-
-
-def normal_urls(urls: Any) -> tuple[Any, Any]:
-    """Each URL as ``absolute_url`` gives it, and the reason why it refuses one, or null.
-
-    Most URLs of a list are normal already: only the others are looked at one by one.
-    """
-    long = pc.greater(pc.binary_length(urls), MAX_URL_CHARS)
-    odd = pc.or_(long, pc.invert(pc.match_substring_regex(urls, NORMAL_URL)))
-    results = [_normal(url) for url in urls.filter(odd).to_pylist()]
-    normal = pa.array([url for url, _ in results], pa.string())
-    reasons = pa.array([reason for _, reason in results], pa.string())
-    return (
-        pc.replace_with_mask(urls, odd, normal),
-        pc.replace_with_mask(pa.nulls(len(urls), pa.string()), odd, reasons),
-    )
-
-
-def _normal(url: str) -> tuple[str, str | None]:
-    if not url.strip():
-        return "", "no_url"
-    try:
-        return absolute_url(url), None
-    except UrlError as error:
-        return "", error.reason
 
 
 def _read_parquet(

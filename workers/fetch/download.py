@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workers.base.contracts import IMAGES, WITHOUT_PICTURE
+from workers.base.opt_outs import OptOuts
 from workers.base.settings import DownloadSettings
 from workers.base.storage import write_table
 from workers.base.tally import Tally
@@ -49,19 +51,26 @@ class ShardFiles:
     without: Path  # those of ``contracts.WITHOUT_PICTURE``
 
 
-def download_shard(requests: Path, out: ShardFiles, settings: DownloadSettings) -> dict[str, Tally]:
+def download_shard(
+    requests: Path,
+    out: ShardFiles,
+    settings: DownloadSettings,
+    opt_outs: Sequence[OptOuts] = (),
+) -> dict[str, Tally]:
     """Download the pictures of a list of pairs.
 
     Args:
         requests: Parquet file with the columns of ``contracts.REQUESTS``.
         out: files to write.
+        opt_outs: what is not to be asked for.
 
     Returns:
         The account of the pictures: every pair is kept, rejected or failed.
     """
     asked = pq.read_table(requests, columns=[*COLUMNS, "tries"])
     with tempfile.TemporaryDirectory(dir=out.pictures.parent) as scratch:
-        results = _run_img2dataset(asked.select(COLUMNS), Path(scratch), settings)
+        fetcher = PictureFetcher(settings, opt_outs)
+        results = _run_img2dataset(asked.select(COLUMNS), Path(scratch), settings, fetcher)
     good = results.filter(pc.equal(results["status"], "success")).select(IMAGES.names)
     pictures = _with_keys(good.cast(IMAGES).sort_by("pair_id"), asked, out.pictures.stem)
     without = _without_picture(asked, results).sort_by("pair_id")
@@ -87,10 +96,12 @@ def _with_keys(pictures: pa.Table, asked: pa.Table, shard: str) -> pa.Table:
     return pictures.set_column(at, IMAGES.field(at), pa.array(keys, pa.string()))
 
 
-def _run_img2dataset(asked: pa.Table, scratch: Path, settings: DownloadSettings) -> pa.Table:
+def _run_img2dataset(
+    asked: pa.Table, scratch: Path, settings: DownloadSettings, fetcher: PictureFetcher
+) -> pa.Table:
     """What img2dataset makes of the rows: one row each, with status, error and JPEG bytes."""
     parts = img2dataset_parts()
-    parts.downloader.download_image_with_retry = PictureFetcher(settings).img2dataset_fetch
+    parts.downloader.download_image_with_retry = fetcher.img2dataset_fetch
     source = scratch / "pairs.feather"
     with pa.ipc.new_file(source, asked.schema) as writer:
         writer.write_table(asked)

@@ -9,6 +9,7 @@ they come. A failure is ``REASON: text``, the reason as the account has it.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import socket
 import ssl
@@ -28,6 +29,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from workers.base.failures import is_passing, reason_of
+from workers.base.opt_outs import Kind, OptOuts
 from workers.base.robots_directives import is_opted_out
 from workers.base.settings import DownloadSettings, product_token
 from workers.base.urls import DEFAULT_PORTS, REDIRECTS, UrlError, absolute_url, from_header
@@ -59,15 +61,26 @@ FAILURES: dict[type[Exception], str] = {
 
 #: The reasons that are a decision of ours or the server's, not a failure.
 REJECTIONS = frozenset(
-    {"private_address", "opted_out", "not_http", "data_uri", "bad_url", "url_too_long"}
-)
+    {
+        "private_address", "opted_out", "taken_down", "not_http", "data_uri", "bad_url",
+        "url_too_long",
+    }
+)  # fmt: skip
+
+
+class ListedError(PictureError):
+    """A URL or a picture stands on a list of what is not to be used."""
+
+    def __str__(self) -> str:
+        return "it stands on a list (opt_outs) or was taken down"
 
 
 class PictureFetcher:
     """Fetches pictures in any number of threads."""
 
-    def __init__(self, settings: DownloadSettings) -> None:
+    def __init__(self, settings: DownloadSettings, opt_outs: Sequence[OptOuts] = ()) -> None:
         self._settings = settings
+        self._opt_outs = opt_outs
         self._local = LocalPictures(settings.local_roots, settings.max_bytes)
         self._tls = ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
@@ -90,12 +103,29 @@ class PictureFetcher:
         return key, None, text
 
     def fetch(self, url: str) -> bytes:
-        """The picture at a URL. Raises what FAILURES names, UrlError and PictureError."""
+        """The picture at a URL. Raises what FAILURES names, UrlError and PictureError.
+
+        Nothing is asked of a URL that is listed, be it that of a redirect.
+        """
+        content = self._fetch(url)
+        if self._opt_outs:
+            self._refuse(Kind.SHA256, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _refuse(self, kind: Kind, value: str) -> None:
+        """Raise PictureError for what is listed."""
+        for listed in self._opt_outs:
+            if listed.has_url(value) if kind is Kind.URL else listed.has(kind, value):
+                raise ListedError(listed.reason)
+
+    def _fetch(self, url: str) -> bytes:
         if url.startswith("file:"):
+            self._refuse(Kind.URL, url)
             return self._local.read(url)
         deadline = time.monotonic() + self._settings.max_seconds
         url = absolute_url(url)
         for _ in range(MAX_REDIRECTS + 1):
+            self._refuse(Kind.URL, url)
             with closing(self._connection(url)) as connection:
                 clock = _Clock(self._settings.timeout, deadline)
                 with self._answer(connection, url, clock) as answer:

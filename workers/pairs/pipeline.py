@@ -64,6 +64,7 @@ def build_pairs(
     *,
     lower_case: bool = True,
     agent: str | None = None,
+    taken_down: Path | None = None,
 ) -> dict[str, Tally]:
     """Make the ``pairs/`` shards of inputs and query shards in ``out_dir``.
 
@@ -71,6 +72,7 @@ def build_pairs(
     ``_tables/query_counts.parquet``. The bytes depend on inputs, settings and seed alone.
     ``lower_case``: the queries are in lower case, so captions are matched in lower case, too.
     Where ``queries`` is None, captions are matched with nothing: all pairs stay, without queries.
+    Nothing comes out that ``taken_down``, a file of tombstones, has; not even into samples.
     ``agent`` is the product token by which pages may address us in their robots directives.
 
     Returns the tallies "pages", "images", "redacted" (captions in which something was blotted
@@ -81,7 +83,11 @@ def build_pairs(
     out_dir.mkdir(parents=True, exist_ok=True)
     query_files = sorted(path.absolute() for path in queries or ())
     read = ReadPairs(
-        None if queries is None else query_files, settings, lower_case=lower_case, agent=agent
+        None if queries is None else query_files,
+        settings,
+        lower_case=lower_case,
+        agent=agent,
+        taken_down=taken_down,
     )
     with open_pipeline(beam_options) as pipeline:
         _assemble(pipeline, sorted(inputs, key=_place), read, query_files, out_dir, settings, seed)

@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.utils.shared import Shared
 
+from workers.base.arrays import Bools
 from workers.base.contracts import PAIRS
+from workers.base.opt_outs import Kind, OptOuts, read_tombstones
 from workers.base.pair_ids import make_pair_ids
 from workers.base.tally import Tally
 from workers.extract.dispatch import extract_pairs
@@ -44,11 +46,13 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
         *,
         lower_case: bool,
         agent: str | None = None,
+        taken_down: Path | None = None,
     ) -> None:
         self._queries = queries
         self._settings = settings
         self._lower_case = lower_case
         self._agent = agent
+        self._tombstones = taken_down
         self._first_limit = next(iter(limits_of(settings)), None)
         self._shared = Shared()
 
@@ -66,6 +70,8 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
             )
         )
         self._cleaner = CaptionCleaner(self._settings.captions)
+        path = self._tombstones
+        self._taken_down = read_tombstones(path) if path else OptOuts.none()
 
     def process(self, source: Input) -> Iterator[Any]:
         tallies = {name: Tally() for name in TALLY_NAMES}
@@ -88,17 +94,29 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
 
     def _matched(self, candidates: pa.Table, tallies: dict[str, Tally]) -> pa.Table:
         """The rows of PAIRS; candidates that do not become one are counted."""
+        gone, page = (self._taken_down.has_urls(candidates[name]) for name in ("url", "page_url"))
+        candidates = self._left(candidates, gone | page, tallies["pairs"])
         candidates = candidates.combine_chunks()
         cleaned = self._cleaner.clean(_array(candidates["caption"]))
         tallies["redacted"].keep(cleaned.redacted)
         urls, _, *provenance = candidates.columns
         pair_ids = make_pair_ids(_array(urls), cleaned.captions)
         columns = [pa.array(pair_ids, pa.string()), urls, cleaned.captions, *provenance]
-        table = pa.table(columns, PAIRS.names[:-1])
-        for reason in pc.unique(cleaned.reasons.drop_null()).to_pylist():
-            rejected = pc.fill_null(pc.equal(cleaned.reasons, reason), False)
+        table = pa.table([*columns, cleaned.reasons], [*PAIRS.names[:-1], "reason"])
+        listed = self._taken_down.has_values(Kind.PAIR_ID, table["pair_id"])
+        table = self._left(table, listed, tallies["pairs"])
+        reasons, table = table["reason"], table.drop_columns(["reason"])
+        for reason in pc.unique(reasons.drop_null()).to_pylist():
+            rejected = pc.fill_null(pc.equal(reasons, reason), False)
             reject_rows(tallies["pairs"], reason, table.filter(rejected), self._cleaner.shown)
-        return self._with_queries(table.filter(pc.is_null(cleaned.reasons)), tallies["pairs"])
+        return self._with_queries(table.filter(pc.is_null(reasons)), tallies["pairs"])
+
+    def _left(self, table: pa.Table, taken_down: Bools, pairs: Tally) -> pa.Table:
+        """The rows that were not taken down; no sample shows the others."""
+        if not taken_down.any():
+            return table
+        pairs.reject_many("taken_down", int(taken_down.sum()), ())
+        return table.filter(pa.array(~taken_down))
 
     def _with_queries(self, table: pa.Table, pairs: Tally) -> pa.Table:
         query_ids = self._matcher.match(_array(table["caption"])).to_arrow()

@@ -18,11 +18,15 @@ import pyarrow.parquet as pq
 
 from workers.base.arrays import UInt8s
 from workers.base.contracts import SELECTION
+from workers.base.opt_outs import OptOuts
 from workers.base.ranges import NOTHING, Range, SortedFile, read_range
 from workers.base.storage import write_table
 from workers.base.tally import SAMPLES_PER_REASON, Tally
 from workers.selection.base_filter import Filter
 from workers.selection.settings import SelectionSettings
+
+#: What a list may have of a pair.
+_LISTED = ("url", "page_url", "sha256", "picture_hash")
 
 #: What is shown of a rejected pair.
 _SHOWN = ("url", "caption", "similarity")
@@ -93,21 +97,34 @@ class EmbeddedShard:
 
 
 def select(
-    shards: Sequence[EmbeddedShard], out_dir: Path, settings: SelectionSettings, seed: int
+    shards: Sequence[EmbeddedShard],
+    out_dir: Path,
+    settings: SelectionSettings,
+    seed: int,
+    opt_outs: Sequence[OptOuts] = (),
 ) -> dict[str, Tally]:
     """Write for each shard the verdict on each of its pairs (``contracts.SELECTION``).
 
     Returns the account of the embedded pairs; a rejected pair is counted under the name of the
     step that rejected it first. The result does not depend on the order of the shards; where
-    equals cannot all stay, draws of the ``seed`` decide.
+    equals cannot all stay, draws of the ``seed`` decide. No step sees pairs that stand on a list of
+    ``opt_outs``.
     """
     shards = sorted(shards, key=lambda shard: shard.pairs.name)
-    reasons = []
-    for number, step in enumerate(settings.steps, start=1):
+    reasons = [listed.reason for listed in opt_outs]
+    for number, listed in enumerate(opt_outs, start=1):
+        _reject_listed(listed, number, shards)
+    for number, step in enumerate(settings.steps, start=1 + len(opt_outs)):
         _apply(step, number, shards, seed)
         reasons.append(step.name or step.reason)
     tallies = [_write(shard, reasons, out_dir / shard.pairs.name) for shard in shards]
     return {"pairs": Tally.total(tallies)}
+
+
+def _reject_listed(listed: OptOuts, number: int, shards: Sequence[EmbeddedShard]) -> None:
+    for shard in shards:
+        left = np.flatnonzero(shard.verdicts == 0)
+        shard.verdicts[left[listed.has_rows(shard.left(_LISTED))]] = number
 
 
 def _apply(step: Filter, number: int, shards: Sequence[EmbeddedShard], seed: int) -> None:

@@ -6,7 +6,7 @@ import ada_url
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from workers.base.urls import (
@@ -19,6 +19,7 @@ from workers.base.urls import (
     authority,
     base_url,
     normal_host,
+    normal_urls,
     origin,
     url_keys,
     without_tracking,
@@ -393,3 +394,22 @@ def test_ordinary_urls_are_normal_without_being_parsed(url):
 def test_origins(url):
     assert url.startswith(f"{origin(url)}/")
     assert origin(url).endswith(authority(url))
+
+
+@settings(deadline=None)
+@example(["http://a.example/?", "http://a.example/??", "http://a.example/a?b?"])
+@given(st.lists(st.text(max_size=12).map(lambda tail: f"http://a.example/{tail}") | st.text()))
+def test_the_fast_way_to_normal_urls_gives_what_the_slow_way_gives(urls):
+    def slow(url):
+        if not url.strip():
+            return "", "no_url"
+        try:
+            return absolute_url(url), None
+        except UrlError as error:
+            return "", error.reason
+
+    encodable = [url.encode("utf-8", "replace").decode() for url in urls]
+    normal, reasons = normal_urls(pa.array(encodable, pa.string()))
+    assert list(zip(normal.to_pylist(), reasons.to_pylist(), strict=True)) == [
+        slow(url) for url in encodable
+    ]

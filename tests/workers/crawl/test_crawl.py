@@ -21,6 +21,7 @@ from scrapy.exceptions import StopDownload
 from scrapy.http import HtmlResponse
 
 from tests.workers.web import PATIENCE, Answer, Web, moved, page, robots, serving, tagged
+from workers.base.opt_outs import Kind, entry_key, normal_entry
 from workers.base.settings import CrawlSettings
 from workers.base.tally import Tally
 from workers.crawl.host import (
@@ -405,3 +406,16 @@ def test_a_broken_crawler_is_an_error_with_its_log(tmp_path):
     with pytest.raises(CrawlError, match="ended with"):
         crawl_host("[", [], tmp_path, CrawlSettings())
     assert (tmp_path / "_crawl.log").read_text()
+
+
+def test_what_was_taken_down_is_not_asked_for_and_stands_in_no_sample(tmp_path):
+    site = {"/": page("/a", "/b", "/to-a"), "/to-a": moved("/a"), "/a": page(), "/b": page()}
+    with serving(site) as web:
+        entry = entry_key(Kind.URL, normal_entry(Kind.URL, web.url("/a"))).hex()
+        (tmp_path / "taken_down.txt").write_text(f"url {entry} 2026-11-26\n")
+        settings = CrawlSettings(allow_private_hosts=(web.host,))
+        seeds, taken_down = [web.url("/")], tmp_path / "taken_down.txt"
+        pages = crawl_host(web.host, seeds, tmp_path / "out", settings, taken_down)["pages"]
+    assert sorted(web.asked) == ["/", "/b", "/robots.txt", "/to-a"]
+    assert pages.rejected == {"redirect": 1, "taken_down": 1}
+    assert pages.samples.get("taken_down", {}) == {}

@@ -12,18 +12,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.workers.packing import zstd
 from workers.base.tally import Tally
 from workers.base.text_stream import MAX_LINE_BYTES
-from workers.base.urls import UrlError, absolute_url
 from workers.extract.candidates import CANDIDATES
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import Input, InputKind, find_inputs
 from workers.extract.list_columns import ListColumns
-from workers.extract.pair_lists import normal_urls
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
 
@@ -500,25 +498,6 @@ def test_an_empty_list_has_no_rows(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"")
     assert read(path)[0] == []
-
-
-@settings(deadline=None)
-@example(["http://a.example/?", "http://a.example/??", "http://a.example/a?b?"])
-@given(st.lists(st.text(max_size=12).map(lambda tail: f"http://a.example/{tail}") | st.text()))
-def test_the_fast_way_to_normal_urls_gives_what_the_slow_way_gives(urls):
-    def slow(url):
-        if not url.strip():
-            return "", "no_url"
-        try:
-            return absolute_url(url), None
-        except UrlError as error:
-            return "", error.reason
-
-    encodable = [url.encode("utf-8", "replace").decode() for url in urls]
-    normal, reasons = normal_urls(pa.array(encodable, pa.string()))
-    assert list(zip(normal.to_pylist(), reasons.to_pylist(), strict=True)) == [
-        slow(url) for url in encodable
-    ]
 
 
 @pytest.mark.parametrize("login", ["", "user:S3CRET@"])

@@ -1,5 +1,6 @@
 """img2dataset for real, over HTTP on loopback."""
 
+import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -11,6 +12,7 @@ from PIL import Image
 
 from workers.base.contracts import IMAGES, REQUESTS, WITHOUT_PICTURE
 from workers.base.failures import is_passing
+from workers.base.opt_outs import Kind, OptOuts, normal_entry
 from workers.base.pair_ids import make_pair_id
 from workers.base.settings import DownloadSettings
 from workers.base.storage import write_table
@@ -139,3 +141,16 @@ def test_what_may_pass_is_asked_for_again_and_nothing_else():
         assert is_passing(reason)
     for reason in ("http_404", "http_410", "http_4290", "not_an_image", "opted_out", "other"):
         assert not is_passing(reason)
+
+
+def test_what_is_listed_is_rejected_by_its_url_and_by_what_came(host, tmp_path):
+    urls = [f"{host}{path}" for path in ("/good.png", "/glass.png", "/others.png", "/tiny.png")]
+    entries = [
+        (Kind.URL, normal_entry(Kind.URL, urls[0])),
+        (Kind.SHA256, hashlib.sha256(BODIES["/glass.png"]).hexdigest()),
+    ]
+    settings = DownloadSettings(allow_private_hosts=("127.0.0.1",))
+    pairs, out = shard_of(urls, tmp_path / "pairs.parquet"), files_in(tmp_path)
+    tally = download_shard(pairs, out, settings, [OptOuts.of(entries)])["images"]
+    assert tally.counts() == {"in": 4, "kept": 2, "rejected": {"opted_out": 2}, "failed": {}}
+    assert sorted(pq.read_table(out.without)["url"].to_pylist()) == sorted(urls[:2])

@@ -1,6 +1,7 @@
 """Pictures over HTTP: whom it connects to, how much and how long it takes, what it calls errors."""
 
 import gzip
+import hashlib
 import socket
 import ssl
 import subprocess
@@ -13,6 +14,7 @@ from socketserver import StreamRequestHandler, ThreadingTCPServer
 import pytest
 
 from tests.workers.web import PATIENCE, Answer, moved, serving
+from workers.base.opt_outs import Kind, OptOuts, normal_entry
 from workers.base.settings import DownloadSettings
 from workers.fetch.picture_fetch import PictureFetcher
 
@@ -296,3 +298,40 @@ def test_a_certificate_is_compared_with_the_name_and_not_the_address(tmp_path, m
         assert fetched(f"https://127.0.0.1:{port}/", "127.0.0.1") == "bad_certificate"
         assert fetched(f"https://localhost:{port}/") == "private_address"
         assert fetched(f"http://localhost:{port}/", "localhost") == "connection"
+
+
+def refusing(*entries):
+    """A fetcher of pictures of this machine, with these entries taken down, and what it says."""
+    taken_down = OptOuts.of(entries, reason="taken_down")
+
+    def ask(web, path):
+        settings = DownloadSettings(allow_private_hosts=(web.host,))
+        fetcher = PictureFetcher(settings, [taken_down])
+        _, content, error = fetcher.img2dataset_fetch((0, web.url(path)))
+        return content.getvalue() if content else (error or "").partition(":")[0]
+
+    return ask
+
+
+def test_what_is_listed_is_not_asked_for():
+    with serving({"/a.png": GOOD, "/to.png": moved("/a.png")}) as web:
+        name = normal_entry(Kind.URL, web.url("/a.png?utm_source=x"))
+        ask = refusing((Kind.URL, name))
+        assert ask(web, "/a.png") == "taken_down"
+        assert web.asked == []
+        assert ask(web, "/to.png") == "taken_down"
+        assert web.asked == ["/to.png"]
+        assert refusing((Kind.DOMAIN, "127.0.0.1"))(web, "/to.png") == "taken_down"
+        assert refusing((Kind.DOMAIN, "127.0.0.2"))(web, "/to.png") == BODY
+
+
+def test_a_picture_that_is_listed_is_not_kept_wherever_it_comes_from(tmp_path):
+    (tmp_path / "a.png").write_bytes(BODY)
+    entry = (Kind.SHA256, hashlib.sha256(BODY).hexdigest())
+    with serving({"/a.png": GOOD}) as web:
+        assert refusing(entry)(web, "/a.png") == "taken_down"
+    settings = DownloadSettings(local_roots={"birds": str(tmp_path)})
+    for entries in ([entry], [(Kind.URL, "file://birds/a.png")]):
+        fetcher = PictureFetcher(settings, [OptOuts.of(entries)])
+        _, content, error = fetcher.img2dataset_fetch((0, "file://birds/a.png"))
+        assert (content, (error or "").partition(":")[0]) == (None, "opted_out")

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from workers.base.beam_pipeline import pipeline_options
 from workers.base.contracts import PAIRS, QUERIES
+from workers.base.opt_outs import Kind, entry_key
 from workers.base.pair_ids import make_pair_id
 from workers.base.storage import write_table
 from workers.base.tally import Tally
@@ -511,3 +512,30 @@ def test_pages_that_ask_us_by_name_are_left_out(tmp_path):
     assert tallies["pages"].rejected == {"opted_out": 1}
     rows = ds.dataset(str(out), format="parquet").to_table().to_pylist()
     assert [row["page_url"] for row in rows] == ["http://b.example/"]
+
+
+def test_what_was_taken_down_comes_in_no_more_and_stands_in_no_sample(tmp_path):
+    page = response_record(
+        "http://a.example/",
+        200,
+        {"Content-Type": "text/html"},
+        b"<img src=/1.png?gclid=7 alt='a red cat'><img src=//b.example/2.png alt='a cat'>"
+        b"<img src=/3.png alt='a red cat'><img src=/4.png alt='a cat'><img src=/1.png alt=x>",
+        NOW,
+    )
+    (tmp_path / "a.warc").write_bytes(page)
+    entries = [
+        (Kind.URL, "a.example/1.png"),
+        (Kind.DOMAIN, "b.example"),
+        (Kind.PAIR_ID, make_pair_id("http://a.example/3.png", "a red cat")),
+    ]
+    lines = [f"{kind} {entry_key(kind, value).hex()} 2026-11-26\n" for kind, value in entries]
+    (tmp_path / "taken_down.txt").write_text("".join(lines))
+    queries = [write_queries(tmp_path / "q.parquet", WORDS)]
+    inputs, out = inputs_of([tmp_path / "a.warc"]), tmp_path / "out"
+    taken_down = tmp_path / "taken_down.txt"
+    tallies = build_pairs(inputs, queries, out, PairSettings(), 0, [], taken_down=taken_down)
+    assert tallies["pairs"].rejected == {"taken_down": 4}
+    assert tallies["pairs"].samples.get("taken_down", {}) == {}
+    rows = ds.dataset(str(out), format="parquet").to_table().to_pylist()
+    assert [row["url"] for row in rows] == ["http://a.example/4.png"]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from workers.base.contracts import DATASET, IMAGES, PAIRS, SELECTION, embeddings_schema
+from workers.base.opt_outs import Kind, OptOuts
 from workers.base.storage import write_table
 from workers.selection.assemble import assemble_shard
 from workers.selection.select import EmbeddedShard, select
@@ -390,3 +391,24 @@ def test_shards_of_different_pairs_are_refused(tmp_path):
 def test_a_misspelt_step_is_an_error(step):
     with pytest.raises(ValidationError):
         SelectionSettings.model_validate({"steps": [step]})
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (Kind.URL, "a/s1"),
+        (Kind.DOMAIN, "birds.example"),
+        (Kind.SHA256, "f" * 64),
+        (Kind.PICTURE_HASH, "18446744073709551615"),
+    ],
+)
+def test_what_is_listed_is_no_ones_duplicate_and_not_in_the_data_set(tmp_path, entry):
+    listed = {"page_url": "https://www.birds.example/", "sha256": "f" * 64}
+    mine = {"sha256": "f" * 64 if entry[0] is not Kind.SHA256 else "0" * 64}
+    rows = [mine, listed | {"picture_hash": 2**64 - 1, "similarity": 0.9}]
+    shard = make_shard(tmp_path, "s", rows)
+    steps = SelectionSettings.model_validate({"steps": [{"filter": "exact_duplicates"}]})
+    tally = select([shard], tmp_path / "out", steps, 0, [OptOuts.of([entry])])["pairs"]
+    assert tally.counts()["rejected"] == {"opted_out": 1}
+    assemble_shard(shard, tmp_path / "out/s.parquet", tmp_path / "dataset.parquet")
+    assert pq.read_table(tmp_path / "dataset.parquet")["pair_id"].to_pylist() == ["s000"]
