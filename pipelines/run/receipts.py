@@ -99,7 +99,7 @@ class Shard:
     sources: tuple[Source, ...] = ()  # the files again, where their content was hashed
     verify: bool = True  # whether to compare them with their hashes before they are read
     attempt: int = 1  # a receipt of an earlier one is valid, and not what is asked for
-    due_since: float | None = None  # its receipt that ended then is valid, and due to be made anew
+    due_since: float | None = None  # it goes on from what its receipt that ended then tells of
     made_of: str | None = None  # the one file from outside that gives the shard its name
     again: Again = field(default_factory=dict)
 

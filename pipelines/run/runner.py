@@ -131,7 +131,8 @@ def run_stages(run: Run, names: Sequence[str], journal: Journal | None = None) -
         finish_publishing(stage.folder)
         stage.prepare()
         plan = Plan.of(stage)
-        run.ledger(name).keep_only([*plan.done, *plan.again])
+        goes_on = [shard for shard in plan.todo if shard.due_since is not None]
+        run.ledger(name).keep_only([*plan.done, *plan.again, *goes_on])
         if plan.todo or plan.again:
             worked = True
             if not _work(stage, plan, journal) or _ends_in_outage(stage):

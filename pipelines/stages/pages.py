@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
@@ -61,14 +62,17 @@ class Pages(Stage):
         # The seeds of other hosts do not change what is read from this one.
         identity = settings.identity()
         del identity["seeds"]
-        return [
-            self.shard(
-                host.replace(":", "_"),
-                identity,
-                values={"host": host, "seeds": sorted(hosts[host])},
-            )
-            for host in sorted(hosts)
-        ]
+        return [self._shard(host, sorted(seeds), identity) for host, seeds in sorted(hosts.items())]
+
+    def _shard(self, host: str, seeds: list[str], identity: dict[str, Any]) -> Shard:
+        name, ledger = host.replace(":", "_"), self.run.ledger(self.name)
+        shard = self.shard(name, identity, values={"host": host, "seeds": seeds})
+        receipt = ledger.receipt(name)
+        if receipt is None or receipt.key == shard.key:
+            return shard
+        # Other seeds or settings: what is there need not come again if it has not changed.
+        sources = tuple(ledger.sources_of(receipt))
+        return replace(shard, due_since=receipt.ended, sources=sources)
 
     def is_due(self, receipt: Receipt) -> bool:
         hours = self.run.config.pages.recrawl_hours

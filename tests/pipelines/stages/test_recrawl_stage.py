@@ -149,6 +149,25 @@ def test_a_crawl_that_breaks_leaves_the_one_before_it(nights, monkeypatch):
     assert (nights(0), sorted(nights.web.unchanged)) == (0, sorted(SITE))
 
 
+def test_other_seeds_and_settings_go_on_from_what_is_there(nights):
+    nights(0)
+    more = {"seeds": [nights.web.url("/"), nights.web.url("/more")], "max_depth": 1}
+    nights.web.answers["/more"] = tagged(page(text="more"))
+    assert (nights(1, **more), nights.asked) == (0, sorted([*ALL, "/more"]))
+    assert sorted(nights.web.unchanged) == sorted(SITE), "no page has come twice"
+    assert nights.paths() == sorted([*SITE, "/more"])
+    assert (nights(1, **more), nights.asked) == (0, [])
+
+
+def test_a_crawl_of_other_seeds_that_breaks_leaves_the_one_before_it(nights, monkeypatch):
+    nights(0)
+    with monkeypatch.context() as broken:
+        broken.setattr(pages.Crawl, "__call__", lambda *_: 1 / 0)
+        assert nights(1, max_depth=1) == 3
+    assert nights.paths() == sorted(SITE)
+    assert (nights(0), nights.asked) == (0, []), "it is whole for the settings as they were"
+
+
 def test_a_host_that_moves_to_another_keeps_its_pages_until_that_is_mended(nights, caplog):
     nights(0)
     nights.web.answers = {path: moved(f"http://127.0.0.1:1{path}") for path in SITE}
