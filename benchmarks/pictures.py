@@ -26,7 +26,6 @@ from workers.base.output import say
 from workers.fetch.img2dataset_parts import img2dataset_parts
 
 RESOLUTION = 224
-LARGEST = 1_000_000  # pixels; what is larger takes long and is not more awkward
 
 
 def main() -> None:
@@ -56,8 +55,6 @@ def measured(data: bytes) -> tuple[tuple[str, str], tuple[int | None, int | None
     try:
         image = Image.open(io.BytesIO(data))
         kind = image.format or "", image.mode
-        if image.width * image.height > LARGEST:
-            return ("(large)", ""), (None, None)
         if kind[0] in ("EPS", "WMF"):
             raise OSError("another program would be started")
         image.load()
