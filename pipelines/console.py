@@ -11,6 +11,7 @@ from workers.base.processes import end_at_interrupts
 MODULES = {
     "wit-build": "pipelines.build_dataset",
     "wit-calibrate": "pipelines.calibrate",
+    "wit-compact": "pipelines.compact",
     "wit-embed": "pipelines.embed",
     "wit-evaluate": "pipelines.evaluate",
     "wit-queries": "query_builder",

@@ -118,17 +118,18 @@ def bring_up_to_date(run, works):
                 perform(work(run), shard, run.directory / name)
 
 
-def ask_once_more(run, captions):
-    """A further night: a list of what has failed, which fails again."""
-    (before,) = {
-        path.stem
-        for path in run.outputs("requests")
-        if set(captions) <= set(pq.read_table(path)["caption"].to_pylist())
-    }
+def ask_once_more(run, captions, night=1):
+    """A further night: a list of what has failed, which fails again. Returns the list's name."""
+    tables = {path.stem: pq.read_table(path).to_pylist() for path in run.outputs("requests")}
+    last = {row["caption"]: (row["tries"], name) for name in tables for row in tables[name]}
+    for name, table in tables.items():
+        for row in table:
+            last[row["caption"]] = max(last[row["caption"]], (row["tries"], name))
 
     def work(_shard, out):
-        again = {"tries": 1, "failed_in": before, "failed_for": "http_404"}
-        some = [row | again for row in rows() if row["caption"] in captions]
+        some = [row for row in rows() if row["caption"] in captions]
+        for row in some:
+            row |= {"tries": night, "failed_in": last[row["caption"]][1], "failed_for": "http_404"}
         table = table_of(some, contracts.REQUESTS)
         write_table(table, out / f"{list_name(table, 2)}.parquet")
         pairs = Tally()
@@ -136,13 +137,14 @@ def ask_once_more(run, captions):
         return {"pairs": pairs}
 
     requests = Requests(run)
-    perform(work, requests._shard(1), requests.folder)
+    perform(work, requests._shard(night), requests.folder)
     ledger = run.ledger("images")
     for shard in STAGES["images"](run).plan():
         if ledger.valid(shard) is None:
             again = failures_before(shard.file("requests"))
-            perform(_images(run, tries=1), replace(shard, again=again), ledger.folder)
+            perform(_images(run, tries=night), replace(shard, again=again), ledger.folder)
     bring_up_to_date(run, {name: WORKS[name] for name in ("embeddings", "selection", "dataset")})
+    return shard.name
 
 
 def everything(directory):

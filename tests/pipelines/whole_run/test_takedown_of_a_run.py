@@ -1,4 +1,4 @@
-"""A takedown of a real run, by the command."""
+"""A takedown and a compaction of a real run, by the commands."""
 
 import shutil
 
@@ -18,5 +18,8 @@ def test_nothing_of_a_host_is_left_and_the_rest_is_whole(finished, commands, tmp
     assert where_is(run_dir, HOST.encode()) == []
     before = shard_hashes(run_dir, ["dataset"])
     assert before != shard_hashes(finished, ["dataset"])
+    result = commands.run("pipelines.compact", run_dir)
+    assert result.returncode == 0, result.stderr
+    assert shard_hashes(run_dir, ["dataset"]) == before
     result = commands.run("pipelines.verify", run_dir)
     assert result.returncode == 0, result.stdout
