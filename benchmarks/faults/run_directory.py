@@ -51,7 +51,7 @@ def no_footer(name: str) -> Damage:
     """A Parquet file of the same size whose footer does not parse."""
 
     def damage(run_dir: Path) -> None:
-        path = run_dir / name
+        path = next(run_dir.glob(name))
         path.write_bytes(path.read_bytes()[:-64] + bytes(64))
 
     return damage
@@ -133,15 +133,17 @@ _RECORDS = {
     "UTF-16": '{"name": "sample"}'.encode("utf-16"),
 }
 _EVERY_STAGE = (
-    *("queries/00000.parquet", "pages/*.warc", "pairs/00001.parquet", "images/00001.parquet"),
-    *("embeddings/00001.parquet", "selection/00001.parquet", "dataset/00001.parquet"),
+    *("queries/00000.parquet", "pages/*.warc", "pairs/00001.parquet", "requests/*.parquet"),
+    *("images/*.parquet", "embeddings/*.parquet", "selection/00001.parquet"),
+    "dataset/00001.parquet",
     *("model/model.safetensors", "scores/scores.json"),
 )
 #: A stage whose output has a byte flipped, and the one that reads it next.
 _READ_BY = {
-    "pairs/00001.parquet": "images",
-    "images/00001.parquet": "embeddings",
-    "embeddings/00001.parquet": "selection",
+    "pairs/00001.parquet": "requests",
+    "requests/*-1.parquet": "images",
+    "images/*-1.parquet": "embeddings",
+    "embeddings/*-1.parquet": "selection",
     "selection/00001.parquet": "dataset",
 }
 _NOTES = "dataset/NOTES.md"
@@ -174,7 +176,7 @@ FAULTS = [
           "nothing to do", (0,)),
     *(
         Fault(f"a byte of {name} flipped", damaged(flip(name), without=reader),
-              f"{name} is damaged", (3,), again=(0, ""))
+              f"{name.rpartition('*')[2]} is damaged", (3,), again=(0, ""))
         for name, reader in _READ_BY.items()
     ),
     Fault("a byte of dataset/ flipped, train",
@@ -184,14 +186,14 @@ FAULTS = [
           damaged(flip("model/model.safetensors"), without="scores", command="evaluate"),
           "pipelines.train makes it again", (3,)),
     Fault("a byte of embeddings/ flipped, calibrate",
-          damaged(flip("embeddings/00001.parquet"), command="calibrate"), "--mend", (3,)),
+          damaged(flip("embeddings/*-1.parquet"), command="calibrate"), "--mend", (3,)),
     Fault("a footer of Parquet that does not parse",
-          damaged(no_footer("embeddings/00001.parquet"), without="selection"),
-          "embeddings/00001.parquet is damaged", (3,), again=(0, "")),
+          damaged(no_footer("embeddings/*-1.parquet"), without="selection"),
+          "-1.parquet is damaged", (3,), again=(0, "")),
     Fault("the same, with verify_inputs: false",
-          damaged(no_footer("embeddings/00001.parquet"), without="selection",
+          damaged(no_footer("embeddings/*-1.parquet"), without="selection",
                   more=("--set", "verify_inputs=false")),
-          "embeddings/00001.parquet is not a whole Parquet file", (3,), again=(0, "")),
+          "-1.parquet is not a whole Parquet file", (3,), again=(0, "")),
     Fault("a shard is cut", damaged(cut("dataset/00001.parquet")), "dataset: 1 of 3 shards", (0,)),
     Fault("a byte of every stage flipped, verify",
           damaged(flip(*_EVERY_STAGE), command="verify"), "--mend removes the receipts", (3,)),

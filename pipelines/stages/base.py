@@ -45,6 +45,11 @@ class Stage(ABC):
         """Why the stage has nothing to do with this configuration; "" where it has."""
         return ""
 
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether it is no failure to have kept nothing."""
+        return False
+
     def check(self) -> None:  # noqa: B027 - most stages have nothing to check
         """Raise ConfigError for what can be seen to be wrong before any stage has started."""
 

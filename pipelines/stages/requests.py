@@ -22,6 +22,11 @@ class Requests(Stage):
     name = "requests"
     reads = ("pairs",)
 
+    @property
+    def may_be_empty(self) -> bool:
+        """Where the pictures are there, nothing more need be asked for."""
+        return bool(Images(self.run).answered())
+
     def plan(self) -> list[Shard]:
         """What was planned before stays, whatever was asked of it; only what is lost is made anew.
 

@@ -1,5 +1,7 @@
 """What the nights of a run ask of the web: everything once, and again what may have come back."""
 
+import shutil
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -170,6 +172,14 @@ def test_a_lost_list_costs_nothing_that_is_there(nights):
         path.unlink()
     assert nights(PATHS) == sorted(PATHS[16:])
     assert nights.pictures() == dict.fromkeys(PATHS, 1)
+
+
+def test_lists_that_are_all_lost_cost_nothing_either(nights):
+    nights(PATHS)
+    shutil.rmtree(nights.directory / "requests")
+    shutil.rmtree(nights.directory / "_receipts/requests")
+    assert nights(PATHS) == []
+    assert nights.code == 0
 
 
 def test_a_lost_shard_of_pictures_is_fetched_again_and_no_other(nights):
