@@ -16,8 +16,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from workers.base.storage import write_text
-
 #: How many dropped rows of each reason a tally keeps to look at.
 SAMPLES_PER_REASON = 20
 
@@ -134,6 +132,8 @@ _TALLIES = TypeAdapter(dict[str, Tally])
 
 def write_tallies(tallies: Mapping[str, Tally], path: Path) -> None:
     """Write a file of tallies by name for ``take_tallies``: a pipeline gives its driver no rows."""
+    from workers.base.storage import write_text  # with PyArrow, which a command's --help needs not
+
     write_text(_TALLIES.dump_json(dict(tallies)).decode(), path)
 
 

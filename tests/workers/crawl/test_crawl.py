@@ -415,7 +415,9 @@ def test_what_was_taken_down_is_not_asked_for_and_stands_in_no_sample(tmp_path):
         (tmp_path / "taken_down.txt").write_text(f"url {entry} 2026-11-26\n")
         settings = CrawlSettings(allow_private_hosts=(web.host,))
         seeds, taken_down = [web.url("/")], tmp_path / "taken_down.txt"
-        pages = crawl_host(web.host, seeds, tmp_path / "out", settings, taken_down)["pages"]
+        pages = crawl_host(web.host, seeds, tmp_path / "out", settings, taken_down=taken_down)[
+            "pages"
+        ]
     assert sorted(web.asked) == ["/", "/b", "/robots.txt", "/to-a"]
     assert pages.rejected == {"redirect": 1, "taken_down": 1}
     assert pages.samples.get("taken_down", {}) == {}
