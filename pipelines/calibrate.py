@@ -48,7 +48,7 @@ def calibrate(arguments: argparse.Namespace) -> ExitCode:
     run = open_run(arguments)
     Selection(run).check()
     shards = []
-    if is_complete(run, "embeddings", {}):
+    if is_complete(run, "labels", {}):
         run.check_outputs(*Selection.reads, drop=False)
         shards = embedded_shards({stage: tuple(run.outputs(stage)) for stage in Selection.reads})
     if not any(len(shard.verdicts) for shard in shards):

@@ -36,15 +36,15 @@ from workers.base.storage import write_text
 
 DESCRIPTION = """\
 Remove URLs, whole domains or pictures from a run, with all that was made of them: pages, pairs,
-requests, pictures, embeddings, verdicts and rows of the data set, samples of dropped rows, and what
-logs, reports and other pages say of them. With a picture go all pairs that have it, under whatever
-URL and caption. A tombstone stays, hashes alone, so that no later run asks for them again. Pairs,
-pictures and embeddings that stay are not made again for it; the selection and the data set are
-made anew by the next pipelines.build_dataset. Killed at any moment, the same command goes on.
+requests, pictures, embeddings, labels, verdicts and rows of the data set, samples of dropped rows,
+and what logs, reports and other pages say of them. With a picture go all pairs that have it, under
+whatever URL and caption. A tombstone stays, hashes alone, so that no later run asks for them again.
+Pairs, pictures and embeddings that stay are not made again for it; the selection and the data set
+are made anew by the next pipelines.build_dataset. Killed at any moment, the same command goes on.
 """
 
 #: Stages whose shards stay valid: what was removed is not asked for, nor made, again.
-KEPT = ("pairs", "requests", "images", "embeddings")
+KEPT = ("pairs", "requests", "images", "embeddings", "labels")
 
 #: Files of texts, by their ends.
 _TEXTS = (".json", ".jsonl", ".txt", ".md", ".log", ".csv", ".tsv", ".yaml")

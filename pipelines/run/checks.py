@@ -31,6 +31,7 @@ from workers.selection.select import EmbeddedShard
 FOLLOWS = {
     "images": "requests",
     "embeddings": "images",
+    "labels": "embeddings",
     "selection": "pairs",
     "dataset": "selection",
 }
@@ -139,7 +140,7 @@ def file_problem(folder: Path, output: Output) -> str | None:
 
 def _counted(stage: str, rows: Mapping[str, Counts]) -> int | None:
     """The rows that a receipt counts for the shard's Parquet files; None where it has none."""
-    if stage not in (*SCHEMAS, "embeddings") or not rows:
+    if stage not in (*SCHEMAS, "embeddings", "labels") or not rows:
         return None
     *_, counts = rows.values()  # the last kind of row is what goes on
     return int(counts["in" if stage == "selection" else "kept"])
@@ -229,13 +230,20 @@ def _embeddings(checker: Checker, path: Path, receipt: Receipt) -> Iterator[str]
     yield from vectors(path)
 
 
+def _labels(checker: Checker, path: Path, receipt: Receipt) -> Iterator[str]:
+    yield from checker.in_order("labels", _ids(path), across=False)
+    yield from _took(receipt, checker.beside("embeddings", path), "embeddings/")
+    yield from _among(_ids(path), checker.beside("embeddings", path), "embeddings/")
+    yield from vectors(path)
+
+
 def _selection(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
     ids = _ids(path)
     yield from checker.in_order("selection", ids)
     embeddings, images = map(checker.of_all_nights, ("embeddings", "images"))
     pairs = checker.beside("pairs", path)
     if embeddings and images and pairs:
-        shard = EmbeddedShard(pairs, embeddings, images)
+        shard = EmbeddedShard(pairs, embeddings, images, checker.of_all_nights("labels"))
         if not ids.equals(shard.read([])["pair_id"]):
             yield "its pairs are not those of pairs/ that embeddings/ has"
 
@@ -351,6 +359,7 @@ CONTENT: dict[str, Check] = {
     "requests": _requests,
     "images": _images,
     "embeddings": _embeddings,
+    "labels": _labels,
     "selection": _selection,
     "dataset": _dataset,
     "model": _model,

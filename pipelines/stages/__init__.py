@@ -6,6 +6,7 @@ from pipelines.stages.base import Stage
 from pipelines.stages.dataset import Dataset
 from pipelines.stages.embeddings import Embeddings
 from pipelines.stages.images import Images
+from pipelines.stages.labels import Labels
 from pipelines.stages.model import Model
 from pipelines.stages.pages import Pages
 from pipelines.stages.pairs import Pairs
@@ -18,7 +19,7 @@ from pipelines.stages.selection import Selection
 STAGES: dict[str, type[Stage]] = {
     stage.name: stage
     for stage in (
-        *(Queries, Pages, Pairs, Requests, Images, Embeddings, Selection, Dataset),
+        *(Queries, Pages, Pairs, Requests, Images, Embeddings, Labels, Selection, Dataset),
         *(Model, Scores),
     )
 }
@@ -26,5 +27,5 @@ STAGES: dict[str, type[Stage]] = {
 #: Those that ``pipelines.build_dataset`` does; the others have commands of their own.
 DATASET_STAGES = (
     *("queries", "pages", "pairs", "requests"),
-    *("images", "embeddings", "selection", "dataset"),
+    *("images", "embeddings", "labels", "selection", "dataset"),
 )

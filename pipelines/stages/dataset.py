@@ -18,11 +18,11 @@ class Dataset(Stage):
     """A shard a shard of pairs, joined with what was fetched of them on whatever night."""
 
     name = "dataset"
-    reads = ("selection", "pairs", "embeddings", "images")
+    reads = ("selection", "pairs", "labels", "embeddings", "images")
     version = 2
 
     def plan(self) -> list[Shard]:
-        nightly = {stage: self.run.outputs(stage) for stage in ("embeddings", "images")}
+        nightly = {stage: self.run.outputs(stage) for stage in ("labels", "embeddings", "images")}
         return [self._shard(path, nightly) for path in self.run.outputs("selection")]
 
     def _shard(self, selection: Path, nightly: Mapping[str, Sequence[Path]]) -> Shard:

@@ -1,4 +1,4 @@
-"""Stage ``embeddings``: CLIP over each shard of pictures, in Ray Data actors."""
+"""Stage ``embeddings``: CLIP over each shard of pictures, in Ray actors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.run.config import ConfigError, RaySettings
+from pipelines.run.directory import Run
 from pipelines.run.engines import Actors, in_ray_actors
 from pipelines.run.precision import check_precision, decided, on_record, precision_of
 from pipelines.run.receipts import Files, Outcome, Shard
-from pipelines.run.references import check_embeddings
 from pipelines.stages.base import Stage
 from pipelines.training.checkpoints import architecture, checkpoint_inputs, is_file
 from workers.base.tally import Tally
@@ -33,45 +33,48 @@ class Embeddings(Stage):
 
     name = "embeddings"
     reads = ("images",)
-    version = 5
+    version = 6
 
     def check(self) -> None:
-        content_of(self.run.config.embeddings)
-        check_embeddings(self.run.config.embeddings)
+        content_of(self.run.config.embeddings.without_labels())
 
     def prepare(self) -> None:
         """Decide the precision, and see that the machines have it before anything is discarded."""
         config, ledger = self.run.config, self.run.ledger(self.name)
         if not self.run.outputs("images"):
             return
-        settings = decided(config.embeddings, self._recorded_precision(), config.ray)
+        settings = decided(config.embeddings, recorded_precision(self.run), config.ray)
         if not all(map(ledger.is_done, self._shards(settings))):
             check_precision(settings, config.ray)
         self.run.note_decision(PRECISION, settings.precision)
 
     def plan(self) -> list[Shard]:
         # While `auto` is not decided, it stands in the keys, and no receipt has such a key.
-        return self._shards(self._settings())
+        return self._shards(recorded_settings(self.run))
 
     def _shards(self, settings: EmbedSettings) -> list[Shard]:
-        content = content_of(settings)
+        content = content_of(settings.without_labels())
         return [
             self.shard(path.stem, content.identity, {"images": [path], **content.files})
             for path in self.run.outputs("images")
         ]
 
-    def _settings(self) -> EmbedSettings:
-        return on_record(self.run.config.embeddings, self._recorded_precision())
-
-    def _recorded_precision(self) -> str | None:
-        """That of the run's record; if the record is lost, that of its embeddings."""
-        return self.run.decision(PRECISION) or precision_of(self.run.outputs(self.name))
-
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         ray = self.run.config.ray
         # Every shard would fail for what is no model.
         architecture(self.run.config.embeddings.model, "embeddings.model")
-        return embed_in_actors(Embed(self._settings()), shards, self.folder, ray)
+        settings = recorded_settings(self.run).without_labels()
+        return embed_in_actors(Embed(settings), shards, self.folder, ray)
+
+
+def recorded_settings(run: Run) -> EmbedSettings:
+    """The settings with the precision that was decided; `auto` while none was."""
+    return on_record(run.config.embeddings, recorded_precision(run))
+
+
+def recorded_precision(run: Run) -> str | None:
+    """That of the run's record; if the record is lost, that of its embeddings."""
+    return run.decision(PRECISION) or precision_of(run.outputs(Embeddings.name))
 
 
 def embed_in_actors(

@@ -27,7 +27,7 @@ class Selection(Stage):
     """One shard of work: the best share of all pairs, or a duplicate, is known of all alone."""
 
     name = "selection"
-    reads = ("embeddings", "images", "pairs")
+    reads = ("labels", "embeddings", "images", "pairs")
 
     def check(self) -> None:
         self.references()
@@ -82,7 +82,7 @@ def embedded_shards(files: Files) -> list[EmbeddedShard]:
     """The shards of pairs that the selection judges, with where their pictures are."""
     from workers.selection.select import EmbeddedShard
 
-    others = files["embeddings"], files["images"]
+    others = files["embeddings"], files["images"], files["labels"]
     return [EmbeddedShard(pairs, *others) for pairs in files["pairs"]]
 
 

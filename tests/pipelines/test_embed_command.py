@@ -80,7 +80,7 @@ def test_the_output_opens_in_other_tools(shards, model, tmp_path, capsys):
     frame = pd.read_parquet(folder)
     assert list(frame) == [
         *("pair_id", "image_embedding", "text_embedding", "similarity"),
-        *("picture_hash", "labels", "score_photo"),
+        *("picture_hash", "score_photo"),
     ]
     image, text = (np.stack(frame[f"{part}_embedding"]) for part in ("image", "text"))
     assert image.shape == text.shape == (49, 32)

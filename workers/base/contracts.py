@@ -101,7 +101,12 @@ LABEL = pa.struct(
 
 
 def embeddings_schema(
-    dim: int, *, images: bool = True, texts: bool = True, scores: Sequence[str] = ()
+    dim: int,
+    *,
+    images: bool = True,
+    texts: bool = True,
+    labels: bool = False,
+    scores: Sequence[str] = (),
 ) -> pa.Schema:
     """``embeddings/``: the CLIP features of each pair, for a model of ``dim`` dimensions.
 
@@ -114,7 +119,8 @@ def embeddings_schema(
     Args:
         images, texts: which towers worked; ``similarity`` needs both, the hash, labels and scores
             need images.
-        scores: names of attributes and heads, each a column ``score_NAME``.
+        labels, scores: which columns of ``labels_schema`` are there too, where pictures are
+            labelled as they are embedded (``pipelines.embed``); a run has a stage of its own.
     """
     embedding = pa.list_(pa.field("item", pa.float16(), nullable=False), dim)
     fields = [pa.field("pair_id", pa.string(), nullable=False)]
@@ -126,8 +132,21 @@ def embeddings_schema(
         fields.append(pa.field("similarity", pa.float32(), nullable=False))
     if images:
         fields.append(pa.field("picture_hash", pa.uint64(), nullable=False))
-        fields.append(pa.field("labels", pa.list_(LABEL), nullable=False))
-        fields += [pa.field(f"score_{name}", pa.float32(), nullable=False) for name in scores]
+        fields += list(labels_schema(scores))[1 if labels else 2 :]
+    return pa.schema(fields)
+
+
+def labels_schema(scores: Sequence[str] = ()) -> pa.Schema:
+    """``labels/``: what the embeddings of the pictures say of them, sorted by ``pair_id``.
+
+    Args:
+        scores: names of attributes and heads, each a column ``score_NAME``.
+    """
+    fields = [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("labels", pa.list_(LABEL), nullable=False),
+    ]
+    fields += [pa.field(f"score_{name}", pa.float32(), nullable=False) for name in scores]
     return pa.schema(fields)
 
 

@@ -1,7 +1,8 @@
 """Embed: CLIP over a shard of pictures and captions.
 
-One pass gives the embeddings of both, the similarity of each pair, and the hash, labels and scores
-of each picture. A plain class: no Ray in here, and none is needed to use it.
+One pass gives the embeddings of both, the similarity of each pair, and the hash of each picture,
+with labels and scores where they are asked for. A plain class: no Ray in here, and none is needed
+to use it.
 
     rows ─▶ decoded ─▶ batches ─▶ image tower ─▶ windows ─▶ text tower ─▶ labels ─▶ file
 
@@ -110,9 +111,12 @@ class Embedder:
 
     def schema(self, source: InputSettings = BOTH_PARTS) -> pa.Schema:
         """The columns of the embeddings; its metadata say of which model, in which precision."""
-        scores = [name for name, _ in self._labels.scores]
         columns = embeddings_schema(
-            self.model.config.embed_dim, images=source.images, texts=source.texts, scores=scores
+            self.model.config.embed_dim,
+            images=source.images,
+            texts=source.texts,
+            labels=bool(self._labels.sets),
+            scores=[name for name, _ in self._labels.scores],
         )
         return columns.with_metadata(self.metadata)
 

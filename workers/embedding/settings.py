@@ -129,6 +129,15 @@ class EmbedSettings(Settings):
         default_factory=dict, description="by name, a column `score_NAME` each"
     )
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether anything is said of pictures by their embeddings."""
+        return bool(self.label_sets or self.attributes or self.heads)
+
+    def without_labels(self) -> EmbedSettings:
+        """What the embeddings alone depend on."""
+        return self.model_copy(update={"label_sets": {}, "attributes": {}, "heads": {}})
+
     @model_validator(mode="after")
     def _scores_have_names_and_prompts(self) -> Self:
         if both := sorted(self.attributes.keys() & self.heads.keys()):

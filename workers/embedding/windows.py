@@ -56,6 +56,9 @@ def window_table(
     A row is left out of which anything is not finite, or an embedding has not unit length: what
     has overflowed to infinity in a sum of squares becomes 0 when it is divided by it.
 
+    Labels and scores are those of the embedding as it is stored, rounded to float16: so they are
+    the same numbers when they are computed from it afterwards.
+
     Run it in a thread with one of torch's threads: then the last bit of a sum does not depend on
     the number of cores.
 
@@ -76,14 +79,37 @@ def window_table(
         columns.append(pa.array((window.images * texts).sum(dim=-1).numpy()))
     if window.images is not None:
         columns.append(pa.array([row.picture_hash for row in window.rows], pa.uint64()))
-        of_pictures = labels.of_pictures(window.images)
+        columns += _label_columns(window.images.half().float(), labels, schema, sound)
+    return _sound_rows(window, pa.Table.from_arrays(columns, schema=schema), sound)
+
+
+@torch.inference_mode()
+def label_table(pair_ids: pa.Array, images: Tensor, labels: Labels, schema: pa.Schema) -> Embedded:
+    """Rows that have been embedded, with their labels and scores, as ``schema`` has them.
+
+    Args:
+        images: [N, D], the stored embeddings.
+    """
+    sound: dict[str, Tensor] = {"pair_id": torch.ones(len(pair_ids), dtype=torch.bool)}
+    columns = [pair_ids, *_label_columns(images, labels, schema, sound)]
+    rows = [Row(pair_id, None) for pair_id in pair_ids.to_pylist()]
+    return _sound_rows(Window(rows, images), pa.Table.from_arrays(columns, schema=schema), sound)
+
+
+def _label_columns(
+    images: Tensor, labels: Labels, schema: pa.Schema, sound: dict[str, Tensor]
+) -> list[pa.Array]:
+    """Labels, where the schema has them, and scores; puts into ``sound`` which are finite."""
+    columns = []
+    if "labels" in schema.names:
+        of_pictures = labels.of_pictures(images)
         columns.append(pa.array(of_pictures, type=schema.field("labels").type))
         sound["labels"] = torch.tensor([_are_finite(row) for row in of_pictures])
-        for name, score in labels.scores:
-            scores = score.score(window.images)
-            columns.append(pa.array(scores.numpy()))
-            sound[f"score_{name}"] = scores.isfinite()
-    return _sound_rows(window, pa.Table.from_arrays(columns, schema=schema), sound)
+    for name, score in labels.scores:
+        scores = score.score(images)
+        columns.append(pa.array(scores.numpy()))
+        sound[f"score_{name}"] = scores.isfinite()
+    return columns
 
 
 def _are_finite(labels: list[Label]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -24,8 +25,11 @@ def assemble_shard(shard: EmbeddedShard, selection: Path, out: Path) -> dict[str
     """
     verdicts = pq.read_table(selection)
     selected = verdicts.filter(pc.is_null(verdicts["reason"]))["pair_id"].combine_chunks()
-    table = shard.read(DATASET.names)
+    table = shard.read([name for name in DATASET.names if name != "labels" or shard.labels])
     table = table.filter(pc.is_in(table["pair_id"], value_set=selected))
+    if not shard.labels:
+        kind = DATASET.field("labels").type
+        table = table.append_column("labels", pa.array([[]] * len(table), kind))
     write_table(table.select(DATASET.names).cast(DATASET), out)
     tally = Tally()
     tally.keep(len(table))

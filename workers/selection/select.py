@@ -43,6 +43,8 @@ class EmbeddedShard:
     pairs: Path
     embeddings: Sequence[Path]  # at least one; some of the pairs may be in each
     images: Sequence[Path]
+    #: None where nothing is said of pictures; else a pair that is not in there is left out.
+    labels: Sequence[Path] = ()
     #: For each embedded pair the number of the step that rejected it, from 1; 0: it is left.
     verdicts: UInt8s = field(init=False)
 
@@ -65,13 +67,14 @@ class EmbeddedShard:
         Raises ValueError when a pair is missing in another stage or no stage has a column.
         """
         wanted = [name for name in dict.fromkeys(columns) if name != "pair_id"]
-        own = ["pair_id", *(name for name in wanted if name in self.embedded_columns)]
         there = pq.read_table(self.pairs, columns=["pair_id"])["pair_id"].combine_chunks()
-        table = read_range(self.embeddings, self.range, own)
+        first, *others = filter(None, (self.labels, self.embeddings, [self.pairs], self.images))
+        own = [name for name in wanted if name in SortedFile.open(first[0]).schema.names]
+        table = read_range(first, self.range, ["pair_id", *own])
         # What has been embedded once may be wanted no more.
         table = table.filter(pc.is_in(table["pair_id"], value_set=there))
         # A pair's URL is that of today, not of the night on which its picture came.
-        for files in ([self.pairs], self.images):
+        for files in others:
             known = SortedFile.open(files[0]).schema.names
             missing = [name for name in wanted if name not in table.column_names and name in known]
             table = self._beside(table, files, missing) if missing else table

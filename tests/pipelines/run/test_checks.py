@@ -12,7 +12,7 @@ from workers.base.tally import Tally
 EMPTY = {
     "pairs": PAIRS,
     "images": IMAGES,
-    "embeddings": embeddings_schema(4, scores=["photo"]),
+    "embeddings": embeddings_schema(4, labels=True, scores=["photo"]),
     "selection": SELECTION,
     "dataset": DATASET,
 }

@@ -13,7 +13,7 @@ from pipelines.run.directory import Run
 from pipelines.run.precision import check_precision, decided, machines_without_bfloat16
 from pipelines.run.receipts import Shard
 from pipelines.run.runner import Plan, is_complete
-from pipelines.stages.embeddings import Embed, Embeddings
+from pipelines.stages.embeddings import Embed, Embeddings, recorded_settings
 from tests.processors import HAS_BFLOAT16, needs_bfloat16
 from tests.shards import pictures, save_tiny_model, write_images
 from workers.base.tally import Tally
@@ -49,7 +49,7 @@ def embed(run):
     stage.prepare()
     plan = Plan.of(stage)
     for shard in plan.todo[:1]:
-        perform(Embed(stage._settings()), shard, stage.folder)
+        perform(Embed(recorded_settings(run)), shard, stage.folder)
     return len(plan.done), len(plan.todo)
 
 

@@ -133,6 +133,11 @@ FINDINGS = [
         edit("embeddings", with_value("text_embedding", lambda v: [x / 2 for x in v])),
         *("embeddings", "1 rows: text_embedding is not of unit length"),
     ),
+    (edit("embeddings", lambda table: table[1:]), "labels", "1 of its pairs are not in embeddings"),
+    (
+        edit("labels", with_value("labels", lambda v: [{**v[0], "probability": float("nan")}])),
+        *("labels", "1 rows: labels without a probability"),
+    ),
     (edit("embeddings", with_value("similarity", 0.9)), "embeddings", "1 rows: similarity is not"),
     (
         edit("embeddings", with_value("similarity", float("inf"))),

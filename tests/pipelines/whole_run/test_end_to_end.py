@@ -74,7 +74,8 @@ def test_rows_flow_from_stage_to_stage_without_a_gap(finished):
     assert rows["pairs"]["pairs"]["kept"] == rows["requests"]["pairs"]["kept"]
     assert rows["requests"]["pairs"]["kept"] == rows["images"]["images"]["in"]
     assert rows["images"]["images"]["kept"] == rows["embeddings"]["images"]["in"]
-    assert rows["embeddings"]["images"]["kept"] == rows["selection"]["pairs"]["in"]
+    assert rows["embeddings"]["images"]["kept"] == rows["labels"]["images"]["in"]
+    assert rows["labels"]["images"]["kept"] == rows["selection"]["pairs"]["in"]
     assert rows["selection"]["pairs"]["kept"] == rows["dataset"]["pairs"]["kept"]
     assert rows["dataset"]["pairs"]["kept"] == rows["model"]["pairs"]["in"]
     assert rows["dataset"]["pairs"]["kept"] == rows["scores"]["pairs"]["in"]
@@ -96,7 +97,8 @@ def test_every_pair_of_the_data_set_joins_with_every_stage(finished):
 
 
 @pytest.mark.parametrize(
-    "stage", ["queries", "pairs", "requests", "images", "embeddings", "selection", "dataset"]
+    "stage",
+    ["queries", "pairs", "requests", "images", "embeddings", "labels", "selection", "dataset"],
 )
 def test_the_folder_of_a_stage_opens_in_every_tool(finished, tmp_path, stage):
     rows = sum(

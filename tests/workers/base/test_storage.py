@@ -75,7 +75,7 @@ def test_pixels_and_embeddings_are_not_compressed_and_text_is(tmp_path):
             "picture_hash": [0],
             "labels": [[row]],
         },
-        schema=embeddings_schema(2),
+        schema=embeddings_schema(2, labels=True),
     )
     write_table(embeddings, tmp_path / "e.parquet")
     codecs = _leaf_codecs(tmp_path / "e.parquet")

@@ -299,7 +299,9 @@ def test_one_part_alone_is_what_it_is_with_the_other(model_path, shard, tmp_path
         assert tallies[f"{part}s"].kept == 50
         table = pq.read_table(tmp_path / part)
         assert table.schema.equals(
-            embeddings_schema(32, images=part == "image", texts=part == "text")
+            embeddings_schema(
+                32, images=part == "image", texts=part == "text", labels=part == "image"
+            )
         )
         assert table[f"{part}_embedding"].equals(both[f"{part}_embedding"])
 

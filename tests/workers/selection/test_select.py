@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from workers.base.contracts import DATASET, IMAGES, PAIRS, SELECTION, embeddings_schema
+from workers.base.contracts import (
+    DATASET,
+    IMAGES,
+    PAIRS,
+    SELECTION,
+    embeddings_schema,
+    labels_schema,
+)
 from workers.base.opt_outs import Kind, OptOuts
 from workers.base.storage import write_table
 from workers.selection.assemble import assemble_shard
@@ -42,13 +49,14 @@ def make_shard(folder, name, rows):
         ),
         key=lambda row: row["pair_id"],
     )
-    paths = [folder / stage / f"{name}.parquet" for stage in ("pairs", "embeddings", "images")]
-    schemas = [PAIRS, embeddings_schema(2), IMAGES]
+    stages = ("pairs", "embeddings", "images", "labels")
+    paths = [folder / stage / f"{name}.parquet" for stage in stages]
+    schemas = [PAIRS, embeddings_schema(2), IMAGES, labels_schema()]
     for path, schema in zip(paths, schemas, strict=True):
         known = [{**IMAGE, **row} for row in rows]
         write_table(pa.Table.from_pylist(known, schema=schema), path)
-    pairs, embeddings, images = paths
-    return EmbeddedShard(pairs, [embeddings], [images])
+    pairs, embeddings, images, labels = paths
+    return EmbeddedShard(pairs, [embeddings], [images], [labels])
 
 
 def unit(angle):
@@ -205,9 +213,9 @@ def test_labels_wanted_and_unwanted(tmp_path):
 
 def test_scores_of_attributes_and_heads_have_limits(tmp_path):
     shard = make_shard(tmp_path, "s", [{}, {}, {}])
-    table = pq.read_table(shard.embeddings[0])
+    table = pq.read_table(shard.labels[0])
     scores = pa.array([0.1, 0.5, 0.9], pa.float32())
-    write_table(table.append_column("score_watermark", scores), shard.embeddings[0])
+    write_table(table.append_column("score_watermark", scores), shard.labels[0])
     step = {"filter": "score", "score": "watermark"}
     cases = [({"max": 0.5}, "01"), ({"min": 0.5}, "12"), ({"min": 0.2, "max": 0.6}, "1")]
     for limits, kept in cases:
@@ -412,3 +420,18 @@ def test_what_is_listed_is_no_ones_duplicate_and_not_in_the_data_set(tmp_path, e
     assert tally.counts()["rejected"] == {"opted_out": 1}
     assemble_shard(shard, tmp_path / "out/s.parquet", tmp_path / "dataset.parquet")
     assert pq.read_table(tmp_path / "dataset.parquet")["pair_id"].to_pylist() == ["s000"]
+
+
+def test_a_pair_without_labels_is_left_out_and_without_a_labels_stage_all_stay(tmp_path):
+    shard = make_shard(tmp_path, "s", [{}, {}, {}])
+    write_table(pq.read_table(shard.labels[0])[1:], shard.labels[0])
+    shard = EmbeddedShard(shard.pairs, shard.embeddings, shard.images, shard.labels)
+    reasons, _ = run_steps([shard], tmp_path)
+    assert list(reasons) == ["s001", "s002"]
+    bare = EmbeddedShard(shard.pairs, shard.embeddings, shard.images)
+    reasons, _ = run_steps([bare], tmp_path)
+    assert list(reasons) == ["s000", "s001", "s002"]
+    assemble_shard(bare, tmp_path / "selection/s.parquet", tmp_path / "d.parquet")
+    table = pq.read_table(tmp_path / "d.parquet")
+    assert table.schema.equals(DATASET)
+    assert table["labels"].to_pylist() == [[], [], []]

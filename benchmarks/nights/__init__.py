@@ -1,0 +1,1 @@
+"""A run that grows night after night, held against what was promised of it."""
