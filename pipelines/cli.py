@@ -141,7 +141,7 @@ def ending(error: BaseException) -> tuple[ExitCode, str]:
 def at_work(run: Run, command: str) -> Iterator[Journal]:
     """Hold the run's lock, and write log and history; its code is that of the last line."""
     with run.lock():
-        logs.configure(run.directory)
+        logs.configure(run.home)
         if last_end():
             log.warning("this goes on for a process that %s", last_end())
         journal = Journal(run, command)
@@ -172,7 +172,7 @@ def run_locked(run: Run, stages: Sequence[str], command: str) -> ExitCode:
 
 def code_with_health(run: Run, journal: Journal, code: ExitCode) -> ExitCode:
     """Say how the command's work is unlike that before it; its exit code, where that counts."""
-    entries = read_history(run.directory, recent=True) if journal.stages else []
+    entries = read_history(run.home, recent=True) if journal.stages else []
     found = findings(entries, run.config.health, journal.stages)
     for line in found:
         log.warning("unlike the nights before: %s", line)

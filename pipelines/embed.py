@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli import EXIT_CODES, output_folder, run_command, start
-from pipelines.embed_job import Job
+from pipelines.cli import EXIT_CODES, at_work, output_folder, run_command, start
+from pipelines.embed_job import EmbedFiles, EmbedRun, shard_files
+from pipelines.report import history_text
 from pipelines.run.config import ConfigError, RaySettings, build_settings, folder_of, read_tree
+from pipelines.run.runner import run_stage
 from workers.base.exit_codes import ExitCode
+from workers.base.output import say
 from workers.base.settings import ShellText, read_text
 from workers.embedding.settings import ATTRIBUTES, EmbedSettings, InputSettings
 
@@ -67,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--actors", type=int, metavar="N", help="Ray actors (default: none, or one for each GPU)")
     add("--gpus-per-actor", type=float, metavar="SHARE", help="of Ray actors; may be a fraction")
+    add("--history", action="store_true", help="print what each command on DIR has done, no more")
     add("--ray-address", metavar="ADDRESS", help="a running Ray cluster to work on")
     return result
 
@@ -80,9 +84,16 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
 def embed(arguments: argparse.Namespace) -> ExitCode:
     """Do the shards without a valid receipt."""
     settings = embed_settings(arguments)
-    out = output_folder("--out", arguments.out)
-    job = Job(settings, input_settings(arguments), out, arguments.shards)
-    return job.run(ray_settings(arguments))
+    run = EmbedRun.of(settings, input_settings(arguments), output_folder("--out", arguments.out))
+    if arguments.history:
+        say(history_text(run))
+        return ExitCode.COMPLETE
+    stage = EmbedFiles(run, shard_files(arguments.shards), ray_settings(arguments))
+    stage.check()
+    with at_work(stage.run, "embed") as journal:
+        journal.code = run_stage(stage, journal).code
+        say(stage.summary())
+    return journal.code
 
 
 def embed_settings(arguments: argparse.Namespace) -> EmbedSettings:

@@ -1,4 +1,4 @@
-"""A job of `pipelines.embed`: which files, with which settings, into which folder."""
+"""The run of `pipelines.embed`: which files, with which settings, into which folder."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from os.path import abspath
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.run import log as logs
-from pipelines.run.config import ConfigError, Gate, RaySettings, digest
-from pipelines.run.directory import lock_folder
+from pipelines.run.attempts import hash_once
+from pipelines.run.config import Config, ConfigError, RaySettings, digest
+from pipelines.run.directory import Run
 from pipelines.run.engines import in_process
-from pipelines.run.gates import barren, is_met, shortfall
-from pipelines.run.precision import check_precision, decided, precision_of
-from pipelines.run.progress import Progress, Reporter
-from pipelines.run.receipts import Ledger, Outcome, Receipt, Shard, Side, StageTotals, first_problem
+from pipelines.run.precision import check_precision, decided
+from pipelines.run.progress import Reporter
+from pipelines.run.receipts import Outcome, Receipt, Shard, StageTotals, first_problem
 from pipelines.run.references import check_embeddings
-from pipelines.stages.embeddings import Embed, Embeddings, content_of, embed_in_actors
+from pipelines.stages.embeddings import (
+    BOTH_PARTS,
+    Embed,
+    Embeddings,
+    content_of,
+    embed_in_actors,
+    recorded_precision,
+)
 from workers.base.credentials import shown
-from workers.base.exit_codes import ExitCode
 from workers.base.file_systems import find_files
-from workers.base.output import say
 from workers.base.settings import local_path, printable
-from workers.base.storage import file_hash, write_json
+from workers.base.storage import write_json
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import TAR_ENDINGS
 
@@ -50,94 +54,63 @@ _IDENTITY = TypeAdapter(dict[str, Any])
 
 
 @dataclass(frozen=True)
-class Job:
-    """Shards to embed into a folder, with a receipt for each."""
+class EmbedRun(Run):
+    """A folder of embeddings: a run of one stage, recorded by what they were made with."""
 
-    settings: EmbedSettings
-    source: InputSettings
-    folder: Path
-    patterns: Sequence[str]
+    source: InputSettings = BOTH_PARTS
+    option: ClassVar[str] = "--out"
 
-    def run(self, ray: RaySettings | None) -> ExitCode:
-        """Do the shards without a valid receipt, in Ray actors, or in this process without Ray.
+    @classmethod
+    def of(cls, settings: EmbedSettings, source: InputSettings, folder: Path) -> EmbedRun:
+        config = Config(name="embed", queries="none", embeddings=settings)
+        return cls(config, folder, source=source)
 
-        Raises:
-            ConfigError: a file is missing, the folder holds something else, or a machine would
-                only emulate the precision.
-            LockedError: another process works on the folder.
-        """
-        files = shard_files(self.patterns)
-        content_of(self.settings)  # what is not there is said before a cluster is asked anything
-        check_embeddings(self.settings)
-        settings = decided(self.settings, self._recorded_precision(), ray)
-        return replace(self, settings=settings)._run(files, ray)
+    @property
+    def home(self) -> Path:
+        return self.directory / RECORD
 
-    def _run(self, files: Sequence[Path], ray: RaySettings | None) -> ExitCode:
-        shards = plan(files, digest(self.identity), Ledger(self.shards).receipts())
-        self._refuse_other_content(shards)  # before anything is written there
-        if not all(map(Ledger(self.shards).is_done, shards)):
-            check_precision(self.settings, ray)
-        with lock_folder(self.folder / RECORD, "choose another --out"):
-            self._refuse_other_content(shards)  # another process may have written it since
-            write_json(self.identity, self._identity_file)
-            logs.configure(self.folder / RECORD)
-            ledger = Ledger(self.shards)
-            ledger.clear_scratch()
-            todo = [shard for shard in shards if not ledger.is_done(shard)]
-            if todo:
-                log.info("%d of %d shards to do", len(todo), len(shards))
-            else:
-                log.info("nothing to do")
-            failures = self._work(todo, len(shards), ray) if todo else 0
-            receipts = self._receipts(shards)
-            say(self._summary(shards, StageTotals.of(receipts)))
-        if failures:
-            return ExitCode.PARTIAL
-        return ExitCode.COMPLETE if self._has_rows(receipts) else ExitCode.QUALITY
+    @property
+    def _identity_file(self) -> Path:
+        return self.home / "settings.json"
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the embeddings depend on beside the shards."""
-        content = content_of(self.settings)
+        content = content_of(self.config.embeddings)
         return {
             "version": Embeddings.version,
             "layout": LAYOUT,
             "settings": content.identity,
             "files": {
-                name: [file_hash(path) for path in paths] for name, paths in content.files.items()
+                name: [hash_once(path) for path in paths] for name, paths in content.files.items()
             },
             "input": self.source.model_dump(),
         }
 
-    @property
-    def shards(self) -> Path:
-        """Where the embeddings are, and nothing else: any tool may be given the folder."""
-        return self.folder / Embeddings.name
+    def save(self) -> None:
+        write_json(self.identity, self._identity_file)
 
-    @property
-    def _identity_file(self) -> Path:
-        return self.folder / RECORD / "settings.json"
-
-    def _recorded_precision(self) -> object:
-        """That of the record; if it cannot be read, that of the embeddings."""
+    def decision(self, key: str) -> str | None:  # noqa: ARG002 - there is one alone
+        """The precision that is on record; None where that cannot be read."""
         try:
             recorded = _IDENTITY.validate_json(self._identity_file.read_bytes())
-            return recorded["settings"]["precision"]
+            decision: str = recorded["settings"]["precision"]
         except (OSError, ValidationError, LookupError, TypeError):
-            return precision_of(Ledger(self.shards).outputs())
+            return None
+        return decision
 
-    def _refuse_other_content(self, shards: Sequence[Shard]) -> None:
+    def refuse_other_content(self, shards: Sequence[Shard]) -> None:
         """Raise ConfigError where the folder holds files of another kind, model or settings.
 
         Nothing is ever removed: the shards may be given a part at a time.
         """
-        if not self.folder.is_dir():
+        if not self.directory.is_dir():
             return
-        Ledger(self.shards).refuse_foreign_data()
+        self.ledger(Embeddings.name).refuse_foreign_data()
         if not self._identity_file.exists():
-            if any(path.name != RECORD for path in self.folder.iterdir()):
+            if any(path.name != RECORD for path in self.directory.iterdir()):
                 raise ConfigError(
-                    f"--out {self.folder}: it holds other files; choose an empty folder"
+                    f"--out {self.directory}: it holds other files; choose an empty folder"
                 )
             return
         try:
@@ -147,69 +120,88 @@ class Job:
             return
         if recorded != self.identity:
             raise ConfigError(
-                f"--out {self.folder}: its embeddings were made by another model or release, or "
+                f"--out {self.directory}: its embeddings were made by another model or release, or "
                 f"with other settings ({self._identity_file}); choose another folder"
             )
 
     def _refuse_unknown_content(self, shards: Sequence[Shard], problem: str) -> None:
         """Where the record cannot be read, a receipt tells: its key covers the settings, too."""
-        ledger = Ledger(self.shards)
+        ledger = self.ledger(Embeddings.name)
         found = (ledger.receipt(shard.name) for shard in shards)
         keys = {receipt.key for receipt in found if receipt}
         if ledger.receipts() and keys.isdisjoint(shard.key for shard in shards):
             raise ConfigError(
-                f"--out {self.folder}: {self._identity_file} cannot be read ({problem}), and none "
-                "of its embeddings is known to be of this model, these settings and SHARDS; give "
-                "the same command as before, or choose another folder"
+                f"--out {self.directory}: {self._identity_file} cannot be read ({problem}), and "
+                "none of its embeddings is known to be of this model, these settings and SHARDS; "
+                "give the same command as before, or choose another folder"
             )
         log.warning("%s cannot be read (%s); it is made again", self._identity_file, problem)
 
-    def _work(self, todo: list[Shard], total: int, ray: RaySettings | None) -> int:
-        """The number of shards that failed."""
-        failures = 0
-        with Progress("embed", total, total - len(todo), self.shards) as progress:
-            for outcome in self._outcomes(todo, ray):
-                progress.advance(outcome)
-                if outcome.error:
-                    failures += 1
-                    fields = {"shard": outcome.shard, "error": outcome.error}
-                    log.error("%s", outcome.failure(), extra={"fields": fields})
-            log.info(progress.line())
-        return failures
 
-    def _outcomes(self, todo: list[Shard], ray: RaySettings | None) -> Iterator[Outcome]:
-        work = Embed(self.settings, self.source)
-        if ray is not None:
-            yield from embed_in_actors(work, todo, self.shards, ray)
+class EmbedFiles(Embeddings):
+    """A shard a file from outside; what was made of others stays.
+
+    Args:
+        ray: where the work is done; None for this process, without Ray.
+    """
+
+    reads = ()
+    title = "embed"
+    run: EmbedRun
+
+    def __init__(self, run: EmbedRun, files: Sequence[Path], ray: RaySettings | None) -> None:
+        super().__init__(run)
+        self.files, self.ray = files, ray
+
+    def check(self) -> None:
+        """Decide the precision, too: a folder that cannot be gone on with is left as it is."""
+        embeddings = self.run.config.embeddings
+        content_of(embeddings)  # what is not there is said before a cluster is asked anything
+        check_embeddings(embeddings)
+        settings = decided(embeddings, recorded_precision(self.run), self.ray)
+        config = self.run.config.model_copy(update={"embeddings": settings})
+        self.run = replace(self.run, config=config)
+        self.run.refuse_other_content(self.shards)
+        if not all(map(self.ledger.is_done, self.shards)):
+            check_precision(settings, self.ray)
+
+    def prepare(self) -> None:
+        self.run.refuse_other_content(self.shards)  # another process may have written it since
+        self.run.save()
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        return plan(self.files, digest(self.run.identity), self.ledger.receipts())
+
+    def plan(self) -> list[Shard]:
+        return self.shards
+
+    def discard_others(self, shards: Sequence[Shard]) -> None:  # noqa: ARG002 - they stay
+        self.ledger.clear_scratch()
+
+    def receipts(self) -> list[Receipt]:
+        return [receipt for shard in self.shards if (receipt := self.ledger.valid(shard))]
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        work = Embed(self.run.config.embeddings, self.run.source)
+        if self.ray is not None:
+            yield from embed_in_actors(work, shards, self.folder, self.ray)
             return
         load(work)  # before the first shard, so that what is wrong with it is said once
-        with Reporter(work.activity, self.shards, "here"):
-            yield from in_process(work, todo, self.shards)
+        with Reporter(work.activity, self.folder, "here"):
+            yield from in_process(work, shards, self.folder)
 
-    def _receipts(self, shards: Sequence[Shard]) -> list[Receipt]:
-        receipts = [Ledger(self.shards).receipt(shard.name) for shard in shards]
-        return [receipt for receipt in receipts if receipt]
-
-    def _has_rows(self, receipts: Sequence[Receipt]) -> bool:
-        """Whether anything was embedded, of every shard that has rows; says why not."""
-        totals, samples = StageTotals.of(receipts), Side.REJECTED.of(self.shards)
-        if not is_met(Gate(), totals):
-            log.error("%s", shortfall("embed", Gate(), totals, samples))
-            return False
-        if line := barren("embed", receipts, samples):
-            log.error("%s", line)
-        return not line
-
-    def _summary(self, shards: Sequence[Shard], totals: StageTotals) -> str:
+    def summary(self) -> str:
         """The account of all that has a receipt."""
-        lines = [f"{totals.shards} of {len(shards)} shards are in {self.shards}"]
+        totals = StageTotals.of(self.receipts())
+        lines = [f"{totals.shards} of {len(self.shards)} shards are in {self.folder}"]
         for kind, counts in totals.rows.items():
             failed = ", ".join(f"{reason} {n:,}" for reason, n in counts["failed"].items())
             lines.append(
                 f"{counts['in']:,} {kind} in, {counts['kept']:,} kept, "
                 f"{sum(counts['failed'].values()):,} failed{': ' if failed else ''}{failed}"
             )
-        names = [f"  {shard.name}.parquet of {shown(str(shard.made_of))}" for shard in shards]
+        names = [f"  {shard.name}.parquet of {shown(str(shard.made_of))}" for shard in self.shards]
         more = [f"  ... and {len(names) - NAMED:,} more; each receipt says what it was made of"]
         return "\n".join([*lines, *names[:NAMED], *more[: len(names) > NAMED]])
 

@@ -59,11 +59,11 @@ def _configuration_line(run: Run) -> str:
 
 def _at_work_lines(run: Run) -> Iterator[str]:
     """What the last command does, if it has not ended."""
-    entries = read_history(run.directory, recent=True)
+    entries = read_history(run.home, recent=True)
     if not entries or entries[-1].end or not (begun := entries[-1].start):
         return
     who = f"{begun.command} since {begun.time}, process {begun.pid} on {begun.host}"
-    is_alive, state = begun.is_alive(), read_state(run.directory)
+    is_alive, state = begun.is_alive(), read_state(run.home)
     if is_alive is False:
         yield f"{who}, ended without a word; the same command goes on where it stopped"
         return
@@ -85,7 +85,7 @@ def _at_work_lines(run: Run) -> Iterator[str]:
 
 def history_text(run: Run) -> str:
     """Every command on the run: when, where, with what, how it ended, what it has added."""
-    entries = read_history(run.directory)
+    entries = read_history(run.home)
     lines = [f"history of {run.directory}"]
     for entry in entries:
         lines += ["", _entry_line(entry, is_last=entry is entries[-1])]
@@ -188,7 +188,7 @@ def _reasons(counts: dict[str, int]) -> str:
 
 def _health_lines(run: Run) -> Iterator[str]:
     """How the last work on each stage is unlike that before it."""
-    if found := findings(read_history(run.directory, recent=True), run.config.health):
+    if found := findings(read_history(run.home, recent=True), run.config.health):
         yield "## Unlike the nights before"
         yield ""
         yield from (f"- {line}" for line in found)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -48,11 +48,18 @@ class Run:
     refetch: bool = False
     #: What is decided by the time is decided by this, once for a command. Seconds since 1970.
     started: float = field(default_factory=lambda: clock.now())
+    #: The option that names its directory.
+    option: ClassVar[str] = "--run-dir"
 
     @classmethod
     def open(cls, config: Config, directory: Path) -> Run:
         """Open a run's directory, new or with what was done before."""
         return cls(config, directory.absolute())
+
+    @property
+    def home(self) -> Path:
+        """Where its lock, its record and its logs are."""
+        return self.directory
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -63,7 +70,7 @@ class Run:
         It is read once, and once more when the run is locked. Empty where there is none, and where
         there is one that cannot be read, which is said.
         """
-        return read_record(self.directory / RECORD)
+        return read_record(self.home / RECORD)
 
     def ledger(self, stage: str) -> Ledger:
         return Ledger(self.directory / stage)
@@ -141,7 +148,7 @@ class Run:
         }
         self.record.clear()
         self.record.update(head | tail)
-        write_json(self.record, self.directory / RECORD)
+        write_json(self.record, self.home / RECORD)
 
     def note_stage(self, stage: str, totals: StageTotals, **figures: Any) -> None:
         """Record a stage's totals; ``figures`` are added where given (memory, seconds)."""
@@ -152,9 +159,9 @@ class Run:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process. Raises LockedError when another one holds it."""
-        with lock_folder(self.directory, "choose another --run-dir"):
+        with lock_folder(self.home, f"choose another {self.option}"):
             vars(self).pop("record", None)  # another process may have written it since
-            remove_leftovers(self.directory)
+            remove_leftovers(self.home)
             finish_rewrite(self.directory)
             yield
 

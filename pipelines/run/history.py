@@ -105,7 +105,7 @@ class _Line:
 _LINE = TypeAdapter(_Line)
 
 
-def read_history(directory: Path, *, recent: bool = False) -> list[Entry]:
+def read_history(home: Path, *, recent: bool = False) -> list[Entry]:
     """The commands of a run, in the order of their starts; a damaged line costs itself.
 
     Args:
@@ -113,7 +113,7 @@ def read_history(directory: Path, *, recent: bool = False) -> list[Entry]:
     """
     entries: dict[str, Entry] = {}
     try:
-        with (directory / HISTORY).open("rb") as file:
+        with (home / HISTORY).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - RECENT) if recent else 0)
             lines = file.read().splitlines()
@@ -157,8 +157,8 @@ class Journal:
 
     def begin(self) -> None:
         """Write the command's first line, and before it what one that was killed could not."""
-        _shorten(self._run.directory / HISTORY)
-        if (entries := read_history(self._run.directory, recent=True)) and not entries[-1].end:
+        _shorten(self._run.home / HISTORY)
+        if (entries := read_history(self._run.home, recent=True)) and not entries[-1].end:
             for stage, work in _unsaid(self._run, entries[-1]):
                 self._add(_Line(entries[-1].id, stage=stage, work=work))
         self._add(_Line(self._id, start=self.start))
@@ -185,17 +185,17 @@ class Journal:
     def end(self, code: ExitCode) -> None:
         """Write the command's last line."""
         self._add(_Line(self._id, end=now(), exit_code=int(code)))
-        (self._run.directory / STATE).unlink(missing_ok=True)
+        (self._run.home / STATE).unlink(missing_ok=True)
 
     def note_state(self, stage: Snapshot | None) -> None:
         """Say what the command does now; None: it is between two stages."""
         state = _STATE.dump_python(State(self._id, now(), stage), mode="json")
         with suppress(OSError):  # a full disk ends nothing that needs no more of it
-            write_json(state, self._run.directory / STATE)
+            write_json(state, self._run.home / STATE)
 
     def _add(self, line: _Line) -> None:
         try:
-            _append(_LINE.dump_json(line, exclude_defaults=True), self._run.directory / HISTORY)
+            _append(_LINE.dump_json(line, exclude_defaults=True), self._run.home / HISTORY)
         except OSError as error:
             if error.errno not in PASSING:
                 raise
@@ -267,9 +267,9 @@ class State:
 _STATE = TypeAdapter(State)
 
 
-def read_state(directory: Path) -> State | None:
+def read_state(home: Path) -> State | None:
     """What the command at work has said last; None where there is none."""
     try:
-        return _STATE.validate_json((directory / STATE).read_bytes())
+        return _STATE.validate_json((home / STATE).read_bytes())
     except (OSError, ValidationError):
         return None

@@ -225,7 +225,7 @@ class Progress:
         activity = activity_of(self.folder) if self.folder else Activity()
         ahead = min(self.done + activity.under_way, self.total)
         left = None
-        if ahead > self.at_start:
+        if ahead > self.at_start and self.done < self.total:
             left = seconds / (ahead - self.at_start) * (self.total - ahead)
         return Snapshot(
             self.stage,

@@ -55,11 +55,10 @@ class Plan:
 
     @classmethod
     def of(cls, stage: Stage) -> Plan:
-        ledger = stage.run.ledger(stage.name)
         plan = cls([], [])
         receipts: list[Receipt] = []
         for shard in stage.plan():
-            if receipt := ledger.valid(shard):
+            if receipt := stage.ledger.valid(shard):
                 plan.done.append(shard)
                 receipts.append(receipt)
             else:
@@ -82,8 +81,9 @@ def check(run: Run, names: Sequence[str]) -> None:
     check_opt_outs(run)
     _check_beam(run.config)
     for name in names:
-        run.ledger(name).refuse_foreign_data()
-        STAGES[name](run).check()
+        stage = STAGES[name](run)
+        stage.ledger.refuse_foreign_data()
+        stage.check()
 
 
 def _check_services(run: Run) -> None:
@@ -121,34 +121,43 @@ def run_stages(run: Run, names: Sequence[str], journal: Journal | None = None) -
     journal = journal or Journal(run, "stages")
     worked = False
     complete: dict[str, bool] = {}
-    for name in names:
-        stage = STAGES[name](run)
+    stages = [STAGES[name](run) for name in names]
+    for stage in stages:
         if missing := [other for other in stage.reads if not is_complete(run, other, complete)]:
             raise ConfigError(
-                f"stage {name} reads {', '.join(missing)}, not complete with this configuration: "
-                "run the stages before it first (pipelines.build_dataset, then pipelines.train)"
+                f"stage {stage.name} reads {', '.join(missing)}, not complete with this "
+                "configuration: run the stages before it first (pipelines.build_dataset, then "
+                "pipelines.train)"
             )
-        finish_publishing(stage.folder)
-        stage.prepare()
-        plan = Plan.of(stage)
-        goes_on = [shard for shard in plan.todo if shard.due_since is not None]
-        run.ledger(name).keep_only([*plan.done, *plan.again, *goes_on])
-        if plan.todo or plan.again:
-            worked = True
-            if not _work(stage, plan, journal) or _ends_in_outage(stage):
-                return Result(ExitCode.PARTIAL, worked)
-        else:
-            why = stage.skipped or f"complete, nothing to do ({len(plan.done)} shards)"
-            log.info("%s: %s", name, why)
-        stage.tidy()
-        if not passes_gate(run, name):
-            return Result(ExitCode.QUALITY, worked)
-        complete[name] = True
+        result = run_stage(stage, journal)
+        worked |= result.worked
+        if not result.ended:
+            return Result(result.code, worked)
+        complete[stage.name] = True
     if not worked:
         log.info("nothing to do: %s is complete", run.directory)
-    partial = [_is_out_of_date(run, name) | _reads_damaged_inputs(run, name) for name in names]
+    partial = [_is_out_of_date(stage) | _reads_damaged_inputs(stage) for stage in stages]
     code = ExitCode.PARTIAL if any(partial) else ExitCode.COMPLETE
     return Result(code, worked, ended=True)
+
+
+def run_stage(stage: Stage, journal: Journal) -> Result:
+    """Bring a stage up to date; what it reads must be."""
+    finish_publishing(stage.folder)
+    stage.prepare()
+    plan = Plan.of(stage)
+    goes_on = [shard for shard in plan.todo if shard.due_since is not None]
+    stage.discard_others([*plan.done, *plan.again, *goes_on])
+    worked = bool(plan.todo or plan.again)
+    if not worked:
+        why = stage.skipped or f"complete, nothing to do ({len(plan.done)} shards)"
+        log.info("%s: %s", stage.title, why)
+    elif not _work(stage, plan, journal) or _ends_in_outage(stage):
+        return Result(ExitCode.PARTIAL, worked)
+    stage.tidy()
+    if not passes_gate(stage):
+        return Result(ExitCode.QUALITY, worked)
+    return Result(ExitCode.COMPLETE, worked, ended=True)
 
 
 def is_complete(run: Run, name: str, known: dict[str, bool]) -> bool:
@@ -201,12 +210,12 @@ def _work(stage: Stage, plan: Plan, journal: Journal) -> bool:
     """Do a stage's open shards; True when every one of them ended with a receipt."""
     todo = [*plan.todo, *plan.again]
     total = len(plan.done) + len(todo)
-    log.info("%s: %d of %d shards to do", stage.name, len(todo), total)
+    log.info("%s: %d of %d shards to do", stage.title, len(todo), total)
     if plan.again:
         due = sum(shard.due_since is not None for shard in plan.again)
         log.info(
             "%s: %d of them once more for what failed to come, and %d for what may have changed",
-            stage.name,
+            stage.title,
             len(plan.again) - due,
             due,
         )
@@ -215,18 +224,20 @@ def _work(stage: Stage, plan: Plan, journal: Journal) -> bool:
         journal.work_on(stage.name, stage.sources) as outcomes,
         peak_memory() as peak,
         services_of(stage.run, stage.name) as services,
-        Progress(stage.name, total, len(plan.done), stage.folder, journal.note_state) as progress,
+        Progress(stage.title, total, len(plan.done), stage.folder, journal.note_state) as progress,
     ):
         for outcome in stage.execute(todo):
             outcomes.append(outcome)
             progress.advance(outcome)
             _log_outcome(stage, outcome)
         lost = services.lost()
-    totals = StageTotals.of(stage.run.ledger(stage.name).receipts())
+        pace = progress.line()
+    totals = StageTotals.of(stage.receipts())
     wall = round(time.monotonic() - started, 3)
     stage.run.note_stage(stage.name, totals, wall_seconds=wall, peak_bytes=peak.bytes)
     stage.run.save()
-    _log_totals(stage.name, totals, wall)
+    _log_totals(stage, totals)
+    log.info(pace)
     made = [outcome.receipt for outcome in outcomes if outcome.receipt]
     return not _spoiled(stage, made, lost) and len(made) == len(outcomes)
 
@@ -235,7 +246,7 @@ def _spoiled(stage: Stage, made: Sequence[Receipt], lost: Sequence[str]) -> int:
     """The number of shards that a lost service may have cost rows; a rerun tries those again."""
     receipts = [receipt for receipt in made if lost and lacks(receipt)]
     for receipt in receipts:
-        stage.run.ledger(stage.name).spoil(receipt)
+        stage.ledger.spoil(receipt)
     if lost:
         log.error(
             "%s: service %s ended while it was needed: %d shards lack rows that could not be "
@@ -249,7 +260,7 @@ def _spoiled(stage: Stage, made: Sequence[Receipt], lost: Sequence[str]) -> int:
 
 def _outage(stage: Stage) -> list[Receipt]:
     """The shards of which more could not be reached than is tolerated."""
-    receipts = settled(stage.run.ledger(stage.name).receipts())
+    receipts = settled(stage.receipts())
     return [receipt for receipt in receipts if is_outage(receipt, stage.tolerance)]
 
 
@@ -271,16 +282,15 @@ def _ends_in_outage(stage: Stage) -> bool:
     return True
 
 
-def _is_out_of_date(run: Run, name: str) -> bool:
+def _is_out_of_date(stage: Stage) -> bool:
     """Whether some shards of a stage could not be looked at again; says which."""
-    tolerance = STAGES[name](run).tolerance
-    receipts = [one for one in run.ledger(name).receipts() if is_stale(one, tolerance)]
+    receipts = [one for one in stage.receipts() if is_stale(one, stage.tolerance)]
     if receipts:
         stale = Unreached.of(receipts).stale
         shards = [*(receipt.shard for receipt in receipts[:3]), *["..."] * (len(receipts) > 3)]
         log.error(
             "%s: %s away (%s): %s pages are as an earlier crawl found them; a rerun asks again",
-            name,
+            stage.title,
             ", ".join(shards),
             ", ".join(f"{reason} {n:,}" for reason, n in sorted(stale.items())),
             f"{stale.total():,}",
@@ -296,28 +306,27 @@ def _log_outcome(stage: Stage, outcome: Outcome) -> None:
         log.debug("%s/%s done", stage.name, outcome.shard, extra={"fields": fields})
         return
     fields["error"] = str(outcome.error)
-    log.error("%s: %s", stage.name, outcome.failure(), extra={"fields": fields})
+    log.error("%s: %s", stage.title, outcome.failure(), extra={"fields": fields})
 
 
-def _log_totals(name: str, totals: StageTotals, wall: float) -> None:
+def _log_totals(stage: Stage, totals: StageTotals) -> None:
     for kind, counts in totals.rows.items():
         dropped = {**counts["rejected"], **counts["failed"]}
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in dropped.items())
         log.info(
-            "%s: %d %s in, %d kept%s (%.1f s)",
-            name,
+            "%s: %d %s in, %d kept%s",
+            stage.title,
             counts["in"],
             kind,
             counts["kept"],
             f"; {reasons}" if reasons else "",
-            wall,
-            extra={"fields": {"stage": name, "kind": kind, "rows": counts}},
+            extra={"fields": {"stage": stage.name, "kind": kind, "rows": counts}},
         )
 
 
-def _reads_damaged_inputs(run: Run, name: str) -> bool:
+def _reads_damaged_inputs(stage: Stage) -> bool:
     """Whether a part of an input could not be read; says of which, and where its samples are."""
-    totals = StageTotals.of(run.ledger(name).receipts())
+    totals = StageTotals.of(stage.receipts())
     reasons = {
         reason: number
         for counts in totals.rows.values()
@@ -328,24 +337,24 @@ def _reads_damaged_inputs(run: Run, name: str) -> bool:
         log.error(
             "%s: coverage is partial: %s (%d) in %s; what could be read was used. Replace what is "
             "damaged and run again",
-            name,
+            stage.title,
             reason,
             number,
-            places_of(reason, Side.REJECTED.of(run.directory / name)),
+            places_of(reason, Side.REJECTED.of(stage.folder)),
         )
     return bool(reasons)
 
 
-def passes_gate(run: Run, name: str) -> bool:
+def passes_gate(stage: Stage) -> bool:
     """Whether a stage reaches its gate; says what it lacks."""
-    gate, receipts = gate_of(run.config, name), run.ledger(name).receipts()
-    totals, samples = StageTotals.of(receipts), Side.REJECTED.of(run.directory / name)
-    if STAGES[name](run).may_be_empty or is_met(gate, totals):
-        if name != Embeddings.name or not gate.min_kept:
+    gate, receipts = gate_of(stage.run.config, stage.name), stage.receipts()
+    totals, samples = StageTotals.of(receipts), Side.REJECTED.of(stage.folder)
+    if stage.may_be_empty or is_met(gate, totals):
+        if not isinstance(stage, Embeddings) or not gate.min_kept:
             return True
-        if line := barren(name, receipts, samples):
+        if line := barren(stage.title, receipts, samples):
             log.error("%s", line)
         return not line
-    log.error("%s", shortfall(name, gate, totals, samples))
-    _reads_damaged_inputs(run, name)  # it may be why
+    log.error("%s", shortfall(stage.title, gate, totals, samples))
+    _reads_damaged_inputs(stage)  # it may be why
     return False

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipelines.run.config import ConfigError, RaySettings
 from pipelines.run.directory import Run
@@ -32,7 +32,7 @@ class Embeddings(Stage):
     """A shard a shard of pictures."""
 
     name = "embeddings"
-    reads = ("images",)
+    reads: ClassVar[tuple[str, ...]] = ("images",)
     version = 6
 
     def check(self) -> None:
@@ -40,11 +40,11 @@ class Embeddings(Stage):
 
     def prepare(self) -> None:
         """Decide the precision, and see that the machines have it before anything is discarded."""
-        config, ledger = self.run.config, self.run.ledger(self.name)
+        config = self.run.config
         if not self.run.outputs("images"):
             return
         settings = decided(config.embeddings, recorded_precision(self.run), config.ray)
-        if not all(map(ledger.is_done, self._shards(settings))):
+        if not all(map(self.ledger.is_done, self._shards(settings))):
             check_precision(settings, config.ray)
         self.run.note_decision(PRECISION, settings.precision)
 
@@ -58,6 +58,10 @@ class Embeddings(Stage):
             self.shard(path.stem, content.identity, {"images": [path], **content.files})
             for path in self.run.outputs("images")
         ]
+
+    def again(self, *_: object, **__: object) -> list[Shard]:
+        """Nothing: what a picture's file lacks (`truncated`) comes at no other time."""
+        return []
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         ray = self.run.config.ray

@@ -1,5 +1,6 @@
 """`python -m pipelines.embed` on shards of other people's layouts."""
 
+import io
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from pipelines.embed import main
 from pipelines.run.directory import lock_folder
@@ -123,6 +125,14 @@ def test_what_is_done_is_not_done_again_and_new_shards_are_added(shards, model, 
     assert "2 of 2 shards are in" in capsys.readouterr().out
     assert made_of(out)[tar] == first[tar]
 
+    assert run(shards, *command, "--history") == 0
+    history = capsys.readouterr().out.splitlines()
+    assert sum(" embed: exit code 0" in line for line in history) == 3
+    assert [line.split(";")[0] for line in history if line.startswith("  embeddings: ")] == [
+        f"  embeddings: {rows} images in, {rows - failed} kept, rejected 0, failed {reasons}"
+        for rows, failed, reasons in ((30, 1, "1: not_an_image 1"), (20, 0, "0"))
+    ]
+
     (shards / "00000.tar").touch()  # another time may be another content
     assert run(shards, *command) == 0
     second = made_of(out)
@@ -222,16 +232,22 @@ def test_the_labels_of_a_file_and_of_a_data_set(shards, model, tmp_path):
         assert {label["label"] for label in row[2:]} < {"red", "green", "blue"}
 
 
-def test_nothing_embedded_is_no_success(model, tmp_path, errors):
+@pytest.mark.parametrize("reason", ["not_an_image", "truncated"])
+def test_nothing_embedded_is_no_success(reason, model, tmp_path, errors):
     shard = tmp_path / "00000.tar"
-    write_tar([("0.jpg", b"damage"), ("0.txt", b"a cat")], shard)
-    for _ in range(2):
-        assert run(shard, "--model", model, "--out", tmp_path / "out") == 4
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(picture, "BMP")
+    damaged = b"damage" if reason == "not_an_image" else picture.getvalue()[:-100]
+    write_tar([("0.jpg", damaged), ("0.txt", b"a cat")], shard)
+    command = (shard, "--model", model, "--out", tmp_path / "out")
+    assert run(*command) == 4
     assert (
         "embed: the gate is not met: 0 of 1 images kept (at least 1), 100.0% failed (at most "
-        "100.0%); dropped images: not_an_image 1; samples of them are in "
+        f"100.0%); dropped images: {reason} 1; samples of them are in "
         f"{tmp_path / 'out/_rejected/embeddings'}"
     ) in errors()
+    assert run(*command) == 4
+    assert "nothing to do" in errors()
 
 
 def test_names_of_shards_and_members_may_be_any_bytes(shards, model, tmp_path, capsys):

@@ -10,6 +10,7 @@ from pipelines.run.directory import Run
 from pipelines.run.gates import barren, places_of
 from pipelines.run.receipts import Receipt, Side
 from pipelines.run.runner import passes_gate
+from pipelines.stages import STAGES
 from workers.base.storage import write_json
 
 
@@ -66,5 +67,5 @@ def test_a_stage_passes_only_if_no_shard_of_embeddings_is_barren(
     for each in (receipt("good", 5), receipt("bad", kept, not_finite=2)):
         write_json(asdict(each), Side.RECEIPTS.of(tmp_path / stage) / f"{each.shard}.json")
     assert len(run.ledger(stage).receipts()) == 2
-    assert passes_gate(run, stage) is passes
+    assert passes_gate(STAGES[stage](run)) is passes
     assert ("1 of 2 shards not a row was kept (bad): not_finite 2" in caplog.text) is not passes

@@ -201,7 +201,7 @@ def test_status_and_report_count_nothing_of_an_older_configuration(run, dump, te
     changed = Run(run.config.model_copy(update={"queries": queries}), run.directory)
     assert "| queries |" not in text_of(changed)
     assert f"queries: shards that are not counted: 1; {why}" in text_of(changed)
-    why = "whether they are its own can be told once embeddings, images, pairs is complete"
+    why = "whether they are its own can be told once labels, embeddings, images, pairs is complete"
     assert f"selection: shards that are not counted: 1; {why}" in text_of(changed)
 
     dump.unlink()
