@@ -32,8 +32,10 @@ from pipelines.run.rewrite import (
 )
 from pipelines.run.runner import is_complete
 from pipelines.stages import STAGES
+from pipelines.stages.base import Stage
 from pipelines.stages.embeddings import Embeddings
 from pipelines.stages.images import Images, failures_before
+from pipelines.stages.labels import Labels
 from workers.base.contracts import REQUESTS
 from workers.base.exit_codes import ExitCode
 from workers.base.opt_outs import Kind, OptOuts
@@ -44,15 +46,15 @@ from workers.fetch.requests import attempt_of, list_name
 
 DESCRIPTION = """\
 Remove the pictures, and what was made of them, of pairs that are in pairs/ no more, and join small
-shards of requests, images and embeddings into full ones (images.pairs_per_shard). Nothing is
-fetched or embedded again for it, and the data set has the same bytes. Killed at any moment, the run
-is as it was or as it was to be. It needs as much free disk as what it joins takes.
+shards of requests, images, embeddings and labels into full ones (images.pairs_per_shard). Nothing
+is fetched or embedded again for it, and the data set has the same bytes. Killed at any moment, the
+run is as it was or as it was to be. It needs as much free disk as what it joins takes.
 """
 
 #: The stages whose shards are joined; those of one list have its name in all of them.
-LISTED = ("requests", "images", "embeddings")
+LISTED = ("requests", "images", "embeddings", "labels")
 #: Those that stay valid.
-KEPT = ("requests", "images", "embeddings", "selection", "dataset")
+KEPT = (*LISTED, "selection", "dataset")
 
 
 def main(argv: Sequence[str] | None = None) -> ExitCode:
@@ -105,9 +107,12 @@ def remove_unreferenced(state: Run) -> Counter[str]:
 def join_small(run: Run, state: Run) -> set[str]:
     """Join small lists with what was made of them. Returns the names of the new ones."""
     renamed: dict[str, str] = {}
+    labelled = _valid(Labels(run))
     for names in _groups(run, state):
         joined = _Joined.of(state, names)
         joined.write(state)
+        if labelled.issuperset(names):  # else they are made anew, in seconds
+            joined.write_follower(state.ledger(Labels.name))
         renamed |= dict.fromkeys(names, joined.name)
     if renamed:
         _rename(state, renamed)
@@ -116,9 +121,8 @@ def join_small(run: Run, state: Run) -> set[str]:
 
 def _groups(run: Run, state: Run) -> Iterator[list[str]]:
     """Lists to be joined: of one attempt, small, and with all that was made of them valid."""
-    embeddings, images = Embeddings(run), Images(run)
-    ledger, size = run.ledger(embeddings.name), run.config.images.pairs_per_shard
-    embedded = {shard.name for shard in embeddings.plan() if ledger.valid(shard)}
+    images, embedded = Images(run), _valid(Embeddings(run))
+    size = run.config.images.pairs_per_shard
     small: dict[int, list[str]] = defaultdict(list)
     rows: dict[str, int] = {}
     for receipt in images.answered():
@@ -138,6 +142,12 @@ def _groups(run: Run, state: Run) -> Iterator[list[str]]:
                 group = []
         if len(group) > 1:
             yield group
+
+
+def _valid(stage: Stage) -> set[str]:
+    """The names of the shards of a stage that are done."""
+    ledger = stage.run.ledger(stage.name)
+    return {shard.name for shard in stage.plan() if ledger.valid(shard)}
 
 
 @dataclass(frozen=True)
@@ -170,18 +180,23 @@ class _Joined:
         tables = Side.TABLES.of(images)
         pictures = _concatenated(images, self.members).sort_by("pair_id")
         without = self._last(_concatenated(tables, self.members)).sort_by("pair_id")
-        embeddings = state.directory / Embeddings.name
         write_table(self.requests, state.directory / "requests" / file)
         write_table(pictures, images / file)
         write_table(without, tables / file)
-        write_table(_concatenated(embeddings, self.members).sort_by("pair_id"), embeddings / file)
-        for folder in (images, embeddings):
-            _join_samples(Side.REJECTED.of(folder), self.members, self.name)
+        _join_samples(Side.REJECTED.of(images), self.members, self.name)
         rows = {"images": _counts(pictures, without)}
         again = failures_before(state.directory / "requests" / file)
         self._write_receipt(Ledger(images), [file, f"../{Side.TABLES}/images/{file}"], rows, again)
-        receipts = filter(None, map(Ledger(embeddings).receipt, self.members))
-        self._write_receipt(Ledger(embeddings), [file], StageTotals.of(list(receipts)).rows, {})
+        self.write_follower(state.ledger(Embeddings.name))
+
+    def write_follower(self, ledger: Ledger) -> None:
+        """Write what a stage has made of the pictures, row for row, with its receipt."""
+        file = f"{self.name}.parquet"
+        table = _concatenated(ledger.folder, self.members).sort_by("pair_id")
+        write_table(table, ledger.folder / file)
+        _join_samples(Side.REJECTED.of(ledger.folder), self.members, self.name)
+        receipts = filter(None, map(ledger.receipt, self.members))
+        self._write_receipt(ledger, [file], StageTotals.of(list(receipts)).rows, {})
 
     def _last(self, without: pa.Table) -> pa.Table:
         """The answers to what was asked last; earlier ones are history."""
@@ -253,7 +268,7 @@ def _rename(state: Run, renamed: Mapping[str, str]) -> None:
             again[renamed.get(name, name)].update(reasons)
         if again != receipt.again:
             images.write(replace(receipt, again={name: dict(some) for name, some in again.items()}))
-    for ledger in (images, state.ledger(Embeddings.name)):
+    for ledger in (images, state.ledger(Embeddings.name), state.ledger(Labels.name)):
         shards = {receipt.shard for receipt in ledger.receipts()} - renamed.keys()
         ledger.keep_only([Shard(name, "") for name in shards])
 
@@ -302,7 +317,7 @@ def _report(
     yield ""
     yield "| stage | shards | now | rows | now | MB | now | referred to no more |"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|"
-    for stage in LISTED:
+    for stage in filter(lambda stage: before[stage].shards, LISTED):
         one, other = before[stage], after[stage]
         yield (
             f"| {stage} | {one.shards:,} | {other.shards:,} | {one.rows:,} | {other.rows:,} | "

@@ -215,7 +215,9 @@ class Nights:
         found = [("after the takedown", path) for path in remains.find(self.run_dir)]
         self.command(self.last, "after a takedown", EVERY_NIGHT)
         asked = [r.url for r in self.seen if r.url.startswith(f"http://{name}:")]
-        found += [("a night later", path) for path in remains.find(self.run_dir)]
+        # The pages of other hosts are theirs, and may name it again.
+        later = (p for p in remains.find(self.run_dir) if not p.startswith("pages/"))
+        found += [("a night later", path) for path in later]
         self.figures["takedown"] = {"pictures": len(remains.pictures), "asked_again": len(asked)}
         for when, path in found:
             self.fault(f"{when} there is something of {name} in {path}")

@@ -99,7 +99,11 @@ def make_run(directory):
         "queries": "none",
         "pages": {"seeds": [f"{BIRDS}/", f"{FISH}/"]},
         "images": {"pairs_per_shard": 4},
-        "embeddings": {"model": save_tiny_model(directory.parent / "m.pt"), "precision": "fp32"},
+        "embeddings": {
+            "model": save_tiny_model(directory.parent / "m.pt"),
+            "precision": "fp32",
+            "label_sets": {"kind": {"classes": ["bird", "fish"]}},
+        },
     }
     config = Config.model_validate(settings)
     run = Run(config, directory)
@@ -143,7 +147,8 @@ def ask_once_more(run, captions, night=1):
         if ledger.valid(shard) is None:
             again = failures_before(shard.file("requests"))
             perform(_images(run, tries=night), replace(shard, again=again), ledger.folder)
-    bring_up_to_date(run, {name: WORKS[name] for name in ("embeddings", "selection", "dataset")})
+    after = ("embeddings", "labels", "selection", "dataset")
+    bring_up_to_date(run, {name: WORKS[name] for name in after})
     return shard.name
 
 
@@ -252,6 +257,15 @@ def _embeddings(_run):
     return work
 
 
+def _labels(_run):
+    def work(shard, out):
+        some = _of_list(shard.file("embeddings"))
+        write_table(table_of(some, contracts.labels_schema()), out / f"{shard.name}.parquet")
+        return {"images": tally(some)}
+
+    return work
+
+
 def _by_pairs(schema):
     """A file for each of the pairs', of those with a picture."""
 
@@ -275,6 +289,7 @@ WORKS = {
     "requests": _requests,
     "images": _images,
     "embeddings": _embeddings,
+    "labels": _labels,
     "selection": _by_pairs(contracts.SELECTION),
     "dataset": _by_pairs(contracts.DATASET),
 }

@@ -147,3 +147,13 @@ def test_of_what_was_tried_several_times_the_last_answer_stays(tmp_path, monkeyp
     ]
     assert totals(run) == rows
     assert problems(run) == []
+
+
+def test_labels_that_are_not_done_are_left_for_later_and_nothing_waits_for_them(run, monkeypatch):
+    for receipt in run.ledger("labels").receipts()[:1]:
+        run.ledger("labels").drop(receipt.shard)
+    assert compacted(run, monkeypatch) == 0
+    (new,) = {plan.name for plan in Plan.of(STAGES["labels"](run)).todo}
+    assert new in names(run, "embeddings")
+    assert not Plan.of(STAGES["embeddings"](run)).todo
+    assert set(names(run, "labels")) <= set(names(run, "embeddings"))

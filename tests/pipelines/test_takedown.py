@@ -71,7 +71,7 @@ def problems(run):
     checker = Checker(run.directory)
     return [
         (stage, problem)
-        for stage in ("pages", "pairs", "requests", "images", "embeddings", "dataset")
+        for stage in ("pages", "pairs", "requests", "images", "embeddings", "labels", "dataset")
         for receipt in Ledger(run.directory / stage).receipts()
         for problem in checker.shard(stage, receipt)
     ]
@@ -89,7 +89,7 @@ def test_nothing_of_a_picture_is_left_under_any_url(run):
     assert captions(run.directory, "dataset") == [
         c for c in left if "gone" not in c and "lost" not in c
     ]
-    stages = ("pairs", "requests", "images", "embeddings", "selection", "dataset")
+    stages = ("pairs", "requests", "images", "embeddings", "labels", "selection", "dataset")
     assert {stage: removed[stage] for stage in stages} == dict.fromkeys(stages, 3)
 
 

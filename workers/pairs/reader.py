@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from workers.base.contracts import PAIRS
 from workers.base.opt_outs import Kind, OptOuts, read_tombstones
 from workers.base.pair_ids import make_pair_ids
 from workers.base.tally import Tally
+from workers.base.urls import UrlError, absolute_url
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import Input
 from workers.pairs.captions import CaptionCleaner
@@ -78,7 +80,15 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
         for table in self._pairs(source, tallies):
             yield from split(table, self._first_limit, self._settings.shards)
         for name, tally in tallies.items():
+            self._forget(tally)
             yield beam.pvalue.TaggedOutput("tallies", (name, tally))
+
+    def _forget(self, tally: Tally) -> None:
+        """Remove the samples of what was taken down, rejected before that was looked at."""
+        for sample in tally.samples.values() if self._taken_down else ():
+            for key, row in list(sample.items()):
+                if any(map(self._taken_down.has_url, _urls_in(row))):
+                    del sample[key]
 
     def _pairs(self, source: Input, tallies: dict[str, Tally]) -> Iterator[pa.Table]:
         """The pairs of an input in large tables; what is held in memory is bounded."""
@@ -126,6 +136,15 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
         reject_rows(pairs, "no_query", table.filter(pc.invert(matches)))
         columns = [*table.columns, query_ids]
         return pa.Table.from_arrays(columns, schema=PAIRS).filter(matches)
+
+
+def _urls_in(row: Mapping[str, Any]) -> Iterator[str]:
+    """The URLs of a sample's row in normal form; a picture's may be relative to its page's."""
+    page = row.get("page_url") or ""
+    for url, base in ((page, ""), (row.get("url"), page)):
+        if url:
+            with suppress(UrlError):
+                yield absolute_url(url, base)
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:

@@ -85,7 +85,8 @@ def switch_off_at_work(machine, cluster, scratch):
         processes = [raylet, *raylet.children(recursive=True)]
         each(psutil.Process.suspend, processes)
         files = [file for some in each(psutil.Process.open_files, processes) for file in some]
-        if any(Path(file.path).is_relative_to(scratch) for file in files):
+        # In a shard's own folder: what tells of their progress lies beside these.
+        if any(scratch in Path(file.path).parents[1:] for file in files):
             break
         each(psutil.Process.resume, processes)
         time.sleep(0.02)

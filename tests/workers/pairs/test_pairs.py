@@ -520,7 +520,8 @@ def test_what_was_taken_down_comes_in_no_more_and_stands_in_no_sample(tmp_path):
         200,
         {"Content-Type": "text/html"},
         b"<img src=/1.png?gclid=7 alt='a red cat'><img src=//b.example/2.png alt='a cat'>"
-        b"<img src=/3.png alt='a red cat'><img src=/4.png alt='a cat'><img src=/1.png alt=x>",
+        b"<img src=/3.png alt='a red cat'><img src=/4.png alt='a cat'><img src=/1.png alt=x>"
+        b"<img src=/1.png><img src=//B.example:80/spacer.gif><img src=/5.png>",
         NOW,
     )
     (tmp_path / "a.warc").write_bytes(page)
@@ -537,5 +538,7 @@ def test_what_was_taken_down_comes_in_no_more_and_stands_in_no_sample(tmp_path):
     tallies = build_pairs(inputs, queries, out, PairSettings(), 0, [], taken_down=taken_down)
     assert tallies["pairs"].rejected == {"taken_down": 4}
     assert tallies["pairs"].samples.get("taken_down", {}) == {}
+    assert tallies["images"].rejected == {"no_alt": 3}
+    assert [row["url"] for row in tallies["images"].samples["no_alt"].values()] == ["/5.png"]
     rows = ds.dataset(str(out), format="parquet").to_table().to_pylist()
     assert [row["url"] for row in rows] == ["http://a.example/4.png"]
