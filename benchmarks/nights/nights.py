@@ -93,7 +93,9 @@ class Nights:
             down_hosts = [DOWN] if night == self.last // 2 + 1 else []
             codes = PARTIAL_OR_NOT if down_hosts else WHOLE
             what = "a host down" if down_hosts else ""
-            self.command(night, what, EVERY_NIGHT, away=down_hosts, codes=codes)
+            ended = self.command(night, what, EVERY_NIGHT, away=down_hosts, codes=codes)
+            if down_hosts and not ended.new:
+                self.fault(f"night {night} {what}: what the other hosts have new has not come")
 
     def _without_pictures(self, night: int) -> None:
         """The pages are there, but then no host answers."""

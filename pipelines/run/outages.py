@@ -57,10 +57,13 @@ def is_outage(receipt: Receipt, tolerance: Tolerance) -> bool:
     """Whether more of a shard could not be reached than is tolerated.
 
     Never of rows that are tried once more because they failed: what is away for good is among
-    them.
+    them. Nor of a host whose pages are there as an earlier crawl found them: the stages after it go
+    on with these, and the command says at its end what is stale (``is_stale``).
     """
     unreached = Unreached.of([receipt])
     is_retry = receipt.again and receipt.attempt > 1
+    if unreached.stale:
+        return False
     is_enough = unreached.reasons.total() >= tolerance.at_least
     return not is_retry and is_enough and unreached.share > tolerance.max_unreachable
 

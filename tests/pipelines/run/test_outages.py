@@ -3,7 +3,7 @@
 How pictures are asked for again stands in stages/test_growth.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,13 +14,14 @@ from benchmarks.small_sample import free_port
 from pipelines.run.config import Config
 from pipelines.run.directory import Run
 from pipelines.run.engines import in_process
-from pipelines.run.outages import Tolerance, is_outage
+from pipelines.run.outages import Tolerance, is_outage, is_stale
 from pipelines.run.receipts import Ledger, Receipt
 from pipelines.run.runner import run_stages
 from pipelines.stages import STAGES
 from pipelines.stages.base import Stage
 from tests.workers.web import Answer, page, serving
 from workers.base.tally import Tally
+from workers.crawl.host import KNOWN
 
 
 class ScriptedPages(Stage):
@@ -112,6 +113,15 @@ def test_few_failures_and_those_of_what_failed_before_say_nothing_of_the_network
     again = {"b": {"timeout": 5}}
     assert not is_outage(receipt({"timeout": 5}, attempt=2, again=again), tolerance)
     assert is_outage(receipt({"timeout": 5}, again=again), tolerance), "an outage's are no tries"
+
+
+def test_a_host_that_is_away_stops_no_run_where_its_pages_are_those_of_an_earlier_crawl():
+    counts = {"in": 7, "kept": 0, "rejected": {}, "failed": {"connection": 7}}
+    away = receipt({"connection": 7}, kept=7)
+    stale = replace(away, rows={KNOWN: counts, "pages": away.rows["images"]})
+    assert is_outage(away, Tolerance(0.3))
+    assert not is_outage(stale, Tolerance(0.3))
+    assert is_stale(stale, Tolerance(0.3))
 
 
 def test_what_a_lost_service_has_cost_is_asked_for_again_whatever_is_tolerated(
