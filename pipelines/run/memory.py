@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
+
+from pipelines.run.ticker import Ticker
 
 #: Seconds between two looks; each costs a few milliseconds a process.
 INTERVAL = 1.0
@@ -45,18 +46,11 @@ def _process_bytes(process: psutil.Process) -> int:
 def peak_memory() -> Iterator[PeakMemory]:
     """Watch the memory of the process tree in a thread while the block runs."""
     peak = PeakMemory()
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(INTERVAL):
-            peak.look()
-
-    thread = threading.Thread(target=watch, name="peak-memory", daemon=True)
+    ticker = Ticker("peak-memory", INTERVAL, peak.look)
     peak.look()
-    thread.start()
+    ticker.start()
     try:
         yield peak
     finally:
-        stop.set()
-        thread.join()
+        ticker.stop()
         peak.look()

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from pipelines.run.attempts import under_way
 from pipelines.run.receipts import Outcome, Side
+from pipelines.run.ticker import Ticker
 from workers.base.storage import write_json
 from workers.embedding.meter import Activity
 
@@ -69,17 +70,14 @@ class Reporter:
             self._counters = {name: Counter(f"clip_{name}", text) for name, text in METRICS.items()}
         self._counted = Activity()
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="report", daemon=True)
-        self._thread.start()
+        self._ticker = Ticker("report", REPORT_INTERVAL, self.report)
+        self._ticker.start()
 
     def report(self) -> None:
         """Say it now: at the end of a shard, lest the process be gone before it is said."""
         with self._lock:
             activity = self._activity()
-            with suppress(
-                OSError
-            ):  # the disk may be full, and work that needs no more of it goes on
+            with suppress(OSError):  # the disk may be full; work that needs no more of it goes on
                 write_json(asdict(activity), self._file)
             for name, counter in self._counters.items():
                 if more := getattr(activity, name) - getattr(self._counted, name):
@@ -95,13 +93,8 @@ class Reporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._ticker.stop()
         self.report()
-
-    def _go_on(self) -> None:
-        while not self._stop.wait(REPORT_INTERVAL):
-            self.report()
 
 
 def _in_ray() -> bool:
@@ -188,11 +181,11 @@ class Progress:
             bar_format=BAR,
             disable=not sys.stderr.isatty(),
         )
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="progress", daemon=True)
+        self._said = self.started
+        self._ticker = Ticker("progress", min(BAR_INTERVAL, LINE_INTERVAL), self._say)
 
     def __enter__(self) -> Progress:
-        self._thread.start()
+        self._ticker.start()
         return self
 
     def __exit__(
@@ -201,8 +194,7 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._ticker.stop()
         self._bar.close()
         if self.folder:
             for file in _reports(self.folder).glob("*.json"):
@@ -245,14 +237,12 @@ class Progress:
         self._open = {name: self._open.get(name, now) for name in names}
         return dict(sorted(self._open.items(), key=lambda item: (item[1], item[0]))[:NAMED])
 
-    def _go_on(self) -> None:
-        said = time.monotonic()
-        while not self._stop.wait(min(BAR_INTERVAL, LINE_INTERVAL)):
-            snapshot = self.snapshot()
-            self._tell(snapshot)
-            if not self._bar.disable:
-                self._bar.set_postfix_str(", ".join(snapshot.details()))
-            elif time.monotonic() - said >= LINE_INTERVAL:
-                said = time.monotonic()
-                fields = {"stage": self.stage, "done": self.done}
-                log.info(snapshot.line(), extra={"fields": fields})
+    def _say(self) -> None:
+        snapshot = self.snapshot()
+        self._tell(snapshot)
+        if not self._bar.disable:
+            self._bar.set_postfix_str(", ".join(snapshot.details()))
+        elif time.monotonic() - self._said >= LINE_INTERVAL:
+            self._said = time.monotonic()
+            fields = {"stage": self.stage, "done": self.done}
+            log.info(snapshot.line(), extra={"fields": fields})

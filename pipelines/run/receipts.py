@@ -250,9 +250,11 @@ class Ledger:
     def valid(self, shard: Shard) -> Receipt | None:
         """The shard's receipt if it is of the same key and its outputs are there in full."""
         receipt = self.receipt(shard.name)
-        if receipt is None or receipt.key != shard.key:
-            return None
-        return receipt if all(map(self._is_whole, receipt.outputs)) else None
+        return receipt if receipt and self.is_valid(receipt, shard.key) else None
+
+    def is_valid(self, receipt: Receipt, key: str) -> bool:
+        """Whether a receipt is of this key and its outputs are there in full."""
+        return receipt.key == key and all(map(self._is_whole, receipt.outputs))
 
     def is_done(self, shard: Shard) -> bool:
         """Whether its receipt is valid, and of the attempt that is asked for or a later one."""

@@ -52,8 +52,8 @@ class Images(Stage):
         for name, root in self.run.config.images.local_roots.items():
             if not resolve_path(root).is_dir():
                 raise ConfigError(f"images.local_roots.{name}: there is no folder {root}")
-        receipts = self.run.ledger(self.name).receipts()
-        others = sum(receipt.key != self._shard(receipt.shard).key for receipt in receipts)
+        receipts = self.ledger.receipts()
+        others = sum(receipt.key != self._key(receipt.shard) for receipt in receipts)
         if others and not self.run.refetch:
             raise ConfigError(
                 f"images: {others:,} shards of pictures in {self.folder} were made with other "
@@ -64,9 +64,11 @@ class Images(Stage):
 
     def answered(self) -> list[Receipt]:
         """The receipts of what is there of this configuration."""
-        ledger = self.run.ledger(self.name)
-        receipts = ledger.receipts()
-        return [receipt for receipt in receipts if ledger.valid(self._shard(receipt.shard))]
+        return [
+            receipt
+            for receipt in self.ledger.receipts()
+            if self.ledger.is_valid(receipt, self._key(receipt.shard))
+        ]
 
     def plan(self) -> list[Shard]:
         lists = {path.stem: path for path in self.run.outputs("requests")}
@@ -77,6 +79,9 @@ class Images(Stage):
     def _shard(self, name: str) -> Shard:
         # The name stands for what is on the list.
         return self.shard(name, self.run.config.images.identity(), values={"list": name})
+
+    def _key(self, name: str) -> str:
+        return self._shard(name).key
 
     def _with_list(self, name: str, path: Path | None) -> Shard:
         shard = replace(self._shard(name), attempt=attempt_of(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from pipelines.run.engines import in_process
@@ -22,34 +23,40 @@ class Requests(Stage):
     name = "requests"
     reads = ("pairs",)
 
+    @cached_property
+    def images(self) -> Images:
+        return Images(self.run)
+
+    @cached_property
+    def answers(self) -> list[Receipt]:
+        """The receipts of the pictures, as they are while lists are made."""
+        return self.images.answered()
+
     @property
     def may_be_empty(self) -> bool:
         """Where the pictures are there, nothing more need be asked for."""
-        return bool(Images(self.run).answered())
+        return bool(self.answers)
 
     def plan(self) -> list[Shard]:
         """What was planned before stays, whatever was asked of it; only what is lost is made anew.
 
         One more where the pairs are not those of the last.
         """
-        ledger = self.run.ledger(self.name)
-        receipts = {receipt.shard: receipt for receipt in ledger.receipts()}
+        receipts = {receipt.shard: receipt for receipt in self.ledger.receipts()}
         shards = []
         for number in range(1 + max(map(int, receipts), default=-1)):
-            shard, receipt = self._shard(number), receipts.get(f"{number:06d}")
-            was = Shard(receipt.shard, receipt.key) if receipt else None
-            shards.append(was if was and ledger.valid(was) else shard)
+            shard = self._shard(number)
+            receipt = receipts.get(shard.name)
+            is_there = receipt and self.ledger.is_valid(receipt, receipt.key)
+            shards.append(Shard(shard.name, receipt.key) if receipt and is_there else shard)
         if self.run.outputs("pairs") and not (shards and shards[-1].key == shard.key):
             shards.append(self._shard(len(shards)))
         return shards
 
     def rewritten(self) -> list[Shard]:
         """The last alone: the pairs are those that it has seen."""
-        return (
-            [self._shard(len(receipts) - 1)]
-            if (receipts := self.run.ledger(self.name).receipts())
-            else []
-        )
+        receipts = self.ledger.receipts()
+        return [self._shard(len(receipts) - 1)] if receipts else []
 
     def again(
         self,
@@ -69,37 +76,38 @@ class Requests(Stage):
 
     def _due(self) -> dict[str, tuple[float, frozenset[str]]]:
         """By shard of pictures: since when it is time to ask again, and for which failures."""
-        images = Images(self.run)
-        receipts = [receipt for receipt in images.answered() if receipt.ended < self.run.started]
+        receipts = [receipt for receipt in self.answers if receipt.ended < self.run.started]
         gate = gate_of(self.run.config, Images.name)
-        missed = not is_met(gate, StageTotals.of(images.answered()))
+        missed = not is_met(gate, StageTotals.of(self.answers))
         due = {}
         for receipt in settled(receipts):
             if not (reasons := frozenset(Unreached.of([receipt]).reasons)):
                 continue
             pauses = self.run.config.images.retry_hours[receipt.attempt - 1 :]
             when = receipt.ended + 3600 * pauses[0] if pauses else float("inf")
-            if missed or receipt.spoiled or is_outage(receipt, images.tolerance):
+            if missed or self._is_lost(receipt):
                 when = receipt.ended
             if when <= self.run.started:
                 due[receipt.shard] = when, reasons
         return due
 
+    def _is_lost(self, receipt: Receipt) -> bool:
+        """Whether it is not the pictures' fault that some could not be reached."""
+        return receipt.spoiled or is_outage(receipt, self.images.tolerance)
+
     def _answered(self) -> Iterator[AnsweredShard]:
-        images, due = Images(self.run), self._due()
-        tables = Side.TABLES.of(images.folder)
-        for receipt in settled(images.answered()):
+        due, pictures = self._due(), self.images.folder
+        tables = Side.TABLES.of(pictures)
+        for receipt in settled(self.answers):
             name = receipt.shard
             retry = due[name][1] if name in due else frozenset[str]()
             if receipt.ended < self.run.started:
                 retry |= self.run.retry
-            # What an outage has cost is no attempt of the picture's.
-            lost = receipt.spoiled or is_outage(receipt, images.tolerance)
             yield AnsweredShard(
                 name,
-                images.folder / f"{name}.parquet",
+                pictures / f"{name}.parquet",
                 tables / f"{name}.parquet",
-                receipt.attempt + (not lost),
+                receipt.attempt + (not self._is_lost(receipt)),
                 retry,
             )
 
@@ -107,8 +115,7 @@ class Requests(Stage):
         answered = tuple(self._answered())
         names = {shard.name for shard in answered}
         unread = [
-            replace(source, check=Check.AFTER_FAILURE)
-            for source in self.run.ledger(Images.name).sources()
+            replace(source, check=Check.AFTER_FAILURE) for source in self.images.ledger.sources()
         ]
         for shard in shards:  # one by one: what one puts on lists, the next leaves alone
             waiting = [path for path in self.run.outputs(self.name) if path.stem not in names]
