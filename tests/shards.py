@@ -12,6 +12,7 @@ from clip_model.config import ClipConfig, TextConfig, VisionTransformerConfig
 from workers.base.contracts import DATASET, IMAGES
 from workers.base.pair_ids import make_pair_id
 from workers.base.storage import write_table
+from workers.base.tally import Tally
 
 TINY = ClipConfig(
     embed_dim=32,
@@ -59,6 +60,14 @@ def write_images(pairs, path):
     rows.sort(key=lambda row: row["pair_id"])
     write_table(pa.Table.from_pylist(rows, schema=IMAGES), path)
     return rows
+
+
+def five_pictures(shard, out):
+    """The work on a shard of the stage ``images``, in the place of a download."""
+    write_images(pictures(5), out / f"{shard.name}.parquet")
+    tally = Tally()
+    tally.keep(5)
+    return {"images": tally}
 
 
 def write_tar(members, path, mode="w"):

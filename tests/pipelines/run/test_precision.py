@@ -15,8 +15,7 @@ from pipelines.run.receipts import Shard
 from pipelines.run.runner import Plan, is_complete
 from pipelines.stages.embeddings import Embed, Embeddings, recorded_settings
 from tests.processors import HAS_BFLOAT16, needs_bfloat16
-from tests.shards import pictures, save_tiny_model, write_images
-from workers.base.tally import Tally
+from tests.shards import five_pictures, save_tiny_model
 from workers.embedding.settings import EmbedSettings
 
 
@@ -26,12 +25,6 @@ def open_run(tmp_path):
     model = save_tiny_model(tmp_path / "tiny")
     config: dict[str, Any] = {"name": "test", "queries": {}, "embeddings": {"model": model}}
 
-    def images(shard, out):
-        write_images(pictures(5), out / f"{shard.name}.parquet")
-        tally = Tally()
-        tally.keep(5)
-        return {"images": tally}
-
     def opened(**embeddings):
         tree = config | {"embeddings": config["embeddings"] | embeddings}
         run = Run.open(Config.model_validate(tree), tmp_path / "run")
@@ -39,7 +32,7 @@ def open_run(tmp_path):
         return run
 
     for name in ("00000", "00001"):
-        perform(images, Shard(name, "key"), opened().directory / "images")
+        perform(five_pictures, Shard(name, "key"), opened().directory / "images")
     return opened
 
 

@@ -9,8 +9,7 @@ from pipelines.run.receipts import Shard
 from pipelines.run.runner import Plan
 from pipelines.stages.embeddings import Embed, Embeddings, recorded_settings
 from pipelines.stages.labels import Label, Labels
-from tests.shards import pictures, save_tiny_model, write_images
-from workers.base.tally import Tally
+from tests.shards import five_pictures, save_tiny_model
 
 
 @pytest.fixture
@@ -18,18 +17,12 @@ def open_run(tmp_path):
     """A run whose pictures are there and embedded, opened as each new command opens it."""
     model = save_tiny_model(tmp_path / "tiny")
 
-    def images(shard, out):
-        write_images(pictures(5), out / f"{shard.name}.parquet")
-        tally = Tally()
-        tally.keep(5)
-        return {"images": tally}
-
     def opened(**embeddings):
         settings = {"model": model, "precision": "fp32"} | embeddings
         tree = {"name": "test", "queries": {}, "embeddings": settings}
         return Run.open(Config.model_validate(tree), tmp_path / "run")
 
-    perform(images, Shard("00000", "key"), opened().directory / "images")
+    perform(five_pictures, Shard("00000", "key"), opened().directory / "images")
     assert work(opened(), Embeddings, Embed) == 1
     return opened
 
