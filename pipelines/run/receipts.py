@@ -383,28 +383,32 @@ def files_of(receipt: Receipt | None) -> set[str]:
 
 def settled(receipts: Sequence[Receipt]) -> list[Receipt]:
     """The receipts with every row in the last alone that has tried it: no row counts twice."""
-    left: dict[str, Counter[str]] = defaultdict(Counter)
+    gone: dict[str, Counter[str | None]] = defaultdict(Counter)
     for receipt in receipts:
         for shard, reasons in receipt.again.items():
-            left[shard].update(reasons)
+            gone[shard].update(reasons)
     return [
-        _without_rows(receipt, left[receipt.shard]) if receipt.shard in left else receipt
+        replace(receipt, rows=without_rows(receipt.rows, gone[receipt.shard]))
+        if receipt.shard in gone
+        else receipt
         for receipt in receipts
     ]
 
 
-def _without_rows(receipt: Receipt, reasons: Counter[str]) -> Receipt:
-    """A receipt without some of the rows that it has dropped, of its last kind."""
-    *others, (kind, counts) = receipt.rows.items()
-    rows = {
-        "in": counts["in"] - reasons.total(),
-        "kept": counts["kept"],
-        **{
-            how: {why: left for why, n in counts[how].items() if (left := n - reasons[why])}
-            for how in ("rejected", "failed")
-        },
+def without_rows(rows: Mapping[str, Counts], gone: Counter[str | None]) -> dict[str, Counts]:
+    """The account of a shard without some rows of its last kind.
+
+    Args:
+        gone: the rows by the reason for which they were dropped, None for those that were kept.
+    """
+    *others, (kind, counts) = rows.items()
+    kept = counts["kept"] - gone[None]
+    dropped = {
+        how: {why: left for why, n in counts[how].items() if (left := n - gone[why]) > 0}
+        for how in ("rejected", "failed")
     }
-    return replace(receipt, rows=dict([*others, (kind, rows)]))
+    total = kept + sum(sum(reasons.values()) for reasons in dropped.values())
+    return dict([*others, (kind, {"in": total, "kept": kept, **dropped})])
 
 
 @dataclass

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.run.attempts import finish_publishing, output_of
 from pipelines.run.config import ConfigError
-from pipelines.run.receipts import Again, Counts, Ledger, Side
+from pipelines.run.receipts import Again, Ledger, Side, without_rows
 from workers.base.storage import TEMPORARY_PREFIX, make_way, sync, write_json
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def mend_receipts(ledger: Ledger, removed: Mapping[str, Removed]) -> None:
         ledger.write(
             replace(
                 receipt,
-                rows=_without(receipt.rows, sum(rows, Counter())),
+                rows=without_rows(receipt.rows, sum(rows, Counter())),
                 outputs=tuple(outputs),
                 again=_less(receipt.again, again),
             )
@@ -188,20 +188,6 @@ def _counted(removed: Removed, path: Path) -> Counter[str | None]:
     """The rows of a file that its receipt counts: of a side table, those that have a reason."""
     is_table = Side.TABLES in path.parts
     return Counter({why: n for why, n in removed.rows.items() if why is not None or not is_table})
-
-
-def _without(rows: Mapping[str, Counts], removed: Counter[str | None]) -> dict[str, Counts]:
-    """The account of a shard without some rows of its last kind."""
-    *others, (kind, counts) = rows.items()
-    left = {
-        "kept": counts["kept"] - removed[None],
-        **{
-            how: {why: n for why, old in counts[how].items() if (n := old - removed[why]) > 0}
-            for how in ("rejected", "failed")
-        },
-    }
-    total = left["kept"] + sum(left["rejected"].values()) + sum(left["failed"].values())
-    return dict([*others, (kind, {"in": total, **left})])
 
 
 def _less(again: Again, removed: Counter[tuple[str, str]]) -> Again:
