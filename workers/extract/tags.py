@@ -111,8 +111,8 @@ def _attribute_reference(match: re.Match[str]) -> str:
     name = match[0][1:]
     if name[0] == "#":
         return _text_reference(match)
-    # "&copy=1" in an address is a parameter, not a sign.
-    parameter = match.string[match.end() : match.end() + 1] == "="
+    # "&copy=1" in an address is a parameter, not a sign; "&copy;=1" is one.
+    parameter = name[-1] != ";" and match.string[match.end() : match.end() + 1] == "="
     return match[0] if parameter else html5.get(name, match[0])
 
 

@@ -11,7 +11,7 @@ from workers.extract.tags import Document
 
 PIECES = [
     "<img src=a alt='b c'>", "<IMG SRC=\"x&amp;y\"ALT=é />", "<img alt=1 alt=2 = =3>",
-    "<img/src=a>", "<img src=?a=1&copy=2&lt;&notit;&#65;&#x42&eacute alt>", "<img src='",
+    "<img/src=a>", "<img src=?a=1&copy=2&lt;=&notit;&#65;&#x42&eacute alt>", "<img src='",
     "<img alt=\"a>b\" title='<img>'>", "<imgx src=1>", "<img-x>", "<p title=\"<img src=q>\">",
     "</p>", "<a href=x/y>", "</a >", "<br/>", "<b>", "<noscript>", "</noscript>", "text", "é",
     "<!-- <img src=c> -->", "<!-->", "<!--->", "<!--", "-->", "--!>", "<!x <img>", "<?php >",
