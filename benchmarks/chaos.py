@@ -7,7 +7,7 @@ task of Ray's, a raylet, the GCS, a crawler, a service or its guard), or interru
 SIGINT. A command that was ended is given again until it completes. Held against what the
 documentation says: the exit code, that no process is left five seconds later, that no trace is
 printed, and that every run that completes has the bytes of the undisturbed one; where a lost
-service had pictures asked for by another list, the same pictures and the same data set, similarity
+service had images asked for by another list, the same images and the same data set, similarity
 within what adding floats in another order makes of it.
 
 Prints a table, and as its last line the same as JSON; exits 1 where something was not as it is
@@ -48,7 +48,7 @@ from workers.crawl.warc_writer import content_hash
 
 #: Seconds that an interrupted command may take, and any command at all.
 LONGEST_END, LONGEST_COMMAND = 20.0, 600.0
-#: How far the similarity of a picture may be off that was embedded beside others.
+#: How far the similarity of an image may be off that was embedded beside others.
 TOLERANCE = 1e-3
 
 COMMANDS = {
@@ -151,7 +151,7 @@ class Chaos:
     counts: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
     stages: Counter[str] = field(default_factory=Counter)
     completed: int = 0
-    by_other_lists: int = 0  # of them, whose pictures were asked for in other lists
+    by_other_lists: int = 0  # of them, whose images were asked for in other lists
     faults: list[str] = field(default_factory=list)
 
     def go(self, kills: int, tell: Callable[[str], object]) -> None:
@@ -273,7 +273,7 @@ def differences(run_dir: Path, other: Path) -> Iterator[str]:
     yield from (name for name in sorted(made.keys() | wanted) if made.get(name) != wanted.get(name))
     if alike:
         return
-    for stage, read in {"images": _pictures_of, "dataset": _exact_columns_of}.items():
+    for stage, read in {"images": _images_of, "dataset": _exact_columns_of}.items():
         if read(run_dir) != read(other):
             yield stage
     similarity, before = (_table_of(run, "dataset")["similarity"] for run in (run_dir, other))
@@ -282,7 +282,7 @@ def differences(run_dir: Path, other: Path) -> Iterator[str]:
 
 
 def _asked_alike(run_dir: Path, other: Path) -> bool:
-    """Whether two runs asked for their pictures by the same lists."""
+    """Whether two runs asked for their images by the same lists."""
     names = [{path.name for path in (run / "requests").iterdir()} for run in (run_dir, other)]
     return names[0] == names[1]
 
@@ -291,7 +291,7 @@ def _table_of(run_dir: Path, stage: str) -> pa.Table:
     return pyarrow.dataset.dataset(run_dir / stage, format="parquet").to_table()
 
 
-def _pictures_of(run_dir: Path) -> dict[str, str]:
+def _images_of(run_dir: Path) -> dict[str, str]:
     """Their hashes by pair_id."""
     table = _table_of(run_dir, "images")
     return dict(zip(*(table[name].to_pylist() for name in ("pair_id", "sha256")), strict=True))
@@ -367,7 +367,7 @@ def main() -> int:
     write(f"Kills in stages: {in_stages}.\n")
     write(
         f"{chaos.completed} runs completed, compared with the undisturbed one byte for byte; of "
-        f"{chaos.by_other_lists}, which lost a service, pictures and data set were compared.\n"
+        f"{chaos.by_other_lists}, which lost a service, images and data set were compared.\n"
     )
     write("\n".join([f"{len(chaos.faults)} faults", *chaos.faults]) + "\n")
     write(json.dumps(summary(chaos)) + "\n")

@@ -89,7 +89,7 @@ def plain_captions(count: int) -> list[str]:
 
 
 def jpegs(count: int) -> list[bytes]:
-    """Photograph-like pictures of 500 x 375: smooth noise, so that they compress as photos do."""
+    """Photograph-like images of 500 x 375: smooth noise, so that they compress as photos do."""
     generator = torch.Generator().manual_seed(0)
     files = []
     for _ in range(count):

@@ -1,6 +1,6 @@
 """The loop of clip-retrieval's inference worker, for `benchmarks.embed` to outrun.
 
-Its reader, mapper and writer do this: a webdataset of tars, each picture through Pillow and
+Its reader, mapper and writer do this: a webdataset of tars, each image through Pillow and
 torchvision and each caption through the tokenizer in the DataLoader's processes, then open_clip's
 towers in float32 one batch after the other, rows normalised and kept as float16, one `.npy` file
 at the end. The package itself is not installed here: it pins other versions of what this project

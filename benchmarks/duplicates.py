@@ -59,7 +59,7 @@ class Pairs:
                     "pair_id": [f"{value:016x}{start:016x}" for value in rng.permutation(_SHARD)],
                     "similarity": rng.normal(0.25, 0.05, _SHARD).astype(np.float32),
                     "sha256": [f"{value:064x}" for value in files],
-                    "picture_hash": files ^ np.where(copies, bit, 0),
+                    "image_hash": files ^ np.where(copies, bit, 0),
                     "image_embedding": _embeddings(rng, copies),
                 }
             )
@@ -114,12 +114,12 @@ def exact_at_once(pairs: Pairs) -> int:
 
 def perceptual(pairs: Pairs) -> int:
     """Ours: how many near duplicates."""
-    tables = partial(pairs.tables, *_ROW, "picture_hash")
+    tables = partial(pairs.tables, *_ROW, "image_hash")
     return len(perceptual_duplicates(tables, pairs.rows, 4))
 
 
 def perceptual_at_once(pairs: Pairs) -> int:
-    hashes = np.concatenate(list(pairs.values("picture_hash")))
+    hashes = np.concatenate(list(pairs.values("image_hash")))
     return sum(
         bool((np.bitwise_count(hashes[:row] ^ hashes[row]) <= 4).any())
         for row in range(len(hashes))

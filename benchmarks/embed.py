@@ -1,6 +1,6 @@
 """Embedding shards beside clip-retrieval's worker, and beside what the machine can give at most.
 
-``python -m benchmarks.embed`` prints a table and, as its last line, the same as JSON. Pictures
+``python -m benchmarks.embed`` prints a table and, as its last line, the same as JSON. Images
 are real photographs of about 500 x 400 (`benchmarks.photographs`), captions 6 to 20 tokens long,
 the model has ViT-B/32's size and random weights: speed does not depend on them. Both sides of a
 row take turns and the medians count.
@@ -182,7 +182,7 @@ def show_cpu(rows: list[dict[str, Any]], product: float, memory_peaks: dict[str,
     write = sys.stdout.write
     kind = "bf16" if computes_bfloat16(torch.device("cpu")) else "fp32"
     write(f"{CPU_MODEL}, {usable_cores()} cores, ours in {kind}, images a second\n")
-    write(f"{'':20}{'pictures':>9}{'clip-retrieval':>16}{'ours':>9}{'ratio':>7}\n")
+    write(f"{'':20}{'images':>9}{'clip-retrieval':>16}{'ours':>9}{'ratio':>7}\n")
     for row in rows:
         write(f"{row['name']:20}{row['images']:9}{row['theirs']:16.1f}")
         write(f"{row['ours']:9.1f}{row['ratio']:7.2f}\n")
@@ -215,7 +215,7 @@ def main() -> int:
         prog="python -m benchmarks.embed", description=__doc__.splitlines()[0]
     )
     add = parser.add_argument
-    add("--images", type=int, default=10_000, help="pictures, all of which are decoded")
+    add("--images", type=int, default=10_000, help="images, all of which are decoded")
     add(
         "--through-model",
         type=int,

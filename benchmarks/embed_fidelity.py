@@ -41,7 +41,7 @@ BATCH = 64
 
 
 def fast(jpgs: Sequence[bytes], folder: Path) -> tuple[Float32s, Float32s]:
-    """Similarities [N] and picture embeddings [N, D] as the project computes them."""
+    """Similarities [N] and image embeddings [N, D] as the project computes them."""
     shard, out = write_shard(folder, "shard", jpgs), folder / "out.parquet"
     Embedder(EmbedSettings(model=MODEL, precision="fp32")).embed_shard(shard, out)
     table = pq.read_table(out)
@@ -61,10 +61,10 @@ def _encoded(jpgs: Sequence[bytes], captions: Sequence[str]) -> Iterator[tuple[T
     model, preprocess = clip_model.load(MODEL, "cpu")
     with ThreadPoolExecutor(usable_cores()) as pool:
         for rows in in_chunks(zip(jpgs, captions, strict=True), BATCH):
-            pictures = pool.map(lambda row: preprocess(Image.open(BytesIO(row[0]))), rows)
+            images = pool.map(lambda row: preprocess(Image.open(BytesIO(row[0]))), rows)
             tokens = clip_model.tokenize([caption for _, caption in rows], truncate=True)
             yield (
-                F.normalize(model.encode_image(torch.stack(list(pictures))), dim=-1),
+                F.normalize(model.encode_image(torch.stack(list(images))), dim=-1),
                 F.normalize(model.encode_text(tokens), dim=-1),
             )
 
@@ -77,7 +77,7 @@ def show(similarity: Float32s, angle: Float32s) -> None:
     result: dict[str, float] = {"pairs": len(similarity)}
     for name, values in {
         "similarity": similarity,
-        "1 - cosine of picture with itself": angle,
+        "1 - cosine of image with itself": angle,
     }.items():
         figures = np.quantile(values, [0.5, 0.999, 1.0])
         write(f"{name:34}{''.join(f'{figure:10.1e}' for figure in figures)}\n")

@@ -34,7 +34,7 @@ TIMES = (1, 2, 4)
 
 
 def write_shards(folder: Path, shards: int, images: int) -> None:
-    """The same pictures in each, so that each is the same work."""
+    """The same images in each, so that each is the same work."""
     first = write_shard(folder, "00000", list(photographs(images)))
     for number in range(1, shards):
         os.link(first, folder / f"{number:05d}.parquet")

@@ -146,7 +146,7 @@ def between(
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
-    """The pairs of the inputs in a file or folder, whose accounts are held against them."""
+    """The pairs of the inputs in a file or folder, whose tallies are held against them."""
     found: list[tuple[str, str]] = []
     for source in find_inputs([str(path)]):
         pages, images = Tally(), Tally()

@@ -1,4 +1,4 @@
-"""What opt-out lists cost: to read them, to hold them, to look a picture up.
+"""What opt-out lists cost: to read them, to hold them, to look an image up.
 
 ``python -m benchmarks.opt_outs`` writes a list of URLs, reads it as a run's check does, and looks
 up as many rows of other URLs as a shard has, beside a Python set of the same URLs (its memory as

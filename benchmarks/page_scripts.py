@@ -1,4 +1,4 @@
-"""What short scripts make of WARC and WAT files with what people use: pairs of picture and text.
+"""What short scripts make of WARC and WAT files with what people use: pairs of image and text.
 
 The rules are those of ``extract_pairs``, as far as a short script has them.
 """

@@ -3,9 +3,9 @@
 ``python -m benchmarks.pairs`` takes a Parquet list of URLs and captions to matched, deduplicated,
 balanced Parquet shards both ways, on one core, and prints captions a second of processor time, so
 that what else the machine does counts less. Ours is
-``build_pairs`` as a run calls it: Beam, rules, redaction, accounts and per-query counts included.
+``build_pairs`` as a run calls it: Beam, rules, redaction, tallies and per-query counts included.
 The script is a loop over rows: ftfy, pyahocorasick over spaced captions, a set of what was seen, a
-draw for each match; it has no rules and keeps no account. Balancing keeps all here, and both must
+draw for each match; it has no rules and keeps no tally. Balancing keeps all here, and both must
 end with the same pairs. A third figure is the cleaning alone, in columns. The list is generated
 and seeded: a tenth of the captions beyond ASCII, a tenth of the rows duplicates. The last line is
 JSON.

@@ -28,21 +28,21 @@ def sources() -> list[Image.Image]:
         *(data.astronaut(), data.coffee(), data.rocket(), data.chelsea()),
         *data.stereo_motorcycle()[:2],
     ]
-    return [Image.fromarray(picture).convert("RGB") for picture in levels]
+    return [Image.fromarray(image).convert("RGB") for image in levels]
 
 
 def photograph(number: int) -> bytes:
     """The JPEG of a number."""
     rng = np.random.default_rng(number)
-    picture = sources()[number % len(sources())]
+    image = sources()[number % len(sources())]
     size = int(rng.integers(*WIDTHS)), int(rng.integers(*HEIGHTS))
     share = rng.uniform(0.6, 1.0)
-    scale = share * min(picture.width / size[0], picture.height / size[1])
+    scale = share * min(image.width / size[0], image.height / size[1])
     width, height = size[0] * scale, size[1] * scale
-    left = rng.uniform(0, picture.width - width)
-    top = rng.uniform(0, picture.height - height)
+    left = rng.uniform(0, image.width - width)
+    top = rng.uniform(0, image.height - height)
     box = (left, top, left + width, top + height)
-    crop = picture.resize(size, Image.Resampling.BICUBIC, box=box)
+    crop = image.resize(size, Image.Resampling.BICUBIC, box=box)
     if rng.random() < 0.5:
         crop = ImageOps.mirror(crop)
     gains = rng.uniform(0.8, 1.2, 3)

@@ -1,4 +1,4 @@
-"""What another precision, or another kind of processor, changes: two runs of the same pictures.
+"""What another precision, or another kind of processor, changes: two runs of the same images.
 
     python -m pipelines.build_dataset --run-dir A --set embeddings.precision=fp32
     cp -r A B

@@ -1,4 +1,4 @@
-"""The embedded sample with fewer pictures on a port of its own, for what needs many runs of it."""
+"""The embedded sample with fewer images on a port of its own, for what needs many runs of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-PICTURES = 240
+IMAGES = 240
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SmallSample:
     """
 
     port: int = field(default_factory=lambda: free_port())
-    pictures: int = PICTURES
+    images: int = IMAGES
 
     @property
     def names(self) -> Sequence[str]:
@@ -45,7 +45,7 @@ class SmallSample:
             **self.site(),
             "gates.dataset": {"min_kept": 20},
             "pairs.shards": 3,
-            "images.pairs_per_shard": self.pictures // 3,
+            "images.pairs_per_shard": self.images // 3,
             "model.epochs": 2,
             "model.batch_size": 16,
             "ray.num_cpus": 2,
@@ -54,7 +54,7 @@ class SmallSample:
     def site(self) -> dict[str, Any]:
         """Who serves the pages."""
         command = ["python", "-m", "examples.sample.site", "--port", str(self.port)]
-        command += ["--pictures", str(self.pictures), "--truth", "{run_dir}/truth.parquet"]
+        command += ["--images", str(self.images), "--truth", "{run_dir}/truth.parquet"]
         ready = f"http://{self.names[0]}:{self.port}/"
         return {"services.site.command": command, "services.site.ready": ready}
 

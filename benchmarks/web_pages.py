@@ -1,6 +1,6 @@
 """Pages as the web has them, made from a seed, in WARC and WAT files as Common Crawl lays them out.
 
-A page has 30 to 100 kB: a head with scripts and styles, menus, paragraphs with links, and pictures
+A page has 30 to 100 kB: a head with scripts and styles, menus, paragraphs with links, and images
 in the ways that pages show them (lazy loading, source sets, figures, relative addresses).
 """
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clip_model.checkpoint import available_models, load, save
     from clip_model.config import ARCHITECTURES, ClipConfig
+    from clip_model.image_files import ImageError, decode_image
     from clip_model.inert_pickle import UnsafeCheckpointError
     from clip_model.loss import contrastive_loss
     from clip_model.metrics import roc_auc
     from clip_model.model import CLIP, convert_weights, trim
-    from clip_model.picture_files import ImageError, decode_image
     from clip_model.positions import resize_positions
     from clip_model.preprocess import (
         Preprocess,
@@ -79,7 +79,7 @@ __all__ = [
     "zero_shot_classifier",
 ]
 
-#: Where each name is from. It is imported when it is asked for: whoever only reads pictures, a
+#: Where each name is from. It is imported when it is asked for: whoever only reads images, a
 #: downloader say, needs no torch.
 _HOMES = {  # by module
     "checkpoint": "available_models load save",
@@ -89,7 +89,7 @@ _HOMES = {  # by module
     "metrics": "roc_auc",
     "model": "CLIP convert_weights trim",
     "positions": "resize_positions",
-    "picture_files": "ImageError decode_image",
+    "image_files": "ImageError decode_image",
     "preprocess": "Preprocess fold_normalisation image_bytes_transform image_transform",
     "probe": "LinearProbe few_shot_curve fit_probe fit_swept_probe image_features "
     "shots_to_equal sweep_l2",

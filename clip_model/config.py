@@ -14,7 +14,7 @@ HEAD_WIDTH = 64  # every attention head of the paper's towers is 64 wide
 MLP_RATIO = 4  # and every perceptron of theirs four times as wide as its tower
 # Bounds that no CLIP is near. A file's few bytes must not build a model of a billion layers.
 MOST_LAYERS = 500  # of a tower, or of a ResNet's stage
-LARGEST = 1 << 20  # width, side of a picture, words, ...
+LARGEST = 1 << 20  # width, side of an image, words, ...
 
 
 def check_count(name: str, value: object, most: int = LARGEST) -> None:

@@ -1,4 +1,4 @@
-"""What Hugging Face's configurations say about a CLIP and its pictures, key by key.
+"""What Hugging Face's configurations say about a CLIP and its images, key by key.
 
 Names and defaults: `configuration_clip.py`, `image_processing_clip.py` and
 `configuration_utils.py` of transformers 5.23, and what its earlier versions wrote.
@@ -87,7 +87,7 @@ def check_config(
 
 
 def check_processors(folder: Path, resolution: int) -> None:
-    """What is in the folder about pictures must be what `image_transform` does.
+    """What is in the folder about images must be what `image_transform` does.
 
     Raises:
         RuntimeError: it is not.
@@ -98,7 +98,7 @@ def check_processors(folder: Path, resolution: int) -> None:
             continue
         fields = read_json(path)
         if name == PROCESSORS[1] and "image_processor" not in fields:
-            continue  # the pictures' part is in a file of its own
+            continue  # the images' part is in a file of its own
         check_processor(fields.get("image_processor", fields), resolution, str(path))
 
 

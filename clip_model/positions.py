@@ -31,11 +31,11 @@ def resize_positions(
 def resize_positions(
     model_or_state: CLIP | Mapping[str, Tensor], resolution: int
 ) -> CLIP | dict[str, Tensor]:
-    """The same model for pictures of another size; what is given stays as it is.
+    """The same model for images of another size; what is given stays as it is.
 
     Args:
         model_or_state: a model, or tensors under OpenAI's names.
-        resolution: side of the pictures in pixels.
+        resolution: side of the images in pixels.
 
     Returns:
         What was given, with other positions: the new model's other parameters are copies.

@@ -1,6 +1,6 @@
-"""A picture to the model's input, exactly as OpenAI's models were trained and measured.
+"""An image to the model's input, exactly as OpenAI's models were trained and measured.
 
-The order is part of the recipe. A palette picture is resized as palette indices would be if it
+The order is part of the recipe. A palette image is resized as palette indices would be if it
 were converted late: so conversion to RGB comes after the resize and the crop, as in openai/CLIP.
 
 `image_transform` is the reference. `image_bytes_transform` is the fast path, from a file's bytes
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clip_model.picture_files import (
+from clip_model.image_files import (
     ImageError,
     as_image_error,
     decode_image,
@@ -37,7 +37,7 @@ Preprocess = Callable[["Image.Image"], torch.Tensor]
 
 
 def random_square_crop(resolution: int) -> Preprocess:
-    """The paper's only augmentation: a random square of the resized picture.
+    """The paper's only augmentation: a random square of the resized image.
 
     Like `image_transform`, but the crop is anywhere along the longer side. It draws from torch's
     global generator.
@@ -61,7 +61,7 @@ def image_bytes_transform(resolution: int) -> Callable[[bytes], Tensor]:
     """The fast transform, from a file's bytes to the input of a folded model.
 
     A JPEG is decoded by libjpeg-turbo and resized by torch: at most 2 levels of 255 away from the
-    reference. Everything else is the reference's: other formats, CMYK, turned pictures, and
+    reference. Everything else is the reference's: other formats, CMYK, turned images, and
     whatever the fast decoder complains of. As there, palettes are resized as indices.
 
     Returns:
@@ -100,7 +100,7 @@ def _resized(height: int, width: int, resolution: int) -> tuple[int, int]:
     """Height and width when the shorter side is `resolution`, rounded as torchvision does.
 
     Raises:
-        ImageError: a sliver of a picture would grow beyond what Pillow opens.
+        ImageError: a sliver of an image would grow beyond what Pillow opens.
     """
     if height <= width:
         size = resolution, int(resolution * width / height)
@@ -121,10 +121,10 @@ def _resize_and_crop(pixels: Tensor, resolution: int) -> Tensor:
 
 
 class NormalisingConv2d(nn.Conv2d):
-    """A convolution of normalised pictures, made one of levels from 0 to 255.
+    """A convolution of normalised images, made one of levels from 0 to 255.
 
     (u / 255 - mean) / std is u * scale + shift: the scale goes into the weight, the shift becomes
-    a bias. Where the convolution pads with 0 after the normalisation, this one frames the picture
+    a bias. Where the convolution pads with 0 after the normalisation, this one frames the image
     with the mean before it. Levels are exact in bfloat16 and float16, normalised pixels are not.
     """
 

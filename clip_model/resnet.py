@@ -3,7 +3,7 @@
 - The stem is three convolutions, not one, and an average pool instead of a max pool.
 - Wherever the usual network strides, this one averages first (anti-aliasing): every convolution
   of a block has stride 1.
-- The final average pool is an attention pool, its query the mean of the picture.
+- The final average pool is an attention pool, its query the mean of the image.
 """
 
 from __future__ import annotations

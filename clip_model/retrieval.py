@@ -108,8 +108,8 @@ def retrieval_recall(
 ) -> dict[str, float]:
     """Recall in both directions: `{"image_to_text@1": 0.4, ..., "text_to_image@10": 0.9}`.
 
-    An answer is right if its group is the query's: five captions of one picture, or one caption
-    of several pictures, share a group. Without groups, row i answers row i.
+    An answer is right if its group is the query's: five captions of one image, or one caption
+    of several images, share a group. Without groups, row i answers row i.
 
     Args:
         image_features: [N, E]; they are normalised here.

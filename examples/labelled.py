@@ -1,4 +1,4 @@
-"""Labelled pictures for the example programs: CIFAR-100, or any folder of CLASS/picture files."""
+"""Labelled images for the example programs: CIFAR-100, or any folder of CLASS/image files."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from PIL import Image
 from torch import Tensor
 
 import clip_model as clip
-from clip_model.picture_files import decode_image
+from clip_model.image_files import decode_image
 from clip_model.preprocess import Preprocess
 from clip_model.probe import hash_order, image_features
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}
-HELD_OUT = 0.25  # share of a folder's pictures that is the test part
+HELD_OUT = 0.25  # share of a folder's images that is the test part
 
 
 class Folder:
     """Part of a folder with a folder a class: `folder[i]` is a PIL image and its class number.
 
-    A hash of a picture's name says whether it is held out, so both parts stay what they are
-    wherever the folder lies. Of every class with two pictures or more, each part has at least one.
+    A hash of an image's name says whether it is held out, so both parts stay what they are
+    wherever the folder lies. Of every class with two images or more, each part has at least one.
 
     Raises:
-        FileNotFoundError: no folder below has a picture in it.
+        FileNotFoundError: no folder below has an image in it.
     """
 
     def __init__(self, root: str | Path, *, train: bool) -> None:
@@ -38,7 +38,7 @@ class Folder:
             if folder.is_dir()
         }
         if not any(by_class.values()):
-            raise FileNotFoundError(f"{root} has no pictures in folders named after their classes")
+            raise FileNotFoundError(f"{root} has no images in folders named after their classes")
         self.classes = [name for name, files in by_class.items() if files]
         self._files = [
             (path, label)
@@ -51,31 +51,31 @@ class Folder:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         path, label = self._files[index]
-        return open_picture(path), label
+        return open_image(path), label
 
 
-def open_picture(path: Path) -> Image.Image:
-    """A whole picture.
+def open_image(path: Path) -> Image.Image:
+    """A whole image.
 
     Raises:
-        PictureError: there is none, or it is cut short, broken or too large.
+        BadImageError: there is none, or it is cut short, broken or too large.
     """
     try:
         return decode_image(path.read_bytes())
     except (clip.ImageError, OSError) as error:
-        raise PictureError(f"{path} cannot be used: {error}") from error
+        raise BadImageError(f"{path} cannot be used: {error}") from error
 
 
-class PictureError(Exception):
-    """A picture that cannot be read; the text says which, and why."""
+class BadImageError(Exception):
+    """An image that cannot be read; the text says which, and why."""
 
 
 @contextmanager
 def in_one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """A picture or folder that cannot be used ends the program with a line, and exit status 2."""
+    """An image or folder that cannot be used ends the program with a line, and exit status 2."""
     try:
         yield
-    except (PictureError, OSError) as error:
+    except (BadImageError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
 
@@ -103,7 +103,7 @@ def get_features(
     projected: bool = True,
     batch_size: int = 100,
 ) -> tuple[Tensor, Tensor]:
-    """Features [N, D] and labels [N] of every picture, read and encoded a batch at a time."""
+    """Features [N, D] and labels [N] of every image, read and encoded a batch at a time."""
     features, labels = [], []
     for start in range(0, len(data), batch_size):
         rows = [data[index] for index in range(start, min(start + batch_size, len(data)))]
@@ -134,5 +134,5 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folder",
         type=Path,
-        help="pictures in folders named after their classes; without it, CIFAR-100 is downloaded",
+        help="images in folders named after their classes; without it, CIFAR-100 is downloaded",
     )

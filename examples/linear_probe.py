@@ -1,7 +1,7 @@
 """Logistic regression on image features: OpenAI's third example, with this project's probe.
 
 python -m examples.linear_probe                     # CIFAR-100, downloaded
-python -m examples.linear_probe --folder pictures   # pictures/CLASS/*.png, a quarter held out
+python -m examples.linear_probe --folder images   # images/CLASS/*.png, a quarter held out
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which of some captions fits a picture: OpenAI's first example.
+"""Which of some captions fits an image: OpenAI's first example.
 
-python -m examples.predict picture.png "a diagram" "a dog" "a cat"
+python -m examples.predict image.png "a diagram" "a dog" "a cat"
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 import clip_model as clip
-from examples.labelled import argument_parser, in_one_line, open_picture
+from examples.labelled import argument_parser, in_one_line, open_image
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the probability of each caption."""
-    parser = argument_parser("predict", "Say which of some captions fits a picture.")
-    parser.add_argument("picture", type=Path, help="an image file")
+    parser = argument_parser("predict", "Say which of some captions fits an image.")
+    parser.add_argument("image", type=Path, help="an image file")
     parser.add_argument("captions", nargs="+", help="what it may show")
     options = parser.parse_args(arguments)
     with in_one_line(parser):
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     model, preprocess = clip.load(options.model, device=options.device)
-    image = preprocess(open_picture(options.picture)).unsqueeze(0).to(options.device)
+    image = preprocess(open_image(options.image)).unsqueeze(0).to(options.device)
     text = clip.tokenize(options.captions).to(options.device)
 
     with torch.no_grad():

@@ -1,7 +1,7 @@
-"""The likeliest classes of a picture, from nothing but the classes' names: OpenAI's second example.
+"""The likeliest classes of an image, from nothing but the classes' names: OpenAI's second example.
 
-python -m examples.zero_shot                        # a picture of CIFAR-100, downloaded
-python -m examples.zero_shot --folder pictures      # pictures/CLASS/*.png
+python -m examples.zero_shot                        # an image of CIFAR-100, downloaded
+python -m examples.zero_shot --folder images      # images/CLASS/*.png
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 import clip_model as clip
 from examples.labelled import (
-    PictureError,
+    BadImageError,
     add_folder,
     argument_parser,
     get_features,
@@ -25,10 +25,10 @@ TEMPLATE = "a photo of a {}"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print a picture's five likeliest classes; with --all, the accuracy on every picture."""
-    parser = argument_parser("zero_shot", "Classify pictures by nothing but the classes' names.")
+    """Print an image's five likeliest classes; with --all, the accuracy on every image."""
+    parser = argument_parser("zero_shot", "Classify images by nothing but the classes' names.")
     add_folder(parser)
-    parser.add_argument("--index", type=int, default=0, help="which picture of the test part")
+    parser.add_argument("--index", type=int, default=0, help="which image of the test part")
     parser.add_argument(
         "--template",
         default=TEMPLATE,
@@ -44,23 +44,23 @@ def _run(options: argparse.Namespace) -> None:
     model, preprocess = clip.load(options.model, device=options.device)
     data = open_data(options.folder, train=False)
     if not -len(data) <= options.index < len(data):
-        raise PictureError(f"there is no picture {options.index} among {len(data)}")
-    picture, label = data[options.index]
-    image_input = preprocess(picture).unsqueeze(0).to(options.device)
+        raise BadImageError(f"there is no image {options.index} among {len(data)}")
+    image, label = data[options.index]
+    image_input = preprocess(image).unsqueeze(0).to(options.device)
     classifier = clip.zero_shot_classifier(model, data.classes, options.template)
 
     with torch.no_grad():
         image_features = model.encode_image(image_input)
     values, indices = clip.classify(image_features, classifier, model.logit_scale)
 
-    sys.stdout.write(f"A picture of the class {data.classes[label]}. Top predictions:\n")
+    sys.stdout.write(f"An image of the class {data.classes[label]}. Top predictions:\n")
     for value, index in zip(values[0].tolist(), indices[0].tolist(), strict=True):
         sys.stdout.write(f"{data.classes[index]:>16s}: {value:.2%}\n")
     if options.all:
         features, labels = get_features(model, preprocess, data)
         _, predicted = clip.classify(features, classifier.float().cpu(), 0.0, top_k=1)
         accuracy = (predicted[:, 0] == labels).double().mean().item()
-        sys.stdout.write(f"Accuracy = {accuracy:.2%} of {len(labels)} pictures\n")
+        sys.stdout.write(f"Accuracy = {accuracy:.2%} of {len(labels)} images\n")
 
 
 if __name__ == "__main__":

@@ -46,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         action="append",
         default=[],
         metavar="REASON,...",
-        help="ask again now for pictures that failed or were refused for these reasons, also final "
+        help="ask again now for images that failed or were refused for these reasons, also final "
         "ones (http_404, not_an_image, ...)",
     )
     options.add_argument(
         "--refetch",
         action="store_true",
-        help="discard pictures that were made with other settings, and fetch them again",
+        help="discard images that were made with other settings, and fetch them again",
     )
     arguments = options.parse_args(argv)
 

@@ -20,7 +20,7 @@ from pipelines.run.attempts import output_of
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.outages import is_outage
-from pipelines.run.receipts import Again, Counts, Ledger, Receipt, Shard, Side, StageTotals
+from pipelines.run.receipts import Again, Counts, Receipt, Receipts, Shard, Side, StageTotals
 from pipelines.run.removal import rewrite_table
 from pipelines.run.rewrite import (
     Removed,
@@ -45,7 +45,7 @@ from workers.base.tally import Tally
 from workers.fetch.requests import attempt_of, list_name
 
 DESCRIPTION = """\
-Remove the pictures, and what was made of them, of pairs that are in pairs/ no more, and join small
+Remove the images, and what was made of them, of pairs that are in pairs/ no more, and join small
 shards of requests, images, embeddings and labels into full ones (images.pairs_per_shard). Nothing
 is fetched or embedded again for it, and the data set has the same bytes. Killed at any moment, the
 run is as it was or as it was to be. It needs as much free disk as what it joins takes.
@@ -93,14 +93,14 @@ def remove_unreferenced(state: Run) -> Counter[str]:
     removed: dict[str, Removed] = {}
     rows: Counter[str] = Counter()
     for stage in LISTED:
-        for path in state.ledger(stage).outputs():
+        for path in state.receipts(stage).outputs():
             ids = pq.read_table(path, columns=["pair_id"])["pair_id"]
             gone = ~wanted.has_values(Kind.PAIR_ID, ids)
             name = os.path.relpath(path, state.directory)
             removed[name] = rewrite_table(path, gone) if gone.any() else Removed()
             rows[stage] += removed[name].total
     for stage in LISTED:
-        mend_receipts(state.ledger(stage), removed)
+        mend_receipts(state.receipts(stage), removed)
     return rows
 
 
@@ -112,7 +112,7 @@ def join_small(run: Run, state: Run) -> set[str]:
         joined = _Joined.of(state, names)
         joined.write(state)
         if labelled.issuperset(names):  # else they are made anew, in seconds
-            joined.write_follower(state.ledger(Labels.name))
+            joined.write_follower(state.receipts(Labels.name))
         renamed |= dict.fromkeys(names, joined.name)
     if renamed:
         _rename(state, renamed)
@@ -146,8 +146,8 @@ def _groups(run: Run, state: Run) -> Iterator[list[str]]:
 
 def _valid(stage: Stage) -> set[str]:
     """The names of the shards of a stage that are done."""
-    ledger = stage.run.ledger(stage.name)
-    return {shard.name for shard in stage.plan() if ledger.valid(shard)}
+    receipts = stage.run.receipts(stage.name)
+    return {shard.name for shard in stage.plan() if receipts.valid(shard)}
 
 
 @dataclass(frozen=True)
@@ -174,29 +174,31 @@ class _Joined:
         return cls(names, list_name(last, attempt_of(names[0])), last)
 
     def write(self, state: Run) -> None:
-        """Write the list, its pictures and their embeddings, with receipts but for the keys."""
+        """Write the list, its images and their embeddings, with receipts but for the keys."""
         file = f"{self.name}.parquet"
-        images = state.directory / Images.name
-        tables = Side.TABLES.of(images)
-        pictures = _concatenated(images, self.members).sort_by("pair_id")
+        folder = state.directory / Images.name
+        tables = Side.TABLES.of(folder)
+        images = _concatenated(folder, self.members).sort_by("pair_id")
         without = self._last(_concatenated(tables, self.members)).sort_by("pair_id")
         write_table(self.requests, state.directory / "requests" / file)
-        write_table(pictures, images / file)
+        write_table(images, folder / file)
         write_table(without, tables / file)
-        _join_samples(Side.REJECTED.of(images), self.members, self.name)
-        rows = {"images": _counts(pictures, without)}
+        _join_samples(Side.REJECTED.of(folder), self.members, self.name)
+        rows = {"images": _counts(images, without)}
         again = failures_before(state.directory / "requests" / file)
-        self._write_receipt(Ledger(images), [file, f"../{Side.TABLES}/images/{file}"], rows, again)
-        self.write_follower(state.ledger(Embeddings.name))
+        self._write_receipt(
+            Receipts(folder), [file, f"../{Side.TABLES}/images/{file}"], rows, again
+        )
+        self.write_follower(state.receipts(Embeddings.name))
 
-    def write_follower(self, ledger: Ledger) -> None:
-        """Write what a stage has made of the pictures, row for row, with its receipt."""
+    def write_follower(self, receipts: Receipts) -> None:
+        """Write what a stage has made of the images, row for row, with its receipt."""
         file = f"{self.name}.parquet"
-        table = _concatenated(ledger.folder, self.members).sort_by("pair_id")
-        write_table(table, ledger.folder / file)
-        _join_samples(Side.REJECTED.of(ledger.folder), self.members, self.name)
-        receipts = filter(None, map(ledger.receipt, self.members))
-        self._write_receipt(ledger, [file], StageTotals.of(list(receipts)).rows, {})
+        table = _concatenated(receipts.folder, self.members).sort_by("pair_id")
+        write_table(table, receipts.folder / file)
+        _join_samples(Side.REJECTED.of(receipts.folder), self.members, self.name)
+        members = filter(None, map(receipts.get, self.members))
+        self._write_receipt(receipts, [file], StageTotals.of(list(members)).rows, {})
 
     def _last(self, without: pa.Table) -> pa.Table:
         """The answers to what was asked last; earlier ones are history."""
@@ -206,19 +208,19 @@ class _Joined:
         return without.filter(pc.equal(without["tries"], self.requests["tries"].take(places)))
 
     def _write_receipt(
-        self, ledger: Ledger, files: Sequence[str], rows: Mapping[str, Counts], again: Again
+        self, receipts: Receipts, files: Sequence[str], rows: Mapping[str, Counts], again: Again
     ) -> None:
-        receipts = [receipt for name in self.members if (receipt := ledger.receipt(name))]
-        ledger.announce(self.name, files)
-        ledger.write(
+        members = [receipt for name in self.members if (receipt := receipts.get(name))]
+        receipts.announce(self.name, files)
+        receipts.write(
             Receipt(
                 shard=self.name,
                 key="",
                 rows=rows,
-                outputs=tuple(output_of(ledger.folder / file, file) for file in files),
-                seconds=round(sum(receipt.seconds for receipt in receipts), 3),
-                ended=max(receipt.ended for receipt in receipts),
-                attempt=max(receipt.attempt for receipt in receipts),
+                outputs=tuple(output_of(receipts.folder / file, file) for file in files),
+                seconds=round(sum(receipt.seconds for receipt in members), 3),
+                ended=max(receipt.ended for receipt in members),
+                attempt=max(receipt.attempt for receipt in members),
                 again=again,
             )
         )
@@ -228,9 +230,9 @@ def _concatenated(folder: Path, names: Sequence[str]) -> pa.Table:
     return pa.concat_tables([pq.read_table(folder / f"{name}.parquet") for name in names])
 
 
-def _counts(pictures: pa.Table, without: pa.Table) -> Counts:
+def _counts(images: pa.Table, without: pa.Table) -> Counts:
     tally = Tally()
-    tally.keep(len(pictures))
+    tally.keep(len(images))
     for reason, rejected in zip(
         *(without[c].to_pylist() for c in ("reason", "rejected")), strict=True
     ):
@@ -252,7 +254,7 @@ def _join_samples(folder: Path, members: Sequence[str], name: str) -> None:
 
 def _rename(state: Run, renamed: Mapping[str, str]) -> None:
     """Put the new lists in the place of those that they are made of, wherever these are named."""
-    requests, images = state.ledger("requests"), state.ledger(Images.name)
+    requests, images = state.receipts("requests"), state.receipts(Images.name)
     for name in renamed:
         (requests.folder / f"{name}.parquet").unlink()
     for path in sorted(requests.folder.glob("*.parquet")):
@@ -262,35 +264,35 @@ def _rename(state: Run, renamed: Mapping[str, str]) -> None:
             columns = {"failed_in": pa.chunked_array([new], pa.string())}
             rewrite_table(path, np.zeros(len(new), np.bool_), columns)
     _give_to_nights(requests, renamed)
-    for receipt in images.receipts():
+    for receipt in images.all():
         again: dict[str, Counter[str]] = defaultdict(Counter)
         for name, reasons in receipt.again.items():
             again[renamed.get(name, name)].update(reasons)
         if again != receipt.again:
             images.write(replace(receipt, again={name: dict(some) for name, some in again.items()}))
-    for ledger in (images, state.ledger(Embeddings.name), state.ledger(Labels.name)):
-        shards = {receipt.shard for receipt in ledger.receipts()} - renamed.keys()
-        ledger.keep_only([Shard(name, "") for name in shards])
+    for receipts in (images, state.receipts(Embeddings.name), state.receipts(Labels.name)):
+        shards = {receipt.shard for receipt in receipts.all()} - renamed.keys()
+        receipts.keep_only([Shard(name, "") for name in shards])
 
 
-def _give_to_nights(ledger: Ledger, renamed: Mapping[str, str]) -> None:
+def _give_to_nights(receipts: Receipts, renamed: Mapping[str, str]) -> None:
     """Write the receipts of ``requests`` anew: a new list is of the last night that had a part."""
     given: set[str] = set()
-    for receipt in reversed(ledger.receipts()):
+    for receipt in reversed(receipts.all()):
         before = {output.file: output for output in receipt.outputs}
         names = {file.removesuffix(".parquet") for file in before}
         files = {f"{renamed.get(name, name)}.parquet" for name in names} - given
         given |= files
         outputs = [
-            output_of(ledger.folder / file, file)
-            if file not in before or is_changed(ledger.folder / file)
+            output_of(receipts.folder / file, file)
+            if file not in before or is_changed(receipts.folder / file)
             else before[file]
             for file in sorted(files)
         ]
         tally = Tally()
         tally.keep(sum(output.rows or 0 for output in outputs))
-        ledger.announce(receipt.shard, files)
-        ledger.write(replace(receipt, outputs=tuple(outputs), rows={"pairs": tally.counts()}))
+        receipts.announce(receipt.shard, files)
+        receipts.write(replace(receipt, outputs=tuple(outputs), rows={"pairs": tally.counts()}))
 
 
 @dataclass(frozen=True)
@@ -301,11 +303,11 @@ class _Size:
 
 
 def _sizes(run: Run) -> dict[str, _Size]:
-    return {stage: _size(run.ledger(stage)) for stage in LISTED}
+    return {stage: _size(run.receipts(stage)) for stage in LISTED}
 
 
-def _size(ledger: Ledger) -> _Size:
-    files = [path for path in ledger.outputs() if path.parent == ledger.folder]
+def _size(receipts: Receipts) -> _Size:
+    files = [path for path in receipts.outputs() if path.parent == receipts.folder]
     rows = sum(pq.read_metadata(path).num_rows for path in files)
     return _Size(len(files), rows, sum(path.stat().st_size for path in files))
 

@@ -1,4 +1,4 @@
-"""``python -m pipelines.embed``: CLIP over anybody's shards of pictures and captions."""
+"""``python -m pipelines.embed``: CLIP over anybody's shards of images and captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.base.settings import ShellText, read_text
 from workers.embedding.settings import ATTRIBUTES, EmbedSettings, InputSettings
 
 DESCRIPTION = """\
-Embed shards of pictures and captions with any CLIP that clip_model loads: webdataset tars and
+Embed shards of images and captions with any CLIP that clip_model loads: webdataset tars and
 Parquet, img2dataset's own or anybody's. One Parquet file a shard, with embeddings, similarity,
 labels and scores; docs/embedding.md says how to open them. The same command resumes, and what is
 done already is not done again.
@@ -48,16 +48,16 @@ def parser() -> argparse.ArgumentParser:
         const="ImageNet",
         default=[],
         metavar="NAME_OR_FILE",
-        help="label the pictures with the classes of a data set of the paper's (ImageNet if "
+        help="label the images with the classes of a data set of the paper's (ImageNet if "
         "nothing follows) or of a text file, one a line; may be given many times",
     )
-    add("--top-k", type=int, default=5, metavar="K", help="labels of each picture (default: 5)")
+    add("--top-k", type=int, default=5, metavar="K", help="labels of each image (default: 5)")
     add(
         "--attributes",
         nargs="+",
         default=[],
         choices=ATTRIBUTES,
-        help="score the pictures for these by prompts",
+        help="score the images for these by prompts",
     )
     add("--config", type=Path, metavar="FILE.yaml", help="more of the section `embeddings`")
     add(

@@ -106,7 +106,7 @@ class EmbedRun(Run):
         """
         if not self.directory.is_dir():
             return
-        self.ledger(Embeddings.name).refuse_foreign_data()
+        self.receipts(Embeddings.name).refuse_foreign_data()
         if not self._identity_file.exists():
             if any(path.name != RECORD for path in self.directory.iterdir()):
                 raise ConfigError(
@@ -126,10 +126,10 @@ class EmbedRun(Run):
 
     def _refuse_unknown_content(self, shards: Sequence[Shard], problem: str) -> None:
         """Where the record cannot be read, a receipt tells: its key covers the settings, too."""
-        ledger = self.ledger(Embeddings.name)
-        found = (ledger.receipt(shard.name) for shard in shards)
+        receipts = self.receipts(Embeddings.name)
+        found = (receipts.get(shard.name) for shard in shards)
         keys = {receipt.key for receipt in found if receipt}
-        if ledger.receipts() and keys.isdisjoint(shard.key for shard in shards):
+        if receipts.all() and keys.isdisjoint(shard.key for shard in shards):
             raise ConfigError(
                 f"--out {self.directory}: {self._identity_file} cannot be read ({problem}), and "
                 "none of its embeddings is known to be of this model, these settings and SHARDS; "
@@ -162,7 +162,7 @@ class EmbedFiles(Embeddings):
         config = self.run.config.model_copy(update={"embeddings": settings})
         self.run = replace(self.run, config=config)
         self.run.refuse_other_content(self.shards)
-        if not all(map(self.ledger.is_done, self.shards)):
+        if not all(map(self.receipts.is_done, self.shards)):
             check_precision(settings, self.ray)
 
     def prepare(self) -> None:
@@ -171,16 +171,16 @@ class EmbedFiles(Embeddings):
 
     @cached_property
     def shards(self) -> list[Shard]:
-        return plan(self.files, digest(self.run.identity), self.ledger.receipts())
+        return plan(self.files, digest(self.run.identity), self.receipts.all())
 
     def plan(self) -> list[Shard]:
         return self.shards
 
     def discard_others(self, shards: Sequence[Shard]) -> None:  # noqa: ARG002 - they stay
-        self.ledger.clear_scratch()
+        self.receipts.clear_scratch()
 
-    def receipts(self) -> list[Receipt]:
-        return [receipt for shard in self.shards if (receipt := self.ledger.valid(shard))]
+    def done(self) -> list[Receipt]:
+        return [receipt for shard in self.shards if (receipt := self.receipts.valid(shard))]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         work = Embed(self.run.config.embeddings, self.run.source)
@@ -192,8 +192,8 @@ class EmbedFiles(Embeddings):
             yield from in_process(work, shards, self.folder)
 
     def summary(self) -> str:
-        """The account of all that has a receipt."""
-        totals = StageTotals.of(self.receipts())
+        """The tally of all that has a receipt."""
+        totals = StageTotals.of(self.done())
         lines = [f"{totals.shards} of {len(self.shards)} shards are in {self.folder}"]
         for kind, counts in totals.rows.items():
             failed = ", ".join(f"{reason} {n:,}" for reason, n in counts["failed"].items())

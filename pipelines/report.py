@@ -16,7 +16,7 @@ from pipelines.stages import STAGES
 from pipelines.stages.embeddings import PRECISION
 from workers.base.storage import DAMAGED_PARQUET, write_text
 
-#: Pictures or captions below which a score is shown with its interval.
+#: Images or captions below which a score is shown with its interval.
 FEW = 100
 
 #: Digits of a hash that the history shows.
@@ -266,14 +266,14 @@ def _score_lines(run: Run) -> Iterator[str]:
 
 
 def score_table(scores: Mapping[str, Any]) -> Iterator[str]:
-    """The scores of the models; those of few pictures or captions with their intervals."""
+    """The scores of the models; those of few images or captions with their intervals."""
     yield "## Models on held-out pairs"
     yield ""
     yield (
-        f"{scores['pictures']:,} pictures, {scores['captions']:,} captions; "
+        f"{scores['images']:,} images, {scores['captions']:,} captions; "
         f"chance {scores['chance']:.2%}"
     )
-    if min(scores["pictures"], scores["captions"]) < FEW:
+    if min(scores["images"], scores["captions"]) < FEW:
         yield ""
         yield (
             f"Fewer than {FEW} say little: in brackets, the interval in which each score lies with "
@@ -290,7 +290,7 @@ def score_table(scores: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _score_cell(measure: str, share: float, scores: Mapping[str, Any]) -> str:
-    asked = scores["captions" if measure.startswith("text to image") else "pictures"]
+    asked = scores["captions" if measure.startswith("text to image") else "images"]
     if asked >= FEW:
         return f"{share:.2%}"
     low, high = wilson_interval(share, asked)

@@ -1,4 +1,4 @@
-"""``python -m pipelines.takedown``: everything of some URLs, domains or pictures out of a run."""
+"""``python -m pipelines.takedown``: everything of some URLs, domains or images out of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.cli import at_work, open_run, parser, run_command, start
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.opt_outs import OPT_OUTS, opt_out_files
-from pipelines.run.receipts import Ledger, Shard, Side
+from pipelines.run.receipts import Receipts, Shard, Side
 from pipelines.run.removal import (
     Mentions,
     remove_from_parquet,
@@ -35,11 +35,11 @@ from workers.base.output import say
 from workers.base.storage import write_text
 
 DESCRIPTION = """\
-Remove URLs, whole domains or pictures from a run, with all that was made of them: pages, pairs,
-requests, pictures, embeddings, labels, verdicts and rows of the data set, samples of dropped rows,
-and what logs, reports and other pages say of them. With a picture go all pairs that have it, under
+Remove URLs, whole domains or images from a run, with all that was made of them: pages, pairs,
+requests, images, embeddings, labels, verdicts and rows of the data set, samples of dropped rows,
+and what logs, reports and other pages say of them. With an image go all pairs that have it, under
 whatever URL and caption. A tombstone stays, hashes alone, so that no later run asks for them again.
-Pairs, pictures and embeddings that stay are not made again for it; the selection and the data set
+Pairs, images and embeddings that stay are not made again for it; the selection and the data set
 are made anew by the next pipelines.build_dataset. Killed at any moment, the same command goes on.
 """
 
@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Parse the arguments and run the command; returns its exit code."""
     options = parser("takedown", DESCRIPTION)
     for kind, what in {
-        Kind.URL: "a picture or page; http or https and tracking parameters do not matter",
-        Kind.DOMAIN: "a domain, with its sub-domains: its pages, and all pictures on them or there",
-        Kind.SHA256: "a picture, by the sha256 of the file that is served",
-        Kind.PAIR_ID: "a pair, and its picture wherever it is",
+        Kind.URL: "an image or page; http or https and tracking parameters do not matter",
+        Kind.DOMAIN: "a domain, with its sub-domains: its pages, and all images on them or there",
+        Kind.SHA256: "an image, by the sha256 of the file that is served",
+        Kind.PAIR_ID: "a pair, and its image wherever it is",
     }.items():
         name = f"--{kind.replace('_', '-')}"
         options.add_argument(name, action="append", default=[], dest=kind, metavar="X", help=what)
@@ -99,7 +99,7 @@ def _named(arguments: argparse.Namespace) -> Iterator[Entry]:
 
 
 def with_all_of_it(directory: Path, named: Sequence[Entry]) -> set[Entry]:
-    """What is named, and all that goes with it: pairs, their URLs, and the same pictures elsewhere.
+    """What is named, and all that goes with it: pairs, their URLs, and the same images elsewhere.
 
     Files are read until nothing more is found.
     """
@@ -114,9 +114,9 @@ def with_all_of_it(directory: Path, named: Sequence[Entry]) -> set[Entry]:
 
 
 def _tables(directory: Path) -> Iterator[Path]:
-    """The files that tell which pair has which URL and which picture."""
+    """The files that tell which pair has which URL and which image."""
     for stage in ("pairs", "requests", "images", "dataset"):
-        yield from Ledger(directory / stage).outputs()
+        yield from Receipts(directory / stage).outputs()
 
 
 def _found(path: Path, gone: OptOuts) -> set[Entry]:
@@ -159,7 +159,7 @@ def remove(run: Run, entries: set[Entry], *, discard: bool = False) -> dict[str,
         removed = _remove_from_files(state.directory, gone, mentions)
         _remove_hosts(state.directory, gone)
         for stage in STAGES:
-            mend_receipts(Ledger(state.directory / stage), removed)
+            mend_receipts(Receipts(state.directory / stage), removed)
         if any(file.startswith("dataset/") and some.total for file, some in removed.items()):
             _remove_training(state.directory)
         rekey([STAGES[name] for name in KEPT if name in STAGES], run, state)
@@ -211,11 +211,11 @@ def _is_record(path: Path) -> bool:
 
 def _remove_hosts(directory: Path, gone: OptOuts) -> None:
     """Remove all that stands of hosts of which nothing is left, their names among it."""
-    ledger = Ledger(directory / Pages.name)
-    names = {receipt.shard for receipt in ledger.receipts()} | set(ledger.begun())
+    receipts = Receipts(directory / Pages.name)
+    names = {receipt.shard for receipt in receipts.all()} | set(receipts.begun())
     left = {name for name in names if not gone.has_host(re.sub(r"_\d+$", "", name))}
     if left != names:
-        ledger.keep_only([Shard(name, "") for name in left])
+        receipts.keep_only([Shard(name, "") for name in left])
 
 
 def _remove_training(directory: Path) -> None:
@@ -253,7 +253,7 @@ def _report(run: Run, removed: Mapping[str, int], *, dry: bool) -> Iterator[str]
 def _out_of_reach(run: Run, removed: Mapping[str, int]) -> Iterator[str]:
     """What a takedown cannot do."""
     yield "out of reach: copies of the run, and what was listed in files outside of it"
-    if removed.get("dataset") and run.ledger("model").receipts():
+    if removed.get("dataset") and run.receipts("model").all():
         yield "out of reach: model/ was trained on rows that are removed; pipelines.train anew"
     gone = read_tombstones(opt_out_files(run).taken_down)
     for number, seed in enumerate(run.config.pages.seeds):

@@ -17,7 +17,7 @@ from pipelines.run.checks import Checker, missing_shards
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import RECORD, load_record, lock_folder
 from pipelines.run.progress import Progress
-from pipelines.run.receipts import Ledger, Outcome, Receipt, Side, Source
+from pipelines.run.receipts import Outcome, Receipt, Receipts, Side, Source
 from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.stages.embeddings import Embeddings
 from workers.base.exit_codes import ExitCode
@@ -28,11 +28,11 @@ LISTED = 100
 
 DESCRIPTION = """\
 Read all that a run holds and compare: the sha256 of every output, inputs of the run too; rows with
-the receipts' counts; pair_ids, that each is there once and in order; joins of the stages; pictures,
+the receipts' counts; pair_ids, that each is there once and in order; joins of the stages; images,
 that they decode; embeddings, that they are finite and of unit length; the model, that it loads;
 the scores. CONFIG.yaml may also be the directory of a run, or of pipelines.embed's output. Nothing
 is changed without --mend; of a run that another process works on, what is found may be work in
-progress. It takes about as long as reading the run and decoding its pictures.
+progress. It takes about as long as reading the run and decoding its images.
 """
 
 
@@ -104,20 +104,20 @@ def _lock(directory: Path) -> AbstractContextManager[None]:
 
 def check_all(directory: Path) -> Iterator[Row]:
     """Check the stages of a run in their order, and what it has read from outside."""
-    ledgers = {stage: Ledger(directory / stage) for stage in STAGES}
-    receipts = {stage: ledger.receipts() for stage, ledger in ledgers.items()}
+    stages = {stage: Receipts(directory / stage) for stage in STAGES}
+    done = {stage: receipts.all() for stage, receipts in stages.items()}
     inputs, problem = _inputs(directory)
-    total = sum(map(len, receipts.values())) + len(inputs)
+    total = sum(map(len, done.values())) + len(inputs)
     checker = Checker(directory)
     with Progress("verify", total, 0) as progress:
-        for stage, ledger in ledgers.items():
-            findings = list(_stage_findings(stage, ledger))
-            for receipt in receipts[stage]:
+        for stage, receipts in stages.items():
+            findings = list(_stage_findings(stage, receipts))
+            for receipt in done[stage]:
                 problems = checker.shard(stage, receipt)
                 findings += [Finding(stage, problem, receipt.shard) for problem in problems]
                 progress.advance(Outcome(receipt.shard))
-            if receipts[stage] or findings:
-                yield Row(stage, len(receipts[stage]), _rows(receipts[stage]), findings)
+            if done[stage] or findings:
+                yield Row(stage, len(done[stage]), _rows(done[stage]), findings)
         findings = [Finding(RECORD, problem)] if problem else []
         for source in inputs:
             if damaged([source]):
@@ -128,13 +128,13 @@ def check_all(directory: Path) -> Iterator[Row]:
             yield Row("inputs", len(inputs), 0, findings)
 
 
-def _stage_findings(stage: str, ledger: Ledger) -> Iterator[Finding]:
+def _stage_findings(stage: str, receipts: Receipts) -> Iterator[Finding]:
     """What is wrong with a stage beside the content of its shards."""
-    for shard in ledger.unreadable():
+    for shard in receipts.unreadable():
         yield Finding(stage, f"the receipt of shard {shard} cannot be read", shard)
-    for shard in missing_shards(ledger.folder.parent, stage):
+    for shard in missing_shards(receipts.folder.parent, stage):
         yield Finding(stage, f"shard {shard} is not done")
-    for path in ledger.foreign():
+    for path in receipts.foreign():
         yield Finding(stage, f"{path.name} is not the run's: move it elsewhere")
 
 
@@ -185,7 +185,7 @@ def mend(directory: Path, findings: Sequence[Finding]) -> None:
     """Remove the receipts of what is damaged; the run must be locked."""
     for finding in findings:
         if finding.shard is not None:
-            Ledger(directory / finding.stage).drop(finding.shard)
+            Receipts(directory / finding.stage).drop(finding.shard)
 
 
 def _what_to_do(directory: Path, findings: Sequence[Finding], *, mended: bool) -> Iterator[str]:

@@ -9,8 +9,8 @@ articles above a search volume, and WordNet's synsets that are not in the list y
     dump.py       pages out of a MediaWiki XML dump
     wikis.py      which wiki a dump is of, by its head
     markup.py     wikitext to plain text
-    links.py      what a reader sees of links and pictures
-    image_words.py what other languages call pictures and their options
+    links.py      what a reader sees of links and images
+    image_words.py what other languages call images and their options
     words.py      what a word is
     counts.py     exact counts of words and bigrams, in columns
     view_lines.py lines of Wikimedia's page view files, in columns
@@ -20,7 +20,7 @@ articles above a search volume, and WordNet's synsets that are not in the list y
     names.py      titles and synsets as queries
     terms.py      which candidates become queries
     shares.py     how many of each kind
-    account.py    what was rejected, and why
+    rejections.py what was rejected, and why
     build.py      the Beam pipeline
 """
 

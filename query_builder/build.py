@@ -70,7 +70,7 @@ def build_queries(
     views: Sequence[Path] = (),
     synsets: Sequence[Path] = (),
 ) -> dict[str, Tally]:
-    """Write ``out_dir/00000.parquet`` (schema ``QUERIES``); return the account of the work.
+    """Write ``out_dir/00000.parquet`` (schema ``QUERIES``); return the tally of the work.
 
     The tallies are ``pages`` (kept: articles; failed: damaged places of dumps), ``views``
     (lines of the page view files, if there are any; kept: those of a title), ``synsets`` (of

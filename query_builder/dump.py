@@ -72,7 +72,7 @@ def is_stub(dump: str) -> bool:
 
 
 def read_pages(part: Part, tally: Tally) -> Iterator[Page]:
-    """Yield the articles of a part of a dump; account for every page in ``tally``.
+    """Yield the articles of a part of a dump; count every page in ``tally``.
 
     Redirects, pages of other namespaces and pages without text are rejected; an article whose
     text the dump leaves out has failed. Every damaged place is counted as failed, with the file

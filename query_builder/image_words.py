@@ -1,7 +1,7 @@
-"""What Wikipedias in other languages call files, categories and the options of pictures.
+"""What Wikipedias in other languages call files, categories and the options of images.
 
 A dump tells the names of its namespaces, but not their other names (``Bild`` beside ``Datei``)
-nor the words of its picture options (``mini``, ``rechts``). They are MediaWiki's own, from the
+nor the words of its image options (``mini``, ``rechts``). They are MediaWiki's own, from the
 ``$namespaceAliases`` and the ``img_*`` magic words of ``languages/messages/Messages*.php``.
 English is understood by every wiki and is in no line here.
 """

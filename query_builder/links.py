@@ -42,7 +42,7 @@ class _Patterns:
 
 
 def unlink(text: str, wiki: Wiki) -> str:
-    """Replace links by what a reader sees of them. Captions of pictures hold further links."""
+    """Replace links by what a reader sees of them. Captions of images hold further links."""
     patterns = _patterns(wiki)
     text = patterns.category.sub("", text)
     for _ in range(MAX_DEPTH):

@@ -1,7 +1,7 @@
 """Wikitext to plain text, by a few compiled regular expressions.
 
 Only prose is kept: templates, tables, references, formulas, categories and links to other
-languages go, links and captions of pictures leave the text that a reader sees. Nested markup
+languages go, links and captions of images leave the text that a reader sees. Nested markup
 is taken away from the inside out, and every pattern stops where the next construct of its
 kind opens, so the time is linear in the text, and markup that is never closed loses its
 brackets but no word. ``links.py`` has the links, which depend on the wiki.

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from query_builder.account import reject
+from query_builder.rejections import reject
 from query_builder.settings import QuerySettings
 from query_builder.words import visible
 from workers.base.tally import Tally

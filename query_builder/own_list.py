@@ -25,7 +25,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def build_list(paths: Sequence[Path], out_dir: Path, settings: QuerySettings) -> dict[str, Tally]:
-    """Write ``out_dir/00000.parquet`` (schema ``QUERIES``); return the account of the work.
+    """Write ``out_dir/00000.parquet`` (schema ``QUERIES``); return the tally of the work.
 
     The tally ``terms`` counts the rows of the files. The first ``max_queries`` different ones are
     kept, sorted as the query builder sorts its own. Raises OSError or ValueError (``read_list``).

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from query_builder.account import reject
+from query_builder.rejections import reject
 from query_builder.settings import KINDS, QuerySettings
 from workers.base.tally import Tally
 

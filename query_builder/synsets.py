@@ -27,7 +27,7 @@ class MalformedSynsetError(ValueError):
 
 
 def read_synsets(path: str) -> tuple[list[str], Tally]:
-    """The names of the synsets in a data file, and the account of its synsets.
+    """The names of the synsets in a data file, and the tally of its synsets.
 
     A name is there once for each synset that has it. A line that cannot be read is counted as
     failed, with its number.

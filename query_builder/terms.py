@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from query_builder.account import most_frequent, reject
 from query_builder.counts import Counts
 from query_builder.names import synset_names, title_names
+from query_builder.rejections import most_frequent, reject
 from query_builder.settings import QuerySettings
 from query_builder.shares import fill
 from workers.base.arrays import Float32s, Float64s, Int64s
@@ -76,7 +76,7 @@ def prune(counts: Counts, settings: QuerySettings) -> Frequent:
 def select(
     parts: Sequence[Frequent], titles: pa.Table, lemmas: Iterable[str], settings: QuerySettings
 ) -> tuple[pa.Table, Tally]:
-    """The query list, sorted by query, and the account of all candidates.
+    """The query list, sorted by query, and the tally of all candidates.
 
     ``titles`` has the schema ``names.TITLES``; ``lemmas`` a name of WordNet once for each of its
     synsets. Ties are settled by the terms' own bytes, so the result does not depend on the

@@ -55,7 +55,7 @@ def add_titles(pipeline: Any, titles: Any, views: Sequence[Path], settings: Quer
 
 
 def read_view_file(path: bytes, index: pa.Array, projects: Sequence[str]) -> Viewed:
-    """The views of each title of ``index`` in a file, and the account of its lines."""
+    """The views of each title of ``index`` in a file, and the tally of its lines."""
     tally = Tally()
     return read_views(Path(os.fsdecode(path)), index, projects, tally), tally
 

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from query_builder.account import most_frequent, reject
 from query_builder.names import TITLES, normal_titles
+from query_builder.rejections import most_frequent, reject
 from query_builder.sources import Part, read_stored
 from query_builder.view_lines import Codes, parse_lines, reject_others
 from workers.base.arrays import Int64s
@@ -67,7 +67,7 @@ class ViewCounter:
 
 
 def read_views(path: Path, titles: pa.Array, projects: Sequence[str], tally: Tally) -> Int64s:
-    """The views of each of ``titles`` in one file; account for its lines in ``tally``.
+    """The views of each of ``titles`` in one file; count its lines in ``tally``.
 
     ``titles`` are distinct, as ``normal_titles`` writes them. Kept are the lines that were
     added to a title; lines of other projects and of no such title are rejected, malformed ones

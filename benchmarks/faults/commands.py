@@ -88,7 +88,7 @@ FAULTS = [
     Fault("train from what is no model", _start_from(b"no model"), "model.safetensors"),
     Fault("train from a model that is absent",
           _on("train", "--set", "model.start_from=absent", without="model scores"),
-          "Model absent not found"),
+          "/absent not found"),
     Fault("train from nothing", _start_from(b""), "model.safetensors"),
     Fault("train with everything held out",
           _on("train", "--set", "model.held_out=1.0", without="model scores"), "", (2, 4)),

@@ -33,7 +33,7 @@ TINY = ClipConfig(
 )
 
 
-def pictures(number: int = 8) -> Iterator[tuple[str, bytes]]:
+def images(number: int = 8) -> Iterator[tuple[str, bytes]]:
     """Captions and JPEGs."""
     for n in range(number):
         buffer = io.BytesIO()
@@ -44,8 +44,8 @@ def pictures(number: int = 8) -> Iterator[tuple[str, bytes]]:
 def table(columns: tuple[str, str] = ("jpg", "caption"), *, broken: bool = False) -> bytes:
     """A shard in Parquet."""
     rows = [
-        {columns[0]: b"no picture" if broken else jpg, columns[1]: caption}
-        for caption, jpg in pictures()
+        {columns[0]: b"no image" if broken else jpg, columns[1]: caption}
+        for caption, jpg in images()
     ]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer, compression="none")
@@ -56,7 +56,7 @@ def tar() -> bytes:
     """A shard of webdataset's layout."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as file:
-        for n, (caption, jpg) in enumerate(pictures()):
+        for n, (caption, jpg) in enumerate(images()):
             for ending, content in (("jpg", jpg), ("txt", caption.encode())):
                 info = tarfile.TarInfo(f"{n:05d}.{ending}")
                 info.size = len(content)
@@ -231,7 +231,7 @@ FAULTS = [
           "photo", (2, 3)),
     Fault("a column in another case", _shards("--image-column", "JPG", a_parquet=table()),
           "8 images in, 8 kept", (0,)),
-    Fault("pictures that are all broken", _shards(a_parquet=table(broken=True)),
+    Fault("images that are all broken", _shards(a_parquet=table(broken=True)),
           "embed: the gate is not met: 0 of 8", (4,), again=(4, "the gate is not met")),
     Fault("a folder named like a pattern",
           _like_a_pattern, "8 images in, 8 kept", (0,)),
@@ -265,7 +265,10 @@ FAULTS = [
     Fault("classes that nobody knows", _shards("--labels", "Imagnet", a_parquet=table()),
           "no classes are called 'Imagnet'"),
     Fault("classes in UTF-16", _option("--labels", "classes", _classes("a\n".encode("utf-16"))),
-          "classes"),
+          "8 images in, 8 kept", (0,)),
+    Fault("classes that are no text",
+          _option("--labels", "classes", _classes(b"\xff\xfe\x00\xd8\n")),
+          "this is no text in UTF-16"),
     Fault("a file of classes without any", _option("--labels", "classes", _classes(b"\n")),
           "classes"),
     Fault("--top-k 0", _shards("--labels", "CIFAR10", "--top-k", "0", a_parquet=table()), "top_k"),

@@ -44,7 +44,7 @@ def compressed_dump() -> bytes:
 
 
 def warc() -> bytes:
-    """Twenty pages of fifty pictures each, a gzip member each."""
+    """Twenty pages of fifty images each, a gzip member each."""
     pages = [
         b"".join(b'<img src="/%d-%d.png" alt="a cat, %d">' % (n, k, k) for k in range(50))
         for n in range(20)

@@ -160,9 +160,11 @@ FAULTS = [
     Fault("the worker killed in pairs", at_work("pairs", kill_worker),
           "starting it again, 1 of", (0,)),
     Fault("a Ray task killed", at_work("images", kill(r"^ray::(?!IDLE)")), "images: ", (0,)),
+    # The worker may be lost with them, and is started again, or may have all it needs by then.
     Fault("the raylet killed", at_work("embeddings", kill(r"^raylet ")),
-          "starting it again, 1 of", (0,)),
-    Fault("the GCS killed", at_work("embeddings", kill(r"^gcs_server ")), "embeddings: ", (0,)),
+          "embeddings: 3 of 3 shards, ", (0,)),
+    Fault("the GCS killed", at_work("embeddings", kill(r"^gcs_server ")),
+          "embeddings: 3 of 3 shards, ", (0,)),
     Fault("a crawler killed", at_work("pages", kill(r"workers\.crawl\.spider")), "pages: ", (0, 3),
           again=(0, "")),
     Fault("the site killed in images", at_work("images", kill(_SITE)),

@@ -1,11 +1,11 @@
 """A run that grows: the sample's site over ten nights, each brought in by the real command.
 
-``python -m benchmarks.nights`` lets a site grow (new, changed and gone pages and pictures,
-corrected captions, pictures that come late) and gives `pipelines.build_dataset` every night; with
+``python -m benchmarks.nights`` lets a site grow (new, changed and gone pages and images,
+corrected captions, images that come late) and gives `pipelines.build_dataset` every night; with
 ``--kills`` it is killed at a random moment of every night and given again. On one night a host is
-down, on one no host answers when its pictures are asked for, and on one no name is known (where
+down, on one no host answers when its images are asked for, and on one no name is known (where
 this user may mount a hosts file): the last two must end as an outage and lose nothing, and the next
-command brings what they could not. No picture that is there may be asked for again, counted at the
+command brings what they could not. No image that is there may be asked for again, counted at the
 server; in the end the data set must be that of a run from nothing. Then a threshold and a label set
 are changed, and a host is taken down.
 
@@ -28,15 +28,15 @@ from pathlib import Path
 from benchmarks.nights.commands import Names, NightlySample
 from benchmarks.nights.nights import CHANGES, Nights
 from benchmarks.nights.site import GrowingSite
-from benchmarks.small_sample import PICTURES, free_port
+from benchmarks.small_sample import IMAGES, free_port
 from workers.base.supervisor import interrupt
 
 
-def of_sample(folder: Path, nights: int, pictures: int, kills: int | None = None) -> Nights:
+def of_sample(folder: Path, nights: int, images: int, kills: int | None = None) -> Nights:
     """Nights of a small sample in a folder; ``kills`` is a seed, None kills nothing."""
     names = Names(folder)
-    sample = NightlySample(free_port(), pictures, names if names.work() else None)
-    site = GrowingSite(sample.port, nights, pictures, sample.names)
+    sample = NightlySample(free_port(), images, names if names.work() else None)
+    site = GrowingSite(sample.port, nights, images, sample.names)
     chance = None if kills is None else random.Random(kills)
     return Nights(site, sample, folder, lambda text: sys.stderr.write(f"{text}\n"), chance)
 
@@ -53,10 +53,10 @@ def go(nights: Nights) -> None:
 
 def table(nights: Nights) -> Iterator[str]:
     """A line for each command."""
-    yield "| night | | exit code | s | pages | 304 | pictures | new | again | rows |"
+    yield "| night | | exit code | s | pages | 304 | images | new | again | rows |"
     yield "|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
     for night in nights.nights:
-        counts = (night.pages, night.unchanged, night.pictures, night.new, len(night.again))
+        counts = (night.pages, night.unchanged, night.images, night.new, len(night.again))
         cells = [night.night, night.what, night.code, f"{night.seconds:.1f}", *counts, night.rows]
         yield f"| {' | '.join(map(str, cells))} |"
 
@@ -70,7 +70,7 @@ def main() -> int:
     )
     add = parser.add_argument
     add("--nights", type=int, default=10, metavar="N", help="default: 10")
-    add("--pictures", type=int, default=PICTURES, metavar="N", help=f"default: {PICTURES}")
+    add("--images", type=int, default=IMAGES, metavar="N", help=f"default: {IMAGES}")
     add("--kills", action="store_true", help="kill every command once, at a random moment")
     add("--seed", type=int, default=0, metavar="S", help="of these moments")
     options = parser.parse_args()
@@ -78,7 +78,7 @@ def main() -> int:
         signal.signal(number, interrupt)
     with tempfile.TemporaryDirectory(prefix="nights-") as folder:
         seed = options.seed if options.kills else None
-        nights = of_sample(Path(folder), options.nights, options.pictures, seed)
+        nights = of_sample(Path(folder), options.nights, options.images, seed)
         if not nights.sample.dns:
             sys.stderr.write("this user may not mount a hosts file: no night without DNS\n")
         go(nights)

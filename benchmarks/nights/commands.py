@@ -68,5 +68,5 @@ class NightlySample(SmallSample):
     def site(self) -> dict[str, Any]:
         # What failed for a passing reason is asked for again every night, four times at most.
         again = {"images.retry_hours": [0, 0, 0, 0]}
-        # In float32 a picture is embedded nearly the same in whatever batch it comes.
+        # In float32 an image is embedded nearly the same in whatever batch it comes.
         return {"services": {}, "report.truth": None, "embeddings.precision": "fp32", **again}

@@ -52,10 +52,10 @@ class Night:
     what: str
     code: int = 0
     seconds: float = 0.0
-    pages: int = 0  # requests for anything but pictures
+    pages: int = 0  # requests for anything but images
     unchanged: int = 0  # of these answered with 304
-    pictures: int = 0  # requests for pictures, without those that redirects lead to
-    new: int = 0  # pictures that are there, and were not before
+    images: int = 0  # requests for images, without those that redirects lead to
+    new: int = 0  # images that are there, and were not before
     again: list[str] = field(default_factory=list)  # asked for, though there or failed for good
     rows: int = 0  # of the data set
 
@@ -83,10 +83,10 @@ class Nights:
         return self.site.nights
 
     def grow(self) -> None:
-        """All nights: one host is down on one, names or pictures are on others."""
+        """All nights: one host is down on one, names or images are on others."""
         for night in range(1, self.last + 1):
             if night == self.last - self.last // 4:
-                self._without_pictures(night)
+                self._without_images(night)
             if night == self.last and self.sample.dns:
                 down = replace(self.sample, dns_is_up=False)
                 self._outage(night, "no DNS", EVERY_NIGHT, sample=down)
@@ -97,7 +97,7 @@ class Nights:
             if down_hosts and not ended.new:
                 self.fault(f"night {night} {what}: what the other hosts have new has not come")
 
-    def _without_pictures(self, night: int) -> None:
+    def _without_images(self, night: int) -> None:
         """The pages are there, but then no host answers."""
         pages = [f"--stage={stage}" for stage in ("queries", "pages", "pairs")]
         self.command(night, "pages alone", EVERY_NIGHT, *pages)
@@ -163,7 +163,7 @@ class Nights:
         asked = [r.url for r in seen if r.is_download and not r.target.startswith(MOVED)]
         night.pages = sum(not request.is_download for request in seen)
         night.unchanged = sum(request.status == 304 for request in seen)
-        night.pictures = len(asked)
+        night.images = len(asked)
         night.new = len(now.there.keys() - before.there.keys())
         night.rows = now.rows
         night.again = asked_again(set(asked), before, now)
@@ -172,8 +172,8 @@ class Nights:
         if night.again:
             self.fault(f"{name}: {len(night.again)} asked for again: {night.again[:5]}")
         if lost := before.there.keys() - now.there.keys():
-            self.fault(f"{name}: {len(lost)} pictures are not there any more")
-        self.tell(f"{name}: {night.seconds:.0f} s, {night.pictures} asked for, {night.new} new")
+            self.fault(f"{name}: {len(lost)} images are not there any more")
+        self.tell(f"{name}: {night.seconds:.0f} s, {night.images} asked for, {night.new} new")
 
     def from_nothing(self) -> None:
         """A run over the last night's site must give the same data set."""
@@ -190,25 +190,25 @@ class Nights:
             self.fault(f"the data set is not that of a run from nothing: {difference}")
         self.figures["from_nothing"] = {
             "seconds": round(seconds, 1),
-            "pictures": sum(request.is_download for request in seen),
+            "images": sum(request.is_download for request in seen),
             "rows": Standing.of(fresh).rows,
             "similarity_apart": compared.similarity,
             "embeddings_apart": compared.embedding,
         }
 
     def change(self, what: str, setting: str, allowed: Sequence[str]) -> None:
-        """A changed setting must ask for no picture and redo the ``allowed`` stages alone."""
+        """A changed setting must ask for no image and redo the ``allowed`` stages alone."""
         before = receipts(self.run_dir)
         night = self.command(self.last, what, *NOTHING_AGAIN, setting)
         again = redone(before, receipts(self.run_dir))
         self.figures[what] = {"seconds": round(night.seconds, 1), "stages": again}
         if not again or set(again) - set(allowed):
             self.fault(f"{what} redid {', '.join(again) or 'nothing'}, not {', '.join(allowed)}")
-        if night.pages or night.pictures:
-            self.fault(f"{what} made {night.pages + night.pictures} requests")
+        if night.pages or night.images:
+            self.fault(f"{what} made {night.pages + night.images} requests")
 
     def take_down(self) -> None:
-        """A host's pictures and URLs must be nowhere any more, and never asked for again."""
+        """A host's images and URLs must be nowhere any more, and never asked for again."""
         name = self.site.names[TAKEN]
         remains = Remains.of(self.run_dir, name)
         result = self.sample.run("pipelines.takedown", self.run_dir, "--domain", name)
@@ -220,7 +220,7 @@ class Nights:
         # The pages of other hosts are theirs, and may name it again.
         later = (p for p in remains.find(self.run_dir) if not p.startswith("pages/"))
         found += [("a night later", path) for path in later]
-        self.figures["takedown"] = {"pictures": len(remains.pictures), "asked_again": len(asked)}
+        self.figures["takedown"] = {"images": len(remains.images), "asked_again": len(asked)}
         for when, path in found:
             self.fault(f"{when} there is something of {name} in {path}")
         if asked:

@@ -11,20 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-#: Bytes of a picture's middle, by which it is known in a file that is no Parquet.
+#: Bytes of an image's middle, by which it is known in a file that is no Parquet.
 _PIECE = 200
 
 
 @dataclass(frozen=True)
 class Remains:
-    """What to look for: a host's name, and the pictures that no other host has."""
+    """What to look for: a host's name, and the images that no other host has."""
 
     host: str
-    pictures: frozenset[bytes]
+    images: frozenset[bytes]
 
     @classmethod
     def of(cls, run_dir: Path, host: str) -> Remains:
-        """The pictures of a host, before they are taken down."""
+        """The images of a host, before they are taken down."""
         own: set[bytes] = set()
         others: set[bytes] = set()
         for path in (run_dir / "images").glob("*.parquet"):
@@ -45,17 +45,17 @@ class Remains:
         if path.suffix == ".parquet" and any(map(self._is_in_column, _columns(path))):
             return True
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        pieces = (jpg[len(jpg) // 2 :][:_PIECE] for jpg in self.pictures)
+        pieces = (jpg[len(jpg) // 2 :][:_PIECE] for jpg in self.images)
         return self.host.encode() in content or any(piece in content for piece in pieces)
 
     def _is_in_column(self, column: pa.ChunkedArray) -> bool:
         if pa.types.is_binary(column.type):
-            return not self.pictures.isdisjoint(column.to_pylist())
+            return not self.images.isdisjoint(column.to_pylist())
         return bool(pc.any(pc.match_substring(column, self.host)).as_py())
 
 
 def _columns(path: Path) -> Iterator[pa.ChunkedArray]:
-    """The columns of a Parquet file that can hold a URL or a picture."""
+    """The columns of a Parquet file that can hold a URL or an image."""
     for name in pq.read_schema(path).names:
         kind = pq.read_schema(path).field(name).type
         if pa.types.is_string(kind) or pa.types.is_binary(kind):

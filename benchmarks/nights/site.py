@@ -1,8 +1,8 @@
 """The embedded sample's site as it grows night after night, and what it is asked for.
 
-Which page and picture comes, changes and goes on which night is decided by hashes alone, so the
-site of a night is always the same: galleries open and close, pictures are added to them and taken
-out again, captions are corrected, and some pictures answer 503 on the night on which they come.
+Which page and image comes, changes and goes on which night is decided by hashes alone, so the
+site of a night is always the same: galleries open and close, images are added to them and taken
+out again, captions are corrected, and some images answer 503 on the night on which they come.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from workers.base.sampling import draw
 
 #: Of the galleries: open from the first night on; close again before the last.
 OLD_GALLERIES, CLOSING = 0.4, 0.1
-#: Of the pictures: as old as their gallery; taken out again; caption corrected; 503 at first.
-OLD_PICTURES, REMOVED, CORRECTED, LATE = 0.6, 0.05, 0.08, 0.08
-#: How the targets of pictures begin; those of `MOVED` are reached by redirects alone.
+#: Of the images: as old as their gallery; taken out again; caption corrected; 503 at first.
+OLD_IMAGES, REMOVED, CORRECTED, LATE = 0.6, 0.05, 0.08, 0.08
+#: How the targets of images begin; those of `MOVED` are reached by redirects alone.
 MOVED = ("/moved/", "/loop/")
-PICTURES = ("/pictures/", "/mirror/", "/copies/", *MOVED)
+IMAGES = ("/pictures/", "/mirror/", "/copies/", *MOVED)
 
 #: Monday, 5 January 2026; each night is a day later.
 _FIRST_NIGHT, _DAY = 1_767_571_200, 86_400
@@ -49,7 +49,7 @@ class Request:
 
     @property
     def is_download(self) -> bool:
-        """Whether a picture was asked for as one, and not by a crawler that follows its link."""
+        """Whether an image was asked for as one, and not by a crawler that follows its link."""
         return self.agent.startswith("Mozilla")
 
 
@@ -63,7 +63,7 @@ class GrowingSite:
 
     port: int
     nights: int
-    pictures: int
+    images: int
     names: Sequence[str] = DEFAULT_HOSTS
     seed: int = 0
     _sites: dict[int, Site] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class GrowingSite:
         found = self.on(night).answer(self.names[host], target)
         if found.status != HTTPStatus.OK:
             return found
-        if target.startswith(PICTURES):
+        if target.startswith(IMAGES):
             return _UNAVAILABLE if (host, target) in self._late[night] else found
         if found.content_type.startswith("text/html"):
             return replace(found, headers=(*found.headers, *self._validators(night, host, target)))
@@ -105,7 +105,7 @@ class GrowingSite:
 
     @property
     def _settings(self) -> SiteSettings:
-        return SiteSettings(self.port, tuple(self.names), self.pictures, self.seed)
+        return SiteSettings(self.port, tuple(self.names), self.images, self.seed)
 
     @cached_property
     def _lives(self) -> list[Life]:
@@ -113,10 +113,10 @@ class GrowingSite:
 
     @cached_property
     def _late(self) -> dict[int, set[tuple[int, str]]]:
-        """The pictures that answer 503, by the night on which they come."""
+        """The images that answer 503, by the night on which they come."""
         late: dict[int, set[tuple[int, str]]] = {n: set() for n in range(1, self.nights + 1)}
         for life in self._lives:
-            placement, key = life.placement, life.placement.picture.code
+            placement, key = life.placement, life.placement.image.code
             if placement.kind == Kind.CLEAN and draw(self.seed, "late", key) < LATE:
                 late[life.comes].add((placement.file_host, placement.target))
         return late
@@ -138,7 +138,7 @@ class GrowingSite:
 
 @dataclass(frozen=True)
 class Life:
-    """The nights on which a picture comes, gets another caption, and goes."""
+    """The nights on which an image comes, gets another caption, and goes."""
 
     placement: Placement
     comes: int
@@ -147,8 +147,8 @@ class Life:
 
     @classmethod
     def of(cls, placement: Placement, nights: int, seed: int) -> Life:
-        gallery = f"{placement.page_host} {placement.picture.group}"
-        picture = f"{placement.picture.code} {placement.target}"
+        gallery = f"{placement.page_host} {placement.image.group}"
+        image = f"{placement.image.code} {placement.target}"
         never = nights + 1
 
         def chance(what: str, key: str) -> float:
@@ -159,25 +159,25 @@ class Life:
             return first + int(chance(what, key) * (never - first))
 
         opens = 1 if chance("old gallery", gallery) < OLD_GALLERIES else night(1, "opens", gallery)
-        old = chance("old picture", picture) < OLD_PICTURES
-        comes = opens if old else night(opens, "comes", picture)
+        old = chance("old image", image) < OLD_IMAGES
+        comes = opens if old else night(opens, "comes", image)
         ends = [never]
         if chance("closing", gallery) < CLOSING:
             ends.append(night(opens + 1, "closes", gallery))
-        if chance("removed", picture) < REMOVED:
-            ends.append(night(comes + 1, "goes", picture))
-        is_corrected = placement.kind == Kind.CLEAN and chance("corrected", picture) < CORRECTED
-        corrected = night(comes + 1, "correction", picture) if is_corrected else never
+        if chance("removed", image) < REMOVED:
+            ends.append(night(comes + 1, "goes", image))
+        is_corrected = placement.kind == Kind.CLEAN and chance("corrected", image) < CORRECTED
+        corrected = night(comes + 1, "correction", image) if is_corrected else never
         return cls(placement, comes, corrected, min(ends))
 
     def on(self, night: int) -> Placement | None:
-        """The picture as it is shown on a night; None where it is not."""
+        """The image as it is shown on a night; None where it is not."""
         if not self.comes <= night < self.goes:
             return None
-        name = self.placement.picture.name
+        name = self.placement.image.name
         if night < self.corrected or name is None:
             return self.placement
-        key = f"{self.placement.picture.code} corrected"
+        key = f"{self.placement.image.code} corrected"
         return replace(self.placement, caption=write_caption(name, 0, key))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.run.receipts import Ledger
+from pipelines.run.receipts import Receipts
 from pipelines.stages import DATASET_STAGES
 from workers.base.failures import is_passing
 
@@ -24,7 +24,7 @@ class Standing:
     """Which pairs a run has, and which of them have been answered."""
 
     pairs: dict[str, str]  # pair_id to URL
-    there: dict[str, str]  # those with a picture
+    there: dict[str, str]  # those with an image
     final: dict[str, str]  # those that failed, or were rejected, for good
     rows: int  # of the data set
 
@@ -64,14 +64,14 @@ def _urls(run_dir: Path, stage: str) -> dict[str, str]:
 
 def _tables(run_dir: Path, stage: str, folder: str, columns: tuple[str, ...]) -> Iterator[pa.Table]:
     """The files of a stage in one of its folders, those that its receipts name."""
-    for path in sorted(Ledger(run_dir / stage).outputs()):
+    for path in sorted(Receipts(run_dir / stage).outputs()):
         if path.parent == run_dir / folder:
             yield pq.read_table(path, columns=list(columns))
 
 
 def files_of(run_dir: Path, stages: Sequence[str]) -> set[str]:
     """The files that the receipts of stages name."""
-    paths = (path for stage in stages for path in Ledger(run_dir / stage).outputs())
+    paths = (path for stage in stages for path in Receipts(run_dir / stage).outputs())
     return {str(path.relative_to(run_dir)) for path in paths if path.is_file()}
 
 

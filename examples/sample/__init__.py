@@ -1,1 +1,1 @@
-"""The embedded sample: a small web site made of the pictures that a package ships."""
+"""The embedded sample: a small web site made of the images that a package ships."""

@@ -1,4 +1,4 @@
-"""The ways in which a web page words the caption of a picture."""
+"""The ways in which a web page words the caption of an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STYLES: tuple[tuple[float, str], ...] = (
     (0.05, "{capitalised}, icon, {size} x {size} pixels"),
 )
 
-#: Alts that programs and hurried people write; they say nothing of the picture.
+#: Alts that programs and hurried people write; they say nothing of the image.
 FILE_NAMES = (
     "{code}.png",
     "IMG_{number:04d}.jpg",
@@ -28,13 +28,13 @@ FILE_NAMES = (
     "banner_{number}.gif",
 )
 
-PICTURE_SIZE = 72
+IMAGE_SIZE = 72
 
 
 def write_caption(name: str, seed: int, key: str) -> str:
     """The name in one of the styles, always the same one for the same seed and key."""
     template = _style(draw(seed, "style", key))
-    return template.format(name=name, capitalised=name[:1].upper() + name[1:], size=PICTURE_SIZE)
+    return template.format(name=name, capitalised=name[:1].upper() + name[1:], size=IMAGE_SIZE)
 
 
 def _style(point: float) -> str:

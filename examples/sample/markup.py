@@ -9,7 +9,7 @@ from enum import StrEnum
 from html import escape
 from html.entities import codepoint2name
 
-#: A transparent GIF of one pixel, as pages put it where a picture will be loaded later.
+#: A transparent GIF of one pixel, as pages put it where an image will be loaded later.
 BLANK_DATA_URI = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 BLANK_GIF = "/static/blank.gif"
 
@@ -63,9 +63,9 @@ FORM_SHARES: dict[Form, float] = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a picture is, seen from a page."""
+    """Where an image is, seen from a page."""
 
-    base_url: str  # of the picture's host: "http://127.0.0.1:8931"
+    base_url: str  # of the image's host: "http://127.0.0.1:8931"
     target: str  # "/pictures/1f600.png?utm_source=newsletter"
     page_folder: str  # what relative URLs of the page start from: "/category/flags/"
     is_same_host: bool
@@ -88,16 +88,16 @@ class Source:
 
     @property
     def doubled(self) -> str:
-        """The URL for screens of double density; the server gives the same picture."""
+        """The URL for screens of double density; the server gives the same image."""
         return double(self.shortest)
 
 
-#: Forms that offer the picture for double density beside the plain one.
+#: Forms that offer the image for double density beside the plain one.
 DOUBLED_FORMS = frozenset({Form.SRCSET, Form.PICTURE})
 
 
 def double(url: str) -> str:
-    """The URL of a picture for screens of double density."""
+    """The URL of an image for screens of double density."""
     return f"{url}{'&' if '?' in url else '?'}dpr=2"
 
 

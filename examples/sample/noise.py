@@ -1,6 +1,6 @@
-"""The web's noise: what is wrong with a picture or its caption, and with how many of them.
+"""The web's noise: what is wrong with an image or its caption, and with how many of them.
 
-Which picture gets which noise is decided by the rank of its hash and not by a random
+Which image gets which noise is decided by the rank of its hash and not by a random
 generator, so that the shares hold exactly and even a small site has every kind.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
-from examples.sample.pictures import Picture
+from examples.sample.images import NamedImage
 from workers.base.sampling import draw
 
 
@@ -46,8 +46,8 @@ MEANING: dict[Kind, tuple[str, str]] = {
     Kind.WRONG_CAPTION: ("the caption of another concept", "score low, drop"),
     Kind.MISSING_ALT: ("alt empty or absent", "reject: no caption"),
     Kind.FILE_NAME_ALT: ('"IMG_0042.jpg", "logo" as alt', "reject or score low"),
-    Kind.DUPLICATE_URL: ("the same picture under a second URL", "keep; a duplicate by content"),
-    Kind.REDIRECT: ("302 to the picture, some on another host", "keep"),
+    Kind.DUPLICATE_URL: ("the same image under a second URL", "keep; a duplicate by content"),
+    Kind.REDIRECT: ("302 to the image, some on another host", "keep"),
     Kind.SLOW: ("answers after 200 ms", "keep"),
     Kind.OPTED_OUT: ("served with X-Robots-Tag: noai, noimageai", "do not keep"),
     Kind.NOT_FOUND: ("404", "fail"),
@@ -60,10 +60,10 @@ MEANING: dict[Kind, tuple[str, str]] = {
     Kind.DISALLOWED: ("only on pages that robots.txt disallows", "never see it"),
     Kind.LOGO: ("the site's own icon, on every page", "reject or score low"),
     Kind.SPACER: ("1 x 1 pixel for layout or tracking", "reject: no caption"),
-    Kind.DATA_URI: ("a picture inside the page", "never see it"),
+    Kind.DATA_URI: ("an image inside the page", "never see it"),
 }
 
-#: Kinds whose URL serves no picture that could be used.
+#: Kinds whose URL serves no image that could be used.
 FAILING = frozenset(
     {
         Kind.NOT_FOUND,
@@ -92,10 +92,10 @@ TRUE_KINDS = frozenset(
 
 @dataclass(frozen=True)
 class NoiseShares:
-    """The share of the pictures that gets each kind of noise; the rest is clean.
+    """The share of the images that gets each kind of noise; the rest is clean.
 
-    ``duplicate_url`` is a share of the pictures too, but adds a row instead of spoiling one.
-    Every share above zero gives at least one picture.
+    ``duplicate_url`` is a share of the images too, but adds a row instead of spoiling one.
+    Every share above zero gives at least one image.
     """
 
     missing_alt: float = 0.04
@@ -125,37 +125,37 @@ def quota(share: float, total: int) -> int:
     return max(1, round(share * total)) if share > 0 else 0
 
 
-def assign_kinds(pictures: Sequence[Picture], shares: NoiseShares, seed: int) -> dict[str, Kind]:
-    """The kind of each picture's own URL, by code."""
-    kinds = {picture.code: Kind.CLEAN for picture in pictures}
-    for picture in pictures:
-        if picture.name is None:
-            kinds[picture.code] = Kind.MISSING_ALT
+def assign_kinds(images: Sequence[NamedImage], shares: NoiseShares, seed: int) -> dict[str, Kind]:
+    """The kind of each image's own URL, by code."""
+    kinds = {image.code: Kind.CLEAN for image in images}
+    for image in images:
+        if image.name is None:
+            kinds[image.code] = Kind.MISSING_ALT
     for field in fields(shares):
         if field.name == Kind.DUPLICATE_URL:
             continue
         kind = Kind(field.name)
         already = sum(given == kind for given in kinds.values())
-        count = max(0, quota(getattr(shares, field.name), len(pictures)) - already)
-        eligible = [p.code for p in pictures if kinds[p.code] == Kind.CLEAN and _fits(p, kind)]
+        count = max(0, quota(getattr(shares, field.name), len(images)) - already)
+        eligible = [p.code for p in images if kinds[p.code] == Kind.CLEAN and _fits(p, kind)]
         for code in allot(eligible, count, seed, kind):
             kinds[code] = kind
     return kinds
 
 
-def _fits(picture: Picture, kind: Kind) -> bool:
-    return bool(picture.aliases) if kind == Kind.ALIAS else True
+def _fits(image: NamedImage, kind: Kind) -> bool:
+    return bool(image.aliases) if kind == Kind.ALIAS else True
 
 
 def duplicated(kinds: dict[str, Kind], shares: NoiseShares, seed: int) -> list[str]:
-    """The codes of the pictures that are shown under a second URL too: sound ones only."""
+    """The codes of the images that are shown under a second URL too: sound ones only."""
     sound = [code for code, kind in kinds.items() if kind in (Kind.CLEAN, Kind.ALIAS)]
     return allot(sound, quota(shares.duplicate_url, len(kinds)), seed, Kind.DUPLICATE_URL)
 
 
-def concept_words(picture: Picture) -> frozenset[str]:
-    """The words of all names of a picture, in lower case."""
-    text = " ".join((picture.name or "", *picture.aliases)).lower()
+def concept_words(image: NamedImage) -> frozenset[str]:
+    """The words of all names of an image, in lower case."""
+    text = " ".join((image.name or "", *image.aliases)).lower()
     words = "".join(c if c.isalnum() else " " for c in text).split()
     return frozenset(word for word in words if len(word) > 2) - _STOP_WORDS
 
@@ -164,29 +164,29 @@ _STOP_WORDS = frozenset({"and", "for", "from", "face", "into", "over", "the", "w
 _PEOPLE = frozenset({"People & Body", "Smileys & Emotion"})
 
 
-def is_other_concept(picture: Picture, other: Picture) -> bool:
-    """Whether no reader could take a name of ``other`` for one of ``picture``.
+def is_other_concept(image: NamedImage, other: NamedImage) -> bool:
+    """Whether no reader could take a name of ``other`` for one of ``image``.
 
-    Of people and faces, too much is true at once: a picture of someone who pouts is one of a
+    Of people and faces, too much is true at once: an image of someone who pouts is one of a
     person, and one of a frowning face.
     """
     return (
-        picture.subgroup != other.subgroup
-        and not {picture.group, other.group} <= _PEOPLE
-        and picture.content != other.content
-        and not concept_words(picture) & concept_words(other)
+        image.subgroup != other.subgroup
+        and not {image.group, other.group} <= _PEOPLE
+        and image.content != other.content
+        and not concept_words(image) & concept_words(other)
     )
 
 
-def wrong_name_finder(pictures: Sequence[Picture], seed: int) -> Callable[[Picture], str]:
-    """A function that gives a picture the name of another concept, always the same one."""
-    named = [picture for picture in pictures if picture.name is not None]
+def wrong_name_finder(images: Sequence[NamedImage], seed: int) -> Callable[[NamedImage], str]:
+    """A function that gives an image the name of another concept, always the same one."""
+    named = [image for image in images if image.name is not None]
 
-    def wrong_name(picture: Picture) -> str:
+    def wrong_name(image: NamedImage) -> str:
         for attempt in range(1_000):
-            other = named[int(draw(seed, "wrong", picture.code, attempt) * len(named))]
-            if other.name is not None and is_other_concept(picture, other):
+            other = named[int(draw(seed, "wrong", image.code, attempt) * len(named))]
+            if other.name is not None and is_other_concept(image, other):
                 return other.name
-        raise ValueError(f"no picture of another concept than {picture.name!r} on this site")
+        raise ValueError(f"no image of another concept than {image.name!r} on this site")
 
     return wrong_name

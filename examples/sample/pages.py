@@ -12,7 +12,7 @@ from examples.sample.markup import BLANK_DATA_URI, Form, Source, write_image
 from examples.sample.noise import Kind, allot
 from examples.sample.placements import Placement
 
-PICTURES_A_PAGE = 50
+IMAGES_A_PAGE = 50
 FEATURED = 6
 OFF_SITE = "http://example.invalid/"
 LOGO = "/static/logo.png"
@@ -90,16 +90,16 @@ def make_pages(placements: Sequence[Placement], base_urls: Sequence[str], seed: 
 
 
 def _galleries(placements: Sequence[Placement], hosts: int) -> Iterator[Page]:
-    groups = sorted({placement.picture.group for placement in placements})
+    groups = sorted({placement.image.group for placement in placements})
     for host in range(hosts):
         for group in groups:
-            members = [p for p in placements if p.page_host == host and p.picture.group == group]
+            members = [p for p in placements if p.page_host == host and p.image.group == group]
             yield from _gallery(host, group, members)
 
 
 def _gallery(host: int, group: str, members: Sequence[Placement]) -> Iterator[Page]:
     """The pages of one group on one host; each links to all others, as paginations do."""
-    chunks = [members[i : i + PICTURES_A_PAGE] for i in range(0, len(members), PICTURES_A_PAGE)]
+    chunks = [members[i : i + IMAGES_A_PAGE] for i in range(0, len(members), IMAGES_A_PAGE)]
     targets = [_gallery_target(group, number) for number in range(1, len(chunks) + 1)]
     links = (("/", "Home"), *((t, f"Page {n}") for n, t in enumerate(targets, 1)))
     for number, (target, chunk) in enumerate(zip(targets, chunks, strict=True), 1):
@@ -168,9 +168,9 @@ _TRAPS = (
 
 
 def _featured(host: int, placements: Sequence[Placement], seed: int) -> tuple[Placement, ...]:
-    """Pictures of this host's galleries, shown once more on its index page."""
+    """Images of this host's galleries, shown once more on its index page."""
     clean = {
-        p.picture.code: p
+        p.image.code: p
         for p in placements
         if p.kind == Kind.CLEAN and p.page_host == host and p.form == Form.PLAIN
     }

@@ -1,4 +1,4 @@
-"""Which picture stands on which host under which URL, with which caption and noise."""
+"""Which image stands on which host under which URL, with which caption and noise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from examples.sample.captions import write_caption, write_file_name
+from examples.sample.images import NamedImage
 from examples.sample.markup import FORM_SHARES, Form
 from examples.sample.noise import (
     Kind,
@@ -16,7 +17,6 @@ from examples.sample.noise import (
     quota,
     wrong_name_finder,
 )
-from examples.sample.pictures import Picture
 from workers.base.sampling import draw
 
 
@@ -24,23 +24,23 @@ from workers.base.sampling import draw
 class Placement:
     """One image on one page. Hosts are numbers: their addresses come with the server."""
 
-    picture: Picture
+    image: NamedImage
     kind: Kind
     caption: str  # as a reader sees it; "" where there is none
     file_host: int
-    target: str  # the picture's path and query on its host
+    target: str  # the image's path and query on its host
     page_host: int
     form: Form = Form.PLAIN
 
 
 def place(
-    pictures: Sequence[Picture], shares: NoiseShares, seed: int, hosts: int
+    images: Sequence[NamedImage], shares: NoiseShares, seed: int, hosts: int
 ) -> list[Placement]:
-    """Every image of the site, in the order of the pictures."""
-    kinds = assign_kinds(pictures, shares, seed)
-    wrong_name = wrong_name_finder(pictures, seed)
-    first = [_own(picture, kinds[picture.code], wrong_name, seed, hosts) for picture in pictures]
-    by_code = {placement.picture.code: placement for placement in first}
+    """Every image of the site, in the order of the images."""
+    kinds = assign_kinds(images, shares, seed)
+    wrong_name = wrong_name_finder(images, seed)
+    first = [_own(image, kinds[image.code], wrong_name, seed, hosts) for image in images]
+    by_code = {placement.image.code: placement for placement in first}
     second = [
         _duplicate(by_code[code], variant, seed, hosts)
         for variant, code in enumerate(duplicated(kinds, shares, seed))
@@ -49,34 +49,36 @@ def place(
 
 
 def _own(
-    picture: Picture, kind: Kind, wrong_name: Callable[[Picture], str], seed: int, hosts: int
+    image: NamedImage, kind: Kind, wrong_name: Callable[[NamedImage], str], seed: int, hosts: int
 ) -> Placement:
-    """A picture under its own URL."""
-    host = int(draw(seed, "host", picture.code) * hosts)
-    caption = _caption(picture, kind, wrong_name, seed)
-    return Placement(picture, kind, caption, host, f"/pictures/{picture.code}.png", host)
+    """An image under its own URL."""
+    host = int(draw(seed, "host", image.code) * hosts)
+    caption = _caption(image, kind, wrong_name, seed)
+    return Placement(image, kind, caption, host, f"/pictures/{image.code}.png", host)
 
 
-def _caption(picture: Picture, kind: Kind, wrong_name: Callable[[Picture], str], seed: int) -> str:
+def _caption(
+    image: NamedImage, kind: Kind, wrong_name: Callable[[NamedImage], str], seed: int
+) -> str:
     if kind == Kind.FILE_NAME_ALT:
-        return write_file_name(picture.code, seed)
-    if kind == Kind.MISSING_ALT or picture.name is None:
+        return write_file_name(image.code, seed)
+    if kind == Kind.MISSING_ALT or image.name is None:
         return ""
-    name = picture.name
+    name = image.name
     if kind == Kind.WRONG_CAPTION:
-        name = wrong_name(picture)
+        name = wrong_name(image)
     elif kind == Kind.ALIAS:
-        name = picture.aliases[int(draw(seed, "alias", picture.code) * len(picture.aliases))]
-    return write_caption(name, seed, picture.code)
+        name = image.aliases[int(draw(seed, "alias", image.code) * len(image.aliases))]
+    return write_caption(name, seed, image.code)
 
 
 def _duplicate(own: Placement, variant: int, seed: int, hosts: int) -> Placement:
-    """The same picture again: in another folder, with a query that tracks, on another host."""
-    assert own.picture.name is not None
+    """The same image again: in another folder, with a query that tracks, on another host."""
+    assert own.image.name is not None
     again = replace(
         own,
         kind=Kind.DUPLICATE_URL,
-        caption=write_caption(own.picture.name, seed, f"{own.picture.code} again"),
+        caption=write_caption(own.image.name, seed, f"{own.image.code} again"),
     )
     name = own.target.rpartition("/")[2]
     match variant % 3:
@@ -103,7 +105,7 @@ def _with_forms(placements: Iterable[Placement], seed: int, hosts: int) -> list[
 
 
 def _form_without_caption(placement: Placement, seed: int) -> Form:
-    is_empty = draw(seed, "empty alt", placement.picture.code) < 0.5
+    is_empty = draw(seed, "empty alt", placement.image.code) < 0.5
     return Form.EMPTY_ALT if is_empty else Form.NO_ALT
 
 

@@ -1,6 +1,6 @@
 """The sample's web site: three hosts on loopback that show Twemoji as the web would.
 
-python -m examples.sample.site --port 8931 [--truth FILE.parquet] [--pictures N]
+python -m examples.sample.site --port 8931 [--truth FILE.parquet] [--images N]
 python -m examples.sample.site --describe
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from examples.sample.images import NamedImage, load_images
 from examples.sample.markup import BLANK_DATA_URI, BLANK_GIF, DOUBLED_FORMS, double
 from examples.sample.noise import FAILING, MEANING, TRUE_KINDS, Kind, NoiseShares, allot
 from examples.sample.pages import (
@@ -37,7 +38,6 @@ from examples.sample.pages import (
     make_pages,
     write_page,
 )
-from examples.sample.pictures import Picture, load_pictures
 from examples.sample.placements import Placement, place
 from examples.sample.server import Answer, BindError, listen, running
 from workers.base.sampling import draw
@@ -49,7 +49,7 @@ DEFAULT_PORT = 8931
 DEFAULT_HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 SLOW_SECONDS = 0.2
 SHORT_BODY_BYTES = 100
-LOGO_CODE = "1f5bc"  # a framed picture
+LOGO_CODE = "1f5bc"  # a framed image
 _PNG = "image/png"
 _GIF = b64decode(BLANK_DATA_URI.partition(",")[2])
 
@@ -58,12 +58,12 @@ TRUTH = pa.schema(
     [
         pa.field("url", pa.string(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),  # "" where the image has none
-        pa.field("name", pa.string()),  # true base name; null if the URL serves no good picture
-        pa.field("correct", pa.bool_(), nullable=False),  # the caption describes the picture
+        pa.field("name", pa.string()),  # true base name; null if the URL serves no good image
+        pa.field("correct", pa.bool_(), nullable=False),  # the caption describes the image
         pa.field("kind", pa.string(), nullable=False),
         pa.field("expected", pa.bool_(), nullable=False),  # a polite, perfect extractor gives it
         pa.field("form", pa.string()),  # how the image is written; null outside the galleries
-        pa.field("picture", pa.string()),  # code points; the same for duplicates
+        pa.field("image", pa.string()),  # code points; the same for duplicates
     ]
 )
 
@@ -73,11 +73,11 @@ _UNEXPECTED = frozenset({Kind.DISALLOWED, Kind.DATA_URI})
 
 @dataclass(frozen=True)
 class SiteSettings:
-    """What site to make; ``port`` 0 takes a free one, ``pictures`` None takes all."""
+    """What site to make; ``port`` 0 takes a free one, ``images`` None takes all."""
 
     port: int = DEFAULT_PORT
     hosts: tuple[str, ...] = DEFAULT_HOSTS
-    pictures: int | None = None
+    images: int | None = None
     seed: int = 0
     shares: NoiseShares = field(default_factory=NoiseShares)
 
@@ -124,21 +124,21 @@ class Site:
         return Answer(body, content_type)
 
     def _file_answers(self, placement: Placement) -> dict[tuple[int, str], Answer]:
-        """What a picture's URL gives, and what the URLs that it redirects to give."""
+        """What an image's URL gives, and what the URLs that it redirects to give."""
         here = placement.file_host
         path = placement.target.partition("?")[0]
         if placement.kind == Kind.REDIRECT:
-            code = placement.picture.code
+            code = placement.image.code
             there = int(draw(self.settings.seed, "moved to", code) * len(self.base_urls))
             moved = f"/moved/{code}.png"
             return {
                 (here, path): _redirect(self.base_urls[there] + moved),
-                (there, moved): Answer(placement.picture.content, _PNG),
+                (there, moved): Answer(placement.image.content, _PNG),
             }
         if placement.kind == Kind.REDIRECT_LOOP:
-            loop = f"/loop/{placement.picture.code}.png"
+            loop = f"/loop/{placement.image.code}.png"
             return {(here, path): _redirect(loop), (here, loop): _redirect(path)}
-        return {(here, path): file_answer(placement.kind, placement.picture, self.settings.seed)}
+        return {(here, path): file_answer(placement.kind, placement.image, self.settings.seed)}
 
     def _truth(self, placements: Sequence[Placement]) -> pa.Table:
         rows = [_row(placement, self.base_urls[placement.file_host]) for placement in placements]
@@ -150,29 +150,29 @@ class Site:
 
 
 @lru_cache(maxsize=1)
-def _library() -> tuple[Picture, ...]:
-    return tuple(load_pictures())
+def _library() -> tuple[NamedImage, ...]:
+    return tuple(load_images())
 
 
 def placements_of(settings: SiteSettings) -> list[Placement]:
     """Every image of the site."""
     library = _library()
-    count = len(library) if settings.pictures is None else settings.pictures
+    count = len(library) if settings.images is None else settings.images
     chosen = set(allot((p.code for p in library), count, settings.seed, "picture"))
-    pictures = [picture for picture in library if picture.code in chosen]
-    return place(pictures, settings.shares, settings.seed, len(settings.hosts))
+    images = [image for image in library if image.code in chosen]
+    return place(images, settings.shares, settings.seed, len(settings.hosts))
 
 
-def file_answer(kind: Kind, picture: Picture, seed: int) -> Answer:
-    """What the URL of a picture gives, for every kind but the redirects."""
-    content = picture.content
+def file_answer(kind: Kind, image: NamedImage, seed: int) -> Answer:
+    """What the URL of an image gives, for every kind but the redirects."""
+    content = image.content
     middle = len(content) // 2
     answers = {
         Kind.SLOW: Answer(content, _PNG, delay=SLOW_SECONDS),
         Kind.OPTED_OUT: Answer(content, _PNG, headers=(("X-Robots-Tag", "noai, noimageai"),)),
         Kind.NOT_FOUND: _NOT_FOUND,
         Kind.BROKEN_HTML: Answer(_ERROR_PAGE, _PNG),
-        Kind.BROKEN_BYTES: Answer(_random_bytes(len(content), seed, picture.code), _PNG),
+        Kind.BROKEN_BYTES: Answer(_random_bytes(len(content), seed, image.code), _PNG),
         Kind.BROKEN_EMPTY: Answer(b"", _PNG),
         Kind.TRUNCATED: Answer(content[:middle], _PNG),
         Kind.SHORT_BODY: Answer(content[:-SHORT_BODY_BYTES], _PNG, missing_bytes=SHORT_BODY_BYTES),
@@ -193,8 +193,8 @@ def _random_bytes(count: int, seed: int, code: str) -> bytes:
 
 
 def _static_answers() -> dict[str, Answer]:
-    """What every host has beside pages and pictures."""
-    logo = next(picture.content for picture in _library() if picture.code == LOGO_CODE)
+    """What every host has beside pages and images."""
+    logo = next(image.content for image in _library() if image.code == LOGO_CODE)
     gif = Answer(_GIF, "image/gif")
     return {
         "/robots.txt": Answer(ROBOTS.encode(), "text/plain; charset=utf-8"),
@@ -213,12 +213,12 @@ def _row(placement: Placement, base_url: str) -> dict[str, str | bool | None]:
     return {
         "url": double(url) if placement.form in DOUBLED_FORMS else url,
         "caption": placement.caption,
-        "name": None if kind in FAILING else placement.picture.base_name,
+        "name": None if kind in FAILING else placement.image.base_name,
         "correct": kind in TRUE_KINDS,
         "kind": kind.value,
         "expected": kind not in _UNEXPECTED and placement.caption != "",
         "form": placement.form.value,
-        "picture": placement.picture.code,
+        "image": placement.image.code,
     }
 
 
@@ -242,7 +242,7 @@ def _furniture_row(
         "kind": kind.value,
         "expected": kind not in _UNEXPECTED and caption != "",
         "form": None,
-        "picture": None,
+        "image": None,
     }
 
 
@@ -287,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--hosts", default=",".join(DEFAULT_HOSTS), help="loopback addresses, with commas between"
     )
-    parser.add_argument("--pictures", type=int, help="fewer pictures, for a small site")
+    parser.add_argument("--images", type=int, help="fewer images, for a small site")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--truth", type=Path, help="write what the pages say to this Parquet file")
     parser.add_argument(
@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     hosts = tuple(options.hosts.split(","))
-    settings = SiteSettings(options.port, hosts, options.pictures, options.seed)
+    settings = SiteSettings(options.port, hosts, options.images, options.seed)
     try:
         if options.describe:
             sys.stdout.write(describe(Site(settings, settings.port)))

@@ -36,7 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--cache",
         type=Path,
         default=Path.home() / ".cache" / "starter_model",
-        help="folder for packages, rendered pictures (0.8 GB) and the training checkpoint",
+        help="folder for packages, rendered images (0.8 GB) and the training checkpoint",
     )
     parser.add_argument(
         "--out",

@@ -1,4 +1,4 @@
-"""Batches of picture and caption, varied so that no art style helps.
+"""Batches of image and caption, varied so that no art style helps.
 
 What must survive is what the name says: shape, parts, and roughly the colours. What must not is
 how one artist draws: exact position and size, palette, line weight, sharpness, background.
@@ -33,7 +33,7 @@ KIND_WEIGHTS = {"emoji": 1.0, "skin": 0.25, "other": 0.25}  # how often a concep
 
 
 class PairSampler:
-    """Draws batches in which each concept occurs once: no caption is another picture's too."""
+    """Draws batches in which each concept occurs once: no caption is another image's too."""
 
     def __init__(self, concepts: list[Concept], batch_size: int) -> None:
         self.concepts = concepts
@@ -42,7 +42,7 @@ class PairSampler:
         self._probabilities = weights / weights.sum()
 
     def draw(self, rng: np.random.Generator) -> tuple[list[int], list[str]]:
-        """Rows of the picture array, and a caption for each."""
+        """Rows of the image array, and a caption for each."""
         chosen = rng.choice(
             len(self.concepts), self.batch_size, replace=False, p=self._probabilities, shuffle=True
         )
@@ -66,17 +66,17 @@ def vary_caption(concept: Concept, rng: random.Random) -> str:
     return rng.choice(TEMPLATES if style < 0.85 else WEB_TEMPLATES).format(name)
 
 
-def augment(pictures: Tensor, resolution: int, generator: torch.Generator) -> Tensor:
-    """Model input from a batch of stored pictures.
+def augment(images: Tensor, resolution: int, generator: torch.Generator) -> Tensor:
+    """Model input from a batch of stored images.
 
     Args:
-        pictures: uint8 [N, S, S, 4], straight RGBA.
+        images: uint8 [N, S, S, 4], straight RGBA.
         resolution: R, the model's.
 
     Returns:
         float32 [N, 3, R, R], normalised.
     """
-    rgba = pictures.permute(0, 3, 1, 2).float() / 255  # N4SS
+    rgba = images.permute(0, 3, 1, 2).float() / 255  # N4SS
     rgba = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)  # premultiplied
     rgba = warp(rgba, resolution, generator)  # N4RR
     background = backgrounds(len(rgba), generator)  # N311
@@ -94,7 +94,7 @@ def normalise(image: Tensor) -> Tensor:
 
 
 def warp(rgba: Tensor, resolution: int, generator: torch.Generator) -> Tensor:
-    """Turn, stretch, shear, zoom and move each picture, onto R x R: N4SS -> N4RR.
+    """Turn, stretch, shear, zoom and move each image, onto R x R: N4SS -> N4RR.
 
     Never mirrored: "left arrow" is a caption.
     """
@@ -117,7 +117,7 @@ def warp(rgba: Tensor, resolution: int, generator: torch.Generator) -> Tensor:
 
 
 def backgrounds(n: int, generator: torch.Generator) -> Tensor:
-    """White for six pictures of ten, any colour for the rest: N311."""
+    """White for six images of ten, any colour for the rest: N311."""
     colour = torch.rand(n, 3, 1, 1, generator=generator)
     white = torch.rand(n, 1, 1, 1, generator=generator) < 0.6
     return torch.where(white, torch.ones(()), colour)
@@ -137,7 +137,7 @@ def recolour(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def soften(image: Tensor, generator: torch.Generator) -> Tensor:
-    """A third of the pictures at half the resolution, and noise as of JPEG, on all."""
+    """A third of the images at half the resolution, and noise as of JPEG, on all."""
     n, _, height, width = image.shape
     coarse = F.interpolate(F.avg_pool2d(image, 2), (height, width), mode="bilinear")
     chosen = torch.rand(n, 1, 1, 1, generator=generator) < 0.3
@@ -147,7 +147,7 @@ def soften(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def cut_out(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Hide a rectangle of up to 0.4 x 0.4 of a third of the pictures behind one colour."""
+    """Hide a rectangle of up to 0.4 x 0.4 of a third of the images behind one colour."""
     n, _, height, width = image.shape
     top, left = (torch.rand(n, 1, 1, 1, generator=generator) for _ in range(2))
     tall, wide = (0.4 * torch.rand(n, 1, 1, 1, generator=generator) for _ in range(2))

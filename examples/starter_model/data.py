@@ -1,12 +1,12 @@
-"""The pairs of the starter model: pictures from package registries, and the words for them.
+"""The pairs of the starter model: images from package registries, and the words for them.
 
 Three steps, each a function: `fetch` asks npm and Debian's apt for the packages, `collect` reads
 names and drawings out of them, `render` turns every drawing into one row of a uint8 array.
 `prepare` runs all three once and leaves three files in the cache directory:
 
-    pictures.npy   uint8 [N, SIDE, SIDE, 4], straight (not premultiplied) RGBA
+    images.npy   uint8 [N, SIDE, SIDE, 4], straight (not premultiplied) RGBA
     concepts.json  what each row shows: [{"key", "kind", "names", "rows", "sources"}, ...]
-    sources.json   per source: licence, pictures collected, pictures that would not render
+    sources.json   per source: licence, images collected, images that would not render
 
 A concept is what several artists drew under one name. Emoji are joined across styles by code
 point, everything else by its name. Twemoji is never read here: it is the test.
@@ -79,7 +79,7 @@ GENERIC_TITLES = frozenset(
 
 @dataclass(frozen=True)
 class Drawing:
-    """One picture that is not yet rendered: SVG text, or the bytes of a PNG."""
+    """One image that is not yet rendered: SVG text, or the bytes of a PNG."""
 
     source: str
     key: str  # the concept: "emoji:1f44b" or "name:lighthouse"
@@ -91,7 +91,7 @@ class Drawing:
 
 @dataclass
 class Concept:
-    """Every picture of one thing, as row numbers of the rendered array."""
+    """Every image of one thing, as row numbers of the rendered array."""
 
     key: str
     kind: str
@@ -375,14 +375,14 @@ def render(drawing: Drawing, side: int = SIDE) -> np.ndarray | None:
     if not png:
         return None
     with Image.open(io.BytesIO(png)) as opened:
-        picture = opened.convert("RGBA")
-    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
-    if max(picture.size) < side:
-        scale = side / max(picture.size)
-        size = tuple(max(1, round(edge * scale)) for edge in picture.size)
-        picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+        image = opened.convert("RGBA")
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
+    if max(image.size) < side:
+        scale = side / max(image.size)
+        size = tuple(max(1, round(edge * scale)) for edge in image.size)
+        image = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
     square = Image.new("RGBA", (side, side))
-    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     pixels = np.asarray(square)  # [side, side, 4]
     return pixels if (pixels[..., 3] > 32).mean() > 0.01 else None
 
@@ -409,10 +409,10 @@ def render_all(drawings: Sequence[Drawing], processes: int) -> Iterable[np.ndarr
 def group(
     drawings: Sequence[Drawing], rendered: Iterable[np.ndarray | None]
 ) -> tuple[np.ndarray, list[Concept]]:
-    """Gather the pictures into one array and the concepts that its rows show.
+    """Gather the images into one array and the concepts that its rows show.
 
     Returns:
-        uint8 [N, SIDE, SIDE, 4], and the concepts in the order of their first picture.
+        uint8 [N, SIDE, SIDE, 4], and the concepts in the order of their first image.
     """
     rows: list[np.ndarray] = []
     concepts: dict[str, Concept] = {}
@@ -435,12 +435,12 @@ def prepare(cache: Path, processes: int = 2) -> None:
     fetch(cache)
     drawings = collect(cache)
     logger.info("rendering %d drawings", len(drawings))
-    pictures, concepts = group(drawings, render_all(drawings, processes))
-    np.save(cache / "pictures.npy", pictures)
+    images, concepts = group(drawings, render_all(drawings, processes))
+    np.save(cache / "images.npy", images)
     (cache / "sources.json").write_text(json.dumps(count_sources(drawings, concepts), indent=1))
     # Written last: its presence says that the other two are whole.
     (cache / "concepts.json").write_text(json.dumps([vars(concept) for concept in concepts]))
-    logger.info("%d pictures of %d concepts", len(pictures), len(concepts))
+    logger.info("%d images of %d concepts", len(images), len(concepts))
 
 
 def count_sources(
@@ -457,6 +457,6 @@ def count_sources(
 
 
 def load(cache: Path) -> tuple[np.ndarray, list[Concept]]:
-    """What `prepare` left: the pictures and the concepts."""
-    pictures = np.load(cache / "pictures.npy", mmap_mode="r")  # one copy for all processes
-    return pictures, [Concept(**fields) for fields in _read_json(cache / "concepts.json")]
+    """What `prepare` left: the images and the concepts."""
+    images = np.load(cache / "images.npy", mmap_mode="r")  # one copy for all processes
+    return images, [Concept(**fields) for fields in _read_json(cache / "concepts.json")]

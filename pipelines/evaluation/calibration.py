@@ -16,7 +16,7 @@ from workers.base.pair_ids import make_pair_id
 from workers.embedding.matrix import embedding_matrix
 from workers.pairs.clean_text import clean_caption
 
-#: Pictures compared with all captions at a time; bounds the matrix to some 40 MB.
+#: Images compared with all captions at a time; bounds the matrix to some 40 MB.
 CHUNK = 1024
 
 
@@ -24,13 +24,13 @@ CHUNK = 1024
 class Calibration:
     """What the truth says of the embedded pairs and of the selection."""
 
-    right: int  # embedded pairs whose caption describes the picture
+    right: int  # embedded pairs whose caption describes the image
     wrong: int
     roc_auc: float  # that a right pair has the higher similarity of a right and a wrong one
     right_selected: int
     wrong_selected: int
     names: int  # classes of the zero-shot test: distinct captions of right pairs
-    top1: float  # share of right pairs' pictures whose nearest caption is a right one
+    top1: float  # share of right pairs' images whose nearest caption is a right one
     top5: float
     chance: float  # top1 of a guess
 
@@ -119,8 +119,8 @@ def _join(truth: Path, embeddings: Sequence[Path]) -> _Embedded:
 def _zero_shot(known: _Embedded) -> tuple[float, float, float, int]:
     """Top-1, top-5, chance and the number of classes, over the right pairs.
 
-    The classes are the distinct captions of right pairs; a caption is right for a picture if
-    it was given, rightly, to any picture of the same name.
+    The classes are the distinct captions of right pairs; a caption is right for an image if
+    it was given, rightly, to any image of the same name.
     """
     rows = np.flatnonzero(known.correct)
     captions = sorted({known.caption[row] for row in rows})

@@ -22,11 +22,11 @@ from pipelines.training.held_out import Example
 
 @dataclass(frozen=True)
 class Questions:
-    """Held-out pictures and captions, each once, and which belong together."""
+    """Held-out images and captions, each once, and which belong together."""
 
-    jpgs: list[bytes]  # P pictures
+    jpgs: list[bytes]  # P images
     captions: list[str]  # C captions
-    pairs: Tensor  # int64 [M, 2]: the picture was given the caption, by their numbers
+    pairs: Tensor  # int64 [M, 2]: the image was given the caption, by their numbers
 
 
 def score_models(
@@ -35,7 +35,7 @@ def score_models(
     """Ask every model the same questions; ``models`` are names or files of checkpoints.
 
     Returns:
-        The numbers of pictures and captions, the chance of a right guess, and for each model
+        The numbers of images and captions, the chance of a right guess, and for each model
         its scores as shares between 0 and 1.
 
     Raises:
@@ -45,7 +45,7 @@ def score_models(
         raise ValueError("no pair is held out: raise model.held_out or select more pairs")
     questions = ask(examples)
     return {
-        "pictures": len(questions.jpgs),
+        "images": len(questions.jpgs),
         "captions": len(questions.captions),
         "chance": len(questions.pairs) / (len(questions.jpgs) * len(questions.captions)),
         "models": {name: _score(name, path, questions, settings) for name, path in models.items()},
@@ -53,7 +53,7 @@ def score_models(
 
 
 def ask(examples: Sequence[Example]) -> Questions:
-    """Each picture and each caption once; every caption that a picture was given is right."""
+    """Each image and each caption once; every caption that an image was given is right."""
     row = {jpg: index for index, jpg in enumerate(dict.fromkeys(e.jpg for e in examples))}
     column = {text: index for index, text in enumerate(dict.fromkeys(e.caption for e in examples))}
     pairs = {(row[example.jpg], column[example.caption]) for example in examples}
@@ -77,10 +77,10 @@ def _score(
         model, questions.captions, settings.templates, truncate=True
     ).cpu()  # [C, D]
     captions_of = pair_matches(questions.pairs, len(texts))
-    pictures_of = pair_matches(questions.pairs.flip(1), len(images))
+    images_of = pair_matches(questions.pairs.flip(1), len(images))
     class_rank = first_ranks(images, classes, captions_of)  # P
     text_rank = first_ranks(images, texts, captions_of)  # P
-    image_rank = first_ranks(texts, images, pictures_of)  # C
+    image_rank = first_ranks(texts, images, images_of)  # C
     scores = {f"zero-shot top-{k}": _share_within(class_rank, k) for k in (1, 5)}
     for k in settings.recall_at:
         scores[f"image to text R@{k}"] = _share_within(text_rank, k)
@@ -99,7 +99,7 @@ def _image_features(
     device = model.logit_scale.device
     features = []
     for start in range(0, len(jpgs), batch_size):
-        pictures = [Image.open(io.BytesIO(jpg)) for jpg in jpgs[start : start + batch_size]]
-        batch = torch.stack([preprocess(picture) for picture in pictures]).to(device)
+        images = [Image.open(io.BytesIO(jpg)) for jpg in jpgs[start : start + batch_size]]
+        batch = torch.stack([preprocess(image) for image in images]).to(device)
         features.append(F.normalize(model.encode_image(batch).float(), dim=-1).cpu())
     return torch.cat(features)

@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 from pipelines.run import clock
 from pipelines.run.receipts import (
     Check,
-    Ledger,
     Outcome,
     Output,
     Receipt,
+    Receipts,
     Shard,
     Side,
     Source,
@@ -67,7 +67,7 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
     """Do a shard's work and write its receipt.
 
     The work writes into a scratch folder; its files are renamed into the stage's folder when
-    it has ended and its account balances. Raises LostRowsError when it does not balance.
+    it has ended and its tally adds up. Raises LostRowsError when it does not.
     """
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,8 +118,8 @@ def _written(scratch: Path, folder: Path) -> dict[str, Path]:
 
 def _before(name: str, folder: Path) -> set[str]:
     """The files that earlier attempts at a shard have left, or may have."""
-    ledger = Ledger(folder)
-    return ledger.announced(name) | files_of(ledger.receipt(name))
+    receipts = Receipts(folder)
+    return receipts.announced(name) | files_of(receipts.get(name))
 
 
 def _refuse_taken(written: Iterable[str], name: str, folder: Path) -> None:
@@ -136,7 +136,7 @@ def _publish(receipt: Receipt, scratch: Path, folder: Path) -> None:
     """
     before = _before(receipt.shard, folder)
     written = {output.file for output in receipt.outputs}
-    Ledger(folder).announce(receipt.shard, written | before)
+    Receipts(folder).announce(receipt.shard, written | before)
     path = Side.RECEIPTS.of(folder) / f"{receipt.shard}.json"
     # The receipt of an earlier attempt was valid until now; it does not tell of what comes.
     path.unlink(missing_ok=True)
@@ -163,10 +163,10 @@ def finish_publishing(folder: Path, shard: str = "*") -> None:
         folder: that of a stage's shards; nobody works on these shards now.
         shard: a glob for their names.
     """
-    ledger = Ledger(folder)
+    receipts = Receipts(folder)
     for seal in sorted(Side.SCRATCH.of(folder).glob(f"{shard}-*/{_SEAL}")):
-        receipt = ledger.read(seal)
-        if receipt is None or ledger.receipt(receipt.shard):
+        receipt = receipts.read(seal)
+        if receipt is None or receipts.get(receipt.shard):
             continue  # it had not begun to, or was through
         there = {file: folder / file for file in files_of(receipt)}
         paths = there | _written(seal.parent, folder)
@@ -198,7 +198,7 @@ def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:
 
     def do() -> None:
         finish_publishing(folder, escape(shard.name))
-        if not Ledger(folder).is_done(shard):
+        if not Receipts(folder).is_done(shard):
             if shard.verify:
                 check_sources(_of(shard, Check.EACH_TIME, Check.ONCE))
             perform(work, shard, folder)
@@ -276,7 +276,7 @@ def outcome_of(shard: Shard, folder: Path) -> Outcome:
         return Outcome(
             shard.name, None, text.removeprefix(_MEND_FIRST), text.startswith(_MEND_FIRST)
         )
-    receipt = Ledger(folder).receipt(shard.name)
+    receipt = Receipts(folder).get(shard.name)
     if receipt is None or not is_of(receipt, shard):
         return Outcome(shard.name, error="the worker died before it could write a receipt")
     return Outcome(shard.name, receipt=receipt)

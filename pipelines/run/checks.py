@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.run.receipts import Counts, Ledger, Output, Receipt, first_problem
+from pipelines.run.receipts import Counts, Output, Receipt, Receipts, first_problem
 from workers.base.arrays import Int32s
 from workers.base.contracts import DATASET, IMAGES, PAIRS, QUERIES, REQUESTS, SELECTION
 from workers.base.pair_ids import make_pair_ids
@@ -44,8 +44,8 @@ SCHEMAS = {
     "dataset": DATASET,
 }
 
-#: Pictures that are decoded, and rows of embeddings that are looked at, at a time.
-BATCH_PICTURES = 256
+#: Images that are decoded, and rows of embeddings that are looked at, at a time.
+BATCH_IMAGES = 256
 BATCH_ROWS = 4096
 #: How far the length of an embedding, and a product of two, may be off in float16.
 TOLERANCE = 5e-3
@@ -148,11 +148,11 @@ def _counted(stage: str, rows: Mapping[str, Counts]) -> int | None:
 
 def missing_shards(directory: Path, stage: str) -> list[str]:
     """Shards that a stage which has begun should have and has not, by their names or files."""
-    ledger, before = Ledger(directory / stage), Ledger(directory / FOLLOWS.get(stage, ""))
-    receipts = ledger.receipts()
-    missing = set(ledger.begun()) - {receipt.shard for receipt in receipts}
-    if stage in FOLLOWS and receipts:
-        there = {Path(output.file).stem for receipt in receipts for output in receipt.outputs}
+    receipts, before = Receipts(directory / stage), Receipts(directory / FOLLOWS.get(stage, ""))
+    done = receipts.all()
+    missing = set(receipts.begun()) - {receipt.shard for receipt in done}
+    if stage in FOLLOWS and done:
+        there = {Path(output.file).stem for receipt in done for output in receipt.outputs}
         wanted = {path.stem for path in before.outputs() if path.parent == before.folder}
         missing |= wanted - there
     return sorted(missing)
@@ -210,7 +210,7 @@ def _images(checker: Checker, path: Path, receipt: Receipt) -> Iterator[str]:
     yield from checker.in_order("images", ids, across=False)
     yield from _took(receipt, checker.beside("requests", path), "requests/")
     yield from _among(ids, checker.beside("requests", path), "requests/")
-    yield from pictures(path)
+    yield from images(path)
 
 
 def _took(receipt: Receipt, path: Path | None, what: str) -> Iterator[str]:
@@ -257,22 +257,22 @@ def _dataset(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
         selected = verdicts.filter(pc.is_null(verdicts["reason"]))["pair_id"]
         if not table["pair_id"].equals(selected):
             yield "its pairs are not those that selection/ has selected"
-    yield from pictures(path)
+    yield from images(path)
 
 
-def pictures(path: Path) -> Iterator[str]:
-    """Every picture decodes, to the size that stands beside it."""
+def images(path: Path) -> Iterator[str]:
+    """Every image decodes, to the size that stands beside it."""
     broken: list[str] = []
     columns = ["pair_id", "jpg", "width", "height"]
     with ThreadPoolExecutor() as pool:
-        for batch in pq.ParquetFile(path).iter_batches(BATCH_PICTURES, columns=columns):
-            broken += filter(None, pool.map(_picture_problem, batch.to_pylist()))
+        for batch in pq.ParquetFile(path).iter_batches(BATCH_IMAGES, columns=columns):
+            broken += filter(None, pool.map(_image_problem, batch.to_pylist()))
     if broken:
-        yield f"{len(broken):,} pictures are not as they should be, the first: {broken[0]}"
+        yield f"{len(broken):,} images are not as they should be, the first: {broken[0]}"
 
 
-def _picture_problem(row: dict[str, Any]) -> str | None:
-    from clip_model.picture_files import ImageError, decode_image
+def _image_problem(row: dict[str, Any]) -> str | None:
+    from clip_model.image_files import ImageError, decode_image
 
     try:
         size = decode_image(row["jpg"]).size
@@ -334,7 +334,7 @@ def _model(_checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
 class _Scores(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    pictures: int
+    images: int
     captions: int
     chance: float
     models: dict[str, dict[str, float]]

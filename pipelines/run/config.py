@@ -45,7 +45,7 @@ class TrainSettings(Settings):
     weight_decay: float = Field(default=0.2, ge=0.0, description="on weights, not gains or biases")
     warmup_steps: int = Field(default=10, ge=0, description="steps of linear warm-up")
     held_out: Share = Field(
-        default=0.2, description="share of the pictures kept out of training, for the scores"
+        default=0.2, description="share of the images kept out of training, for the scores"
     )
     cpus: int = Field(default=1, ge=1, description="threads of the training worker")
     use_gpu: bool = Field(default=False, description="train on a GPU of the Ray cluster")
@@ -62,7 +62,7 @@ class ScoreSettings(Settings):
     recall_at: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(1, 5, 10), min_length=1, description="ranks of retrieval recall"
     )
-    batch_size: int = Field(default=256, ge=1, description="pictures a forward pass")
+    batch_size: int = Field(default=256, ge=1, description="images a forward pass")
 
 
 class Service(Settings):

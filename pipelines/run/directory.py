@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipelines.run import clock
 from pipelines.run.attempts import check_sources, hash_once
 from pipelines.run.config import Config, ConfigError, digest
-from pipelines.run.receipts import Ledger, Sha256, StageTotals, first_problem
+from pipelines.run.receipts import Receipts, Sha256, StageTotals, first_problem
 from pipelines.run.rewrite import finish_rewrite
 from workers.base.credentials import shown_settings
 from workers.base.exit_codes import PASSING
@@ -42,9 +42,9 @@ class Run:
 
     config: Config
     directory: Path
-    #: Reasons for which a picture is asked for again now, whatever was decided of it.
+    #: Reasons for which an image is asked for again now, whatever was decided of it.
     retry: frozenset[str] = frozenset()
-    #: Whether pictures may be discarded that were made with other settings.
+    #: Whether images may be discarded that were made with other settings.
     refetch: bool = False
     #: What is decided by the time is decided by this, once for a command. Seconds since 1970.
     started: float = field(default_factory=lambda: clock.now())
@@ -72,18 +72,18 @@ class Run:
         """
         return read_record(self.home / RECORD)
 
-    def ledger(self, stage: str) -> Ledger:
-        return Ledger(self.directory / stage)
+    def receipts(self, stage: str) -> Receipts:
+        return Receipts(self.directory / stage)
 
     def outputs(self, stage: str) -> list[Path]:
         """The shards of a stage, sorted by name; side tables are none."""
-        ledger = self.ledger(stage)
-        return [file for file in ledger.outputs() if file.parent == ledger.folder]
+        receipts = self.receipts(stage)
+        return [file for file in receipts.outputs() if file.parent == receipts.folder]
 
     def check_outputs(self, *stages: str, drop: bool) -> None:
         """Raise DamagedError, as before the work on a shard, where an output is not as it was."""
         if self.config.verify_inputs:
-            sources = [source for stage in stages for source in self.ledger(stage).sources()]
+            sources = [source for stage in stages for source in self.receipts(stage).sources()]
             check_sources(sources, drop=drop)
 
     def resolve(self, text: str) -> str:

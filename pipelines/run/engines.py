@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from pipelines.run.attempts import Work, attempt, error_of, outcome_of
 from pipelines.run.config import ConfigError, RaySettings
 from pipelines.run.progress import Reporter
-from pipelines.run.receipts import Ledger, Outcome, Shard
+from pipelines.run.receipts import Outcome, Receipts, Shard
 from workers.base import supervisor
 from workers.embedding.meter import Activity
 
@@ -84,7 +84,7 @@ def on_beam(
     error = error_of(run)
     # A Beam pipeline hands nothing back to its driver: what it did stands in the receipts.
     for shard in shards:
-        if error and not Ledger(folder).is_done(shard):
+        if error and not Receipts(folder).is_done(shard):
             yield Outcome(shard.name, None, *error)
         else:
             yield outcome_of(shard, folder)
@@ -128,7 +128,7 @@ class ShardQueue:
         """How a shard's attempt went; None when the shard waits for another one."""
         if outcome or loss is None:
             return outcome
-        if Ledger(folder).is_done(shard):  # lost after its receipt was written
+        if Receipts(folder).is_done(shard):  # lost after its receipt was written
             return outcome_of(shard, folder)
         # Who works on machines that come and go must not lose a shard for it.
         counts, most = (
@@ -219,7 +219,7 @@ def in_ray_actors(
 ) -> Iterator[Outcome]:
     """Ray actors that keep what ``work`` has loaded, a model say, from shard to shard.
 
-    What is sent to them is a shard, not a picture: pixels never enter the object store, so the
+    What is sent to them is a shard, not an image: pixels never enter the object store, so the
     driver's memory does not grow with the data. Ray has been started, by ``Actors.of``. An actor
     that is lost is replaced, on another machine if its own is gone, and its shard begun again.
     """

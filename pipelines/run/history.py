@@ -211,7 +211,7 @@ def _unsaid(run: Run, entry: Entry) -> Iterator[tuple[str, Work]]:
     if not entry.start:
         return
     for folder in sorted((run.directory / Side.RECEIPTS).glob("[!.]*/")):
-        receipts = [] if folder.name in entry.stages else run.ledger(folder.name).receipts()
+        receipts = [] if folder.name in entry.stages else run.receipts(folder.name).all()
         if made := [r for r in receipts if r.ended >= entry.start.time.timestamp()]:
             yield folder.name, work_of(made)
 

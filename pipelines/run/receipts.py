@@ -1,7 +1,7 @@
 """Shards and their receipts: what a stage has done, so that nothing is done twice or lost.
 
 A shard is one piece of a stage's work. Its receipt names the hash of everything its output
-depends on, its output files and the account of its rows. The receipt is written last: a shard
+depends on, its output files and the tally of its rows. The receipt is written last: a shard
 with a receipt is whole, and one without is done again from the start.
 """
 
@@ -114,7 +114,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _EXACT = ConfigDict(strict=True, extra="forbid")
 
 
-class _Account(BaseModel):
+class _RowCounts(BaseModel):
     model_config = _EXACT
 
     rows_in: Number = Field(alias="in")
@@ -124,10 +124,10 @@ class _Account(BaseModel):
 
 
 def _balanced(counts: Counts) -> Counts:
-    account = _Account.model_validate(counts)
-    dropped = sum(account.rejected.values()) + sum(account.failed.values())
-    if account.rows_in != account.kept + dropped:
-        raise ValueError("its account does not balance")
+    tally = _RowCounts.model_validate(counts)
+    dropped = sum(tally.rejected.values()) + sum(tally.failed.values())
+    if tally.rows_in != tally.kept + dropped:
+        raise ValueError("its tally does not add up")
     return counts
 
 
@@ -146,7 +146,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Receipt:
-    """Proof that a shard is whole, with the account of its rows."""
+    """Proof that a shard is whole, with the tally of its rows."""
 
     __pydantic_config__ = _EXACT
 
@@ -197,12 +197,12 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class Receipts:
     """The receipts of a stage's folder."""
 
     folder: Path
 
-    def receipt(self, name: str) -> Receipt | None:
+    def get(self, name: str) -> Receipt | None:
         """The receipt of a shard. One that cannot be read, or is another's, is none."""
         receipt = self.read(self._record(Side.RECEIPTS, name))
         return receipt if receipt and receipt.shard == name else None
@@ -228,14 +228,14 @@ class Ledger:
         path = Path(os.path.normpath(self.folder / file))
         return path.parent in (self.folder, Side.TABLES.of(self.folder)) and "\0" not in file
 
-    def receipts(self) -> list[Receipt]:
+    def all(self) -> list[Receipt]:
         """All receipts, by the name of their shards."""
         names = self._names(Side.RECEIPTS)
-        return [receipt for name in names if (receipt := self.receipt(name))]
+        return [receipt for name in names if (receipt := self.get(name))]
 
     def unreadable(self) -> list[str]:
         """The shards whose receipts cannot be read."""
-        return [name for name in self._names(Side.RECEIPTS) if not self.receipt(name)]
+        return [name for name in self._names(Side.RECEIPTS) if not self.get(name)]
 
     def begun(self) -> list[str]:
         """The shards that were tried and have left something: files or an error."""
@@ -249,7 +249,7 @@ class Ledger:
 
     def valid(self, shard: Shard) -> Receipt | None:
         """The shard's receipt if it is of the same key and its outputs are there in full."""
-        receipt = self.receipt(shard.name)
+        receipt = self.get(shard.name)
         return receipt if receipt and self.is_valid(receipt, shard.key) else None
 
     def is_valid(self, receipt: Receipt, key: str) -> bool:
@@ -267,12 +267,12 @@ class Ledger:
 
     def outputs(self) -> list[Path]:
         """The output files of all receipts, sorted."""
-        files = (output.file for receipt in self.receipts() for output in receipt.outputs)
+        files = (output.file for receipt in self.all() for output in receipt.outputs)
         return [self.folder / file for file in sorted(files)]
 
     def sources(self) -> list[Source]:
         """The output files of all receipts, to be read."""
-        return [source for receipt in self.receipts() for source in self.sources_of(receipt)]
+        return [source for receipt in self.all() for source in self.sources_of(receipt)]
 
     def sources_of(self, receipt: Receipt) -> list[Source]:
         """The output files of a receipt."""
@@ -310,7 +310,7 @@ class Ledger:
         """
         self._check_folders()
         valid = {shard.name for shard in shards}
-        receipts = {name: self.receipt(name) for name in self._names(Side.RECEIPTS)}
+        receipts = {name: self.get(name) for name in self._names(Side.RECEIPTS)}
         kept = {file for name in valid for file in files_of(receipts.get(name))}
         for name in sorted({*receipts, *self.begun()} - valid):
             receipt, path = receipts.get(name), self._record(Side.RECEIPTS, name)
@@ -335,7 +335,7 @@ class Ledger:
         if all(path.stem in names for path in paths):
             return []
         ours = {file for name in names for file in self.announced(name)}
-        ours |= {file for receipt in self.receipts() for file in files_of(receipt)}
+        ours |= {file for receipt in self.all() for file in files_of(receipt)}
         # Another process may have removed some of its own in the meantime.
         return sorted(path for path in paths if path.name not in ours and path.exists())
 
@@ -396,7 +396,7 @@ def settled(receipts: Sequence[Receipt]) -> list[Receipt]:
 
 
 def without_rows(rows: Mapping[str, Counts], gone: Counter[str | None]) -> dict[str, Counts]:
-    """The account of a shard without some rows of its last kind.
+    """The tally of a shard without some rows of its last kind.
 
     Args:
         gone: the rows by the reason for which they were dropped, None for those that were kept.

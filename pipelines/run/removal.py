@@ -131,7 +131,7 @@ def rewrite_table(
 ) -> Removed:
     """Write a Parquet file anew, without some rows and with some columns in place of its own."""
     table = pq.read_table(path)
-    removed = _account(table.filter(pa.array(gone)))
+    removed = _removed_rows(table.filter(pa.array(gone)))
     for name, column in columns.items():
         at = table.schema.get_field_index(name)
         table = table.set_column(at, table.schema.field(at), column)
@@ -139,16 +139,16 @@ def rewrite_table(
     return removed
 
 
-def _account(removed: pa.Table) -> Removed:
-    account = Removed()
+def _removed_rows(removed: pa.Table) -> Removed:
+    found = Removed()
     if "reason" in removed.column_names:
-        account.rows.update(removed["reason"].to_pylist())
+        found.rows.update(removed["reason"].to_pylist())
     else:
-        account.rows[None] = len(removed)
+        found.rows[None] = len(removed)
     if "failed_in" in removed.column_names:
         columns = (removed[name].to_pylist() for name in ("failed_in", "failed_for"))
-        account.retries.update(pair for pair in zip(*columns, strict=True) if pair[0] is not None)
-    return account
+        found.retries.update(pair for pair in zip(*columns, strict=True) if pair[0] is not None)
+    return found
 
 
 def _mended(column: pa.ChunkedArray, mentions: Mentions) -> pa.ChunkedArray:
@@ -178,9 +178,9 @@ def remove_from_warc(path: Path, gone: OptOuts, mentions: Mentions) -> Removed:
 
     Of our own files, which are not compressed. Memory is that of a record.
     """
-    account = Removed()
+    found = Removed()
     if not _is_touched(path, gone, mentions):
-        return account
+        return found
     with (
         path.open("rb") as file,
         path.open("rb") as raw,
@@ -192,11 +192,11 @@ def remove_from_warc(path: Path, gone: OptOuts, mentions: Mentions) -> Removed:
             if isinstance(record, Damage):
                 out.write(mentions.redacted(content))
             elif _is_gone(record, gone):
-                account.rows[None] += record.kind == "response"
+                found.rows[None] += record.kind == "response"
             else:
-                account.moved[record.offset] = out.tell()
+                found.moved[record.offset] = out.tell()
                 out.write(_without_mentions(record, content, mentions))
-    return account
+    return found
 
 
 def _is_touched(path: Path, gone: OptOuts, mentions: Mentions) -> bool:

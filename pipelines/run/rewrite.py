@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.run.attempts import finish_publishing, output_of
 from pipelines.run.config import ConfigError
-from pipelines.run.receipts import Again, Ledger, Side, without_rows
+from pipelines.run.receipts import Again, Receipts, Side, without_rows
 from workers.base.storage import TEMPORARY_PREFIX, make_way, sync, write_json
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def end_killed_work(directory: Path) -> None:
     for scratch in (directory / Side.SCRATCH).glob("*"):
         folder = directory / scratch.name
         finish_publishing(folder)
-        Ledger(folder).clear_scratch()
+        Receipts(folder).clear_scratch()
 
 
 def finish_rewrite(directory: Path) -> None:
@@ -155,12 +155,12 @@ class Removed:
         return self.rows.total()
 
 
-def mend_receipts(ledger: Ledger, removed: Mapping[str, Removed]) -> None:
+def mend_receipts(receipts: Receipts, removed: Mapping[str, Removed]) -> None:
     """Write the receipts anew of shards whose files have changed."""
-    stage, directory = ledger.folder.name, ledger.folder.parent
-    for receipt in ledger.receipts():
+    stage, directory = receipts.folder.name, receipts.folder.parent
+    for receipt in receipts.all():
         changed = {
-            output.file for output in receipt.outputs if is_changed(ledger.folder / output.file)
+            output.file for output in receipt.outputs if is_changed(receipts.folder / output.file)
         }
         again = removed.get(f"requests/{receipt.shard}.parquet", Removed()).retries
         again = again if stage == "images" else Counter()
@@ -169,12 +169,12 @@ def mend_receipts(ledger: Ledger, removed: Mapping[str, Removed]) -> None:
         files = [directory / os.path.normpath(f"{stage}/{file}") for file in changed]
         rows = [_counted(removed[str(path.relative_to(directory))], path) for path in files]
         outputs = [
-            output_of(ledger.folder / output.file, output.file)
+            output_of(receipts.folder / output.file, output.file)
             if output.file in changed
             else output
             for output in receipt.outputs
         ]
-        ledger.write(
+        receipts.write(
             replace(
                 receipt,
                 rows=without_rows(receipt.rows, sum(rows, Counter())),
@@ -204,14 +204,14 @@ def rekey(kinds: Sequence[type[Stage]], before: Run, after: Run, new: Collection
     are ``new`` were made of valid ones.
     """
     for kind in kinds:
-        old, ledger = kind(before), after.ledger(kind.name)
+        old, receipts = kind(before), after.receipts(kind.name)
         valid = {*new} | {
-            shard.name for shard in old.rewritten() if before.ledger(kind.name).valid(shard)
+            shard.name for shard in old.rewritten() if before.receipts(kind.name).valid(shard)
         }
         for shard in kind(after).rewritten() if valid else []:
-            receipt = ledger.receipt(shard.name)
+            receipt = receipts.get(shard.name)
             if receipt and shard.name in valid and receipt.key != shard.key:
-                ledger.write(replace(receipt, key=shard.key))
+                receipts.write(replace(receipt, key=shard.key))
 
 
 def is_changed(path: Path) -> bool:

@@ -58,7 +58,7 @@ class Plan:
         plan = cls([], [])
         receipts: list[Receipt] = []
         for shard in stage.plan():
-            if receipt := stage.ledger.valid(shard):
+            if receipt := stage.receipts.valid(shard):
                 plan.done.append(shard)
                 receipts.append(receipt)
             else:
@@ -82,7 +82,7 @@ def check(run: Run, names: Sequence[str]) -> None:
     _check_beam(run.config)
     for name in names:
         stage = STAGES[name](run)
-        stage.ledger.refuse_foreign_data()
+        stage.receipts.refuse_foreign_data()
         stage.check()
 
 
@@ -191,7 +191,7 @@ def standings(run: Run) -> dict[str, Standing]:
 
 
 def _standing(run: Run, name: str, complete: dict[str, bool]) -> Standing:
-    stage, ledger = STAGES[name](run), run.ledger(name)
+    stage, receipts = STAGES[name](run), run.receipts(name)
     shards: list[Shard] = []
     why = "they are of an older configuration"
     try:
@@ -201,8 +201,8 @@ def _standing(run: Run, name: str, complete: dict[str, bool]) -> Standing:
             shards = stage.plan()
     except ConfigError as error:
         why = f"the stage cannot be planned: {error}"
-    valid = [receipt for shard in shards if (receipt := ledger.valid(shard))]
-    others = len(ledger.receipts()) - len(valid)
+    valid = [receipt for shard in shards if (receipt := receipts.valid(shard))]
+    others = len(receipts.all()) - len(valid)
     return Standing(valid, others, why, stage.skipped, len(valid) == len(shards) and not others)
 
 
@@ -232,7 +232,7 @@ def _work(stage: Stage, plan: Plan, journal: Journal) -> bool:
             _log_outcome(stage, outcome)
         lost = services.lost()
         pace = progress.line()
-    totals = StageTotals.of(stage.receipts())
+    totals = StageTotals.of(stage.done())
     wall = round(time.monotonic() - started, 3)
     stage.run.note_stage(stage.name, totals, wall_seconds=wall, peak_bytes=peak.bytes)
     stage.run.save()
@@ -246,7 +246,7 @@ def _spoiled(stage: Stage, made: Sequence[Receipt], lost: Sequence[str]) -> int:
     """The number of shards that a lost service may have cost rows; a rerun tries those again."""
     receipts = [receipt for receipt in made if lost and lacks(receipt)]
     for receipt in receipts:
-        stage.ledger.spoil(receipt)
+        stage.receipts.spoil(receipt)
     if lost:
         log.error(
             "%s: service %s ended while it was needed: %d shards lack rows that could not be "
@@ -260,7 +260,7 @@ def _spoiled(stage: Stage, made: Sequence[Receipt], lost: Sequence[str]) -> int:
 
 def _outage(stage: Stage) -> list[Receipt]:
     """The shards of which more could not be reached than is tolerated."""
-    receipts = settled(stage.receipts())
+    receipts = settled(stage.done())
     return [receipt for receipt in receipts if is_outage(receipt, stage.tolerance)]
 
 
@@ -284,7 +284,7 @@ def _ends_in_outage(stage: Stage) -> bool:
 
 def _is_out_of_date(stage: Stage) -> bool:
     """Whether some shards of a stage could not be looked at again; says which."""
-    receipts = [one for one in stage.receipts() if is_stale(one, stage.tolerance)]
+    receipts = [one for one in stage.done() if is_stale(one, stage.tolerance)]
     if receipts:
         stale = Unreached.of(receipts).stale
         shards = [*(receipt.shard for receipt in receipts[:3]), *["..."] * (len(receipts) > 3)]
@@ -326,7 +326,7 @@ def _log_totals(stage: Stage, totals: StageTotals) -> None:
 
 def _reads_damaged_inputs(stage: Stage) -> bool:
     """Whether a part of an input could not be read; says of which, and where its samples are."""
-    totals = StageTotals.of(stage.receipts())
+    totals = StageTotals.of(stage.done())
     reasons = {
         reason: number
         for counts in totals.rows.values()
@@ -347,7 +347,7 @@ def _reads_damaged_inputs(stage: Stage) -> bool:
 
 def passes_gate(stage: Stage) -> bool:
     """Whether a stage reaches its gate; says what it lacks."""
-    gate, receipts = gate_of(stage.run.config, stage.name), stage.receipts()
+    gate, receipts = gate_of(stage.run.config, stage.name), stage.done()
     totals, samples = StageTotals.of(receipts), Side.REJECTED.of(stage.folder)
     if stage.may_be_empty or is_met(gate, totals):
         if not isinstance(stage, Embeddings) or not gate.min_kept:

@@ -37,7 +37,7 @@ class Stage(ABC):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.folder = run.directory / self.name
-        self.ledger = run.ledger(self.name)
+        self.receipts = run.receipts(self.name)
         #: The files from outside the run that its plan covers, for the run's record.
         self.inputs: dict[str, Any] = {}
 
@@ -89,7 +89,7 @@ class Stage(ABC):
         again = []
         for done, receipt in zip(shards, receipts, strict=True):
             # What the last attempt has left may be read, so it is compared, too.
-            shard = replace(done, sources=(*done.sources, *self.ledger.sources_of(receipt)))
+            shard = replace(done, sources=(*done.sources, *self.receipts.sources_of(receipt)))
             if self.is_due(receipt):
                 again.append(replace(shard, due_since=receipt.ended))
             elif is_worth_another_try(receipt, self.tolerance, missed=missed):
@@ -98,15 +98,15 @@ class Stage(ABC):
 
     def discard_others(self, shards: Sequence[Shard]) -> None:
         """Remove what was made of other shards than these, before work starts."""
-        self.ledger.keep_only(shards)
+        self.receipts.keep_only(shards)
 
     @abstractmethod
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         """Do the shards and give an outcome for each, as they end."""
 
-    def receipts(self) -> list[Receipt]:
+    def done(self) -> list[Receipt]:
         """Those of its shards that are done, once ``discard_others`` was called."""
-        return self.ledger.receipts()
+        return self.receipts.all()
 
     def sources(self, made: Sequence[Receipt]) -> Sources:  # noqa: ARG002
         """Rows kept and failed by host or file, where a dried up one should be noticed.
@@ -172,5 +172,5 @@ class Stage(ABC):
         return {
             source.path: source
             for stage in self.reads
-            for source in self.run.ledger(stage).sources()
+            for source in self.run.receipts(stage).sources()
         }

@@ -1,4 +1,4 @@
-"""Stage ``embeddings``: CLIP over each shard of pictures, in Ray actors."""
+"""Stage ``embeddings``: CLIP over each shard of images, in Ray actors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PRECISION = "embeddings.precision"
 
 
 class Embeddings(Stage):
-    """A shard a shard of pictures."""
+    """A shard a shard of images."""
 
     name = "embeddings"
     reads: ClassVar[tuple[str, ...]] = ("images",)
@@ -44,7 +44,7 @@ class Embeddings(Stage):
         if not self.run.outputs("images"):
             return
         settings = decided(config.embeddings, recorded_precision(self.run), config.ray)
-        if not all(map(self.ledger.is_done, self._shards(settings))):
+        if not all(map(self.receipts.is_done, self._shards(settings))):
             check_precision(settings, config.ray)
         self.run.note_decision(PRECISION, settings.precision)
 
@@ -60,7 +60,7 @@ class Embeddings(Stage):
         ]
 
     def again(self, *_: object, **__: object) -> list[Shard]:
-        """Nothing: what a picture's file lacks (`truncated`) comes at no other time."""
+        """Nothing: what an image's file lacks (`truncated`) comes at no other time."""
         return []
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
@@ -93,7 +93,7 @@ def embed_in_actors(
 
 @dataclass(frozen=True)
 class Embed:
-    """The work on a shard: a file of pictures."""
+    """The work on a shard: a file of images."""
 
     settings: EmbedSettings
     source: InputSettings = BOTH_PARTS
@@ -116,7 +116,7 @@ class Embed:
 
 @dataclass(frozen=True)
 class Content:
-    """What embeddings depend on beside the pictures."""
+    """What embeddings depend on beside the images."""
 
     identity: dict[str, Any]  # plain settings
     files: Files  # their content counts, not their names

@@ -1,7 +1,7 @@
-"""Stage ``images``: the pictures of each list of ``requests``, by img2dataset in Ray tasks.
+"""Stage ``images``: the images of each list of ``requests``, by img2dataset in Ray tasks.
 
 It only grows. What the web gave cannot be had twice: a shard is never made again because pairs or
-settings have changed, and a picture that could not be reached is asked for by another list.
+settings have changed, and an image that could not be reached is asked for by another list.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from workers.fetch.requests import attempt_of
 #: Failures of a shard that say something of the network.
 FEW_FAILURES = 5
 
-#: The host in a picture's URL, and the rows of those that failed to come.
+#: The host in an image's URL, and the rows of those that failed to come.
 HOST = r"^\w+://(?:[^/?#@]*@)?(?P<source>[^/?#]+)"
 FAILED = [("rejected", "==", False)]
-#: Pictures asked of a host in a night below which nothing can be told of it.
-FEWEST_PICTURES = 20
+#: Images asked of a host in a night below which nothing can be told of it.
+FEWEST_IMAGES = 20
 
 
 class Images(Stage):
@@ -52,11 +52,11 @@ class Images(Stage):
         for name, root in self.run.config.images.local_roots.items():
             if not resolve_path(root).is_dir():
                 raise ConfigError(f"images.local_roots.{name}: there is no folder {root}")
-        receipts = self.ledger.receipts()
+        receipts = self.receipts.all()
         others = sum(receipt.key != self._key(receipt.shard) for receipt in receipts)
         if others and not self.run.refetch:
             raise ConfigError(
-                f"images: {others:,} shards of pictures in {self.folder} were made with other "
+                f"images: {others:,} shards of images in {self.folder} were made with other "
                 "settings of images or by another version, and would be fetched again: give "
                 "--refetch if that is meant, or the settings as they were (run.json has them), or "
                 "another --run-dir"
@@ -66,8 +66,8 @@ class Images(Stage):
         """The receipts of what is there of this configuration."""
         return [
             receipt
-            for receipt in self.ledger.receipts()
-            if self.ledger.is_valid(receipt, self._key(receipt.shard))
+            for receipt in self.receipts.all()
+            if self.receipts.is_valid(receipt, self._key(receipt.shard))
         ]
 
     def plan(self) -> list[Shard]:
@@ -93,7 +93,7 @@ class Images(Stage):
         files = self.tables_of(made)
         kept = rows_of((f for f in files if f.parent == self.folder), "url", HOST)
         failed = rows_of((f for f in files if f.parent != self.folder), "url", HOST, FAILED)
-        return largest(kept, failed, FEWEST_PICTURES)
+        return largest(kept, failed, FEWEST_IMAGES)
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config

@@ -1,4 +1,4 @@
-"""Stage ``labels``: what the embeddings say of the pictures, without a look at a pixel."""
+"""Stage ``labels``: what the embeddings say of the images, without a look at a pixel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Labels(Stage):
-    """A shard a shard of embeddings: another label set or head costs no picture."""
+    """A shard a shard of embeddings: another label set or head costs no image."""
 
     name = "labels"
     reads = ("embeddings",)

@@ -114,9 +114,9 @@ class TrainOnRay:
         return {"pairs": account_of(out)}
 
 
-#: How the training worker hands its account to the driver; and why there is none, where no further
+#: How the training worker hands its tally to the driver; and why there is none, where no further
 #: attempt would change it. Ray would begin an exception again as often as MAX_FAILURES.
-ACCOUNT = "_account.json"
+TALLY = "_tally.json"
 REFUSAL = "_refusal.txt"
 
 
@@ -124,13 +124,13 @@ def account_of(out: Path) -> Tally:
     """What a training that has ended has left. Raises NeedsMendingError where it refused."""
     if (out / REFUSAL).is_file():
         raise NeedsMendingError((out / REFUSAL).read_text(encoding="utf-8"))
-    counts = json.loads((out / ACCOUNT).read_text(encoding="utf-8"))
-    (out / ACCOUNT).unlink()
+    counts = json.loads((out / TALLY).read_text(encoding="utf-8"))
+    (out / TALLY).unlink()
     return Tally.from_counts(counts)
 
 
 def finish(training: Callable[[], Trained], out: Path) -> None:
-    """Train, and leave the model and the account, or the refusal.
+    """Train, and leave the model and the tally, or the refusal.
 
     Whatever else is raised is: the worker's end, after which Ray begins another.
     """
@@ -142,7 +142,7 @@ def finish(training: Callable[[], Trained], out: Path) -> None:
         write_text(str(error), out / REFUSAL)
         return
     write_metrics(trained.metrics, out / METRICS)
-    write_json(trained.pairs.counts(), out / ACCOUNT)
+    write_json(trained.pairs.counts(), out / TALLY)
     clip_model.save(trained.model, out / CHECKPOINT)
 
 

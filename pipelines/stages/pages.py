@@ -65,13 +65,13 @@ class Pages(Stage):
         return [self._shard(host, sorted(seeds), identity) for host, seeds in sorted(hosts.items())]
 
     def _shard(self, host: str, seeds: list[str], identity: dict[str, Any]) -> Shard:
-        name, ledger = host.replace(":", "_"), self.run.ledger(self.name)
+        name, receipts = host.replace(":", "_"), self.run.receipts(self.name)
         shard = self.shard(name, identity, values={"host": host, "seeds": seeds})
-        receipt = ledger.receipt(name)
+        receipt = receipts.get(name)
         if receipt is None or receipt.key == shard.key:
             return shard
         # Other seeds or settings: what is there need not come again if it has not changed.
-        sources = tuple(ledger.sources_of(receipt))
+        sources = tuple(receipts.sources_of(receipt))
         return replace(shard, due_since=receipt.ended, sources=sources)
 
     def is_due(self, receipt: Receipt) -> bool:

@@ -19,7 +19,7 @@ from workers.base.file_systems import is_remote, version_of
 from workers.base.settings import product_token
 from workers.base.tally import Tally
 from workers.extract.inputs import LISTS, Input, InputKind, find_inputs
-from workers.fetch.local_pictures import Folder
+from workers.fetch.local_images import Folder
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.settings import PairSettings
 
@@ -102,7 +102,7 @@ class Pairs(Stage):
 
 
 def _in_roots(source: Input, roots: Mapping[str, str]) -> Input:
-    """An input with the place of its local pictures, if it may have any."""
+    """An input with the place of its local images, if it may have any."""
     if is_remote(source.url) or source.kind not in (*LISTS, InputKind.HTML):
         return source
     folder = source.url if source.files else str(Path(source.url).parent)
@@ -121,7 +121,7 @@ def _versions(source: Input) -> list[str]:
     A URL that is signed anew is the same file.
     """
     what = f"{source.kind} {source.name} {source.columns} {source.root_url}"
-    if source.folder:  # the URLs of its pictures count from there
+    if source.folder:  # the URLs of its images count from there
         what += f" {source.folder.root}/{source.folder.inside}"
     if is_local_file(source):
         return [what]

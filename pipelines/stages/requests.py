@@ -1,4 +1,4 @@
-"""Stage ``requests``: lists of the pairs whose pictures are to be asked for."""
+"""Stage ``requests``: lists of the pairs whose images are to be asked for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.fetch.requests import AnsweredShard, write_requests
 
 
 class Requests(Stage):
-    """Only grows: a shard of work a night, several lists out, each a shard of pictures."""
+    """Only grows: a shard of work a night, several lists out, each a shard of images."""
 
     name = "requests"
     reads = ("pairs",)
@@ -29,12 +29,12 @@ class Requests(Stage):
 
     @cached_property
     def answers(self) -> list[Receipt]:
-        """The receipts of the pictures, as they are while lists are made."""
+        """The receipts of the images, as they are while lists are made."""
         return self.images.answered()
 
     @property
     def may_be_empty(self) -> bool:
-        """Where the pictures are there, nothing more need be asked for."""
+        """Where the images are there, nothing more need be asked for."""
         return bool(self.answers)
 
     def plan(self) -> list[Shard]:
@@ -42,12 +42,12 @@ class Requests(Stage):
 
         One more where the pairs are not those of the last.
         """
-        receipts = {receipt.shard: receipt for receipt in self.ledger.receipts()}
+        receipts = {receipt.shard: receipt for receipt in self.receipts.all()}
         shards = []
         for number in range(1 + max(map(int, receipts), default=-1)):
             shard = self._shard(number)
             receipt = receipts.get(shard.name)
-            is_there = receipt and self.ledger.is_valid(receipt, receipt.key)
+            is_there = receipt and self.receipts.is_valid(receipt, receipt.key)
             shards.append(Shard(shard.name, receipt.key) if receipt and is_there else shard)
         if self.run.outputs("pairs") and not (shards and shards[-1].key == shard.key):
             shards.append(self._shard(len(shards)))
@@ -55,7 +55,7 @@ class Requests(Stage):
 
     def rewritten(self) -> list[Shard]:
         """The last alone: the pairs are those that it has seen."""
-        receipts = self.ledger.receipts()
+        receipts = self.receipts.all()
         return [self._shard(len(receipts) - 1)] if receipts else []
 
     def again(
@@ -75,7 +75,7 @@ class Requests(Stage):
         return self.shard(name, {"number": number}, {"pairs": self.run.outputs("pairs")})
 
     def _due(self) -> dict[str, tuple[float, frozenset[str]]]:
-        """By shard of pictures: since when it is time to ask again, and for which failures."""
+        """By shard of images: since when it is time to ask again, and for which failures."""
         receipts = [receipt for receipt in self.answers if receipt.ended < self.run.started]
         gate = gate_of(self.run.config, Images.name)
         missed = not is_met(gate, StageTotals.of(self.answers))
@@ -92,12 +92,12 @@ class Requests(Stage):
         return due
 
     def _is_lost(self, receipt: Receipt) -> bool:
-        """Whether it is not the pictures' fault that some could not be reached."""
+        """Whether it is not the images' fault that some could not be reached."""
         return receipt.spoiled or is_outage(receipt, self.images.tolerance)
 
     def _answered(self) -> Iterator[AnsweredShard]:
-        due, pictures = self._due(), self.images.folder
-        tables = Side.TABLES.of(pictures)
+        due, images = self._due(), self.images.folder
+        tables = Side.TABLES.of(images)
         for receipt in settled(self.answers):
             name = receipt.shard
             retry = due[name][1] if name in due else frozenset[str]()
@@ -105,7 +105,7 @@ class Requests(Stage):
                 retry |= self.run.retry
             yield AnsweredShard(
                 name,
-                pictures / f"{name}.parquet",
+                images / f"{name}.parquet",
                 tables / f"{name}.parquet",
                 receipt.attempt + (not self._is_lost(receipt)),
                 retry,
@@ -115,7 +115,7 @@ class Requests(Stage):
         answered = tuple(self._answered())
         names = {shard.name for shard in answered}
         unread = [
-            replace(source, check=Check.AFTER_FAILURE) for source in self.images.ledger.sources()
+            replace(source, check=Check.AFTER_FAILURE) for source in self.images.receipts.sources()
         ]
         for shard in shards:  # one by one: what one puts on lists, the next leaves alone
             waiting = [path for path in self.run.outputs(self.name) if path.stem not in names]

@@ -79,7 +79,7 @@ class Selection(Stage):
 
 
 def embedded_shards(files: Files) -> list[EmbeddedShard]:
-    """The shards of pairs that the selection judges, with where their pictures are."""
+    """The shards of pairs that the selection judges, with where their images are."""
     from workers.selection.select import EmbeddedShard
 
     others = files["embeddings"], files["images"], files["labels"]

@@ -1,4 +1,4 @@
-"""Which pictures of a data set are kept out of training, and how both parts are read."""
+"""Which images of a data set are kept out of training, and how both parts are read."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Example:
 
 
 def is_held_out(jpg: bytes, seed: int, share: float) -> bool:
-    """Whether a picture belongs to the held-out part.
+    """Whether an image belongs to the held-out part.
 
-    The draw is by the picture's bytes, not by the pair: one picture under several URLs or
+    The draw is by the image's bytes, not by the pair: one image under several URLs or
     captions falls on one side, so that nothing held out has been seen in training.
     """
     return draw(seed, "held out", hashlib.sha256(jpg).hexdigest()) < share

@@ -96,7 +96,7 @@ def test_pairs_say_what_is_right_a_chunk_at_a_time(chunk_size: int | None) -> No
 def test_retrieval_in_both_directions_with_groups(chunk_size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(20, 8, generator=generator)
-    texts = torch.randn(60, 8, generator=generator)  # three captions a picture
+    texts = torch.randn(60, 8, generator=generator)  # three captions an image
     image_groups, text_groups = torch.arange(20), torch.arange(60) // 3
     recall = retrieval_recall(images, texts, (1, 5), image_groups, text_groups, chunk_size)
     similarity = torch.nn.functional.cosine_similarity(images[:, None], texts[None], dim=-1)

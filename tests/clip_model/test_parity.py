@@ -86,7 +86,7 @@ def with_weights(
 
 
 def image_features(model: Any, config: ClipConfig) -> Tensor:
-    """Of one picture, as any of the four models gives them."""
+    """Of one image, as any of the four models gives them."""
     shape = (1, 3, config.image_resolution, config.image_resolution)
     image = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

@@ -34,7 +34,7 @@ def test_equals_pillow(mode: str, size: tuple[int, int]) -> None:
     assert torch.equal(image_transform(64)(image), by_hand(image, 64))
 
 
-def test_random_crop_is_a_window_of_the_resized_picture() -> None:
+def test_random_crop_is_a_window_of_the_resized_image() -> None:
     ramp = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (64, 1, 3))
     image = Image.fromarray(ramp)  # 256 x 64, brighter to the right
     torch.manual_seed(0)

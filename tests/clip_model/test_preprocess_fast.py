@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import clip_model
 from clip_model import CLIP, ClipConfig
-from clip_model.picture_files import ImageError, decode_image
+from clip_model.image_files import ImageError, decode_image
 from clip_model.preprocess import (
     MEAN,
     STD,
@@ -25,7 +25,7 @@ from clip_model.preprocess import (
 from tests.clip_model.test_model import SMALL_RESNET, SMALL_VIT
 
 PHOTOGRAPHS = ["china.jpg", "flower.jpg"]  # of scikit-learn, 640 x 427
-#: What is done to an upright picture so that EXIF's orientation undoes it.
+#: What is done to an upright image so that EXIF's orientation undoes it.
 AS_TAKEN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -157,7 +157,7 @@ def test_first_frame_of_an_animation(kind: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_photograph_is_upright_before_it_is_cropped(orientation: int) -> None:
-    """The camera's picture turned the other way, with the orientation that undoes it."""
+    """The camera's image turned the other way, with the orientation that undoes it."""
     upright = decode_image(photograph("china.jpg"))
     lying = upright if orientation == 1 else upright.transpose(AS_TAKEN[orientation])
     exif = Image.Exif()
@@ -184,13 +184,13 @@ def test_truncated_files_are_refused(kind: str, share: float) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"<html>", b"\xff\xd8\xff", b"\xff\xd8" + bytes(100), b"\x89PNG\r\n\x1a\n"]
 )
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
+def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(ImageError) as refused:
         image_bytes_transform(RESOLUTION)(data)
     assert refused.value.reason in ("not an image", "broken", "truncated")
 
 
-def test_corrupt_bytes_give_a_picture_or_an_image_error() -> None:
+def test_corrupt_bytes_give_an_image_or_an_image_error() -> None:
     transform, reference = (make(32) for make in (image_bytes_transform, reference_bytes_transform))
     generator = np.random.default_rng(1)
     for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"):

@@ -9,19 +9,19 @@ import torch
 
 import clip_model
 from clip_model.checkpoint import SHIPPED
-from examples.starter_model.evaluate import encode_pictures, separation, twemoji_pictures
+from examples.starter_model.evaluate import encode_images, separation, twemoji_images
 
 DRAWN = 200
 
 
 @pytest.fixture(scope="module")
 def features() -> tuple[torch.Tensor, torch.Tensor]:
-    """Image and text features of drawn pictures, each [N, E]."""
-    pictures = [picture for picture in twemoji_pictures() if picture.kind == "emoji"]
-    drawn = random.Random(0).sample(pictures, DRAWN)
+    """Image and text features of drawn images, each [N, E]."""
+    images = [image for image in twemoji_images() if image.kind == "emoji"]
+    drawn = random.Random(0).sample(images, DRAWN)
     model, preprocess = clip_model.load("starter", device="cpu")
-    captions = [picture.caption for picture in drawn]
-    return encode_pictures(model, preprocess, drawn), clip_model.encode_texts(model, captions)
+    captions = [image.caption for image in drawn]
+    return encode_images(model, preprocess, drawn), clip_model.encode_texts(model, captions)
 
 
 def test_file_is_small_enough_for_a_repository() -> None:

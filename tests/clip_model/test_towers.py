@@ -30,7 +30,7 @@ def built(config: ClipConfig) -> CLIP:
     return model
 
 
-def pictures(model: CLIP, count: int = 3) -> torch.Tensor:
+def random_images(model: CLIP, count: int = 3) -> torch.Tensor:
     resolution = model.config.image_resolution
     return torch.randn(count, 3, resolution, resolution)
 
@@ -71,7 +71,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(config: ClipConf
     plain = built(config).train()
     checkpointed = copy.deepcopy(plain)
     checkpointed.set_grad_checkpointing()
-    images, texts = pictures(plain), tokenize(CAPTIONS)
+    images, texts = random_images(plain), tokenize(CAPTIONS)
     for model in (plain, checkpointed):
         features = model.encode_image(images), model.encode_text(texts)
         contrastive_loss(*features, model.logit_scale).backward()
@@ -86,7 +86,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(config: ClipConf
 @EVERY_KIND
 def test_checkpointing_keeps_less(config: ClipConfig) -> None:
     model = built(config).train()
-    images, texts = pictures(model), tokenize(CAPTIONS)
+    images, texts = random_images(model), tokenize(CAPTIONS)
     everything = _bytes_kept(model, images, texts)
     model.set_grad_checkpointing()
     assert _bytes_kept(model, images, texts) < 0.8 * everything
@@ -111,7 +111,7 @@ def _bytes_kept(model: CLIP, images: torch.Tensor, texts: torch.Tensor) -> int:
 @EVERY_KIND
 def test_both_towers_compile_without_a_graph_break(config: ClipConfig) -> None:
     model = built(config).eval()
-    images, texts = pictures(model), tokenize(CAPTIONS)
+    images, texts = random_images(model), tokenize(CAPTIONS)
     torch.compiler.reset()
     image_tower = torch.compile(model.encode_image, fullgraph=True, backend="aot_eager")
     text_tower = torch.compile(model.encode_text, fullgraph=True, backend="aot_eager")
@@ -126,7 +126,7 @@ def test_both_towers_compile_without_a_graph_break(config: ClipConfig) -> None:
 def test_training_compiles_without_a_graph_break(config: ClipConfig) -> None:
     model = built(config).train()
     model.set_grad_checkpointing(not isinstance(config.vision, ModifiedResNetConfig))
-    images, texts = pictures(model), trim(tokenize(CAPTIONS))
+    images, texts = random_images(model), trim(tokenize(CAPTIONS))
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def loss() -> torch.Tensor:
@@ -150,7 +150,7 @@ def test_trim_keeps_the_longest_caption() -> None:
 @EVERY_KIND
 def test_bfloat16_on_cpu(config: ClipConfig) -> None:
     model = built(config).eval()
-    images, texts = pictures(model), tokenize(CAPTIONS)
+    images, texts = random_images(model), tokenize(CAPTIONS)
     mixed = copy.deepcopy(model)
     convert_weights(mixed, torch.bfloat16)
     with torch.inference_mode():
@@ -167,4 +167,4 @@ def test_float16_is_refused_on_a_cpu() -> None:
     with pytest.raises(RuntimeError, match="float16 model does not run on a CPU.*bfloat16"):
         model.encode_text(tokenize(CAPTIONS))
     with pytest.raises(RuntimeError, match="float16"):
-        model.encode_image(pictures(model))
+        model.encode_image(random_images(model))

@@ -72,7 +72,7 @@ def test_what_is_not_finite_is_of_no_class(broken: float, chunk_size: int) -> No
     assert probabilities[0].isnan().all()
     assert classes[1:, 0].tolist() == [1, 2]
     assert probabilities[1:].isfinite().all()
-    classifier[2, 2] = broken  # the logarithm of the sum is then broken for every picture
+    classifier[2, 2] = broken  # the logarithm of the sum is then broken for every image
     assert (classify(torch.eye(3), classifier, 1.0, 1, chunk_size)[1] == -1).all()
 
 

@@ -21,8 +21,8 @@ A_CLASS = 8
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
     for name, colour in COLOURS.items():
         (root / name).mkdir()
         for number in range(A_CLASS):
@@ -33,8 +33,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_predict(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = pictures / "red circle" / "0.png"
+def test_predict(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = images / "red circle" / "0.png"
     captions = ["red circle", "dog", "fire truck"]
     predict.main([str(path), *captions, "--model", "starter", "--device", "cpu"])
     lines = capsys.readouterr().out.splitlines()
@@ -44,26 +44,26 @@ def test_predict(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(shares) == shares[0]
 
 
-def test_zero_shot(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--folder", str(pictures), "--model", "starter", "--device", "cpu"]
+def test_zero_shot(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--folder", str(images), "--model", "starter", "--device", "cpu"]
     zero_shot.main([*options, "--template", "bare", "--all"])
     out = capsys.readouterr().out
-    assert out.startswith("A picture of the class blue circle. Top predictions:\n")
+    assert out.startswith("An image of the class blue circle. Top predictions:\n")
     assert re.search(r"\n +blue circle: +\d+\.\d\d%\n", out)
-    accuracy = re.search(r"Accuracy = (\S+)% of 6 pictures", out)
+    accuracy = re.search(r"Accuracy = (\S+)% of 6 images", out)
     assert accuracy is not None
     assert float(accuracy[1]) > 60
 
 
 @pytest.mark.parametrize("more", [[], ["--unprojected", "--C", "1"]])
-def test_linear_probe(pictures: Path, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
-    linear_probe.main(["--folder", str(pictures), "--model", "starter", "--device", "cpu", *more])
+def test_linear_probe(images: Path, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+    linear_probe.main(["--folder", str(images), "--model", "starter", "--device", "cpu", *more])
     assert capsys.readouterr().out == "Accuracy = 100.000\n"
 
 
-def test_probe_predicts_what_scikit_learn_does(pictures: Path) -> None:
+def test_probe_predicts_what_scikit_learn_does(images: Path) -> None:
     model, preprocess = clip_model.load("starter", device="cpu")
-    parts = (Folder(pictures, train=part) for part in (True, False))
+    parts = (Folder(images, train=part) for part in (True, False))
     train, test = (get_features(model, preprocess, part) for part in parts)
     theirs = LogisticRegression(random_state=0, C=0.316, max_iter=1000)
     theirs.fit(train[0].numpy(), train[1].numpy())
@@ -71,8 +71,8 @@ def test_probe_predicts_what_scikit_learn_does(pictures: Path) -> None:
     assert np.array_equal(ours.numpy(), theirs.predict(test[0].numpy()))
 
 
-def test_parts_of_a_folder_share_nothing(pictures: Path) -> None:
-    train, test = (Folder(pictures, train=part) for part in (True, False))
+def test_parts_of_a_folder_share_nothing(images: Path) -> None:
+    train, test = (Folder(images, train=part) for part in (True, False))
     assert train.classes == test.classes == sorted(COLOURS)
     assert (len(train), len(test)) == (18, 6)
     everything = {(image.tobytes(), label) for part in (train, test) for image, label in rows(part)}
@@ -84,7 +84,7 @@ def rows(folder: Folder) -> list[tuple[Image.Image, int]]:
 
 
 def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no pictures"):
+    with pytest.raises(FileNotFoundError, match="no images"):
         Folder(tmp_path, train=True)
 
 
@@ -110,14 +110,14 @@ BROKEN = {
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_picture_is_one_line(program, kind, pictures, tmp_path, capsys) -> None:
+def test_a_broken_image_is_one_line(program, kind, images, tmp_path, capsys) -> None:
     for folder in ("red", "blue"):
         (tmp_path / folder).mkdir()
         for number in range(2):
-            whole = (pictures / "red circle" / "0.png").read_bytes()
+            whole = (images / "red circle" / "0.png").read_bytes()
             (tmp_path / folder / f"{number}.png").write_bytes(BROKEN[kind](whole))
-    picture = tmp_path / "red" / "0.png"
-    what = [str(picture), "a dog"] if program == "predict" else ["--folder", str(tmp_path)]
+    image = tmp_path / "red" / "0.png"
+    what = [str(image), "a dog"] if program == "predict" else ["--folder", str(tmp_path)]
     with pytest.raises(SystemExit) as end:
         PROGRAMS[program]([*what, "--model", "starter", "--device", "cpu"])
     assert end.value.code == 2
@@ -129,7 +129,7 @@ def test_a_broken_picture_is_one_line(program, kind, pictures, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("folder", ["missing", "empty"])
-def test_a_folder_without_pictures_is_one_line(folder, tmp_path, capsys) -> None:
+def test_a_folder_without_images_is_one_line(folder, tmp_path, capsys) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit) as end:
         zero_shot.main(["--folder", str(tmp_path / folder), "--model", "starter"])
@@ -137,8 +137,8 @@ def test_a_folder_without_pictures_is_one_line(folder, tmp_path, capsys) -> None
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_picture_beyond_the_last_is_one_line(pictures, capsys) -> None:
+def test_an_image_beyond_the_last_is_one_line(images, capsys) -> None:
     with pytest.raises(SystemExit) as end:
-        zero_shot.main(["--folder", str(pictures), "--index", "6", "--device", "cpu"])
+        zero_shot.main(["--folder", str(images), "--index", "6", "--device", "cpu"])
     assert end.value.code == 2
-    assert "there is no picture 6 among 6" in capsys.readouterr().err
+    assert "there is no image 6 among 6" in capsys.readouterr().err

@@ -20,20 +20,20 @@ import pytest
 import requests
 from PIL import Image
 
+from examples.sample.images import NamedImage, load_images, natural_name
 from examples.sample.noise import FAILING, Kind, NoiseShares, is_other_concept
 from examples.sample.pages import OFF_SITE, Quirk
-from examples.sample.pictures import Picture, load_pictures, natural_name
 from examples.sample.server import Answer, listen, running
 from examples.sample.site import Site, SiteSettings, serve
 from workers.base.sampling import draw
 
-PICTURES = 240
+IMAGES = 240
 Pairs = set[tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with serve(SiteSettings(port=0, pictures=PICTURES)) as running_site:
+    with serve(SiteSettings(port=0, images=IMAGES)) as running_site:
         yield running_site
 
 
@@ -44,8 +44,8 @@ def session() -> Iterator[requests.Session]:
 
 
 @pytest.fixture(scope="module")
-def library() -> dict[str, Picture]:
-    return {picture.code: picture for picture in load_pictures()}
+def library() -> dict[str, NamedImage]:
+    return {image.code: image for image in load_images()}
 
 
 def rows_of(site: Site, *kinds: Kind) -> list[dict[str, Any]]:
@@ -159,13 +159,13 @@ def test_each_pair_is_in_the_truth_once(site: Site) -> None:
 
 
 def test_every_answer_is_the_same_for_the_same_seed_and_port() -> None:
-    first, second = (Site(SiteSettings(pictures=PICTURES), 8931) for _ in range(2))
+    first, second = (Site(SiteSettings(images=IMAGES), 8931) for _ in range(2))
     assert first.answers == second.answers
     assert first.truth.equals(second.truth)
 
 
 def test_another_seed_makes_another_site() -> None:
-    first, second = (Site(SiteSettings(pictures=60, seed=seed), 8931) for seed in (0, 1))
+    first, second = (Site(SiteSettings(images=60, seed=seed), 8931) for seed in (0, 1))
     assert first.truth != second.truth
 
 
@@ -185,40 +185,40 @@ def test_every_kind_of_noise_and_every_quirk_is_on_a_small_site(site: Site) -> N
 def test_the_shares_of_noise_hold(site: Site) -> None:
     kinds = Counter(site.truth["kind"].to_pylist())
     shares = NoiseShares()
-    assert kinds[Kind.WRONG_CAPTION] == round(shares.wrong_caption * PICTURES)
-    assert kinds[Kind.DUPLICATE_URL] == round(shares.duplicate_url * PICTURES)
-    assert kinds[Kind.CLEAN] > PICTURES / 2
+    assert kinds[Kind.WRONG_CAPTION] == round(shares.wrong_caption * IMAGES)
+    assert kinds[Kind.DUPLICATE_URL] == round(shares.duplicate_url * IMAGES)
+    assert kinds[Kind.CLEAN] > IMAGES / 2
 
 
-def test_names_in_the_truth_are_those_of_the_picture_that_is_served(
-    site: Site, session: requests.Session, library: dict[str, Picture]
+def test_names_in_the_truth_are_those_of_the_image_that_is_served(
+    site: Site, session: requests.Session, library: dict[str, NamedImage]
 ) -> None:
-    named = [row for row in site.truth.to_pylist() if row["name"] and row["picture"]]
+    named = [row for row in site.truth.to_pylist() if row["name"] and row["image"]]
     for row in named:
-        picture = library[row["picture"]]
-        assert row["name"] == picture.base_name
-        assert get(session, row["url"]).content == picture.content
+        image = library[row["image"]]
+        assert row["name"] == image.base_name
+        assert get(session, row["url"]).content == image.content
 
 
-def test_a_true_caption_holds_a_name_of_its_picture(
-    site: Site, library: dict[str, Picture]
+def test_a_true_caption_holds_a_name_of_its_image(
+    site: Site, library: dict[str, NamedImage]
 ) -> None:
     for row in site.truth.to_pylist():
         if row["correct"]:
-            picture = library[row["picture"]]
-            names = (picture.name or "", *picture.aliases)
+            image = library[row["image"]]
+            names = (image.name or "", *image.aliases)
             assert any(name.lower() in row["caption"].lower() for name in names), row
 
 
-def test_wrong_captions_name_another_concept(library: dict[str, Picture]) -> None:
-    site = Site(SiteSettings(pictures=2_000), 8931)
-    by_name: dict[str, list[Picture]] = {}
-    for picture in library.values():
-        by_name.setdefault((picture.name or "").lower(), []).append(picture)
+def test_wrong_captions_name_another_concept(library: dict[str, NamedImage]) -> None:
+    site = Site(SiteSettings(images=2_000), 8931)
+    by_name: dict[str, list[NamedImage]] = {}
+    for image in library.values():
+        by_name.setdefault((image.name or "").lower(), []).append(image)
     for row in rows_of(site, Kind.WRONG_CAPTION):
         others = by_name[bare_name(row["caption"])]
         assert others, row
-        assert any(is_other_concept(library[row["picture"]], other) for other in others), row
+        assert any(is_other_concept(library[row["image"]], other) for other in others), row
         assert row["name"].lower() not in row["caption"].lower()
 
 
@@ -237,8 +237,8 @@ def bare_name(caption: str) -> str:
     return caption.lower()
 
 
-def test_other_concepts_are_neither_related_nor_both_people(library: dict[str, Picture]) -> None:
-    by_name = {picture.name: picture for picture in library.values()}
+def test_other_concepts_are_neither_related_nor_both_people(library: dict[str, NamedImage]) -> None:
+    by_name = {image.name: image for image in library.values()}
     assert is_other_concept(by_name["tiger"], by_name["rose"])
     assert not is_other_concept(by_name["mouse"], by_name["mouse face"])
     assert not is_other_concept(by_name["red heart"], by_name["heart suit"])
@@ -246,7 +246,7 @@ def test_other_concepts_are_neither_related_nor_both_people(library: dict[str, P
     assert not is_other_concept(by_name["flag: Norway"], by_name["flag: Svalbard & Jan Mayen"])
 
 
-def test_redirects_lead_to_the_picture(site: Site, session: requests.Session) -> None:
+def test_redirects_lead_to_the_image(site: Site, session: requests.Session) -> None:
     for row in rows_of(site, Kind.REDIRECT):
         answer = get(session, row["url"])
         assert [step.status_code for step in answer.history] == [302]
@@ -259,7 +259,7 @@ def test_a_redirect_loop_never_ends(site: Site, session: requests.Session) -> No
             get(session, row["url"])
 
 
-def test_missing_pictures_and_pages_are_404(site: Site, session: requests.Session) -> None:
+def test_missing_images_and_pages_are_404(site: Site, session: requests.Session) -> None:
     urls = [row["url"] for row in rows_of(site, Kind.NOT_FOUND)]
     for url in [*urls, site.seeds[0] + "gone.html", site.seeds[1] + "no/such?page=1"]:
         assert get(session, url).status_code == 404
@@ -268,7 +268,7 @@ def test_missing_pictures_and_pages_are_404(site: Site, session: requests.Sessio
 @pytest.mark.parametrize(
     "kind", [Kind.BROKEN_HTML, Kind.BROKEN_BYTES, Kind.BROKEN_EMPTY, Kind.TRUNCATED]
 )
-def test_broken_pictures_arrive_whole_as_png_and_do_not_decode(
+def test_broken_images_arrive_whole_as_png_and_do_not_decode(
     site: Site, session: requests.Session, kind: Kind
 ) -> None:
     for row in rows_of(site, kind):
@@ -294,7 +294,7 @@ def test_failing_kinds_have_no_name_and_no_true_caption(site: Site) -> None:
         assert not row["correct"]
 
 
-def test_slow_pictures_are_late_but_do_not_hold_up_others(
+def test_slow_images_are_late_but_do_not_hold_up_others(
     site: Site, session: requests.Session
 ) -> None:
     slow = rows_of(site, Kind.SLOW)[0]["url"]
@@ -309,7 +309,7 @@ def test_slow_pictures_are_late_but_do_not_hold_up_others(
         assert waiting.recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_opted_out_pictures_say_so_in_a_header(site: Site, session: requests.Session) -> None:
+def test_opted_out_images_say_so_in_a_header(site: Site, session: requests.Session) -> None:
     for row in rows_of(site, Kind.OPTED_OUT):
         assert "noai" in get(session, row["url"]).headers["X-Robots-Tag"]
 
@@ -318,16 +318,16 @@ def test_duplicates_serve_the_same_bytes_under_other_urls(
     site: Site, session: requests.Session
 ) -> None:
     own = {
-        row["picture"]: row["url"]
+        row["image"]: row["url"]
         for row in site.truth.to_pylist()
         if row["kind"] in (Kind.CLEAN, Kind.ALIAS)
     }
     for row in rows_of(site, Kind.DUPLICATE_URL):
-        assert row["url"] != own[row["picture"]]
-        assert get(session, row["url"]).content == get(session, own[row["picture"]]).content
+        assert row["url"] != own[row["image"]]
+        assert get(session, row["url"]).content == get(session, own[row["image"]]).content
 
 
-def test_robots_txt_disallows_the_hidden_pages_and_not_the_pictures(
+def test_robots_txt_disallows_the_hidden_pages_and_not_the_images(
     site: Site, session: requests.Session
 ) -> None:
     shown: Counter[tuple[str, str]] = Counter()
@@ -381,13 +381,13 @@ def command(*arguments: str) -> list[str]:
 def test_the_command_writes_the_truth_before_it_answers_and_ends_on_sigterm(tmp_path: Path) -> None:
     port = free_port()
     truth = tmp_path / "truth.parquet"
-    arguments = command("--port", str(port), "--pictures", "60", "--truth", str(truth))
+    arguments = command("--port", str(port), "--images", "60", "--truth", str(truth))
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         assert f"http://127.0.0.3:{port}/" in process.stderr.readline()
         assert requests.get(f"http://127.0.0.2:{port}/", timeout=10).ok
-        assert pq.read_table(truth).equals(Site(SiteSettings(pictures=60), port).truth)
+        assert pq.read_table(truth).equals(Site(SiteSettings(images=60), port).truth)
         process.terminate()
         assert process.wait(timeout=10) == 0
         assert process.stderr.read() == ""
@@ -428,15 +428,15 @@ def test_an_address_that_is_not_here_is_exit_status_2_with_advice() -> None:
 def test_the_description_counts_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     from examples.sample.site import main
 
-    assert main(["--describe", "--pictures", "60"]) == 0
-    total = Site(SiteSettings(pictures=60), 8931).truth.num_rows
+    assert main(["--describe", "--images", "60"]) == 0
+    total = Site(SiteSettings(images=60), 8931).truth.num_rows
     assert f"| all | {total} |" in capsys.readouterr().out
 
 
-def test_the_library_is_whole_and_named(library: dict[str, Picture]) -> None:
+def test_the_library_is_whole_and_named(library: dict[str, NamedImage]) -> None:
     assert len(library) == 4_009
-    assert sum(picture.name is not None for picture in library.values()) == 3_965
-    assert all(picture.content.startswith(b"\x89PNG") for picture in library.values())
+    assert sum(image.name is not None for image in library.values()) == 3_965
+    assert all(image.content.startswith(b"\x89PNG") for image in library.values())
 
 
 @pytest.mark.parametrize(
@@ -459,13 +459,13 @@ def test_shortcodes_become_natural_names(shortcode: str, name: str, base: str) -
     assert natural_name(shortcode) == (name, base)
 
 
-def test_flags_are_called_flags(library: dict[str, Picture]) -> None:
+def test_flags_are_called_flags(library: dict[str, NamedImage]) -> None:
     assert library["1f1e8-1f1ee"].name == "flag: Côte d’Ivoire"
     assert natural_name(":Guyana:", is_flag=True)[0] == "flag: Guyana"
 
 
-def test_draws_pick_the_pictures_of_a_small_site(site: Site) -> None:
-    shown = {code for code in site.truth["picture"].to_pylist() if code}
+def test_draws_pick_the_images_of_a_small_site(site: Site) -> None:
+    shown = {code for code in site.truth["image"].to_pylist() if code}
     highest = max(draw(0, "picture", code) for code in shown)
-    assert len(shown) == PICTURES
-    assert highest < 1.5 * PICTURES / 4_009
+    assert len(shown) == IMAGES
+    assert highest < 1.5 * IMAGES / 4_009

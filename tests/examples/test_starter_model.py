@@ -1,4 +1,4 @@
-"""The starter model's recipe on a handful of made pictures: no network, no rendering of SVG."""
+"""The starter model's recipe on a handful of made images: no network, no rendering of SVG."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def cache(tmp_path: Path) -> Path:
         for s in ("disc", "square")
         for _ in range(2)
     ]
-    pictures, concepts = data.group(drawings, data.render_all(drawings, processes=1))
-    np.save(tmp_path / "pictures.npy", pictures)
+    images, concepts = data.group(drawings, data.render_all(drawings, processes=1))
+    np.save(tmp_path / "images.npy", images)
     (tmp_path / "concepts.json").write_text(json.dumps([vars(concept) for concept in concepts]))
     return tmp_path
 
@@ -167,8 +167,8 @@ def test_invisible_drawings_are_dropped() -> None:
     Image.new("RGBA", (8, 8)).save(buffer, "PNG")
     blank = Drawing("made", "name:blank", "other", ("blank",), png=buffer.getvalue())
     disc = Drawing("made", "name:disc", "other", ("disc",), png=png("red", "disc"))
-    pictures, concepts = data.group([blank, disc], data.render_all([blank, disc], 1))
-    assert len(pictures) == 1
+    images, concepts = data.group([blank, disc], data.render_all([blank, disc], 1))
+    assert len(images) == 1
     assert [concept.key for concept in concepts] == ["name:disc"]
     assert data.count_sources([blank, disc], concepts) == {"made": {"collected": 2, "rendered": 1}}
 
@@ -193,8 +193,8 @@ def test_captions_keep_the_name() -> None:
 
 
 def test_augmentation_is_seeded_and_in_range(cache: Path) -> None:
-    pictures, _ = data.load(cache)
-    stored = torch.from_numpy(np.array(pictures[:8]))
+    images, _ = data.load(cache)
+    stored = torch.from_numpy(np.array(images[:8]))
     first, again, other = (
         augment.augment(stored, 64, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )

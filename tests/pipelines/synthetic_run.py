@@ -1,6 +1,6 @@
 """A run whose files are made here, by stages' own plans: what its commands change can be compared.
 
-Two hosts have a page each; every page shows pictures of both hosts and names the other in its text.
+Two hosts have a page each; every page shows images of both hosts and names the other in its text.
 """
 
 import gzip
@@ -28,7 +28,7 @@ from workers.fetch.requests import list_name
 
 BIRDS, FISH = "http://birds.example", "http://fish.example"
 
-#: Page, URL of the picture, caption, colour. The picture of the heron has two URLs.
+#: Page, URL of the image, caption, colour. The image of the heron has two URLs.
 ROWS = [
     (f"{BIRDS}/", f"{BIRDS}/heron.jpg", "a heron", (10, 20, 30)),
     (f"{BIRDS}/", f"{BIRDS}/heron.jpg?utm_source=mail", "a grey heron", (10, 20, 30)),
@@ -53,7 +53,7 @@ PAGES = {
 def rows():
     """The rows of ROWS as plain data."""
     for page, url, caption, color in ROWS:
-        picture = jpeg(color) if color else None
+        image = jpeg(color) if color else None
         yield {
             "pair_id": make_pair_id(url, caption),
             "url": url,
@@ -65,11 +65,11 @@ def rows():
             "status": "success",
             "width": 40,
             "height": 40,
-            "jpg": picture,
-            "sha256": hashlib.sha256(picture).hexdigest() if picture else None,
-            "reason": None if picture else "http_404",
+            "jpg": image,
+            "sha256": hashlib.sha256(image).hexdigest() if image else None,
+            "reason": None if image else "http_404",
             "rejected": False,
-            "error_message": None if picture else f"HTTP Error 404: {url}",
+            "error_message": None if image else f"HTTP Error 404: {url}",
             "similarity": 1.0,
             "labels": [],
             "tries": 0,
@@ -116,9 +116,9 @@ def make_run(directory):
 
 def bring_up_to_date(run, works):
     for name, work in works.items():
-        stage, ledger = STAGES[name](run), run.ledger(name)
+        stage, receipts = STAGES[name](run), run.receipts(name)
         for shard in stage.plan():
-            if ledger.valid(shard) is None:
+            if receipts.valid(shard) is None:
                 perform(work(run), shard, run.directory / name)
 
 
@@ -142,11 +142,11 @@ def ask_once_more(run, captions, night=1):
 
     requests = Requests(run)
     perform(work, requests._shard(night), requests.folder)
-    ledger = run.ledger("images")
+    receipts = run.receipts("images")
     for shard in STAGES["images"](run).plan():
-        if ledger.valid(shard) is None:
+        if receipts.valid(shard) is None:
             again = failures_before(shard.file("requests"))
-            perform(_images(run, tries=night), replace(shard, again=again), ledger.folder)
+            perform(_images(run, tries=night), replace(shard, again=again), receipts.folder)
     after = ("embeddings", "labels", "selection", "dataset")
     bring_up_to_date(run, {name: WORKS[name] for name in after})
     return shard.name
@@ -237,7 +237,7 @@ def _images(_run, tries=0):
         name = f"{shard.name}.parquet"
         write_table(table_of([r for r in some if r["jpg"]], contracts.IMAGES), out / name)
         without = [row | {"tries": tries} for row in some if not row["jpg"]]
-        write_table(table_of(without, contracts.WITHOUT_PICTURE), out / Side.TABLES / name)
+        write_table(table_of(without, contracts.WITHOUT_IMAGE), out / Side.TABLES / name)
         return {"images": tally(some)}
 
     return work
@@ -250,7 +250,7 @@ def _embeddings(_run):
         some = _of_list(shard.file("images"))
         for row in some:
             vector = np.full(32, 32**-0.5, np.float16).tolist()
-            row |= {"image_embedding": vector, "text_embedding": vector, "picture_hash": 1}
+            row |= {"image_embedding": vector, "text_embedding": vector, "image_hash": 1}
         write_table(table_of(some, schema), out / f"{shard.name}.parquet")
         return {"images": tally(some)}
 
@@ -267,7 +267,7 @@ def _labels(_run):
 
 
 def _by_pairs(schema):
-    """A file for each of the pairs', of those with a picture."""
+    """A file for each of the pairs', of those with an image."""
 
     def made(_run):
         def work(shard, out):

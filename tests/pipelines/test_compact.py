@@ -50,7 +50,7 @@ def data_set(run):
 
 
 def totals(run):
-    return StageTotals.of(run.ledger("images").receipts()).rows
+    return StageTotals.of(run.receipts("images").all()).rows
 
 
 def test_small_shards_become_full_ones_and_nothing_is_made_again(run, monkeypatch, capsys):
@@ -69,7 +69,7 @@ def test_small_shards_become_full_ones_and_nothing_is_made_again(run, monkeypatc
     assert problems(run) == []
     assert data_set(run) == before
     assert totals(run) == rows
-    (receipt,) = [r for r in run.ledger("images").receipts() if r.shard == retried]
+    (receipt,) = [r for r in run.receipts("images").all() if r.shard == retried]
     assert receipt.again == {new: {"http_404": 1}}
     (row,) = pq.read_table(run.directory / f"requests/{retried}.parquet").to_pylist()
     assert row["failed_in"] == new
@@ -81,7 +81,7 @@ def test_what_no_pair_refers_to_goes(run, monkeypatch, capsys):
         here = state.directory / "pairs" / path.name
         gone = np.array([caption == "a carp" for caption in captions(here)])
         removed = {f"pairs/{path.name}": rewrite_table(here, gone)}
-        mend_receipts(state.ledger("pairs"), removed)
+        mend_receipts(state.receipts("pairs"), removed)
         rekey([STAGES["pairs"], STAGES["requests"]], run, state)
     monkeypatch.setattr(compact, "is_complete", lambda *_: True)
     assert compacted(run, monkeypatch) == 0
@@ -114,10 +114,10 @@ def contents(run):
 
 @pytest.mark.parametrize("why", ["spoiled", "outage"])
 def test_what_is_tried_again_soon_is_left_as_it_is(run, monkeypatch, why):
-    ledger = run.ledger("images")
-    receipt = next(r for r in ledger.receipts() if r.shard.endswith("-1"))
+    receipts = run.receipts("images")
+    receipt = next(r for r in receipts.all() if r.shard.endswith("-1"))
     if why == "spoiled":
-        ledger.spoil(receipt)
+        receipts.spoil(receipt)
     else:
         monkeypatch.setattr(compact, "is_outage", lambda some, _: some.shard == receipt.shard)
     assert compacted(run, monkeypatch) == 0
@@ -150,8 +150,8 @@ def test_of_what_was_tried_several_times_the_last_answer_stays(tmp_path, monkeyp
 
 
 def test_labels_that_are_not_done_are_left_for_later_and_nothing_waits_for_them(run, monkeypatch):
-    for receipt in run.ledger("labels").receipts()[:1]:
-        run.ledger("labels").drop(receipt.shard)
+    for receipt in run.receipts("labels").all()[:1]:
+        run.receipts("labels").drop(receipt.shard)
     assert compacted(run, monkeypatch) == 0
     (new,) = {plan.name for plan in Plan.of(STAGES["labels"](run)).todo}
     assert new in names(run, "embeddings")

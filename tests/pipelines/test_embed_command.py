@@ -19,12 +19,12 @@ from PIL import Image
 
 from pipelines.embed import main
 from pipelines.run.directory import lock_folder
-from pipelines.run.receipts import Ledger
+from pipelines.run.receipts import Receipts
 from pipelines.stages.embeddings import Embeddings
 from pipelines.verify import main as verify
 from tests.pipelines.conftest import flip_a_byte
 from tests.processors import needs_bfloat16
-from tests.shards import pictures, save_tiny_model, write_tar
+from tests.shards import images, save_tiny_model, write_tar
 from tests.tools import rows_by_tool
 
 
@@ -56,7 +56,7 @@ def shards(tmp_path):
     """A tar and a Parquet file in img2dataset's layouts, 30 and 20 rows, one of them damaged."""
     folder = tmp_path / "shards"
     folder.mkdir()
-    rows = [(f"{n:09d}", jpg, caption) for n, (caption, jpg) in enumerate(pictures(50))]
+    rows = [(f"{n:09d}", jpg, caption) for n, (caption, jpg) in enumerate(images(50))]
     rows[3] = (rows[3][0], b"damage", rows[3][2])
     members = []
     for key, jpg, caption in rows[:30]:
@@ -82,7 +82,7 @@ def test_the_output_opens_in_other_tools(shards, model, tmp_path, capsys):
     frame = pd.read_parquet(folder)
     assert list(frame) == [
         *("pair_id", "image_embedding", "text_embedding", "similarity"),
-        *("picture_hash", "score_photo"),
+        *("image_hash", "score_photo"),
     ]
     image, text = (np.stack(frame[f"{part}_embedding"]) for part in ("image", "text"))
     assert image.shape == text.shape == (49, 32)
@@ -91,7 +91,7 @@ def test_the_output_opens_in_other_tools(shards, model, tmp_path, capsys):
     cosine = (image.astype("f4") * text.astype("f4")).sum(axis=1)
     np.testing.assert_allclose(frame["similarity"], cosine, atol=2e-3)
     assert frame["score_photo"].between(0, 1).all()
-    assert frame["picture_hash"].dtype == np.uint64
+    assert frame["image_hash"].dtype == np.uint64
 
     column = pa.dataset.dataset(folder, format="parquet").to_table()["image_embedding"]
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -107,7 +107,7 @@ def test_the_output_opens_in_other_tools(shards, model, tmp_path, capsys):
 
 def made_of(out):
     """The receipts by the names of the files that they are of."""
-    receipts = Ledger(out / "embeddings").receipts()
+    receipts = Receipts(out / "embeddings").all()
     return {str(receipt.made_of): receipt for receipt in receipts}
 
 
@@ -144,7 +144,7 @@ def test_what_is_done_is_not_done_again_and_new_shards_are_added(shards, model, 
 @pytest.fixture
 def two_folders(tmp_path):
     """Files of the same names, of 3 and of 2 rows that have no identity of their own."""
-    some = list(pictures(5))
+    some = list(images(5))
     for folder, part in (("a", some[:3]), ("b", some[3:])):
         (tmp_path / folder / "part").mkdir(parents=True)
         table = pa.table({"jpg": [jpg for _, jpg in part], "caption": [text for text, _ in part]})
@@ -235,9 +235,9 @@ def test_the_labels_of_a_file_and_of_a_data_set(shards, model, tmp_path):
 @pytest.mark.parametrize("reason", ["not_an_image", "truncated"])
 def test_nothing_embedded_is_no_success(reason, model, tmp_path, errors):
     shard = tmp_path / "00000.tar"
-    picture = io.BytesIO()
-    Image.new("RGB", (40, 40)).save(picture, "BMP")
-    damaged = b"damage" if reason == "not_an_image" else picture.getvalue()[:-100]
+    image = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(image, "BMP")
+    damaged = b"damage" if reason == "not_an_image" else image.getvalue()[:-100]
     write_tar([("0.jpg", damaged), ("0.txt", b"a cat")], shard)
     command = (shard, "--model", model, "--out", tmp_path / "out")
     assert run(*command) == 4
@@ -252,7 +252,7 @@ def test_nothing_embedded_is_no_success(reason, model, tmp_path, errors):
 
 def test_names_of_shards_and_members_may_be_any_bytes(shards, model, tmp_path, capsys):
     name = os.fsdecode(b"caf\xe9")
-    (caption, jpg), *_ = pictures(1)
+    (caption, jpg), *_ = images(1)
     write_tar([(f"{name}.JPG", jpg), (f"{name}.Txt", caption.encode())], shards / f"{name}.tar")
     out = tmp_path / "out"
     command = ("--model", model, "--out", out, "--image-column", "JPG", "--text-column", "TXT")

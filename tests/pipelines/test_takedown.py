@@ -10,7 +10,7 @@ import pytest
 from pipelines import takedown
 from pipelines.run.checks import Checker
 from pipelines.run.opt_outs import opt_out_files
-from pipelines.run.receipts import Ledger, Side
+from pipelines.run.receipts import Receipts, Side
 from pipelines.run.runner import Plan
 from pipelines.stages import STAGES
 from tests.pipelines.synthetic_run import (
@@ -51,7 +51,7 @@ def take_down(run, *named, discard=False):
 
 
 def captions(directory, stage):
-    outputs = [path for path in Ledger(directory / stage).outputs() if path.parent.name == stage]
+    outputs = [path for path in Receipts(directory / stage).outputs() if path.parent.name == stage]
     return sorted(c for path in outputs for c in pq.read_table(path)["caption"].to_pylist())
 
 
@@ -72,12 +72,12 @@ def problems(run):
     return [
         (stage, problem)
         for stage in ("pages", "pairs", "requests", "images", "embeddings", "labels", "dataset")
-        for receipt in Ledger(run.directory / stage).receipts()
+        for receipt in Receipts(run.directory / stage).all()
         for problem in checker.shard(stage, receipt)
     ]
 
 
-def test_nothing_of_a_picture_is_left_under_any_url(run):
+def test_nothing_of_an_image_is_left_under_any_url(run):
     removed = take_down(run, (Kind.URL, "https://birds.example/heron.jpg#top"))
     gone = (b"birds.example/heron.jpg", b"copy-of-heron", jpeg((10, 20, 30)), b"a grey heron")
     assert where_is(run.directory, *gone) == []
@@ -115,7 +115,7 @@ def test_what_stays_is_as_it_was(run):
     after = {(n, c) for n, c in everything(run.directory / "images")}
     assert len(after - before) == 1
     assert problems(run) == []
-    for receipt in Ledger(run.directory / "images").receipts():
+    for receipt in Receipts(run.directory / "images").all():
         counts = receipt.rows["images"]
         assert counts["in"] == counts["kept"] + sum(counts["failed"].values())
 
@@ -196,7 +196,7 @@ def test_pages_say_nothing_of_what_goes_and_stay_where_they_were(run):
     take_down(run, (Kind.DOMAIN, "birds.example"))
     path = run.directory / "pages/fish.example.warc"
     assert not (run.directory / "pages/birds.example.warc").exists()
-    assert Ledger(run.directory / "pages").receipt("birds.example") is None
+    assert Receipts(run.directory / "pages").get("birds.example") is None
     assert len(path.read_bytes()) == len(before)
     with path.open("rb") as file:
         records = list(read_records(file))

@@ -115,9 +115,9 @@ def test_same_bytes_whatever_the_order_shards_partitions_and_workers(
     beam = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_threading"]
     with tempfile.TemporaryDirectory() as folder:
         _, tallies = run(dumps, Path(folder), SMALL, beam if workers > 1 else [])
-        account = [(tally.counts(), tally.samples) for tally in tallies.values()]
+        tally = [(tally.counts(), tally.samples) for tally in tallies.values()]
         stored = (Path(folder) / "00000.parquet").read_bytes()
-    seen.add((stored, json.dumps(account, sort_keys=True)))
+    seen.add((stored, json.dumps(tally, sort_keys=True)))
     assert len(seen) == 1
 
 

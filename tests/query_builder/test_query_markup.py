@@ -105,6 +105,6 @@ def test_keeps_the_words_that_gensim_keeps(enwiki):
     for page in list(read_pages(Part(str(enwiki)), Tally()))[:30]:
         ours.update(re.findall(r"[a-z]{3,}", plain_text(page.text).lower()))
         theirs.update(re.findall(r"[a-z]{3,}", filter_wiki(page.text).lower()))
-    # gensim also keeps the cells of tables and the options of pictures.
+    # gensim also keeps the cells of tables and the options of images.
     assert (ours & theirs).total() / theirs.total() > 0.95
     assert (ours & theirs).total() / ours.total() > 0.95

@@ -1,4 +1,4 @@
-"""Selection: PMI by hand, thresholds, order of kinds, ties, and the account of it all."""
+"""Selection: PMI by hand, thresholds, order of kinds, ties, and the tally of it all."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -77,8 +77,8 @@ REQUESTS = pa.schema(
     ]
 )
 
-#: ``_tables/images/``: the pairs without a picture, sorted by ``pair_id``: what is asked for again.
-WITHOUT_PICTURE = pa.schema(
+#: ``_tables/images/``: the pairs without an image, sorted by ``pair_id``: what is asked for again.
+WITHOUT_IMAGE = pa.schema(
     [
         pa.field("pair_id", pa.string(), nullable=False),
         pa.field("url", pa.string(), nullable=False),
@@ -90,7 +90,7 @@ WITHOUT_PICTURE = pa.schema(
     ]
 )
 
-#: One zero-shot label of one picture: the best classes of each label set.
+#: One zero-shot label of one image: the best classes of each label set.
 LABEL = pa.struct(
     [
         pa.field("set", pa.string(), nullable=False),
@@ -111,7 +111,7 @@ def embeddings_schema(
     """``embeddings/``: the CLIP features of each pair, for a model of ``dim`` dimensions.
 
     Both embeddings have unit length before they are rounded to float16; ``similarity`` is
-    their cosine, computed before the rounding. ``picture_hash`` is ``embedding.picture_hash``'s; no
+    their cosine, computed before the rounding. ``image_hash`` is ``embedding.image_hash``'s; no
     value of it is null, which pandas would answer with floats that lose its last bits. Files carry
     metadata beside it: ``model``, a known model's name or the checkpoint's sha256, and
     ``precision``, fp32 or bf16.
@@ -119,7 +119,7 @@ def embeddings_schema(
     Args:
         images, texts: which towers worked; ``similarity`` needs both, the hash, labels and scores
             need images.
-        labels, scores: which columns of ``labels_schema`` are there too, where pictures are
+        labels, scores: which columns of ``labels_schema`` are there too, where images are
             labelled as they are embedded (``pipelines.embed``); a run has a stage of its own.
     """
     embedding = pa.list_(pa.field("item", pa.float16(), nullable=False), dim)
@@ -131,13 +131,13 @@ def embeddings_schema(
     if images and texts:
         fields.append(pa.field("similarity", pa.float32(), nullable=False))
     if images:
-        fields.append(pa.field("picture_hash", pa.uint64(), nullable=False))
+        fields.append(pa.field("image_hash", pa.uint64(), nullable=False))
         fields += list(labels_schema(scores))[1 if labels else 2 :]
     return pa.schema(fields)
 
 
 def labels_schema(scores: Sequence[str] = ()) -> pa.Schema:
-    """``labels/``: what the embeddings of the pictures say of them, sorted by ``pair_id``.
+    """``labels/``: what the embeddings of the images say of them, sorted by ``pair_id``.
 
     Args:
         scores: names of attributes and heads, each a column ``score_NAME``.

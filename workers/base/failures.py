@@ -19,7 +19,7 @@ _PASSING = re.compile(
 
 
 def reason_of(error: Exception, reasons: Mapping[type[Exception], str]) -> str:
-    """What an error is called in an account: by the first class that it is of."""
+    """What an error is called in a tally: by the first class that it is of."""
     return next(reason for kind, reason in reasons.items() if isinstance(error, kind))
 
 

@@ -1,4 +1,4 @@
-"""Opt-outs: pictures and places of the web that are not to be used, as lists of them say.
+"""Opt-outs: images and places of the web that are not to be used, as lists of them say.
 
 What is listed is known by hashes of 64 bits alone: ten million entries are 80 MB, the lists' text
 is in no process's memory, and what is stored of them tells nobody what was listed. Another entry's
@@ -51,19 +51,19 @@ class OptOutSettings(Settings):
 
     urls: tuple[FileName, ...] = Field(
         default=(),
-        description="files, globs of URLs of pictures or pages; http or https, and parameters that "
+        description="files, globs of URLs of images or pages; http or https, and parameters that "
         "tell where a visitor came from, such as utm_source, do not matter",
     )
     domains: tuple[FileName, ...] = Field(
         default=(),
-        description="files, globs of domains: their pages and pictures, their sub-domains' too",
+        description="files, globs of domains: their pages and images, their sub-domains' too",
     )
     sha256: tuple[FileName, ...] = Field(
-        default=(), description="files, globs of sha256 sums of pictures as they are served"
+        default=(), description="files, globs of sha256 sums of images as they are served"
     )
-    picture_hashes: tuple[FileName, ...] = Field(
+    image_hashes: tuple[FileName, ...] = Field(
         default=(),
-        description="files, globs of hashes as the column `picture_hash` has them, or as 0x...",
+        description="files, globs of hashes as the column `image_hash` has them, or as 0x...",
     )
 
 
@@ -73,13 +73,13 @@ class Kind(StrEnum):
     URL = "url"
     DOMAIN = "domain"
     SHA256 = "sha256"
-    PICTURE_HASH = "picture_hash"
+    IMAGE_HASH = "image_hash"
     PAIR_ID = "pair_id"
 
 
 #: Columns that say what a row is of.
 URL_COLUMNS = ("url", "page_url", "target")
-VALUE_COLUMNS = {str(kind): kind for kind in (Kind.PAIR_ID, Kind.SHA256, Kind.PICTURE_HASH)}
+VALUE_COLUMNS = {str(kind): kind for kind in (Kind.PAIR_ID, Kind.SHA256, Kind.IMAGE_HASH)}
 
 
 def entry_key(kind: Kind, value: str) -> bytes:
@@ -93,7 +93,7 @@ def _keys(kind: Kind, values: Iterable[str]) -> UInt64s:
 
 @dataclass(frozen=True)
 class OptOuts:
-    """What is listed; ``reason`` is what the account calls rows that are."""
+    """What is listed; ``reason`` is what the tally calls rows that are."""
 
     keys: UInt64s  # sorted, each once
     reason: str = "opted_out"
@@ -118,7 +118,7 @@ class OptOuts:
             Kind.URL: settings.urls,
             Kind.DOMAIN: settings.domains,
             Kind.SHA256: settings.sha256,
-            Kind.PICTURE_HASH: settings.picture_hashes,
+            Kind.IMAGE_HASH: settings.image_hashes,
         }
         parts = [
             _keys(kind, values)
@@ -181,7 +181,7 @@ class OptOuts:
         return found
 
     def has_values(self, kind: Kind, column: Any) -> Bools:
-        """Which values of a column are listed; ``sha256``, ``picture_hash`` and ``pair_id``."""
+        """Which values of a column are listed; ``sha256``, ``image_hash`` and ``pair_id``."""
         values = pc.fill_null(column.cast(pa.string()), "")
         return self._has(kind, values.to_pylist())
 
@@ -289,11 +289,11 @@ def _normal_sha256(texts: Any) -> Any:
     return pc.if_else(pc.match_substring_regex(lower, _SHA256), lower, None)
 
 
-def _normal_picture_hashes(texts: Any) -> Any:
-    return pa.array([_normal_picture_hash(text) for text in texts.to_pylist()], pa.string())
+def _normal_image_hashes(texts: Any) -> Any:
+    return pa.array([_normal_image_hash(text) for text in texts.to_pylist()], pa.string())
 
 
-def _normal_picture_hash(text: str) -> str | None:
+def _normal_image_hash(text: str) -> str | None:
     if not re.fullmatch("0x[0-9a-fA-F]{1,16}|[0-9]{1,20}", text, re.ASCII):
         return None
     number = int(text, 16 if text.startswith("0x") else 10)
@@ -311,7 +311,7 @@ _NORMAL = {
     Kind.URL: _normal_urls,
     Kind.DOMAIN: _normal_domains,
     Kind.SHA256: _normal_sha256,
-    Kind.PICTURE_HASH: _normal_picture_hashes,
+    Kind.IMAGE_HASH: _normal_image_hashes,
 }
 
 _EXPECTED = {
@@ -319,7 +319,7 @@ _EXPECTED = {
     Kind.URL: "an http or https URL, such as https://birds.example/heron.jpg",
     Kind.DOMAIN: "a domain alone, such as birds.example",
     Kind.SHA256: "the 64 hexadecimal digits of a sha256",
-    Kind.PICTURE_HASH: "a number above 0 of 64 bits, as picture_hash has it, or 0x and its digits",
+    Kind.IMAGE_HASH: "a number above 0 of 64 bits, as image_hash has it, or 0x and its digits",
 }
 
 

@@ -12,7 +12,7 @@ from workers.base.urls import url_keys, without_tracking
 def make_pair_id(url: str, caption: str) -> str:
     """The identity of a pair: 32 hexadecimal digits, a hash of its content alone.
 
-    It is the same in every stage and every run, however the pairs were sharded. The same picture
+    It is the same in every stage and every run, however the pairs were sharded. The same image
     with other tracking parameters (``urls.without_tracking``) is the same pair. URLs hold no line
     feed, so (url, caption) cannot collide by shifting text between the two.
     """

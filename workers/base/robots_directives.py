@@ -1,6 +1,6 @@
-"""What a page or picture says that may be done with it: one list of directives, one parser.
+"""What a page or image says that may be done with it: one list of directives, one parser.
 
-Directives come in the X-Robots-Tag header of a page or a picture, and in the robots meta elements
+Directives come in the X-Robots-Tag header of a page or an image, and in the robots meta elements
 of a page. There is no standard; this is what Google, Bing and DeviantArt have published of it.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from workers.base.settings import product_token
 
-#: Each of these says that a page or picture is not for a use like ours.
+#: Each of these says that a page or image is not for a use like ours.
 OPT_OUTS = frozenset({"noai", "noimageai", "noml", "noindex", "noimageindex"})
 
 #: "none" stands for these.

@@ -189,7 +189,7 @@ class CrawlSettings(Settings):
 class DownloadSettings(Settings):
     """img2dataset's settings for a shard of pairs."""
 
-    #: What is there stays, however it was come by: a picture depends on none of these, and what
+    #: What is there stays, however it was come by: an image depends on none of these, and what
     #: failed or was refused because of one is asked for again by ``--retry``.
     TUNING: ClassVar[frozenset[str]] = frozenset(
         {
@@ -201,35 +201,35 @@ class DownloadSettings(Settings):
     threads: int = Field(default=32, ge=1, description="downloads at a time in one task")
     timeout: float = Field(default=10.0, gt=0.0, description="seconds without any answer")
     max_seconds: float = Field(
-        default=60.0, gt=0.0, description="seconds for one try at a picture, redirects and all"
+        default=60.0, gt=0.0, description="seconds for one try at an image, redirects and all"
     )
     max_bytes: int = Field(
         default=64 * 2**20,
         ge=1,
-        description="larger pictures are refused, files of this machine too",
+        description="larger images are refused, files of this machine too",
     )
     retries: int = Field(default=1, ge=0, description="further tries after a passing failure")
     max_unreachable: Share = Field(
         default=0.3,
-        description="share of a shard's pictures that may have failed for a passing reason "
+        description="share of a shard's images that may have failed for a passing reason "
         "(connection, timeout, unknown_host, cut_off, http_408, http_429, http_5xx); above it the "
         "run ends with exit code 3, and a rerun tries them again",
     )
     retry_hours: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         default=(6.0, 24.0, 96.0),
-        description="hours after which a picture that failed for a passing reason is asked for "
+        description="hours after which an image that failed for a passing reason is asked for "
         "again by the next run, after the first try, the second and so on; as many further tries "
         "as there are numbers. Final failures are never tried again (but by --retry)",
     )
     pairs_per_shard: int = Field(
-        default=10_000, ge=1, description="pairs that a shard of pictures is made of, about"
+        default=10_000, ge=1, description="pairs that a shard of images is made of, about"
     )
     image_size: int = Field(default=256, ge=1, description="pixels, as resize_mode uses them")
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
         default="keep_ratio", description="img2dataset's resize_mode; keep_ratio: shorter side"
     )
-    resize_only_if_bigger: bool = Field(default=True, description="never enlarge a picture")
-    jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the stored pictures")
+    resize_only_if_bigger: bool = Field(default=True, description="never enlarge an image")
+    jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the stored images")
     min_image_size: int = Field(default=0, ge=0, description="shorter side, px; smaller: rejected")
     max_aspect_ratio: float = Field(default=5.0, ge=1.0, description="longer / shorter side")
     user_agent: UserAgent = Field(
@@ -238,11 +238,11 @@ class DownloadSettings(Settings):
     allow_private_hosts: tuple[Host, ...] = Field(
         default=(),
         description="hosts (HOST or HOST:PORT) that may resolve to a loopback or private "
-        "address, for pictures of your own network; every other one must be on the public internet",
+        "address, for images of your own network; every other one must be on the public internet",
     )
     local_roots: dict[RootName, FileName] = Field(
         default_factory=dict,
-        description="folders of this machine, by name, whose pictures may be read: lists and "
+        description="folders of this machine, by name, whose images may be read: lists and "
         "HTML pages that lie in one may refer to files in it (docs/inputs.md); {}: none",
     )
 

@@ -1,8 +1,8 @@
-"""The account of the rows that went into a piece of work: nothing is lost or dropped silently.
+"""Counts of the rows that went into a piece of work: nothing is lost or dropped silently.
 
 Every row that a worker takes in ends as kept, as rejected (the worker decided against it)
 or as failed (it could not be worked on); the last two with a reason. ``Tally.check`` refuses
-an account that does not balance.
+one that does not add up.
 """
 
 from __future__ import annotations

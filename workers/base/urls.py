@@ -1,4 +1,4 @@
-"""Addresses of pages and pictures: made absolute and normal, or refused with a reason."""
+"""Addresses of pages and images: made absolute and normal, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _ODD = re.compile(r"[\\^`{|}]")
 #: What stays of a query that is encoded in another encoding than UTF-8.
 _QUERY_SAFE = "!$%&()*+,-./:;=?@[]_~"
 
-#: Query parameters that tell where a visitor came from and never which picture it is: names in
+#: Query parameters that tell where a visitor came from and never which image it is: names in
 #: lower case, and the beginnings of names. From what advertisers and mailers document.
 TRACKING_PARAMETERS = frozenset(
     {
@@ -80,7 +80,7 @@ MAYBE_TRACKING = "(?i)[?&](" + "|".join([*sorted(TRACKING_PARAMETERS), *TRACKING
 
 
 class UrlError(ValueError):
-    """A reference that is no address of a page or picture; ``reason`` is for the tally."""
+    """A reference that is no address of a page or image; ``reason`` is for the tally."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

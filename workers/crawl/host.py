@@ -18,7 +18,7 @@ from workers.base.failures import NeedsMendingError
 from workers.base.settings import CrawlSettings
 from workers.base.tally import Tally
 
-#: The kind of row in the account for the pages that an earlier crawl has brought. Those that could
+#: The kind of row in the tally for the pages that an earlier crawl has brought. Those that could
 #: not be reached this time count as failed there and, since they are still there, as kept pages.
 KNOWN = "known pages"
 

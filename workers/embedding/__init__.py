@@ -1,1 +1,1 @@
-"""Embed: CLIP over shards of pictures and captions."""
+"""Embed: CLIP over shards of images and captions."""

@@ -1,6 +1,6 @@
-"""Embed: CLIP over a shard of pictures and captions.
+"""Embed: CLIP over a shard of images and captions.
 
-One pass gives the embeddings of both, the similarity of each pair, and the hash of each picture,
+One pass gives the embeddings of both, the similarity of each pair, and the hash of each image,
 with labels and scores where they are asked for. A plain class: no Ray in here, and none is needed
 to use it.
 
@@ -26,22 +26,22 @@ from torch import Tensor
 import clip_model
 from clip_model import tokenize
 from clip_model.checkpoint import checkpoint_files
-from clip_model.picture_files import ImageError
+from clip_model.image_files import ImageError
 from clip_model.preprocess import image_bytes_transform
 from workers.base.contracts import embeddings_schema
 from workers.base.hardware import fastest_device, usable_cores
 from workers.base.storage import ROW_GROUP_ROWS, file_hash, table_writer
 from workers.base.tally import Tally
 from workers.embedding.encoders import Encoder, load_encoder, one_threaded, precision_on
+from workers.embedding.image_hash import image_hash
 from workers.embedding.labels import Labels
 from workers.embedding.meter import Meter
 from workers.embedding.overlap import Handle, in_chunks, overlap
-from workers.embedding.picture_hash import picture_hash
 from workers.embedding.settings import EmbedSettings, InputSettings
 from workers.embedding.shard_reader import Sample, read_shard
 from workers.embedding.windows import Row, Window, window_table
 
-#: Pictures that a thread decodes at a time: enough to make handing them over cost nothing.
+#: Images that a thread decodes at a time: enough to make handing them over cost nothing.
 DECODED_AT_ONCE = 8
 
 #: Rows, at least, whose captions are sorted by length before they are encoded, so that a batch
@@ -52,7 +52,7 @@ BOTH_PARTS = InputSettings()
 
 
 class Embedder:
-    """A CLIP model that turns shards of pictures and captions into shards of embeddings.
+    """A CLIP model that turns shards of images and captions into shards of embeddings.
 
     Use it from one thread.
 
@@ -83,12 +83,12 @@ class Embedder:
         """Embed a shard; rows keep their order.
 
         Args:
-            shard: Parquet or webdataset tar with pictures, captions or both.
+            shard: Parquet or webdataset tar with images, captions or both.
             out: file to write, with the columns of ``contracts.embeddings_schema``.
             source: which columns are read, and which towers work.
 
         Returns:
-            The account of the rows; one that lacks a part, does not decode, or is not finite when
+            The tally of the rows; one that lacks a part, does not decode, or is not finite when
             it is encoded, is failed.
 
         Raises:
@@ -130,14 +130,14 @@ class Embedder:
         return (Window(chunk, None) for chunk in in_chunks(rows, WINDOW_ROWS))
 
     def decoded(self, samples: Iterable[Sample], tally: Tally) -> Iterator[tuple[Row, Tensor]]:
-        """The rows whose pictures decode, with levels: uint8 [3, R, R]."""
+        """The rows whose images decode, with levels: uint8 [3, R, R]."""
         started = (
             (None, self._pool.submit(self._decode_all, chunk))
             for chunk in in_chunks(samples, DECODED_AT_ONCE)
         )
         depth = max(2 * self.threads, 2 * self.encoder.batch_size // DECODED_AT_ONCE)
-        for _, pictures in overlap(started, depth):
-            for row, levels in pictures:
+        for _, images in overlap(started, depth):
+            for row, levels in images:
                 if isinstance(levels, ImageError):
                     _fail(tally, levels.reason.replace(" ", "_"), row, str(levels))
                 else:
@@ -145,8 +145,8 @@ class Embedder:
 
     def _decode_all(self, samples: Sequence[Sample]) -> list[tuple[Row, Tensor | ImageError]]:
         with self.meter.decoding():
-            pictures = [(sample, self._decoded_or_not(sample)) for sample in samples]
-            return [(_hashed(sample, levels), levels) for sample, levels in pictures]
+            images = [(sample, self._decoded_or_not(sample)) for sample in samples]
+            return [(_hashed(sample, levels), levels) for sample, levels in images]
 
     def _decoded_or_not(self, sample: Sample) -> Tensor | ImageError:
         assert sample.image is not None
@@ -156,7 +156,7 @@ class Embedder:
             return error
 
     def encoded(self, decoded: Iterable[tuple[Row, Tensor]]) -> Iterator[Window]:
-        """Pictures' levels through the image tower."""
+        """Images' levels through the image tower."""
         batches = self._batches(decoded)
         return _gathered(overlap(self._start_images(batches), self.encoder.depth))
 
@@ -164,8 +164,8 @@ class Embedder:
         """Rows and their levels in a batch's room, full but for the last: [B, 3, R, R]."""
         for chunk in in_chunks(decoded, self.encoder.batch_size):
             levels = self.encoder.new_batch()
-            for slot, (_, picture) in zip(levels, chunk, strict=False):
-                slot.copy_(picture)
+            for slot, (_, image) in zip(levels, chunk, strict=False):
+                slot.copy_(image)
             yield [row for row, _ in chunk], levels
 
     def _start_images(
@@ -233,10 +233,10 @@ def model_label(name_or_path: str) -> str:
 
 
 def _hashed(sample: Sample, levels: Tensor | ImageError) -> Row:
-    """The row, with its picture's hash where there is one."""
+    """The row, with its image's hash where there is one."""
     if isinstance(levels, ImageError):
         return Row(sample.id, sample.text)
-    return Row(sample.id, sample.text, picture_hash(levels.numpy()))
+    return Row(sample.id, sample.text, image_hash(levels.numpy()))
 
 
 def _without_gaps(
@@ -247,7 +247,7 @@ def _without_gaps(
         if source.images and sample.image_problem:
             _fail(tally, "bad_image", Row(sample.id, sample.text), sample.image_problem)
         elif source.images and sample.image is None:
-            _fail(tally, "no_image", Row(sample.id, sample.text), "the row has no picture")
+            _fail(tally, "no_image", Row(sample.id, sample.text), "the row has no image")
         elif sample.problem:
             _fail(tally, "bad_caption", Row(sample.id, None), sample.problem)
         elif source.texts and sample.text is None:

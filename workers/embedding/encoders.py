@@ -46,14 +46,14 @@ class Encoder(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Pictures, or token sequences, a forward pass."""
+        """Images, or token sequences, a forward pass."""
 
     @property
     def depth(self) -> int:
         """Batches under way ahead of the one that is waited for."""
 
     def new_batch(self) -> Tensor:
-        """Room for a batch of pictures: uint8 [batch_size, 3, R, R]."""
+        """Room for a batch of images: uint8 [batch_size, 3, R, R]."""
 
     def encode_images(self, levels: Tensor, rows: int) -> Handle[Tensor]:
         """Start on a batch from `new_batch` whose first rows are filled -> [rows, D]."""

@@ -1,4 +1,4 @@
-"""Label: what stored embeddings say of pictures, without a look at a pixel."""
+"""Label: what stored embeddings say of images, without a look at a pixel."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Labeller:
     def label_shard(self, shard: Path, out: Path) -> dict[str, Tally]:
         """Write ``out``, the labels and scores of a shard of embeddings (``labels_schema``).
 
-        Returns the account of the rows; one of which anything is not finite is failed.
+        Returns the tally of the rows; one of which anything is not finite is failed.
         """
         tally = Tally()
         with self.meter.shard(), table_writer(self._schema, out) as file:

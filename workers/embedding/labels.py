@@ -1,7 +1,7 @@
-"""What is said of a picture by its embedding alone: labels, attributes, scores of small heads.
+"""What is said of an image by its embedding alone: labels, attributes, scores of small heads.
 
-Labels are the paper's zero-shot classification over any list of classes. An attribute compares a
-picture with prompts for and against it. A head is a small network that somebody trained on
+Labels are the paper's zero-shot classification over any list of classes. An attribute compares an
+image with prompts for and against it. A head is a small network that somebody trained on
 embeddings; LAION's aesthetic and safety predictors are of this form.
 """
 
@@ -32,7 +32,7 @@ class Label(TypedDict):
     probability: float
 
 
-#: Classes of a large list that are compared at once: 32 MB for a window of 1,024 pictures.
+#: Classes of a large list that are compared at once: 32 MB for a window of 1,024 images.
 CLASSES_AT_ONCE = 8192
 
 _NUMBER = re.compile(r"\d+")
@@ -66,22 +66,22 @@ class LabelClassifier:
         return cls(name, first_names, *on_cpu, settings.top_k)
 
     def label(self, image_features: Tensor) -> list[list[Label]]:
-        """The most probable classes of each picture: [N, D] -> N lists."""
+        """The most probable classes of each image: [N, D] -> N lists."""
         probabilities, indices = clip_model.classify(
             image_features, self.features, self.logit_scale, self.top_k, CLASSES_AT_ONCE
         )  # [N, K]
         return [
             [
                 {"set": self.name, "label": self.classes[index], "probability": probability}
-                for probability, index in zip(*picture, strict=True)
+                for probability, index in zip(*image, strict=True)
             ]
-            for picture in zip(probabilities.tolist(), indices.tolist(), strict=True)
+            for image in zip(probabilities.tolist(), indices.tolist(), strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class AttributeScore:
-    """The probability that a picture has an attribute, between prompts for and against it."""
+    """The probability that an image has an attribute, between prompts for and against it."""
 
     features: Tensor  # [2, D], unit length: for, against
     logit_scale: Tensor
@@ -149,7 +149,7 @@ class HeadScore:
 
 @dataclass(frozen=True)
 class Labels:
-    """All that is said of pictures by their embeddings."""
+    """All that is said of images by their embeddings."""
 
     sets: Sequence[LabelClassifier] = ()
     scores: tuple[tuple[str, AttributeScore | HeadScore], ...] = ()
@@ -171,8 +171,8 @@ class Labels:
             tuple(sorted(scores.items())),
         )
 
-    def of_pictures(self, image_features: Tensor) -> list[list[Label]]:
-        """Each picture's labels, of one set after the other: [N, D] -> N lists."""
+    def of_images(self, image_features: Tensor) -> list[list[Label]]:
+        """Each image's labels, of one set after the other: [N, D] -> N lists."""
         rows: list[list[Label]] = [[] for _ in image_features]
         for classifier in self.sets:
             for row, labels in zip(rows, classifier.label(image_features), strict=True):
@@ -181,7 +181,7 @@ class Labels:
 
 
 def _on_cpu(tensor: Tensor) -> Tensor:
-    """In float32: a few thousand dot products a picture are nothing beside a tower."""
+    """In float32: a few thousand dot products an image are nothing beside a tower."""
     return tensor.detach().float().cpu()
 
 

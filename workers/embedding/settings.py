@@ -1,4 +1,4 @@
-"""The settings of embedding: the model, the shards it reads, labels and scores of pictures."""
+"""The settings of embedding: the model, the shards it reads, labels and scores of images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ModelName = Annotated[str, WrapValidator(_located_model)]
 
 
 class LabelSet(Settings):
-    """A list of classes; each picture gets the most probable ones by zero-shot."""
+    """A list of classes; each image gets the most probable ones by zero-shot."""
 
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | str = Field(
         default="ImageNet",
@@ -35,7 +35,7 @@ class LabelSet(Settings):
         default=("a photo of a {}.",),
         description="prompts, {} is the class name; or the name of a set of them (ImageNet: 80)",
     )
-    top_k: int = Field(default=1, ge=1, description="labels stored a picture")
+    top_k: int = Field(default=1, ge=1, description="labels stored an image")
 
     def names(self) -> list[str]:
         """What labels can be called. Raises ValueError for a data set that is not known."""
@@ -48,11 +48,11 @@ class LabelSet(Settings):
 
 
 class Attribute(Settings):
-    """A property that pictures have or lack; the score is the probability that they have it."""
+    """A property that images have or lack; the score is the probability that they have it."""
 
     present: tuple[str, ...] = Field(
         default=(),
-        description="prompts of pictures that have it; []: this project's, for photo, "
+        description="prompts of images that have it; []: this project's, for photo, "
         "text_overlay, watermark and nsfw",
     )
     absent: tuple[str, ...] = Field(default=(), description="prompts of those that lack it")
@@ -86,7 +86,7 @@ ATTRIBUTES = {
 
 
 class Head(Settings):
-    """A small trained network on the picture's embedding, such as an aesthetic predictor."""
+    """A small trained network on the image's embedding, such as an aesthetic predictor."""
 
     path: FileName = Field(description="safetensors (or torch.save) file of its linear layers")
     activation: Literal["none", "relu", "gelu"] = Field(
@@ -99,7 +99,7 @@ ScoreName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 
 
 class EmbedSettings(Settings):
-    """CLIP over shards of pictures: embeddings, similarity, zero-shot labels and scores."""
+    """CLIP over shards of images: embeddings, similarity, zero-shot labels and scores."""
 
     TUNING: ClassVar[frozenset[str]] = frozenset({"threads"})
 
@@ -113,7 +113,7 @@ class EmbedSettings(Settings):
         "what they differ by",
     )
     batch_size: int | None = Field(
-        default=None, ge=1, description="pictures a forward pass; null: 16 on a CPU, 512 on a GPU"
+        default=None, ge=1, description="images a forward pass; null: 16 on a CPU, 512 on a GPU"
     )
     threads: int | None = Field(
         default=None,
@@ -131,7 +131,7 @@ class EmbedSettings(Settings):
 
     @property
     def has_labels(self) -> bool:
-        """Whether anything is said of pictures by their embeddings."""
+        """Whether anything is said of images by their embeddings."""
         return bool(self.label_sets or self.attributes or self.heads)
 
     def without_labels(self) -> EmbedSettings:

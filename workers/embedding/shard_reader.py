@@ -1,4 +1,4 @@
-"""Read pictures and captions out of shards, whoever wrote them: Parquet, or webdataset tars.
+"""Read images and captions out of shards, whoever wrote them: Parquet, or webdataset tars.
 
 Rows come one by one, in the shard's order, in memory that does not grow with the shard.
 """
@@ -33,9 +33,9 @@ TAR_END_BYTES = 1024
 
 CHUNK_BYTES = 1 << 20
 
-#: Rows read at once: few, for a row holds a whole picture.
+#: Rows read at once: few, for a row holds a whole image.
 BATCH_ROWS = 64
-#: Bytes read ahead of each column; without it a row group of 10,000 pictures is read whole.
+#: Bytes read ahead of each column; without it a row group of 10,000 images is read whole.
 BUFFER_BYTES = 1 << 20
 
 
@@ -44,7 +44,7 @@ Tell = Callable[[float], object]
 
 
 class ShardError(NeedsMendingError):
-    """A shard that cannot be read as pictures and captions; the message says what to do."""
+    """A shard that cannot be read as images and captions; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Sample:
     image: bytes | None
     text: str | None
     problem: str | None = None  # of a caption that is there and is no text
-    image_problem: str | None = None  # of a picture that is there and is no bytes
+    image_problem: str | None = None  # of an image that is there and is no bytes
 
 
 def _tell_nobody(share: float) -> None:
@@ -90,10 +90,10 @@ def _read_parquet(path: Path, settings: InputSettings, tell: Tell, shard: str) -
     for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
         values = {name: _values(batch.column(name)) for name in columns}
         for index in range(len(batch)):
-            identity, picture, caption = (
+            identity, cell, caption = (
                 values[name][index] if name else None for name in (id_name, image_name, text_name)
             )
-            image, image_problem = _bytes(picture)
+            image, image_problem = _bytes(cell)
             yield Sample(_identity(identity, shard, row), image, *_text(caption), image_problem)
             row += 1
         tell(row / file.metadata.num_rows)
@@ -160,7 +160,7 @@ def _identity(value: Any, shard: str, row: int) -> str:
 
 
 def _bytes(value: Any) -> tuple[bytes | None, str | None]:
-    """A picture's bytes and what is wrong with them.
+    """An image's bytes and what is wrong with them.
 
     Hugging Face's datasets keep them in a struct beside a path.
     """
@@ -168,14 +168,14 @@ def _bytes(value: Any) -> tuple[bytes | None, str | None]:
         value = value["bytes"]
     if value is None or isinstance(value, bytes):
         return value, None
-    return None, f"the picture is a {type(value).__name__}, not bytes: {value!r:.100}"
+    return None, f"the image is a {type(value).__name__}, not bytes: {value!r:.100}"
 
 
 def _read_tar(path: Path, settings: InputSettings, tell: Tell) -> Iterator[Sample]:
     """Members that follow one another and have one name (`_key_and_ending`) are one row.
 
     Those that do not are several rows, which lack a part: to wait for what else may come, all
-    pictures of the tar would have to be in memory. webdataset's reader does the same.
+    images of the tar would have to be in memory. webdataset's reader does the same.
     """
     try:
         size = path.stat().st_size

@@ -15,8 +15,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from workers.embedding.image_hash import NO_HASH
 from workers.embedding.labels import Label, Labels
-from workers.embedding.picture_hash import NO_HASH
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Row:
 
     id: str
     text: str | None
-    picture_hash: int = NO_HASH
+    image_hash: int = NO_HASH
 
 
 @dataclass(frozen=True)
 class Window:
-    """Rows whose pictures have been encoded, where pictures are."""
+    """Rows whose images have been encoded, where images are."""
 
     rows: list[Row]
     images: Tensor | None  # [N, D], unit length
@@ -78,7 +78,7 @@ def window_table(
     if window.images is not None and texts is not None:
         columns.append(pa.array((window.images * texts).sum(dim=-1).numpy()))
     if window.images is not None:
-        columns.append(pa.array([row.picture_hash for row in window.rows], pa.uint64()))
+        columns.append(pa.array([row.image_hash for row in window.rows], pa.uint64()))
         columns += _label_columns(window.images.half().float(), labels, schema, sound)
     return _sound_rows(window, pa.Table.from_arrays(columns, schema=schema), sound)
 
@@ -102,9 +102,9 @@ def _label_columns(
     """Labels, where the schema has them, and scores; puts into ``sound`` which are finite."""
     columns = []
     if "labels" in schema.names:
-        of_pictures = labels.of_pictures(images)
-        columns.append(pa.array(of_pictures, type=schema.field("labels").type))
-        sound["labels"] = torch.tensor([_are_finite(row) for row in of_pictures])
+        of_images = labels.of_images(images)
+        columns.append(pa.array(of_images, type=schema.field("labels").type))
+        sound["labels"] = torch.tensor([_are_finite(row) for row in of_images])
     for name, score in labels.scores:
         scores = score.score(images)
         columns.append(pa.array(scores.numpy()))

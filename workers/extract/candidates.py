@@ -1,4 +1,4 @@
-"""Candidate pairs: a picture's URL and a text that may describe it, as an input has them.
+"""Candidate pairs: an image's URL and a text that may describe it, as an input has them.
 
 They travel in Arrow tables, so that a list of a million rows is never a million Python objects.
 """

@@ -23,7 +23,7 @@ def extract_pairs(
 ) -> Iterator[pa.Table]:
     """The candidate pairs of an input as tables in CANDIDATES, in the input's order.
 
-    Counts into ``pages`` every page, and into ``images`` every (picture, text), every picture
+    Counts into ``pages`` every page, and into ``images`` every (image, text), every image
     without a text and every row of a list; ``images.kept`` is the number of candidates given.
     ``agent`` is the product token by which a page may address us in its robots directives.
 

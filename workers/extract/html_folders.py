@@ -13,7 +13,7 @@ from workers.base.tally import Tally
 from workers.extract.inputs import Input
 from workers.extract.page import XHTML
 from workers.extract.pages import MAX_PAGE_BYTES, Page
-from workers.fetch.local_pictures import LocalBase
+from workers.fetch.local_images import LocalBase
 
 
 def read_html(source: Input, pages: Tally) -> Iterator[Page]:

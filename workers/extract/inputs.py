@@ -25,7 +25,7 @@ from workers.extract.list_columns import (
     fits,
     named_columns,
 )
-from workers.fetch.local_pictures import Folder
+from workers.fetch.local_images import Folder
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Input:
 
     ``columns`` is set for pair lists whose columns could be read; ``files`` (paths below
     ``url``) and ``root_url`` (what the folder is on the web, or "") for HTML. ``folder`` is set
-    for lists and HTML in a folder whose pictures may be read.
+    for lists and HTML in a folder whose images may be read.
     """
 
     url: str  # an absolute path or an fsspec URL
@@ -86,7 +86,7 @@ class Input:
     columns: ListColumns | None = None
     files: tuple[str, ...] = ()
     root_url: str = ""
-    folder: Folder | None = None  # where its local pictures may be
+    folder: Folder | None = None  # where its local images may be
 
     @cached_property
     def name(self) -> str:
@@ -187,7 +187,7 @@ def kind_of_name(file: str) -> InputKind | None:
     suffix = (name.with_suffix("") if compression else name).suffix
     if suffix == ".wet":
         raise ValueError(
-            f"{file}: WET files hold the text of pages without their pictures; name the WARC or "
+            f"{file}: WET files hold the text of pages without their images; name the WARC or "
             "WAT file of the same crawl"
         )
     kind = SUFFIXES.get(suffix)

@@ -1,4 +1,4 @@
-"""The pictures of a page: the best version of each, and the texts that describe it."""
+"""The images of a page: the best version of each, and the texts that describe it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SWITCHES = frozenset({"0", "1", "auto", "false", "lazy", "lazyload", "no", "on"
 #: The attributes of an <img> that describe it; a figure's caption comes after the first.
 TEXTS = ("alt", "title", "aria-label")
 
-#: Picture types of a <source> that the download can read.
+#: Image types of a <source> that the download can read.
 READABLE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif")
 
 _ELEMENTS = ("img", "source", "picture", "noscript", "figcaption", "figure")
@@ -39,7 +39,7 @@ _ELEMENTS = ("img", "source", "picture", "noscript", "figcaption", "figure")
 _SETS = ("srcset", *LAZY_SETS)
 _ATTRIBUTES = ("src", "type", *TEXTS, *_SETS, *LAZY_SOURCES)
 
-#: The attributes of a picture that has no other version.
+#: The attributes of an image that has no other version.
 _PLAIN = frozenset({"src", "type", *TEXTS})
 
 #: Figures in figures; deeper ones are not told apart.
@@ -51,7 +51,7 @@ _CANDIDATE = re.compile(r"[\s,]*+(\S++)([^,]*+)")
 #: A width or a density.
 _DESCRIPTOR = re.compile(r"(?:^|\s)([0-9]{1,9}(?:\.[0-9]+)?|\.[0-9]+)([wx])(?:\s|$)")
 
-#: File names of what stands in for a picture that is on its way.
+#: File names of what stands in for an image that is on its way.
 _PLACEHOLDER = re.compile(
     r"(?:^|[/_.\-])(?:1x1|blank|grey|lazy|loading|lq|lqip|pixel|placeholder|preload|spacer|transparent)"
     r"(?:[_.\-][^/]*)?$",
@@ -61,7 +61,7 @@ _PLACEHOLDER = re.compile(
 
 @dataclass(slots=True)
 class Figure:
-    """A <figure>: how many pictures it has, and its caption."""
+    """A <figure>: how many images it has, and its caption."""
 
     images: int = 0
     caption: str = ""
@@ -72,7 +72,7 @@ class PageImage:
     """An <img> in its surroundings."""
 
     attributes: Mapping[str, str]
-    sources: list[_Set]  # the source sets of the <picture> around it
+    sources: list[_Set]  # the source sets of the <image> around it
     figure: Figure | None
     in_noscript: bool
 
@@ -96,7 +96,7 @@ class PageImage:
     def texts(self) -> list[str]:
         """The different texts that the page gives it: alt, figure caption, title, label.
 
-        A figure's caption describes a picture only if the figure has no other.
+        A figure's caption describes an image only if the figure has no other.
         """
         texts = [self.attributes[name] for name in TEXTS if name in self.attributes]
         if self.figure and self.figure.images == 1:
@@ -118,13 +118,13 @@ class _Place:
 
     figures: list[Figure] = field(default_factory=list)
     waiting: list[PageImage] = field(default_factory=list)  # until their figure is closed
-    sources: list[_Set] | None = None  # None outside of a <picture>
+    sources: list[_Set] | None = None  # None outside of a <image>
     in_noscript: bool = False
     caption_start: int | None = None
 
 
 def images_of(document: Document) -> Iterator[PageImage]:
-    """The pictures of a page in its order."""
+    """The images of a page in its order."""
     place = _Place()
     for tag in document.tags(_ELEMENTS, _ATTRIBUTES):
         if tag.name == "img" and not tag.closing:
@@ -149,7 +149,7 @@ def _image(attributes: Mapping[str, str], place: _Place) -> PageImage:
     figure = place.figures[-1] if place.figures else None
     for around in place.figures:
         around.images += 1
-    sources, place.sources = place.sources or [], None  # a <picture> has one <img>
+    sources, place.sources = place.sources or [], None  # a <image> has one <img>
     return PageImage(attributes, sources, figure, place.in_noscript)
 
 
@@ -187,7 +187,7 @@ class _Set(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """A version of a picture by its width in pixels, or by its density."""
+    """A version of an image by its width in pixels, or by its density."""
 
     url: str
     size: float
@@ -197,7 +197,7 @@ class _Candidate(NamedTuple):
 def _largest(sets: list[_Set]) -> str:
     """The largest version in some source sets: by width, else by the sets' order, lazy ones first.
 
-    Densities of different sets say nothing about each other. What a page shows while its pictures
+    Densities of different sets say nothing about each other. What a page shows while its images
     are on their way is no version of them.
     """
     best = None
@@ -233,7 +233,7 @@ def _size(descriptor: str) -> tuple[float, str]:
 
 
 def _is_address(value: str) -> bool:
-    """Whether a value may be a picture's address: no switch, no template, no picture itself."""
+    """Whether a value may be an image's address: no switch, no template, no image itself."""
     return (
         value != "" and value[:5].lower() != "data:" and "{" not in value
         and value.lower() not in _SWITCHES

@@ -15,7 +15,7 @@ from workers.extract.candidates import Candidate
 from workers.extract.encodings import UnusableEncodingError
 from workers.extract.page import PageError, address_of, base_of, parse_page, robots_of
 from workers.extract.page_images import images_of
-from workers.fetch.local_pictures import refusal
+from workers.fetch.local_images import refusal
 
 #: A longer page is refused. Time and memory are linear up to here; crawls cut pages far earlier.
 MAX_PAGE_BYTES = 64 << 20
@@ -41,11 +41,11 @@ class Page:
 
 
 class FoundImage(NamedTuple):
-    """A picture of a page: a reference as the page writes it, and texts."""
+    """An image of a page: a reference as the page writes it, and texts."""
 
     reference: str
     texts: list[str]
-    again: bool = False  # said to repeat another: a <noscript> of a lazily loaded picture
+    again: bool = False  # said to repeat another: a <noscript> of a lazily loaded image
 
 
 class NotAPageError(Exception):
@@ -99,7 +99,7 @@ def page_pairs(
 
 
 def _read(page: Page, agent: str | None) -> tuple[str, Base, Iterator[FoundImage]]:
-    """The URL, the base and the pictures of a page. Raises NotAPageError."""
+    """The URL, the base and the images of a page. Raises NotAPageError."""
     if len(page.body) > MAX_PAGE_BYTES:
         raise NotAPageError("too_large", failed=True)
     try:
@@ -130,9 +130,9 @@ def _own_url(address: str) -> str:
 def image_pairs(
     found: Iterable[FoundImage], page_url: str, base: Base, source: str, images: Tally
 ) -> Iterator[Candidate]:
-    """The candidates of the pictures of one page; all (picture, text) are counted.
+    """The candidates of the images of one page; all (image, text) are counted.
 
-    Where a picture cannot be worked on, it is counted as failed for the rest of the page.
+    Where an image cannot be worked on, it is counted as failed for the rest of the page.
     """
     try:
         yield from _image_pairs(found, page_url, base, source, images)
@@ -149,7 +149,7 @@ def _image_pairs(
         for rank, text in enumerate(image.texts or [""]):
             reason, url = "no_alt", ""
             if text:
-                reason, url = _picture_url(image.reference, base)
+                reason, url = _image_url(image.reference, base)
             if image.again and (url, text) in seen:
                 reason = "noscript_copy"
             if reason:
@@ -161,8 +161,8 @@ def _image_pairs(
                 yield Candidate(url, text, page_url or None, source)
 
 
-def _picture_url(reference: str, base: Base) -> tuple[str, str]:
-    """(reason, "") where ``reference`` is no picture's address, or ("", URL)."""
+def _image_url(reference: str, base: Base) -> tuple[str, str]:
+    """(reason, "") where ``reference`` is no image's address, or ("", URL)."""
     if not reference:
         return "no_src", ""
     try:

@@ -24,7 +24,7 @@ from workers.extract.candidates import CANDIDATES, TABLE_ROWS
 from workers.extract.inputs import Input, InputKind
 from workers.extract.list_columns import ListColumns
 from workers.extract.text_lists import Batch, read_text_list
-from workers.fetch.local_pictures import local_urls
+from workers.fetch.local_images import local_urls
 
 
 def read_pair_list(source: Input, images: Tally) -> Iterator[pa.Table]:

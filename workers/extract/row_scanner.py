@@ -16,7 +16,7 @@ import numpy as np
 from workers.base.compiled import compiled, inlined
 from workers.base.text_stream import LONG_LINE, MAX_LINE_BYTES
 
-#: A row of more lines is damage. Captions have a few; what else a list says of a picture, more.
+#: A row of more lines is damage. Captions have a few; what else a list says of an image, more.
 MAX_ROW_LINES = 1_000
 
 _QUOTE, _TAB, _LINE_FEED, _RETURN, _H, _T, _P = b'"\t\n\rhtp'

@@ -105,7 +105,7 @@ _CODES = code_table(NAMES)
 
 
 def scan_tags(html: Any, *, xml: bool) -> Any:
-    """The tags of a document of UTF-8 bytes (uint8, any length) that pictures depend on.
+    """The tags of a document of UTF-8 bytes (uint8, any length) that images depend on.
 
     Rows of int64: index in NAMES, closing (0 or 1), start, end of the name, end of the tag.
     A tag that the end of the document cuts off is none.

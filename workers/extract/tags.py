@@ -1,4 +1,4 @@
-"""The tags of an HTML document and their attributes: no tree, which pictures do not need."""
+"""The tags of an HTML document and their attributes: no tree, which images do not need."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""WAT files: what Common Crawl says of each page of a WARC file, links and pictures included.
+"""WAT files: what Common Crawl says of each page of a WARC file, links and images included.
 
-Each response has a metadata record with a JSON object, whose pictures are links with the path
+Each response has a metadata record with a JSON object, whose images are links with the path
 "IMG@/src". There are no figure captions, source sets or lazy-loading attributes in it. Only the
 fields below are decoded. See "Web Archive Transformation (WAT) Specification".
 """

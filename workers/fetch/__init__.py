@@ -1,1 +1,1 @@
-"""Fetching pictures: a shard of pairs to a shard of pictures."""
+"""Fetching images: a shard of pairs to a shard of images."""

@@ -1,4 +1,4 @@
-"""Download: a list of pairs to a shard of pictures, by img2dataset's downloader and our fetching.
+"""Download: a list of pairs to a shard of images, by img2dataset's downloader and our fetching.
 
 img2dataset writes its rows in the order in which the downloads end, failed ones among them.
 Here the rows are sorted by ``pair_id``, failed ones are kept in a table with their reasons, and a
@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workers.base.contracts import IMAGES, WITHOUT_PICTURE
+from workers.base.contracts import IMAGES, WITHOUT_IMAGE
 from workers.base.opt_outs import OptOuts
 from workers.base.settings import DownloadSettings
 from workers.base.storage import write_table
 from workers.base.tally import Tally
-from workers.fetch import picture_fetch
+from workers.fetch import image_fetch
+from workers.fetch.image_fetch import ImageFetcher
 from workers.fetch.img2dataset_parts import img2dataset_parts
-from workers.fetch.picture_fetch import PictureFetcher
 
 #: The columns that img2dataset is given and hands on.
 COLUMNS = ["pair_id", "url", "caption"]
@@ -32,7 +32,7 @@ COLUMNS = ["pair_id", "url", "caption"]
 #: Digits of a row's number in a key.
 KEY_DIGITS = 5
 
-#: What its resizing says of pictures that we do not want; the rest of its texts are OpenCV's.
+#: What its resizing says of images that we do not want; the rest of its texts are OpenCV's.
 REJECTIONS = {
     "image too small": "too_small",
     "image area too large": "too_large",
@@ -47,8 +47,8 @@ TOO_LARGE = re.compile(r"^too large: ")
 class ShardFiles:
     """What a download writes."""
 
-    pictures: Path  # the columns of ``contracts.IMAGES``
-    without: Path  # those of ``contracts.WITHOUT_PICTURE``
+    images: Path  # the columns of ``contracts.IMAGES``
+    without: Path  # those of ``contracts.WITHOUT_IMAGE``
 
 
 def download_shard(
@@ -57,7 +57,7 @@ def download_shard(
     settings: DownloadSettings,
     opt_outs: Sequence[OptOuts] = (),
 ) -> dict[str, Tally]:
-    """Download the pictures of a list of pairs.
+    """Download the images of a list of pairs.
 
     Args:
         requests: Parquet file with the columns of ``contracts.REQUESTS``.
@@ -65,39 +65,39 @@ def download_shard(
         opt_outs: what is not to be asked for.
 
     Returns:
-        The account of the pictures: every pair is kept, rejected or failed.
+        The tally of the images: every pair is kept, rejected or failed.
     """
     asked = pq.read_table(requests, columns=[*COLUMNS, "tries"])
-    with tempfile.TemporaryDirectory(dir=out.pictures.parent) as scratch:
-        fetcher = PictureFetcher(settings, opt_outs)
+    with tempfile.TemporaryDirectory(dir=out.images.parent) as scratch:
+        fetcher = ImageFetcher(settings, opt_outs)
         results = _run_img2dataset(asked.select(COLUMNS), Path(scratch), settings, fetcher)
     good = results.filter(pc.equal(results["status"], "success")).select(IMAGES.names)
-    pictures = _with_keys(good.cast(IMAGES).sort_by("pair_id"), asked, out.pictures.stem)
-    without = _without_picture(asked, results).sort_by("pair_id")
-    write_table(pictures, out.pictures)
+    images = _with_keys(good.cast(IMAGES).sort_by("pair_id"), asked, out.images.stem)
+    without = _without_image(asked, results).sort_by("pair_id")
+    write_table(images, out.images)
     write_table(without, out.without)
-    return {"images": _account(pictures, without)}
+    return {"images": _account(images, without)}
 
 
-def _account(pictures: pa.Table, without: pa.Table) -> Tally:
+def _account(images: pa.Table, without: pa.Table) -> Tally:
     tally = Tally()
-    tally.keep(pictures.num_rows)
+    tally.keep(images.num_rows)
     for row in without.to_pylist():
         drop = tally.reject if row.pop("rejected") else tally.fail
         drop(row.pop("reason"), row["pair_id"], row)
     return tally
 
 
-def _with_keys(pictures: pa.Table, asked: pa.Table, shard: str) -> pa.Table:
+def _with_keys(images: pa.Table, asked: pa.Table, shard: str) -> pa.Table:
     """Keys that are different in all shards; img2dataset's are places in one."""
-    places = pc.index_in(pictures["pair_id"], value_set=asked["pair_id"].combine_chunks())
+    places = pc.index_in(images["pair_id"], value_set=asked["pair_id"].combine_chunks())
     keys = [f"{shard}-{place:0{KEY_DIGITS}d}" for place in places.to_pylist()]
     at = IMAGES.get_field_index("key")
-    return pictures.set_column(at, IMAGES.field(at), pa.array(keys, pa.string()))
+    return images.set_column(at, IMAGES.field(at), pa.array(keys, pa.string()))
 
 
 def _run_img2dataset(
-    asked: pa.Table, scratch: Path, settings: DownloadSettings, fetcher: PictureFetcher
+    asked: pa.Table, scratch: Path, settings: DownloadSettings, fetcher: ImageFetcher
 ) -> pa.Table:
     """What img2dataset makes of the rows: one row each, with status, error and JPEG bytes."""
     parts = img2dataset_parts()
@@ -120,7 +120,7 @@ def _run_img2dataset(
         extract_exif=False,
         output_folder=str(scratch),
         column_list=COLUMNS,
-        timeout=None,  # this and what else is about fetching: PictureFetcher has it
+        timeout=None,  # this and what else is about fetching: ImageFetcher has it
         number_sample_per_shard=max(1, asked.num_rows),
         oom_shard_count=KEY_DIGITS,
         compute_hash="sha256",
@@ -134,8 +134,8 @@ def _run_img2dataset(
     return pq.read_table(scratch / "00000.parquet")
 
 
-def _without_picture(asked: pa.Table, results: pa.Table) -> pa.Table:
-    """The rows that did not become a picture, and why.
+def _without_image(asked: pa.Table, results: pa.Table) -> pa.Table:
+    """The rows that did not become an image, and why.
 
     img2dataset prints an error of its own handling of a row and goes on without it: such a row is
     lost.
@@ -150,14 +150,14 @@ def _without_picture(asked: pa.Table, results: pa.Table) -> pa.Table:
         row["reason"], row["rejected"] = why
     for row in asked.filter(pc.invert(answered)).to_pylist():  # with its tries
         rows.append({**row, "rejected": False, "reason": "lost_by_img2dataset"})
-    return pa.Table.from_pylist(rows, schema=WITHOUT_PICTURE)
+    return pa.Table.from_pylist(rows, schema=WITHOUT_IMAGE)
 
 
 def _rejection_or_failure(status: str, text: str) -> tuple[str, bool]:
-    """The reason for a row without a picture, and whether it is a rejection."""
-    if status == "failed_to_download":  # "REASON: text", of ``picture_fetch``
+    """The reason for a row without an image, and whether it is a rejection."""
+    if status == "failed_to_download":  # "REASON: text", of ``image_fetch``
         reason = text.partition(":")[0]
-        return reason, reason in picture_fetch.REJECTIONS
+        return reason, reason in image_fetch.REJECTIONS
     if text in REJECTIONS:
         return REJECTIONS[text], True
     if TOO_LARGE.search(text):

@@ -1,14 +1,14 @@
 """The three classes of img2dataset that work on a shard, without what they have no use for.
 
 Its modules import wandb and webdataset for a logger and tar files that are not asked for here,
-imghdr, which Python 3.13 no longer has, to leave pictures as they are, and albumentations, which
+imghdr, which Python 3.13 no longer has, to leave images as they are, and albumentations, which
 asks a server for updates when it is imported, for four calls of OpenCV; the package itself imports
 its command line. While the classes are imported, stand-ins have these names. Afterwards the
 process is as it was: whoever imports wandb or img2dataset gets the real one.
 
-What fetches a picture is replaced by ours (``workers.fetch.picture_fetch``).
+What fetches an image is replaced by ours (``workers.fetch.image_fetch``).
 
-So is what reads it, by `clip_model.decode_image`: then a picture is the same here and where it is
+So is what reads it, by `clip_model.decode_image`: then an image is the same here and where it is
 embedded. OpenCV leaves 16 bits, which its JPEGs cut off at 255, turns nothing upright, and fills
 up what is missing of a truncated file.
 """
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from clip_model.picture_files import as_image_error, decode_image
+from clip_model.image_files import as_image_error, decode_image
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 #: What albumentations calls a transform: ``transform(image=pixels)["image"]``.
@@ -58,7 +58,7 @@ def img2dataset_parts() -> Parts:
 
 
 class _OpenCV:
-    """OpenCV as the Resizer knows it, but for how it reads a picture."""
+    """OpenCV as the Resizer knows it, but for how it reads an image."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(cv2, name)

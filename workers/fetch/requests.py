@@ -1,6 +1,6 @@
-"""Which pictures are asked for: the pairs that nobody has asked for, and those to try once more.
+"""Which images are asked for: the pairs that nobody has asked for, and those to try once more.
 
-What a picture's server has said once is not asked again: a pair whose picture is there, or has
+What an image's server has said once is not asked again: a pair whose image is there, or has
 failed for good, or is on a list that waits, is left alone, whatever has become of the pair
 meanwhile. Lists are cut from what is left, and named by it.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.base.contracts import REQUESTS, WITHOUT_PICTURE
+from workers.base.contracts import REQUESTS, WITHOUT_IMAGE
 from workers.base.ranges import Range, SortedFile, read_range, within
 from workers.base.storage import write_table
 from workers.base.tally import Tally
@@ -28,10 +28,10 @@ _PAIR = ("pair_id", "url", "caption")
 
 @dataclass(frozen=True)
 class AnsweredShard:
-    """A shard of pictures that is there."""
+    """A shard of images that is there."""
 
     name: str
-    pictures: Path
+    images: Path
     without: Path
     next_attempt: int  # that a further try at its pairs would be
     retry: frozenset[str] = frozenset()  # the reasons to try pairs again now
@@ -53,7 +53,7 @@ def write_requests(
         out: folder for the lists, named HASH-ATTEMPT.parquet by what is in them.
 
     Returns:
-        The account of the pairs on the new lists.
+        The tally of the pairs on the new lists.
     """
     lists = _Lists(out, pairs_per_list)
     for path in pairs:
@@ -61,7 +61,7 @@ def write_requests(
         if between is None:
             continue
         table = SortedFile.open(path).read(between, _PAIR)
-        files = [*waiting, *(shard.pictures for shard in answered)]
+        files = [*waiting, *(shard.images for shard in answered)]
         asked = [read_range([path], between, ["pair_id"])["pair_id"] for path in files]
         latest = _last_failures(answered, between)
         open_pairs = table.filter(pc.invert(_among(table["pair_id"], asked)))
@@ -94,9 +94,9 @@ def _first_requests(table: pa.Table) -> pa.Table:
 
 
 def _last_failures(answered: Sequence[AnsweredShard], between: Range) -> pa.Table:
-    """The last answer of each pair without a picture: pair_id, tries, reason, shard."""
+    """The last answer of each pair without an image: pair_id, tries, reason, shard."""
     columns = ["pair_id", "tries", "reason"]
-    tables = [WITHOUT_PICTURE.empty_table().select(columns).append_column("shard", [[]])]
+    tables = [WITHOUT_IMAGE.empty_table().select(columns).append_column("shard", [[]])]
     for number, shard in enumerate(answered):
         for path in within([shard.without], between):
             rows = SortedFile.open(path).read(between, columns)
@@ -119,7 +119,7 @@ def _retries(
     wanted = latest.filter(_is_due(latest, answered))
     places = pc.index_in(wanted["pair_id"], value_set=open_pairs["pair_id"].combine_chunks())
     for last, place in zip(wanted.to_pylist(), places.to_pylist(), strict=True):
-        if place is not None:  # else the pair is wanted no more, or has its picture
+        if place is not None:  # else the pair is wanted no more, or has its image
             shard = answered[last["shard"]]
             row = open_pairs.slice(place, 1).to_pylist()[0] | {
                 "tries": last["tries"] + 1,

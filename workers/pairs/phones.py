@@ -51,7 +51,7 @@ def phone_spans(text: str, region: str) -> Iterator[tuple[int, int]]:
     """Where telephone numbers stand, those of ``region`` also without their +prefix.
 
     A run of digits without a mark between them is none: on the web that is nearly always the
-    number of a picture or an article. ``text`` is as ``seen`` gives it.
+    number of an image or an article. ``text`` is as ``seen`` gives it.
     """
     end = 0
     while run := _RUN.search(text, end):

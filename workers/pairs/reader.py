@@ -139,7 +139,7 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
 
 
 def _urls_in(row: Mapping[str, Any]) -> Iterator[str]:
-    """The URLs of a sample's row in normal form; a picture's may be relative to its page's."""
+    """The URLs of a sample's row in normal form; an image's may be relative to its page's."""
     page = row.get("page_url") or ""
     for url, base in ((page, ""), (row.get("url"), page)):
         if url:

@@ -100,13 +100,13 @@ class PairSettings(Settings):
     max_captions_per_url: int | None = Field(
         default=None,
         ge=1,
-        description="at most this many captions of one picture's URL, those with the smallest "
+        description="at most this many captions of one image's URL, those with the smallest "
         "pair_id; null: all of them",
     )
     max_urls_per_caption: int | None = Field(
         default=None,
         ge=1,
-        description="at most this many pictures with one caption, capitals aside, those with the "
+        description="at most this many images with one caption, capitals aside, those with the "
         "smallest pair_id; null: all of them",
     )
     balance: Literal["cap", "metaclip"] = Field(

@@ -1,4 +1,4 @@
-"""Tables of pairs: cut into shards, each pair once, not too many of one picture or caption.
+"""Tables of pairs: cut into shards, each pair once, not too many of one image or caption.
 
 A pair's shard is a range of its pair_id, so duplicates meet in one shard, shards have even sizes,
 and the shards in the order of their names are sorted by pair_id throughout.
@@ -35,7 +35,7 @@ class ShardTable(NamedTuple):
 
 @dataclass(frozen=True)
 class Limit:
-    """At most so many different pairs with one key: of one picture, or with one caption."""
+    """At most so many different pairs with one key: of one image, or with one caption."""
 
     key: Callable[[pa.Table], pa.StringArray]
     most: int
@@ -52,7 +52,7 @@ def limits_of(settings: PairSettings) -> list[Limit]:
 
 
 def url_key(table: pa.Table) -> pa.StringArray:
-    """The pictures' URLs: tracking parameters make no other."""
+    """The images' URLs: tracking parameters make no other."""
     return url_keys(table["url"].combine_chunks())
 
 

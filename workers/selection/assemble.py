@@ -21,7 +21,7 @@ def assemble_shard(shard: EmbeddedShard, selection: Path, out: Path) -> dict[str
         selection: the verdicts on this shard's pairs, as ``workers.selection.select`` writes them.
 
     Returns:
-        The account of the selected pairs.
+        The tally of the selected pairs.
     """
     verdicts = pq.read_table(selection)
     selected = verdicts.filter(pc.is_null(verdicts["reason"]))["pair_id"].combine_chunks()

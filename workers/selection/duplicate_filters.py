@@ -61,10 +61,10 @@ class ExactDuplicates(Duplicates):
 
 
 class PerceptualDuplicates(Duplicates):
-    """One pair for each group of pictures with nearly equal hashes: the most similar one."""
+    """One pair for each group of images with nearly equal hashes: the most similar one."""
 
-    reason = "near_duplicate_picture"
-    columns = ("picture_hash", "similarity")
+    reason = "near_duplicate_image"
+    columns = ("image_hash", "similarity")
 
     filter: Literal["perceptual_duplicates"]
     max_distance: int = Field(
@@ -78,17 +78,17 @@ class PerceptualDuplicates(Duplicates):
 
 
 class SemanticDuplicates(Duplicates):
-    """One pair for each group of nearly equal pictures, as SemDeDup does (arXiv 2303.09540).
+    """One pair for each group of nearly equal images, as SemDeDup does (arXiv 2303.09540).
 
-    Pictures are compared within clusters of their embeddings; of two that are closer than
+    Images are compared within clusters of their embeddings; of two that are closer than
     ``max_similarity`` the one less similar to its caption goes.
     """
 
-    reason = "duplicate_picture"
+    reason = "duplicate_image"
     columns = ("image_embedding", "similarity")
 
     filter: Literal["semantic_duplicates"]
-    max_similarity: Cosine = Field(default=0.95, description="cosine of two different pictures")
+    max_similarity: Cosine = Field(default=0.95, description="cosine of two different images")
     cluster_rows: int = Field(
         default=10_000, ge=1, description="pairs a cluster, on average: time grows with it"
     )
@@ -110,7 +110,7 @@ class Contamination(Filter):
         min_length=1, description="Parquet files of `pipelines.embed` on evaluation sets; globs"
     )
     max_image_similarity: Cosine = Field(
-        default=0.95, description="cosine of a picture and any picture of the set"
+        default=0.95, description="cosine of an image and any image of the set"
     )
     max_text_similarity: Cosine = Field(
         default=1.0, description="cosine of a caption and any caption; 1: captions do not count"

@@ -1,7 +1,7 @@
-"""Pictures whose perceptual hashes differ in few bits.
+"""Images whose perceptual hashes differ in few bits.
 
 To compare all with all would be too much, so the 64 bits are cut into bands, one more than the
-bits that may differ: two hashes within that distance are then equal in a band at least. Pictures
+bits that may differ: two hashes within that distance are then equal in a band at least. Images
 are compared within equal bands alone, and none within the distance is missed.
 """
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from workers.base.arrays import Bools, Int64s, UInt64s
 from workers.base.compiled import compiled, inlined
-from workers.embedding.picture_hash import BITS, NO_HASH
+from workers.embedding.image_hash import BITS, NO_HASH
 from workers.selection.duplicates import Tables, file_count, find_duplicates
 
 #: Rows in memory at a time, about: 100 bytes each.
@@ -23,10 +23,10 @@ ROWS_PER_FILE = 1_000_000
 
 
 def perceptual_duplicates(tables: Tables, rows: int, max_distance: int) -> pa.LargeStringArray:
-    """The pair_ids, sorted, of pictures that are near one that is the better pair.
+    """The pair_ids, sorted, of images that are near one that is the better pair.
 
     Args:
-        tables: with pair_id, similarity and picture_hash; a picture without a hash is nobody's
+        tables: with pair_id, similarity and image_hash; an image without a hash is nobody's
             duplicate.
         rows: how many there are, about.
         max_distance: bits that differ between duplicates, at most.
@@ -41,8 +41,8 @@ def _by_band(
 ) -> Iterator[tuple[pa.Table, Int64s]]:
     """Every row once for each band of its hash."""
     for table in tables:
-        known = table.filter(pa.array(table["picture_hash"].to_numpy() != np.uint64(NO_HASH)))
-        hashes = known["picture_hash"].to_numpy()
+        known = table.filter(pa.array(table["image_hash"].to_numpy() != np.uint64(NO_HASH)))
+        hashes = known["image_hash"].to_numpy()
         for number in range(bands):
             band = _band(hashes, number, bands)
             yield known.append_column("band", pa.array(band)), _spread(band, files)
@@ -62,7 +62,7 @@ def _spread(band: UInt64s, files: int) -> Int64s:
 
 
 def _compare(rows: pa.Table, starts: Int64s, max_distance: int) -> Bools:
-    hashes = rows["picture_hash"].to_numpy()
+    hashes = rows["image_hash"].to_numpy()
     marked = np.zeros(len(rows), np.bool_)
     _mark_near_earlier(hashes, starts, max_distance, marked)
     return marked

@@ -70,7 +70,7 @@ class Language(LanguageSettings, Filter):
 
 
 class Size(Filter):
-    """Pictures large enough and not too long, as they were before resizing."""
+    """Images large enough and not too long, as they were before resizing."""
 
     reason = "wrong_size"
     columns = ("width", "height", "original_width", "original_height")
@@ -86,7 +86,7 @@ class Size(Filter):
 
 
 class Label(Filter):
-    """By the pictures' zero-shot labels of one set."""
+    """By the images' zero-shot labels of one set."""
 
     reason = "label"
     columns = ("labels",)
@@ -122,7 +122,7 @@ class Label(Filter):
 
 
 class Score(Filter):
-    """By a score of the pictures: of an attribute or a head (`embeddings.attributes`, `.heads`)."""
+    """By a score of the images: of an attribute or a head (`embeddings.attributes`, `.heads`)."""
 
     reason = "score"
 

@@ -26,7 +26,7 @@ from workers.selection.base_filter import Filter
 from workers.selection.settings import SelectionSettings
 
 #: What a list may have of a pair.
-_LISTED = ("url", "page_url", "sha256", "picture_hash")
+_LISTED = ("url", "page_url", "sha256", "image_hash")
 
 #: What is shown of a rejected pair.
 _SHOWN = ("url", "caption", "similarity")
@@ -36,14 +36,14 @@ _SHOWN = ("url", "caption", "similarity")
 class EmbeddedShard:
     """The pairs of one shard that are embedded, and the verdicts on them.
 
-    A shard of pairs is a range of pair_id. Pictures and embeddings lie where they came to lie on
+    A shard of pairs is a range of pair_id. Images and embeddings lie where they came to lie on
     the nights on which they were fetched, each shard of them sorted by pair_id.
     """
 
     pairs: Path
     embeddings: Sequence[Path]  # at least one; some of the pairs may be in each
     images: Sequence[Path]
-    #: None where nothing is said of pictures; else a pair that is not in there is left out.
+    #: None where nothing is said of images; else a pair that is not in there is left out.
     labels: Sequence[Path] = ()
     #: For each embedded pair the number of the step that rejected it, from 1; 0: it is left.
     verdicts: UInt8s = field(init=False)
@@ -73,7 +73,7 @@ class EmbeddedShard:
         table = read_range(first, self.range, ["pair_id", *own])
         # What has been embedded once may be wanted no more.
         table = table.filter(pc.is_in(table["pair_id"], value_set=there))
-        # A pair's URL is that of today, not of the night on which its picture came.
+        # A pair's URL is that of today, not of the night on which its image came.
         for files in others:
             known = SortedFile.open(files[0]).schema.names
             missing = [name for name in wanted if name not in table.column_names and name in known]
@@ -108,7 +108,7 @@ def select(
 ) -> dict[str, Tally]:
     """Write for each shard the verdict on each of its pairs (``contracts.SELECTION``).
 
-    Returns the account of the embedded pairs; a rejected pair is counted under the name of the
+    Returns the tally of the embedded pairs; a rejected pair is counted under the name of the
     step that rejected it first. The result does not depend on the order of the shards; where
     equals cannot all stay, draws of the ``seed`` decide. No step sees pairs that stand on a list of
     ``opt_outs``.

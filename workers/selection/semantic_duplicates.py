@@ -1,9 +1,9 @@
-"""Pictures that are nearly the same, by their embeddings: SemDeDup (arXiv 2303.09540).
+"""Images that are nearly the same, by their embeddings: SemDeDup (arXiv 2303.09540).
 
-All pairs of pictures would be too many, so the embeddings are clustered first and pictures are
+All pairs of images would be too many, so the embeddings are clustered first and images are
 compared within a cluster alone. What is found follows from the set of pairs: the clusters from
-those whose draws, hashes of their pair_id, are small, and a picture's cluster from its embedding
-and the clusters by exact arithmetic, so a copy never falls into another cluster than its picture.
+those whose draws, hashes of their pair_id, are small, and an image's cluster from its embedding
+and the clusters by exact arithmetic, so a copy never falls into another cluster than its image.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _CHUNK = 1024
 def semantic_duplicates(
     tables: Tables, rows: int, max_similarity: float, cluster_rows: int
 ) -> pa.LargeStringArray:
-    """The pair_ids, sorted, of pictures that have a near duplicate which is the better pair.
+    """The pair_ids, sorted, of images that have a near duplicate which is the better pair.
 
     Args:
         tables: with pair_id, similarity and image_embedding.
         rows: how many there are.
-        max_similarity: cosine from which on two pictures of a cluster are duplicates.
+        max_similarity: cosine from which on two images of a cluster are duplicates.
         cluster_rows: rows of a cluster, on average.
     """
     if not rows:

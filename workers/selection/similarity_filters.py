@@ -1,4 +1,4 @@
-"""Filters by how similar a picture and its caption are."""
+"""Filters by how similar an image and its caption are."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from workers.selection.top_share import (
 
 
 class Similarity(Filter):
-    """Pairs whose picture and caption are close enough."""
+    """Pairs whose image and caption are close enough."""
 
     reason = "low_similarity"
     columns = ("similarity",)
 
     filter: Literal["similarity"]
-    min: Cosine = Field(description="cosine of picture and caption (LAION: 0.28, 0.30)")
+    min: Cosine = Field(description="cosine of image and caption (LAION: 0.28, 0.30)")
 
     def keeps(self, rows: pa.Table) -> Keep:
         return floats(rows, "similarity") >= np.float32(self.min)

@@ -9,7 +9,7 @@ from workers.base.pair_ids import make_pair_id
 from workers.base.storage import write_table
 
 AXES = np.eye(4)
-# (caption, name of the picture, correct, image, text)
+# (caption, name of the image, correct, image, text)
 PAIRS = [
     ("a cat", "cat", True, AXES[0], AXES[0]),
     ("kitten", "cat", True, AXES[0], 0.9 * AXES[0] + 0.1 * AXES[3]),
@@ -31,7 +31,7 @@ def shards(tmp_path):
                 "image_embedding": image.tolist(),
                 "text_embedding": text.tolist(),
                 "similarity": float(image @ text),
-                "picture_hash": 0,
+                "image_hash": 0,
                 "labels": [],
             }
         )

@@ -19,13 +19,13 @@ def test_the_interval_is_wilsons(right, asked, low, high):
     assert wilson_interval(right / asked, asked) == pytest.approx((low, high), abs=5e-5)
 
 
-def lines(pictures, captions):
+def lines(images, captions):
     measures = {"zero-shot top-1": 0.5, "image to text R@1": 0.5, "text to image R@1": 0.25}
-    scores = {"pictures": pictures, "captions": captions, "chance": 0.1, "models": {"a": measures}}
+    scores = {"images": images, "captions": captions, "chance": 0.1, "models": {"a": measures}}
     return list(score_table(scores))
 
 
-def test_scores_of_few_pictures_are_shown_with_their_interval():
+def test_scores_of_few_images_are_shown_with_their_interval():
     few = "50.00% (19% to 81%)"
     assert f"| a | {few} | {few} | 25.00% (7% to 59%) |" in lines(6, 8)
     assert f"| a | {few} | {few} | 25.00% |" in lines(6, 100)

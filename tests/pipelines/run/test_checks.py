@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.run.attempts import perform
 from pipelines.run.checks import CONTENT, Checker
-from pipelines.run.receipts import Ledger, Shard
+from pipelines.run.receipts import Receipts, Shard
 from workers.base.contracts import DATASET, IMAGES, PAIRS, SELECTION, embeddings_schema
 from workers.base.storage import write_table
 from workers.base.tally import Tally
@@ -28,6 +28,6 @@ def test_a_shard_without_rows_is_as_good_as_any(tmp_path):
             return {"rows": Tally()}
 
         perform(work, Shard("00000", "k"), tmp_path / stage)
-        (receipt,) = Ledger(tmp_path / stage).receipts()
+        (receipt,) = Receipts(tmp_path / stage).all()
         assert list(checker.shard(stage, receipt)) == []
     assert set(EMPTY) < set(CONTENT)

@@ -66,6 +66,6 @@ def test_a_stage_passes_only_if_no_shard_of_embeddings_is_barren(
     run = Run.open(Config.model_validate({"name": "test", "queries": {}, "gates": gates}), tmp_path)
     for each in (receipt("good", 5), receipt("bad", kept, not_finite=2)):
         write_json(asdict(each), Side.RECEIPTS.of(tmp_path / stage) / f"{each.shard}.json")
-    assert len(run.ledger(stage).receipts()) == 2
+    assert len(run.receipts(stage).all()) == 2
     assert passes_gate(STAGES[stage](run)) is passes
     assert ("1 of 2 shards not a row was kept (bad): not_finite 2" in caplog.text) is not passes

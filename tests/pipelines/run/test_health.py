@@ -116,7 +116,7 @@ def test_a_source_that_has_dried_up_is_said_and_one_that_never_gave_is_not():
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), share=st.floats(0.0, 1.0))
-def test_a_host_of_pictures_has_gone_only_beyond_chance(data, share):
+def test_a_host_of_images_has_gone_only_beyond_chance(data, share):
     def host(rows):
         failed = draw_failures(data.draw, rows, share)
         return asked(rows - failed, failed, "images")
@@ -195,7 +195,7 @@ def urls(host, number):
     return [f"https://name:secret@{host}/{n}.jpg" for n in range(number)]
 
 
-def test_the_sources_of_pictures_are_hosts_that_were_asked_for_enough_of_them(run):
+def test_the_sources_of_images_are_hosts_that_were_asked_for_enough_of_them(run):
     def write(out):
         (out / Side.TABLES).mkdir()
         pq.write_table(pa.table({"url": urls("a", 15) + urls("b", 19)}), out / "00000.parquet")

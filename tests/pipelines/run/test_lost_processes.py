@@ -21,7 +21,7 @@ from pipelines.run.engines import (
     start_ray,
     stop_ray,
 )
-from pipelines.run.receipts import Ledger, Shard
+from pipelines.run.receipts import Receipts, Shard
 from workers.base.tally import Tally
 from workers.embedding.meter import Activity
 
@@ -77,7 +77,7 @@ def test_a_shard_that_kills_its_process_is_left_out_and_the_others_are_done(
     assert {name for name, outcome in outcomes.items() if outcome.error} == {"poison"}
     assert f"lost {MAX_ATTEMPTS} times" in outcomes["poison"].error
     assert len(list(marks.glob("poison-*"))) == MAX_ATTEMPTS
-    assert {r.shard for r in Ledger(folder).receipts()} == {"a", "b", "c", "once"}
+    assert {r.shard for r in Receipts(folder).all()} == {"a", "b", "c", "once"}
 
 
 def test_an_actor_that_cannot_be_started_is_said(ray_here, tmp_path):
@@ -130,7 +130,7 @@ def work(folder, marks):
     assert done.returncode == 3, done.stderr
     assert f"poison the process that worked on it was lost {MAX_ATTEMPTS} times" in done.stdout
     assert "was killed by SIGSEGV" in done.stdout
-    done = {receipt.shard for receipt in Ledger(tmp_path / "stage").receipts()}
+    done = {receipt.shard for receipt in Receipts(tmp_path / "stage").all()}
     assert done == {"a", "b", "c", "once"}
 
 

@@ -1,6 +1,6 @@
 """What a run makes of rows that could not be reached, and of stages that end with nothing.
 
-How pictures are asked for again stands in stages/test_growth.py.
+How images are asked for again stands in stages/test_growth.py.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from pipelines.run.config import Config
 from pipelines.run.directory import Run
 from pipelines.run.engines import in_process
 from pipelines.run.outages import Tolerance, is_outage, is_stale
-from pipelines.run.receipts import Ledger, Receipt
+from pipelines.run.receipts import Receipt, Receipts
 from pipelines.run.runner import run_stages
 from pipelines.stages import STAGES
 from pipelines.stages.base import Stage
@@ -178,7 +178,7 @@ def test_a_shard_that_is_tried_again_and_breaks_stays_as_it_was(scripted, tmp_pa
     with monkeypatch.context() as broken:
         broken.setattr(ScriptedPages, "work", lambda *_: 1 / 0)
         assert scripted()[0] == 3
-    receipt = Ledger(tmp_path / "run/pages").receipt("a")
+    receipt = Receipts(tmp_path / "run/pages").get("a")
     assert receipt
     assert receipt.attempt == 1
     assert scripted() == (0, ["a2"])

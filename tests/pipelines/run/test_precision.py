@@ -15,13 +15,13 @@ from pipelines.run.receipts import Shard
 from pipelines.run.runner import Plan, is_complete
 from pipelines.stages.embeddings import Embed, Embeddings, recorded_settings
 from tests.processors import HAS_BFLOAT16, needs_bfloat16
-from tests.shards import five_pictures, save_tiny_model
+from tests.shards import five_images, save_tiny_model
 from workers.embedding.settings import EmbedSettings
 
 
 @pytest.fixture
 def open_run(tmp_path):
-    """A run whose pictures are there, opened as each new command opens it."""
+    """A run whose images are there, opened as each new command opens it."""
     model = save_tiny_model(tmp_path / "tiny")
     config: dict[str, Any] = {"name": "test", "queries": {}, "embeddings": {"model": model}}
 
@@ -32,7 +32,7 @@ def open_run(tmp_path):
         return run
 
     for name in ("00000", "00001"):
-        perform(five_pictures, Shard(name, "key"), opened().directory / "images")
+        perform(five_images, Shard(name, "key"), opened().directory / "images")
     return opened
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.run.attempts import attempt, damaged, finish_publishing, outcome_of, perform
 from pipelines.run.config import ConfigError
-from pipelines.run.receipts import Ledger, Outcome, Shard, Side, Source, StageTotals
+from pipelines.run.receipts import Outcome, Receipts, Shard, Side, Source, StageTotals
 from tests.pipelines.conftest import flip_a_byte
 from tests.tools import rows_by_tool
 from workers.base.storage import file_hash
@@ -54,21 +54,21 @@ def test_a_receipt_states_rows_and_outputs(folder):
     (output,) = receipt.outputs
     assert (output.file, output.rows) == ("00000.parquet", 2)
     assert output.bytes == (folder / output.file).stat().st_size
-    assert Ledger(folder).receipt("00000") == receipt
+    assert Receipts(folder).get("00000") == receipt
     assert '"n": 3' in (folder.parent / "_rejected/pairs/00000.json").read_text()
 
 
 def test_a_shard_is_done_only_with_its_own_key_and_whole_outputs(folder):
-    ledger = Ledger(folder)
-    assert not ledger.is_done(shard())
+    receipts = Receipts(folder)
+    assert not receipts.is_done(shard())
     perform(write_rows, shard(), folder)
-    assert ledger.is_done(shard())
-    assert not ledger.is_done(shard(key="another configuration"))
+    assert receipts.is_done(shard())
+    assert not receipts.is_done(shard(key="another configuration"))
     output = folder / "00000.parquet"
     output.write_bytes(output.read_bytes()[:-1])
-    assert not ledger.is_done(shard())
+    assert not receipts.is_done(shard())
     output.unlink()
-    assert not ledger.is_done(shard())
+    assert not receipts.is_done(shard())
 
 
 def test_what_has_its_receipt_is_not_done_again_when_an_engine_asks_again(folder):
@@ -82,12 +82,12 @@ def test_what_has_its_receipt_is_not_done_again_when_an_engine_asks_again(folder
 def test_a_further_attempt_takes_the_place_of_the_one_before_it(folder):
     first = perform(write_rows, shard(), folder)
     again = replace(shard(), attempt=2)
-    assert Ledger(folder).is_done(shard())
-    assert not Ledger(folder).is_done(again)
+    assert Receipts(folder).is_done(shard())
+    assert not Receipts(folder).is_done(again)
 
     attempt(break_down, again, folder)
     assert "disk full" in str(outcome_of(again, folder).error)
-    assert Ledger(folder).receipt("00000") == first, "what was there is valid all the same"
+    assert Receipts(folder).get("00000") == first, "what was there is valid all the same"
 
     def write_more(shard, out):
         pq.write_table(pa.table({"n": [1, 2, 3]}), out / f"{shard.name}.parquet")
@@ -105,7 +105,7 @@ def test_a_further_attempt_takes_the_place_of_the_one_before_it(folder):
 def test_lost_rows_get_no_receipt_and_publish_nothing(folder):
     with pytest.raises(LostRowsError):
         perform(lose_a_row, shard(), folder)
-    assert Ledger(folder).receipts() == []
+    assert Receipts(folder).all() == []
     assert not list(folder.glob("*.parquet"))
 
 
@@ -132,8 +132,8 @@ def files_in(folder):
 def test_what_is_left_of_other_shards_and_of_killed_writers_is_removed(folder, tmp_path):
     for name in ("00000", "00001"):
         perform(write_rows, shard(name), folder)
-    ledger = Ledger(folder)
-    ledger.announce("00003", ["00003.parquet"])
+    receipts = Receipts(folder)
+    receipts.announce("00003", ["00003.parquet"])
     (folder / "00003.parquet").write_bytes(b"published, but killed before the receipt")
     for place in (
         *("pairs/.tmp-1-ab.parquet", "_receipts/pairs/.tmp-2-cd.json"),
@@ -142,11 +142,11 @@ def test_what_is_left_of_other_shards_and_of_killed_writers_is_removed(folder, t
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_bytes(b"half")
     attempt(break_down, shard("00005"), folder)
-    ledger.keep_only([shard("00001")])
-    assert [receipt.shard for receipt in ledger.receipts()] == ["00001"]
+    receipts.keep_only([shard("00001")])
+    assert [receipt.shard for receipt in receipts.all()] == ["00001"]
     sides = [f"{side}/pairs/00001.json" for side in ("_outputs", "_receipts", "_rejected")]
     assert files_in(tmp_path) == [*sides, "pairs/00001.parquet"]
-    assert ledger.outputs() == [folder / "00001.parquet"]
+    assert receipts.outputs() == [folder / "00001.parquet"]
 
 
 def write_two_files(shard, out):
@@ -194,8 +194,8 @@ def killed_everywhere(tmp_path, prepare, work):
 def keep_and_perform(folder):
     """A stage's clean-up and work."""
     finish_publishing(folder)
-    ledger = Ledger(folder)
-    ledger.keep_only([shard()] if ledger.is_done(shard()) else [])
+    receipts = Receipts(folder)
+    receipts.keep_only([shard()] if receipts.is_done(shard()) else [])
     attempt(write_two_files, shard(), folder)
 
 
@@ -229,17 +229,17 @@ def test_killed_at_any_moment_what_a_shard_had_is_there_or_what_it_has_now(tmp_p
         lambda folder: attempt(write("new"), again, folder),
     ):
         finish_publishing(folder)
-        receipt = Ledger(folder).valid(shard())
+        receipt = Receipts(folder).valid(shard())
         assert receipt, folder
-        assert not damaged(Ledger(folder).sources_of(receipt)), folder
+        assert not damaged(Receipts(folder).sources_of(receipt)), folder
         found.add((receipt.attempt, (folder / "a.txt").read_text()))
         attempt(write("new"), again, folder)
-        assert Ledger(folder).is_done(again)
+        assert Receipts(folder).is_done(again)
     assert found == {(1, "old"), (2, "new")}
 
 
 def test_an_attempt_that_follows_a_lost_one_removes_what_that_one_left(folder):
-    Ledger(folder).announce("00000", ["00000.parquet", "00000-001.parquet"])
+    Receipts(folder).announce("00000", ["00000.parquet", "00000-001.parquet"])
     folder.mkdir()
     (folder / "00000-001.parquet").write_bytes(b"of an attempt whose worker died")
     perform(write_rows, shard(), folder)
@@ -260,9 +260,9 @@ def test_what_is_not_the_runs_is_left_alone_and_said_once(folder, caplog):
     (folder / "NOTES.md").write_text("mine")
     (folder / "sketches").mkdir()
     (folder / "sketches" / "a.png").touch()
-    ledger = Ledger(folder)
-    ledger.refuse_foreign_data()
-    ledger.keep_only([shard("00001")])
+    receipts = Receipts(folder)
+    receipts.refuse_foreign_data()
+    receipts.keep_only([shard("00001")])
     assert caplog.text.count("not the run's, left alone: NOTES.md, sketches") == 1
     names = {path.name for path in folder.iterdir()}
     assert names == {"00001.parquet", "NOTES.md", "sketches"}
@@ -270,16 +270,16 @@ def test_what_is_not_the_runs_is_left_alone_and_said_once(folder, caplog):
 
 @pytest.mark.parametrize("place", ["extra.parquet", "0/1/extra.PARQUET", "_a.parquet", "a.warc"])
 def test_what_readers_would_take_for_the_runs_data_is_refused(folder, place):
-    ledger = Ledger(folder)
-    ledger.refuse_foreign_data()
+    receipts = Receipts(folder)
+    receipts.refuse_foreign_data()
     perform(write_rows, shard(), folder)
-    ledger.announce("00001", ["00001.parquet"])
+    receipts.announce("00001", ["00001.parquet"])
     (folder / "00001.parquet").touch()  # of a killed run
-    ledger.refuse_foreign_data()
+    receipts.refuse_foreign_data()
     (folder / place).parent.mkdir(parents=True, exist_ok=True)
     (folder / place).write_bytes(b"somebody's")
     with pytest.raises(ConfigError, match=f"{place} is not the run's.*move it elsewhere"):
-        ledger.refuse_foreign_data()
+        receipts.refuse_foreign_data()
 
 
 def _with(**fields):
@@ -332,12 +332,12 @@ def test_a_receipt_that_cannot_be_read_is_none_and_its_shard_is_done_again(
     outside = tmp_path / "00000.parquet"
     outside.touch()
     DAMAGE[kind](tmp_path / "_receipts" / "pairs" / "00000.json")
-    ledger = Ledger(folder)
-    assert ledger.receipt("00000") is None
-    assert [receipt.shard for receipt in ledger.receipts()] == ["00001"]
-    assert not ledger.is_done(shard())
+    receipts = Receipts(folder)
+    assert receipts.get("00000") is None
+    assert [receipt.shard for receipt in receipts.all()] == ["00001"]
+    assert not receipts.is_done(shard())
     assert outcome_of(shard(), folder).receipt is None
-    ledger.keep_only([shard("00001")])
+    receipts.keep_only([shard("00001")])
     assert "00000.json cannot be read" in caplog.text
     assert [path.name for path in folder.iterdir()] == ["00001.parquet"]
     assert outside.exists()
@@ -353,7 +353,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(folder, place):
     path.parent.mkdir(exist_ok=True)
     path.touch()
     with pytest.raises(ConfigError, match=f"{path}: a file stands"):
-        Ledger(folder).keep_only([])
+        Receipts(folder).keep_only([])
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ def reader(folder):
     perform(write_rows, shard(), folder)
     outside = folder.parent / "model.pt"
     outside.write_bytes(b"weights")
-    sources = (*Ledger(folder).sources(), Source(outside, file_hash(outside)))
+    sources = (*Receipts(folder).sources(), Source(outside, file_hash(outside)))
     files = {"rows": tuple(source.path for source in sources)}
     return Shard("a", "k", files, {}, sources)
 
@@ -377,16 +377,16 @@ def test_what_is_read_is_compared_with_its_receipt(folder, reader):
     images = folder.parent / "images"
     attempt(read_rows, reader, images)
     assert outcome_of(reader, images).receipt
-    Ledger(images).keep_only([])
+    Receipts(images).keep_only([])
     flip_a_byte(folder / "00000.parquet")
-    assert Ledger(folder).is_done(shard()), "its size is right"
+    assert Receipts(folder).is_done(shard()), "its size is right"
     attempt(read_rows, reader, images)
     error = outcome_of(reader, images).error or ""
     assert f"{folder / '00000.parquet'} is damaged" in error
     assert "pipelines.build_dataset makes it again" in error
     assert "Traceback" not in error
     assert not list(images.iterdir())
-    assert not Ledger(folder).is_done(shard()), "the stage that made it does it again"
+    assert not Receipts(folder).is_done(shard()), "the stage that made it does it again"
 
 
 def test_a_damaged_file_from_outside_is_named(folder, reader):
@@ -396,7 +396,7 @@ def test_a_damaged_file_from_outside_is_named(folder, reader):
     assert f"{outside} does not hold what it held" in str(
         outcome_of(reader, folder.parent / "images").error
     )
-    assert Ledger(folder).is_done(shard())
+    assert Receipts(folder).is_done(shard())
 
 
 def test_a_file_that_is_gone_is_damaged(folder, reader):
@@ -416,12 +416,12 @@ def test_where_it_was_not_asked_for_damage_is_looked_for_after_a_failure(folder,
     flip_a_byte(path)
     attempt(read_rows, unasked, images)
     assert outcome_of(unasked, images).receipt
-    Ledger(images).keep_only([])
+    Receipts(images).keep_only([])
     path.write_bytes(b"\0" * path.stat().st_size)
     attempt(read_footer, unasked, images)
     error = outcome_of(unasked, images).error or ""
     assert error.startswith(f"{path} is not a whole Parquet file\n{path} is damaged")
-    assert not Ledger(folder).is_done(shard())
+    assert not Receipts(folder).is_done(shard())
 
 
 def test_totals_add_up_by_kind_and_reason(folder):
@@ -447,15 +447,15 @@ def test_a_folder_of_shards_opens_in_every_tool_whatever_stands_beside_it(folder
 
 
 def test_a_side_table_is_part_of_its_shard(folder, tmp_path):
-    ledger = Ledger(folder)
+    receipts = Receipts(folder)
     table = tmp_path / "_tables/pairs/counts.parquet"
     perform(write_rows_and_a_table, shard(), folder)
-    ledger.keep_only([shard()])
-    assert ledger.is_done(shard())
+    receipts.keep_only([shard()])
+    assert receipts.is_done(shard())
     table.unlink()
-    assert not ledger.is_done(shard())
+    assert not receipts.is_done(shard())
     perform(write_rows_and_a_table, shard(), folder)
-    ledger.keep_only([])
+    receipts.keep_only([])
     assert not table.exists()
 
 

@@ -55,7 +55,7 @@ def embedded(path, dim=32, drop=()):
 
 def test_what_is_there_may_be_referred_to(checked, tmp_path):
     whole = embedded(tmp_path / "whole.parquet")
-    pictures = embedded(tmp_path / "pictures.parquet", drop=["text_embedding", "similarity"])
+    images = embedded(tmp_path / "images.parquet", drop=["text_embedding", "similarity"])
     columns = {"url": ["u"], "caption": ["c"], "name": ["n"], "correct": [True]}
     pq.write_table(pa.table(columns), tmp_path / "truth.parquet")
     checked(
@@ -64,7 +64,7 @@ def test_what_is_there_may_be_referred_to(checked, tmp_path):
             {"filter": "score", "score": "aesthetic", "min": 0.5},
             {"filter": "label", "set": "colour", "keep": ["red"]},
             {"filter": "label", "set": "things", "drop": ["cat", "dog"]},
-            {"filter": "contamination", "embeddings": pictures},
+            {"filter": "contamination", "embeddings": images},
             {"filter": "contamination", "embeddings": whole, "max_text_similarity": 0.9},
             {"filter": "agreement", "embeddings": whole, "min": 0.3},
         ],

@@ -240,13 +240,13 @@ def test_who_reads_without_the_lock_removes_no_receipt(run):
     perform(one_file, Shard("all", "k"), run.directory / "scores")
     run.check_outputs("scores", "model", drop=False)
     (run.directory / "scores" / "scores.json").write_text("[]")
-    ledger = run.ledger("scores")
+    receipts = run.receipts("scores")
     with pytest.raises(DamagedError, match="pipelines.verify --mend"):
         run.check_outputs("scores", drop=False)
-    assert ledger.receipts()
+    assert receipts.all()
     with pytest.raises(DamagedError, match="pipelines.evaluate makes it again"):
         run.check_outputs("scores", drop=True)
-    assert not ledger.receipts()
+    assert not receipts.all()
 
 
 def one_file(shard, out):

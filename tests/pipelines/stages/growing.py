@@ -33,8 +33,8 @@ START, HOUR = 1.8e9, 3600.0  # seconds
 FETCHED = ("pairs", "requests", "images")
 
 
-def picture(number: int) -> Answer:
-    """A picture of its own for every number."""
+def image(number: int) -> Answer:
+    """An image of its own for every number."""
     buffer = io.BytesIO()
     Image.new("RGB", (40 + number % 7, 30), (number * 37 % 256, number * 91 % 256, 80)).save(
         buffer, "PNG"
@@ -137,12 +137,12 @@ class Nights:
         return sorted(self.web.asked)
 
     def counts(self) -> dict[str, Any]:
-        """The account of the pictures."""
-        totals = StageTotals.of(self.run().ledger("images").receipts())
+        """The tally of the images."""
+        totals = StageTotals.of(self.run().receipts("images").all())
         return totals.rows["images"]
 
-    def pictures(self) -> Counter[str]:
-        """The paths whose pictures are there, and how often."""
+    def images(self) -> Counter[str]:
+        """The paths whose images are there, and how often."""
         files = self.run().outputs("images")
         urls = [url for path in files for url in pq.read_table(path)["url"].to_pylist()]
         return Counter(url.removeprefix(self.web.url("")) for url in urls)

@@ -7,10 +7,10 @@ import pytest
 
 from pipelines.run.checks import Checker
 from pipelines.run.config import ConfigError
-from pipelines.run.receipts import Ledger
+from pipelines.run.receipts import Receipts
 from pipelines.run.runner import Plan, check, is_complete, run_stages
 from pipelines.stages import STAGES
-from tests.pipelines.stages.growing import GivenPairs, Nights, picture
+from tests.pipelines.stages.growing import GivenPairs, Nights, image
 from tests.workers.web import Answer, serving
 from workers.base.contracts import REQUESTS
 
@@ -20,7 +20,7 @@ BUSY, GONE, NOTHING = Answer(status=503), Answer(status=404), Answer(b"no pictur
 
 @pytest.fixture
 def web():
-    with serving({path: picture(number) for number, path in enumerate(PATHS)}) as web:
+    with serving({path: image(number) for number, path in enumerate(PATHS)}) as web:
         yield web
 
 
@@ -36,7 +36,7 @@ def test_only_what_is_new_is_asked_for(nights):
     assert nights(PATHS[3:18]) == sorted(PATHS[15:18]), "0 to 2 are wanted no more"
     assert nights(PATHS) == sorted(PATHS[18:]), "and have come back for nothing"
     assert nights.code == 0
-    assert nights.pictures() == dict.fromkeys(PATHS, 1)
+    assert nights.images() == dict.fromkeys(PATHS, 1)
     assert nights.counts()["in"] == nights.counts()["kept"] == len(PATHS)
 
 
@@ -44,7 +44,7 @@ def test_a_finished_night_has_nothing_to_do(nights):
     nights(PATHS)
     run = nights.run()
     assert not run_stages(run, nights.stages).worked
-    assert [receipt.shard for receipt in run.ledger("requests").receipts()] == ["000000"]
+    assert [receipt.shard for receipt in run.receipts("requests").all()] == ["000000"]
 
 
 def test_lists_are_named_by_what_is_on_them_and_of_even_size(nights, tmp_path):
@@ -62,7 +62,7 @@ def test_lists_are_named_by_what_is_on_them_and_of_even_size(nights, tmp_path):
 
 
 def test_a_failure_that_may_pass_is_tried_again_after_its_pauses(nights, web):
-    web.answers |= {"/0.png": BUSY, "/1.png": [BUSY, BUSY, picture(1)], "/2.png": GONE}
+    web.answers |= {"/0.png": BUSY, "/1.png": [BUSY, BUSY, image(1)], "/2.png": GONE}
     web.answers |= {"/3.png": [BUSY, NOTHING]}
     nights(PATHS)
     assert nights.code == 0
@@ -80,20 +80,20 @@ def test_a_failure_that_may_pass_is_tried_again_after_its_pauses(nights, web):
         "rejected": {},
         "failed": {"http_404": 1, "http_503": 1, "not_an_image": 1},
     }
-    assert nights.pictures().total() == 21
+    assert nights.images().total() == 21
 
 
 def test_a_pair_that_is_wanted_no_more_is_not_tried_again_until_it_comes_back(nights, web):
-    web.answers["/0.png"] = [BUSY, picture(0)]
+    web.answers["/0.png"] = [BUSY, image(0)]
     nights(PATHS)
     assert nights(PATHS[1:], after=10) == []
     assert nights(PATHS[1:], after=10) == []
     assert nights(PATHS) == ["/0.png"]
-    assert nights.pictures() == dict.fromkeys(PATHS, 1)
+    assert nights.images() == dict.fromkeys(PATHS, 1)
 
 
 def test_reasons_that_are_named_are_tried_again_at_once(nights, web):
-    web.answers |= {"/0.png": [GONE, picture(0)], "/1.png": [BUSY, picture(1)], "/2.png": NOTHING}
+    web.answers |= {"/0.png": [GONE, image(0)], "/1.png": [BUSY, image(1)], "/2.png": NOTHING}
     nights(PATHS)
     assert nights(PATHS, retry=["http_404"]) == ["/0.png"]
     assert nights(PATHS, retry=["http_503", "not_an_image"]) == ["/1.png", "/2.png"]
@@ -103,8 +103,8 @@ def test_reasons_that_are_named_are_tried_again_at_once(nights, web):
 
 
 def test_an_outage_is_tried_again_at_once_and_counts_as_no_try(nights, web, caplog):
-    away = {path: [BUSY, BUSY, BUSY, picture(number)] for number, path in enumerate(PATHS[:12])}
-    web.answers |= away | {"/20.png": [BUSY] * 4 + [picture(20)]}
+    away = {path: [BUSY, BUSY, BUSY, image(number)] for number, path in enumerate(PATHS[:12])}
+    web.answers |= away | {"/20.png": [BUSY] * 4 + [image(20)]}
     assert nights(PATHS) == sorted(PATHS)
     assert nights.code == 3
     assert "images: 13 of 24 images in 1 shards could not be reached (http_503 13)" in caplog.text
@@ -119,7 +119,7 @@ def test_an_outage_is_tried_again_at_once_and_counts_as_no_try(nights, web, capl
     assert nights.counts()["kept"] == 24
 
 
-def test_more_new_pictures_come_in_while_an_outage_lasts(nights, web):
+def test_more_new_images_come_in_while_an_outage_lasts(nights, web):
     web.answers |= dict.fromkeys(PATHS[:8], BUSY)
     nights(PATHS[:10])
     assert nights.code == 3
@@ -142,7 +142,7 @@ def test_what_stays_away_is_no_outage_of_the_list_that_tries_it_again(nights, we
 
 
 def test_a_missed_gate_asks_again_for_what_may_have_come_back(nights, web):
-    web.answers |= {path: [BUSY, BUSY, picture(0)] for path in PATHS[:4]} | {"/9.png": GONE}
+    web.answers |= {path: [BUSY, BUSY, image(0)] for path in PATHS[:4]} | {"/9.png": GONE}
     gate = {"gates": {"images": {"max_failed": 0.1}}}
     nights(PATHS, **gate)
     assert nights.code == 4
@@ -153,14 +153,14 @@ def test_a_missed_gate_asks_again_for_what_may_have_come_back(nights, web):
     assert nights(PATHS, **gate) == []
 
 
-def test_other_settings_of_pictures_are_refused_until_they_are_meant(nights):
+def test_other_settings_of_images_are_refused_until_they_are_meant(nights):
     nights(PATHS)
-    with pytest.raises(ConfigError, match="1 shards of pictures .* --refetch"):
+    with pytest.raises(ConfigError, match="1 shards of images .* --refetch"):
         check(nights.run(images={"jpeg_quality": 50}), nights.stages)
     assert nights(PATHS, images={"timeout": 3.0, "user_agent": "other"}) == []
     check(nights.run(refetch=True, images={"jpeg_quality": 50}), nights.stages)
     assert nights(PATHS, refetch=True, images={"jpeg_quality": 50}) == sorted(PATHS)
-    assert nights.pictures() == dict.fromkeys(PATHS, 1)
+    assert nights.images() == dict.fromkeys(PATHS, 1)
     assert nights(PATHS, images={"jpeg_quality": 50}) == []
 
 
@@ -171,7 +171,7 @@ def test_a_lost_list_costs_nothing_that_is_there(nights):
     for path in run.outputs("requests"):
         path.unlink()
     assert nights(PATHS) == sorted(PATHS[16:])
-    assert nights.pictures() == dict.fromkeys(PATHS, 1)
+    assert nights.images() == dict.fromkeys(PATHS, 1)
 
 
 def test_lists_that_are_all_lost_cost_nothing_either(nights):
@@ -182,7 +182,7 @@ def test_lists_that_are_all_lost_cost_nothing_either(nights):
     assert nights.code == 0
 
 
-def test_a_lost_shard_of_pictures_is_fetched_again_and_no_other(nights):
+def test_a_lost_shard_of_images_is_fetched_again_and_no_other(nights):
     for number in (8, 16, 24):
         nights(PATHS[:number])
     run = nights.run()
@@ -194,7 +194,7 @@ def test_a_lost_shard_of_pictures_is_fetched_again_and_no_other(nights):
     for path in (lost, *lists):
         path.unlink()
     assert nights(PATHS) == sorted(url.removeprefix(nights.web.url("")) for url in urls)
-    assert nights.pictures() == dict.fromkeys(PATHS, 1)
+    assert nights.images() == dict.fromkeys(PATHS, 1)
 
 
 def test_work_that_is_killed_between_two_lists_goes_on_with_the_other(nights, monkeypatch):
@@ -219,12 +219,12 @@ def test_work_that_is_killed_between_two_lists_goes_on_with_the_other(nights, mo
 
 
 def test_what_the_files_hold_agrees_with_the_receipts(nights, web):
-    web.answers |= {"/0.png": BUSY, "/1.png": [BUSY, picture(1)], "/2.png": GONE}
+    web.answers |= {"/0.png": BUSY, "/1.png": [BUSY, image(1)], "/2.png": GONE}
     nights(PATHS[:10])
     nights(PATHS, after=10)
     checker = Checker(nights.directory)
     for stage in ("requests", "images"):
-        for receipt in Ledger(nights.directory / stage).receipts():
+        for receipt in Receipts(nights.directory / stage).all():
             assert list(checker.shard(stage, receipt)) == []
 
 

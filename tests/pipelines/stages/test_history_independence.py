@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.pipelines.stages.growing import Nights, picture
+from tests.pipelines.stages.growing import Nights, image
 from tests.shards import save_tiny_model
 from tests.workers.web import Answer, serving
 
-#: Two are the same picture, and one is none.
+#: Two are the same image, and one is none.
 PATHS = [f"/{number}.png" for number in range(12)]
-PICTURES = {path: picture(number) for number, path in enumerate(PATHS)}
-ANSWERS = PICTURES | {"/11.png": PICTURES["/3.png"], "/7.png": Answer(b"no picture")}
+IMAGES = {path: image(number) for number, path in enumerate(PATHS)}
+ANSWERS = IMAGES | {"/11.png": IMAGES["/3.png"], "/7.png": Answer(b"no picture")}
 STAGES = ("pairs", "requests", "images", "embeddings", "selection", "dataset")
 STEPS = [
     {"filter": "size", "min_side": 10},
@@ -75,7 +75,7 @@ failures = st.dictionaries(st.sampled_from(PATHS), st.integers(1, 2), max_size=4
 def test_the_data_set_does_not_depend_on_history(
     run_in, tmp_path_factory, before, failing, pairs_per_shard
 ):
-    """Pairs come in any order, go and come back; pictures fail for a while."""
+    """Pairs come in any order, go and come back; images fail for a while."""
     with serving(ANSWERS) as web:
         whole = run_in(tmp_path_factory.mktemp("whole"), web, 100)
         whole(PATHS)

@@ -1,4 +1,4 @@
-"""Another label set, attribute or head: labels are made again, and no picture is looked at."""
+"""Another label set, attribute or head: labels are made again, and no image is looked at."""
 
 import pytest
 
@@ -9,12 +9,12 @@ from pipelines.run.receipts import Shard
 from pipelines.run.runner import Plan
 from pipelines.stages.embeddings import Embed, Embeddings, recorded_settings
 from pipelines.stages.labels import Label, Labels
-from tests.shards import five_pictures, save_tiny_model
+from tests.shards import five_images, save_tiny_model
 
 
 @pytest.fixture
 def open_run(tmp_path):
-    """A run whose pictures are there and embedded, opened as each new command opens it."""
+    """A run whose images are there and embedded, opened as each new command opens it."""
     model = save_tiny_model(tmp_path / "tiny")
 
     def opened(**embeddings):
@@ -22,7 +22,7 @@ def open_run(tmp_path):
         tree = {"name": "test", "queries": {}, "embeddings": settings}
         return Run.open(Config.model_validate(tree), tmp_path / "run")
 
-    perform(five_pictures, Shard("00000", "key"), opened().directory / "images")
+    perform(five_images, Shard("00000", "key"), opened().directory / "images")
     assert work(opened(), Embeddings, Embed) == 1
     return opened
 
@@ -31,7 +31,7 @@ def work(run, kind, job):
     """Do what is open of a stage; how many shards that was."""
     stage = kind(run)
     plan = Plan.of(stage)
-    run.ledger(stage.name).keep_only(plan.done)
+    run.receipts(stage.name).keep_only(plan.done)
     for shard in plan.todo:
         perform(job(recorded_settings(run)), shard, stage.folder)
     return len(plan.todo)

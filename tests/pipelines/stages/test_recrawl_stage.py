@@ -54,7 +54,7 @@ class Nights:
         return int(result.code)
 
     def receipt(self) -> Receipt:
-        (receipt,) = self.run().ledger("pages").receipts()
+        (receipt,) = self.run().receipts("pages").all()
         return receipt
 
     def key_of_pairs(self) -> str:

@@ -14,14 +14,14 @@ from pipelines.stages.model import CHECKPOINT, account_of, finish
 from pipelines.stages.scores import ScoreModels
 from pipelines.training.held_out import Example, is_held_out, read_examples
 from pipelines.training.loop import DivergedError, Trained, train
-from tests.shards import jpeg, pictures, save_tiny_model, write_dataset
+from tests.shards import images, jpeg, save_tiny_model, write_dataset
 from workers.base.failures import NeedsMendingError
 from workers.base.tally import Tally
 
 
 @pytest.fixture
 def shards(tmp_path):
-    pairs = list(pictures(60))
+    pairs = list(images(60))
     write_dataset(pairs[:40], tmp_path / "00000.parquet")
     write_dataset(pairs[40:], tmp_path / "00001.parquet")
     return [tmp_path / "00000.parquet", tmp_path / "00001.parquet"]
@@ -104,7 +104,7 @@ def test_it_is_said_how_far_the_training_is_from_the_first_step_on(shards, tmp_p
 
 
 def test_too_few_pairs_are_refused_with_what_to_do(tmp_path):
-    write_dataset(list(pictures(1)), tmp_path / "00000.parquet")
+    write_dataset(list(images(1)), tmp_path / "00000.parquet")
     with pytest.raises(NeedsMendingError, match="let selection.steps keep more"):
         train([tmp_path / "00000.parquet"], settings(tmp_path), 0, Reports())
 
@@ -126,7 +126,7 @@ def test_what_no_further_attempt_changes_is_not_begun_again_and_all_else_is(tmp_
     assert not (tmp_path / CHECKPOINT).exists()
 
 
-def test_the_parts_are_disjoint_whole_and_split_by_picture(shards):
+def test_the_parts_are_disjoint_whole_and_split_by_image(shards):
     tallies = Tally(), Tally()
     training = list(read_examples(shards, 0, 0.3, held_out=False, tally=tallies[0]))
     held_out = list(read_examples(shards, 0, 0.3, held_out=True, tally=tallies[1]))
@@ -137,7 +137,7 @@ def test_the_parts_are_disjoint_whole_and_split_by_picture(shards):
     assert not is_held_out(b"x", 0, 0.0)
 
 
-def test_one_picture_with_two_captions_is_one_question_with_two_answers():
+def test_one_image_with_two_captions_is_one_question_with_two_answers():
     examples = [
         Example("1", b"cat", "a cat"),
         Example("2", b"cat", "a kitten"),
@@ -150,17 +150,17 @@ def test_one_picture_with_two_captions_is_one_question_with_two_answers():
 
 def test_scores_are_shares_of_the_same_questions(tmp_path):
     model = save_tiny_model(tmp_path / "m.safetensors")
-    examples = [Example(str(n), jpg, caption) for n, (caption, jpg) in enumerate(pictures(12))]
+    examples = [Example(str(n), jpg, caption) for n, (caption, jpg) in enumerate(images(12))]
     examples.append(Example("again", jpeg((0, 0, 0)), "black"))
     scores = score_models({"a": model, "b": model}, examples, ScoreSettings(recall_at=(1, 13)))
-    assert (scores["pictures"], scores["captions"]) == (12, 13)
+    assert (scores["images"], scores["captions"]) == (12, 13)
     assert scores["models"]["a"] == scores["models"]["b"]
     assert scores["models"]["a"]["image to text R@13"] == 1.0
     assert 0 < scores["chance"] < 0.1
 
 
 def test_a_caption_of_any_length_is_cut_in_training_and_in_scores(tmp_path):
-    pairs = [(f"{caption} {'of many words ' * 60}", jpg) for caption, jpg in pictures(40)]
+    pairs = [(f"{caption} {'of many words ' * 60}", jpg) for caption, jpg in images(40)]
     write_dataset(pairs, tmp_path / "00000.parquet")
     config, shards = settings(tmp_path, epochs=1, held_out=0.5), [tmp_path / "00000.parquet"]
     train(shards, config, 0, Reports())
@@ -176,7 +176,7 @@ def test_a_model_whose_features_are_not_finite_has_no_score(tmp_path):
     with torch.no_grad():
         model.text_projection.fill_(3e38)
     clip_model.save(model, path, half=False)
-    examples = [Example(str(n), jpg, caption) for n, (caption, jpg) in enumerate(pictures(12))]
+    examples = [Example(str(n), jpg, caption) for n, (caption, jpg) in enumerate(images(12))]
     with pytest.raises(ValueError, match="'broken' gives are not finite"):
         score_models({"broken": str(path)}, examples, ScoreSettings())
 

@@ -122,8 +122,8 @@ FINDINGS = [
     (edit("requests", lambda table: table[::-1]), "requests", "its pair_ids are not in order"),
     (edit("images", TWICE), "images", "its pair_ids are not in order"),
     (edit("images", with_value("pair_id", lambda i: f"{i}0")), "images", "1 of its pairs are not"),
-    (edit("images", with_value("jpg", b"JPEG")), "images", "1 pictures are not as they should be"),
-    (edit("dataset", with_value("width", 7)), "dataset", "1 pictures are not as they should be"),
+    (edit("images", with_value("jpg", b"JPEG")), "images", "1 images are not as they should be"),
+    (edit("dataset", with_value("width", 7)), "dataset", "1 images are not as they should be"),
     (edit("images", lambda table: table[1:]), "embeddings", "1 of its pairs are not in images/"),
     (
         edit("embeddings", with_value("image_embedding", lambda v: [float("nan"), *v[1:]])),

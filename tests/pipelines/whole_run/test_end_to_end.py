@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.run.history import read_history
-from pipelines.run.receipts import Ledger, Side, StageTotals
+from pipelines.run.receipts import Receipts, Side, StageTotals
 from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.verify import check_all
 from tests.pipelines.conftest import flip_a_byte, wait_for
@@ -34,7 +34,7 @@ def shard_hashes(run_dir, stages=DATASET_STAGES):
     return {
         f"{stage}/{output.file}": output.content or output.sha256
         for stage in stages
-        for receipt in Ledger(run_dir / stage).receipts()
+        for receipt in Receipts(run_dir / stage).all()
         for output in receipt.outputs
     }
 
@@ -48,7 +48,7 @@ def receipt_times(run_dir, stage):
 
 def shard_names(run_dir, stage):
     """The names of a stage's shards, in their order."""
-    return [receipt.shard for receipt in Ledger(run_dir / stage).receipts()]
+    return [receipt.shard for receipt in Receipts(run_dir / stage).all()]
 
 
 def test_every_stage_leaves_its_contract_and_receipts(finished):
@@ -57,7 +57,7 @@ def test_every_stage_leaves_its_contract_and_receipts(finished):
     assert read(finished, "images").schema.equals(IMAGES)
     assert read(finished, "dataset").schema.equals(DATASET)
     for stage in STAGES:
-        receipts = Ledger(finished / stage).receipts()
+        receipts = Receipts(finished / stage).all()
         assert receipts, stage
         for receipt in receipts:
             for rows in receipt.rows.values():
@@ -103,7 +103,7 @@ def test_every_pair_of_the_data_set_joins_with_every_stage(finished):
 def test_the_folder_of_a_stage_opens_in_every_tool(finished, tmp_path, stage):
     rows = sum(
         pq.read_metadata(file).num_rows
-        for file in Ledger(finished / stage).outputs()
+        for file in Receipts(finished / stage).outputs()
         if file.parent == finished / stage
     )
     assert set(rows_by_tool(finished / stage, tmp_path).values()) == {rows}
@@ -180,7 +180,7 @@ def test_the_history_says_what_each_command_has_done(finished):
     assert stages == [list(DATASET_STAGES), ["model"], ["scores"]]
     build, *_ = read_history(finished)
     for stage, work in build.stages.items():
-        receipts = Ledger(finished / stage).receipts()
+        receipts = Receipts(finished / stage).all()
         totals = StageTotals.of(receipts)
         assert (work.rows, work.bytes) == (totals.rows, totals.bytes)
     assert len(build.stages["pages"].sources) == 3
@@ -229,7 +229,7 @@ def test_a_flipped_byte_is_found_before_it_is_read_and_mended_by_the_next_run(co
     assert f"embeddings: shard {names[1]} failed" in result.stderr
     assert f"images/{names[1]}.parquet is damaged" in result.stderr
     assert "Traceback" not in result.stderr
-    done = {receipt.shard for receipt in Ledger(copy / "embeddings").receipts()}
+    done = {receipt.shard for receipt in Receipts(copy / "embeddings").all()}
     assert done == {names[0], names[2]}
     assert commands.run(*command).returncode == 0
     assert commands.run(BUILD, copy).returncode == 0
@@ -259,7 +259,7 @@ def test_after_an_outage_a_rerun_asks_for_what_is_missing_and_the_bytes_are_the_
     again, before = (read(run, "dataset") for run in (copy, finished))
     of_floats = ["similarity", "labels"]
     assert again.drop_columns(of_floats).equals(before.drop_columns(of_floats))
-    # Pictures that were embedded beside others: sums of floats in another order.
+    # Images that were embedded beside others: sums of floats in another order.
     assert np.allclose(again["similarity"], before["similarity"], rtol=0, atol=1e-3)
 
 
@@ -300,9 +300,9 @@ def test_what_verification_has_found_is_mended_by_the_command_it_names(copy, com
     assert re.search(r"^\| selection \| 1 \| \d+ \| [12] \|$", result.stdout, re.MULTILINE)
     assert "selection: 00001.parquet: its pairs are not those of pairs/" in result.stdout
     assert f"python -m {BUILD}" in result.stdout
-    assert Ledger(copy / "selection").receipt("all")
+    assert Receipts(copy / "selection").get("all")
     assert commands.run("pipelines.verify", copy, "--mend").returncode == 3
-    assert not Ledger(copy / "selection").receipt("all")
+    assert not Receipts(copy / "selection").get("all")
     assert commands.run(BUILD, copy).returncode == 0
     assert not any(row.findings for row in check_all(copy))
     assert shard_hashes(copy, STAGES) == hashes

@@ -11,14 +11,14 @@ from benchmarks.nights.remains import Remains
 from benchmarks.nights.site import GrowingSite
 from benchmarks.nights.standing import Standing, asked_again
 
-PICTURES = 120
+IMAGES = 120
 
 
-def test_pages_and_pictures_come_change_and_go_on_the_same_nights_always():
+def test_pages_and_images_come_change_and_go_on_the_same_nights_always():
     nights = range(1, 6)
     one, other = (
         [site.on(night).answers for night in nights]
-        for site in (GrowingSite(8931, len(nights), PICTURES) for _ in range(2))
+        for site in (GrowingSite(8931, len(nights), IMAGES) for _ in range(2))
     )
     assert one == other
     for before, after in pairwise(one):
@@ -29,7 +29,7 @@ def test_pages_and_pictures_come_change_and_go_on_the_same_nights_always():
 
 
 def test_a_run_that_grows_fetches_and_embeds_nothing_twice(tmp_path):
-    nights = of_sample(tmp_path, 3, PICTURES)
+    nights = of_sample(tmp_path, 3, IMAGES)
     go(nights)
     assert not nights.faults, "\n".join(nights.faults)
     assert sum(night.new for night in nights.nights) > 20
@@ -48,10 +48,10 @@ def test_who_asks_again_is_found():
 def test_what_remains_is_found_whatever_it_is_packed_in(tmp_path):
     (tmp_path / "images").mkdir()
     urls = [f"http://{host}.example:1/p" for host in ("two", "one", "two")]
-    pictures = [b"own" * 200, b"shared" * 100, b"shared" * 100]
-    pq.write_table(pa.table({"url": urls, "jpg": pictures}), tmp_path / "images/0.parquet")
+    images = [b"own" * 200, b"shared" * 100, b"shared" * 100]
+    pq.write_table(pa.table({"url": urls, "jpg": images}), tmp_path / "images/0.parquet")
     remains = Remains.of(tmp_path, "two.example")
-    assert remains.pictures == {b"own" * 200}
+    assert remains.images == {b"own" * 200}
     pq.write_table(pa.table({"pixels": [b"own" * 200]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"pixels": [b"shared" * 100], "id": ["x"]}), tmp_path / "b.parquet")
     (tmp_path / "c.gz").write_bytes(gzip.compress(urls[0].encode()))

@@ -74,13 +74,13 @@ def test_a_domain_is_listed_with_all_below_it_and_nothing_beside_it(tmp_path):
     )
 
 
-def test_pictures_are_known_by_their_sum_and_their_hash(tmp_path):
+def test_images_are_known_by_their_sum_and_their_hash(tmp_path):
     hashes = ["18446744073709551615", "0xFF"]
-    opt_outs = listed(tmp_path, sha256=[SUM.upper()], picture_hashes=hashes)
+    opt_outs = listed(tmp_path, sha256=[SUM.upper()], image_hashes=hashes)
     sums = pa.chunked_array([[SUM, None], [SUM[::-1]]])
     assert opt_outs.has_values(Kind.SHA256, sums).tolist() == [True, False, False]
     hashes = pa.array([255, 2**64 - 1, 0, 254], pa.uint64())
-    assert opt_outs.has_values(Kind.PICTURE_HASH, hashes).tolist() == [True, True, False, False]
+    assert opt_outs.has_values(Kind.IMAGE_HASH, hashes).tolist() == [True, True, False, False]
     assert not opt_outs.has(Kind.PAIR_ID, SUM)
 
 
@@ -95,8 +95,8 @@ def test_pictures_are_known_by_their_sum_and_their_hash(tmp_path):
         ("domains", "co.uk", "'co.uk' is everybody's"),
         ("domains", "com", "'com' is everybody's"),
         ("sha256", SUM[1:], "is not the 64 hexadecimal digits of a sha256"),
-        ("picture_hashes", "0", "is not a number above 0 of 64 bits"),
-        ("picture_hashes", str(2**64), "is not a number above 0 of 64 bits"),
+        ("image_hashes", "0", "is not a number above 0 of 64 bits"),
+        ("image_hashes", str(2**64), "is not a number above 0 of 64 bits"),
     ],
 )
 def test_what_is_no_entry_is_named_with_file_and_line(tmp_path, kind, line, problem):

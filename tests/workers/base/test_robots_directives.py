@@ -1,4 +1,4 @@
-"""Which directives mean that a page or picture is not for us; the headers are of kinds as met."""
+"""Which directives mean that a page or image is not for us; the headers are of kinds as met."""
 
 import pytest
 from hypothesis import given

@@ -72,7 +72,7 @@ def test_pixels_and_embeddings_are_not_compressed_and_text_is(tmp_path):
             "image_embedding": [[1.0, 0.0]],
             "text_embedding": [[0.0, 1.0]],
             "similarity": [0.0],
-            "picture_hash": [0],
+            "image_hash": [0],
             "labels": [[row]],
         },
         schema=embeddings_schema(2, labels=True),

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import clip_model
 from benchmarks.photographs import photographs
 from tests.processors import PRECISIONS, hide_bfloat16
-from tests.shards import pictures, save_tiny_model, write_images, write_tar
+from tests.shards import images, save_tiny_model, write_images, write_tar
 from workers.base.contracts import embeddings_schema
 from workers.base.storage import file_hash, remove_leftovers
 from workers.embedding.embedder import Embedder
@@ -36,7 +36,7 @@ def model_path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shard(tmp_path_factory):
     path = tmp_path_factory.mktemp("images") / "00000.parquet"
-    return path, write_images(pictures(50), path)
+    return path, write_images(images(50), path)
 
 
 EMBEDDED = """
@@ -118,8 +118,8 @@ def test_labels_are_the_most_probable_classes_of_each_set(model_path, shard, tmp
         assert labels[2]["probability"] >= 0.5
 
 
-def test_damaged_pictures_fail_with_a_reason_and_the_others_go_on(model_path, tmp_path):
-    pairs = list(pictures(20))
+def test_damaged_images_fail_with_a_reason_and_the_others_go_on(model_path, tmp_path):
+    pairs = list(images(20))
     for number in (3, 4):
         caption, jpg = pairs[number]
         pairs[number] = (caption, jpg[: len(jpg) // 2])
@@ -144,7 +144,7 @@ def test_a_shard_of_nothing_but_damage_is_an_empty_shard(model_path, tmp_path):
 
 def test_a_tenth_of_damage_is_a_tenth_of_failed_rows_and_not_one_lost(model_path, tmp_path):
     rng = np.random.default_rng(0)
-    pairs = list(pictures(200))
+    pairs = list(images(200))
     damaged = set(rng.choice(200, 20, replace=False).tolist())
     for number in damaged:
         caption, jpg = pairs[number]
@@ -197,7 +197,7 @@ def test_machines_differ_by_no_more_than_float32_rounding(shard, tmp_path):
     subprocess.run(command, env=os.environ | old, check=True, timeout=120)
     there = pq.read_table(tmp_path / "there.parquet")
     assert_equal_but_for_rounding(there, here)
-    assert there["picture_hash"].equals(here["picture_hash"])
+    assert there["image_hash"].equals(here["image_hash"])
 
 
 def assert_equal_but_for_rounding(table, other):
@@ -225,7 +225,7 @@ def test_the_fast_path_equals_the_reference_for_photographs(tmp_path, precision)
         image = F.normalize(model.encode_image(pixels), dim=-1)
         text = clip_model.encode_texts(model, [row["caption"] for row in rows])
     stored = [torch.from_numpy(matrix(table, f"{part}_embedding")) for part in ("image", "text")]
-    # Every picture against every caption: 10,000 pairs.
+    # Every image against every caption: 10,000 pairs.
     tolerance = {"fp32": 1e-3, "bf16": 1e-2}[precision]
     difference = stored[0] @ stored[1].T - image @ text.T
     assert difference.abs().max() < tolerance
@@ -270,7 +270,7 @@ def test_a_processor_is_of_the_kind_that_onednn_is_held_to(isa):
 
 
 def test_parquet_and_tar_give_the_same_embeddings(model_path, tmp_path):
-    pairs = list(pictures(50))
+    pairs = list(images(50))
     pairs[7] = pairs[7][0], b"damage"
     keys = [f"{number:09d}" for number in range(50)]
     captions, jpgs = zip(*pairs, strict=True)
@@ -307,7 +307,7 @@ def test_one_part_alone_is_what_it_is_with_the_other(model_path, shard, tmp_path
 
 
 def test_rows_that_lack_a_part_fail_and_say_which(model_path, tmp_path):
-    _, jpg = next(pictures(1))
+    _, jpg = next(images(1))
     columns = {"jpg": [jpg, None, jpg], "caption": ["a", "b", None]}
     pq.write_table(pa.table(columns), tmp_path / "00000.parquet")
     tally, table = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
@@ -327,14 +327,14 @@ def test_rows_that_lack_a_part_fail_and_say_which(model_path, tmp_path):
     ],
 )
 def test_captions_that_are_no_texts_fail_alone(model_path, tmp_path, captions):
-    jpgs = [jpg for _, jpg in pictures(3)]
+    jpgs = [jpg for _, jpg in images(3)]
     pq.write_table(pa.table({"jpg": jpgs, "caption": captions}), tmp_path / "00000.parquet")
     tally, _ = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
     assert tally.counts()["failed"] == {"bad_caption": 2, "no_caption": 1}
 
 
-def test_pictures_that_are_no_bytes_fail_alone(model_path, tmp_path):
-    jpgs = [jpg for _, jpg in pictures(1)]
+def test_images_that_are_no_bytes_fail_alone(model_path, tmp_path):
+    jpgs = [jpg for _, jpg in images(1)]
     column = [{"bytes": jpgs[0], "url": "a"}, {"bytes": None, "url": "b"}, None]
     pq.write_table(pa.table({"jpg": column, "caption": ["a"] * 3}), tmp_path / "0.parquet")
     links = [{"url": "a"}, {"url": "b"}, None]
@@ -346,7 +346,7 @@ def test_pictures_that_are_no_bytes_fail_alone(model_path, tmp_path):
 
 
 def test_a_text_that_is_not_utf8_and_half_a_character_cost_their_rows_only(model_path, tmp_path):
-    jpgs = [jpg for _, jpg in pictures(2)]
+    jpgs = [jpg for _, jpg in images(2)]
     texts = pa.array([b"good", b"\xff"]).cast(pa.string(), safe=False)
     pq.write_table(pa.table({"jpg": jpgs, "caption": texts}), tmp_path / "00000.parquet")
     members = [("a.jpg", jpgs[0]), ("a.json", b'{"caption": "\\ud800"}')]
@@ -357,9 +357,9 @@ def test_a_text_that_is_not_utf8_and_half_a_character_cost_their_rows_only(model
         assert (tally.kept, tally.failed) == (1, {"bad_caption": 1}), shard
 
 
-def test_many_windows_keep_order_and_pair_each_picture_with_its_own_caption(model_path, tmp_path):
-    """The picture is one of five, the caption one of seven: 2,500 rows in three windows."""
-    some = list(pictures(7))
+def test_many_windows_keep_order_and_pair_each_image_with_its_own_caption(model_path, tmp_path):
+    """The image is one of five, the caption one of seven: 2,500 rows in three windows."""
+    some = list(images(7))
     jpgs = [some[number % 5][1] for number in range(2_500)]
     captions = ["word " * (number % 7) for number in range(2_500)]
     pq.write_table(pa.table({"jpg": jpgs, "caption": captions}), tmp_path / "00000.parquet")
@@ -388,7 +388,7 @@ def test_threads_of_the_embedder_are_alone_and_the_callers_are_left(model_path, 
 
 def test_a_kill_in_the_middle_leaves_no_half_shard(model_path, tmp_path):
     """The process is killed when it has read three quarters of the rows, not at its end."""
-    some = list(pictures(10))
+    some = list(images(10))
     pq.write_table(
         pa.table({"jpg": [jpg for _, jpg in some * 600], "caption": ["a"] * 6_000}),
         tmp_path / "00000.parquet",
@@ -449,7 +449,7 @@ def features_of_no_length(model):
 def test_what_a_broken_model_gives_is_counted_and_not_written(
     model_path, tmp_path, spoil, parts, precision
 ):
-    write_images(pictures(5), tmp_path / "00000.parquet")
+    write_images(images(5), tmp_path / "00000.parquet")
     embedder = Embedder(EmbedSettings(model=model_path, precision=precision))
     with torch.no_grad():
         spoil(embedder.model)
@@ -463,7 +463,7 @@ def test_what_a_broken_model_gives_is_counted_and_not_written(
 
 
 def test_rows_whose_score_or_label_is_not_finite_fail_and_the_others_stay(model_path, tmp_path):
-    rows = write_images(pictures(60), tmp_path / "00000.parquet")
+    rows = write_images(images(60), tmp_path / "00000.parquet")
     _, plain = embed(model_path, tmp_path / "00000.parquet", tmp_path / "plain.parquet")
     image = torch.from_numpy(matrix(plain, "image_embedding"))
     # Two layers, of whose product the larger half is above what float32 holds.
@@ -495,7 +495,7 @@ def test_rows_whose_score_or_label_is_not_finite_fail_and_the_others_stay(model_
 
 
 def test_captions_longer_than_the_context_are_cut(model_path, tmp_path):
-    caption, jpg = next(pictures(1))
+    caption, jpg = next(images(1))
     write_images([(caption * 100, jpg)], tmp_path / "00000.parquet")
     tally, _ = embed(model_path, tmp_path / "00000.parquet", tmp_path / "e.parquet")
     assert tally.kept == 1

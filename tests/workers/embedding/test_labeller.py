@@ -1,4 +1,4 @@
-"""Labels from stored embeddings: the same as when a picture is embedded, and nothing is lost."""
+"""Labels from stored embeddings: the same as when an image is embedded, and nothing is lost."""
 
 import math
 
@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.shards import pictures, save_tiny_model, write_images
+from tests.shards import images, save_tiny_model, write_images
 from workers.embedding.embedder import Embedder
 from workers.embedding.labeller import Labeller
 from workers.embedding.settings import Attribute, EmbedSettings, Head, LabelSet
@@ -29,9 +29,9 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def labelled(settings, tmp_path_factory):
-    """Pictures that were labelled as they were embedded."""
+    """Images that were labelled as they were embedded."""
     folder = tmp_path_factory.mktemp("labelled")
-    write_images(pictures(ROWS), folder / "00000.parquet")
+    write_images(images(ROWS), folder / "00000.parquet")
     Embedder(settings).embed_shard(folder / "00000.parquet", folder / "e.parquet")
     return folder
 
@@ -40,7 +40,7 @@ def test_labels_are_the_same_afterwards_byte_for_byte(settings, labelled, tmp_pa
     embedder = Embedder(settings.without_labels())
     embedder.embed_shard(labelled / "00000.parquet", tmp_path / "e.parquet")
     bare = pq.read_table(tmp_path / "e.parquet")
-    assert bare.column_names[-1] == "picture_hash"
+    assert bare.column_names[-1] == "image_hash"
     tallies = Labeller(settings).label_shard(tmp_path / "e.parquet", tmp_path / "l.parquet")
     tallies["images"].check()
     assert tallies["images"].kept == ROWS

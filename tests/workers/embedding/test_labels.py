@@ -37,9 +37,9 @@ def test_a_large_list_of_classes_is_scored_in_chunks_as_if_at_once(model, featur
     classes = tuple(f"thing {number}" for number in range(40))
     label_sets = {"things": LabelSet(classes=classes, templates=("{}", "a {}"), top_k=3)}
     labels = labels_of(model, label_sets=label_sets)
-    at_once = labels.of_pictures(features)
+    at_once = labels.of_images(features)
     monkeypatch.setattr("workers.embedding.labels.CLASSES_AT_ONCE", 7)
-    for one, other in zip(labels.of_pictures(features), at_once, strict=True):
+    for one, other in zip(labels.of_images(features), at_once, strict=True):
         assert [label["label"] for label in one] == [label["label"] for label in other]
         assert [label["probability"] for label in one] == pytest.approx(
             [label["probability"] for label in other], rel=1e-5
@@ -55,7 +55,7 @@ def test_a_large_list_of_classes_is_scored_in_chunks_as_if_at_once(model, featur
 
 def test_the_classes_of_the_papers_data_sets_are_known_by_name(model, features):
     sets = {"a": LabelSet(classes="CIFAR10", top_k=2), "b": LabelSet(classes="STL10")}
-    for row in labels_of(model, label_sets=sets).of_pictures(features):
+    for row in labels_of(model, label_sets=sets).of_images(features):
         assert [label["set"] for label in row] == ["a", "a", "b"]
         assert row[0]["label"] in clip_model.templates.class_set("CIFAR10")
     assert LabelSet().classes == "ImageNet"

@@ -46,7 +46,7 @@ def test_columns_can_be_named_and_what_is_missing_is_said(tmp_path):
     with pytest.raises(ShardError, match="no column nom;"):
         read(path, **names | {"id_column": "nom"})
     (row,) = read(path, image_column="french", text_column="french")
-    assert row.image_problem == "the picture is a str, not bytes: 'chien'"
+    assert row.image_problem == "the image is a str, not bytes: 'chien'"
 
 
 def test_a_tar_of_img2dataset_gives_its_rows(tmp_path):
@@ -138,14 +138,14 @@ LATE = pa.array([2**60], pa.timestamp("ms"))  # no date of Python's
 @pytest.mark.parametrize(
     ("column", "problem"),
     [
-        ([1.5, None], "the picture is a float"),
-        ([{"path": "a.jpg"}, None], "the picture is a dict"),
-        ([{"bytes": [1, 2]}, None], "the picture is a list"),
-        ([[b"x"], None], "the picture is a list"),
-        (pa.concat_arrays([LATE, pa.nulls(1, LATE.type)]), r"the picture is a \w+"),
+        ([1.5, None], "the image is a float"),
+        ([{"path": "a.jpg"}, None], "the image is a dict"),
+        ([{"bytes": [1, 2]}, None], "the image is a list"),
+        ([[b"x"], None], "the image is a list"),
+        (pa.concat_arrays([LATE, pa.nulls(1, LATE.type)]), r"the image is a \w+"),
     ],
 )
-def test_what_is_no_picture_is_its_rows_problem(tmp_path, column, problem):
+def test_what_is_no_image_is_its_rows_problem(tmp_path, column, problem):
     path = write_columns(tmp_path / "a.parquet", key=["0", "1"], jpg=column, caption=["a", "b"])
     bad, empty = read(path)
     assert re.match(problem, bad.image_problem)

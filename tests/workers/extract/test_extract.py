@@ -429,13 +429,13 @@ def test_a_file_cut_short_gives_what_is_before_the_cut(tmp_path, compress):
     assert pages.failed.total() == 1
 
 
-def test_a_deeply_nested_picture_is_found(tmp_path):
+def test_a_deeply_nested_image_is_found(tmp_path):
     assert pairs(tmp_path, "<div>" * 100_000 + "<img src=/a alt=cat>") == [
         ("http://example.org/a", "cat")
     ]
 
 
-def test_a_noscript_copy_of_a_lazy_picture_is_not_counted_twice(tmp_path):
+def test_a_noscript_copy_of_a_lazy_image_is_not_counted_twice(tmp_path):
     html = b"<img data-src=a alt=cat><noscript><img src=a alt=cat><img src=b alt=dog></noscript>"
     candidates, _, images = extract(tmp_path, record(html))
     assert [candidate.caption for candidate in candidates] == ["cat", "dog"]

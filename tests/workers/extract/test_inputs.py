@@ -65,7 +65,7 @@ def test_kinds(tmp_path, name, content, kind):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.warc.wet.gz", "WET files hold the text of pages without their pictures"),
+        ("a.warc.wet.gz", "WET files hold the text of pages without their images"),
         ("a.parquet.gz", "a parquet file cannot be read from .gz"),
         ("a.warc.bz2", "a warc file cannot be read from .bz2"),
         ("a.docx", "neither its name nor its first bytes say what it is. WARC"),
@@ -160,7 +160,7 @@ def write(folder: Path, name: str, html: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "root", "page", "picture"),
+    ("head", "root", "page", "image"),
     [
         ("<link rel=canonical href=http://b.example/x/y>", "", "http://b.example/x/y",
          "http://b.example/x/a.png"),
@@ -174,16 +174,16 @@ def write(folder: Path, name: str, html: str) -> None:
         ("<link rel=canonical href=/x>", "", None, None),
     ],
 )  # fmt: skip
-def test_the_address_of_a_page_in_a_folder(tmp_path, head, root, page, picture):
+def test_the_address_of_a_page_in_a_folder(tmp_path, head, root, page, image):
     absolute = "<img src=http://e.example/b.png alt=dog>"
     write(tmp_path, "sub dir/p.html", f"{head}<img src=a.png alt=cat>{absolute}")
     found, pages, images = pairs([str(tmp_path)], root_url=root)
     source = "sub dir/p.html@0"
-    expected = [] if picture is None else [(picture, "cat", page, source)]
+    expected = [] if image is None else [(image, "cat", page, source)]
     expected.append(("http://e.example/b.png", "dog", page, source))
     assert [tuple(row.values()) for row in found] == expected
     assert pages.kept == 1
-    assert images.rejected == ({} if picture else {"no_page_url": 1})
+    assert images.rejected == ({} if image else {"no_page_url": 1})
 
 
 def test_many_pages_are_several_inputs_and_none_is_lost(tmp_path):

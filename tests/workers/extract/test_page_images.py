@@ -1,4 +1,4 @@
-"""Which version of a picture is the real one, where a page has several or shows none at first."""
+"""Which version of an image is the real one, where a page has several or shows none at first."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def references(html: str) -> list[str]:
         ("src=a data-src=true.jpg", "true.jpg"),
     ],
 )
-def test_the_real_version_of_a_picture(attributes, reference):
+def test_the_real_version_of_an_image(attributes, reference):
     assert references(f"<img {attributes}>") == [reference]
 
 
@@ -65,12 +65,12 @@ def test_what_scripts_put_into_src_and_srcset_is_found(name):
         ("<source srcset='data:image/gif,A 1x'><img src=data:, data-src=b>", "b"),
     ],
 )
-def test_the_real_version_of_a_picture_with_sources(html, reference):
+def test_the_real_version_of_an_image_with_sources(html, reference):
     assert references(f"<picture>{html}</picture>") == [reference]
 
 
 def test_what_a_page_shows_without_scripts_is_found_as_well():
-    """As Next.js writes it: a placeholder, and the picture for those without scripts."""
+    """As Next.js writes it: a placeholder, and the image for those without scripts."""
     page = "<img src='data:image/gif;base64,R0lG' alt=a><noscript><img src=a alt=a></noscript>"
     assert references(page) == ["data:image/gif;base64,R0lG", "a"]
 

@@ -87,7 +87,7 @@ def test_images_in_and_behind_foreign_content_are_those_of_an_html5_parser(html,
         ("<math><mi><b></g></mi><script><img src=a>", ["a"], []),
         # The same of HTML elements around SVG: which are open is known, not how they are nested.
         ("<q><div><svg></q><style/><img src=a>", [], ["a"]),
-        # No tree, so no frames: a page that is a set of frames has no pictures of its own.
+        # No tree, so no frames: a page that is a set of frames has no images of its own.
         ("<frameset><img src=a></frameset>", ["a"], []),
     ],
 )

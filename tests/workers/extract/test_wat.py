@@ -67,7 +67,7 @@ def read(folder, *records: bytes):
     return rows, pages, images
 
 
-def test_pictures_and_where_they_are_from(tmp_path):
+def test_images_and_where_they_are_from(tmp_path):
     links = [
         {"path": "A@/href", "url": "/other", "text": "a link"},
         image("/a.png", alt="cat", title="my cat"),

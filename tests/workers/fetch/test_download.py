@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from workers.base.contracts import IMAGES, REQUESTS, WITHOUT_PICTURE
+from workers.base.contracts import IMAGES, REQUESTS, WITHOUT_IMAGE
 from workers.base.failures import is_passing
 from workers.base.opt_outs import Kind, OptOuts, normal_entry
 from workers.base.pair_ids import make_pair_id
@@ -19,22 +19,22 @@ from workers.base.storage import write_table
 from workers.fetch.download import ShardFiles, download_shard
 
 
-def picture(size=(40, 30), color=(200, 30, 30, 255)):
+def image(size=(40, 30), color=(200, 30, 30, 255)):
     buffer = BytesIO()
     Image.new("RGBA", size, color).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 BODIES = {
-    "/good.png": picture(),
-    "/glass.png": picture(color=(0, 0, 0, 0)),
-    "/tiny.png": picture((8, 8)),
-    "/wide.png": picture((400, 20)),
+    "/good.png": image(),
+    "/glass.png": image(color=(0, 0, 0, 0)),
+    "/tiny.png": image((8, 8)),
+    "/wide.png": image((400, 20)),
     "/text.png": b"<html>sorry</html>",
-    "/cut.png": picture((64, 64))[:60],
+    "/cut.png": image((64, 64))[:60],
     "/empty.png": b"",
-    **dict.fromkeys(("/private.png", "/none.png", "/named.png", "/others.png"), picture()),
-    "/short.png": picture(),
+    **dict.fromkeys(("/private.png", "/none.png", "/named.png", "/others.png"), image()),
+    "/short.png": image(),
 }
 
 
@@ -111,13 +111,13 @@ def test_every_row_ends_as_kept_rejected_or_failed(host, tmp_path):
         "rejected": {"aspect_ratio": 1, "opted_out": 3, "too_small": 1},
         "failed": {"connection": 1, "cut_off": 1, "http_404": 1, "not_an_image": 3},
     }
-    table = pq.read_table(out.pictures)
+    table = pq.read_table(out.images)
     assert table.schema.equals(IMAGES)
     assert table["pair_id"].to_pylist() == sorted(table["pair_id"].to_pylist())
     by_url = {row["url"]: row for row in table.to_pylist()}
     assert by_url[f"{host}/good.png"]["width"] == 40
     without = pq.read_table(out.without)
-    assert without.schema.equals(WITHOUT_PICTURE)
+    assert without.schema.equals(WITHOUT_IMAGE)
     ids = [*table["pair_id"].to_pylist(), *without["pair_id"].to_pylist()]
     assert sorted(ids) == pq.read_table(pairs)["pair_id"].to_pylist()
     glass = Image.open(BytesIO(by_url[f"{host}/glass.png"]["jpg"]))
@@ -125,14 +125,14 @@ def test_every_row_ends_as_kept_rejected_or_failed(host, tmp_path):
 
 
 def test_the_same_shard_twice_gives_the_same_bytes(host, tmp_path):
-    BODIES.update({f"/{n}.png": picture((30 + n, 40)) for n in range(60)})
+    BODIES.update({f"/{n}.png": image((30 + n, 40)) for n in range(60)})
     pairs = shard_of([f"{host}/{n}.png" for n in range(60)], tmp_path / "pairs.parquet")
     settings = DownloadSettings(allow_private_hosts=("127.0.0.1",), threads=16)
     first, second = (files_in(tmp_path / name, "00007.parquet") for name in ("a", "b"))
     for out in (first, second):
         download_shard(pairs, out, settings)
-    assert first.pictures.read_bytes() == second.pictures.read_bytes()
-    keys = pq.read_table(first.pictures)["key"].to_pylist()
+    assert first.images.read_bytes() == second.images.read_bytes()
+    keys = pq.read_table(first.images)["key"].to_pylist()
     assert keys == [f"00007-{n:05d}" for n in range(60)] == sorted(keys)
 
 

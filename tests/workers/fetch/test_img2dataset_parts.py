@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.picture_samples import EPS, SAMPLES, encoded
+from tests.image_samples import EPS, SAMPLES, encoded
 from workers.fetch.download import _rejection_or_failure
 from workers.fetch.img2dataset_parts import _albumentations, img2dataset_parts
 
 UNUSED = ("albumentations", "fire", "imghdr", "pandas", "wandb", "webdataset")
 
 
-def test_a_picture_is_made_smaller_where_the_unused_packages_are_not_installed():
+def test_an_image_is_made_smaller_where_the_unused_packages_are_not_installed():
     program = f"""
         import io, sys
         from PIL import Image
@@ -102,14 +102,14 @@ def through_img2dataset(data):
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_pictures_of_every_kind_have_the_levels_that_were_written(name):
+def test_images_of_every_kind_have_the_levels_that_were_written(name):
     data, expected = SAMPLES[name]
     assert np.abs(through_img2dataset(data) - expected).max() <= 2
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_upright(kind, orientation):
+def test_images_are_upright(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     corner = np.zeros((32, 48, 3), np.uint8)
@@ -141,6 +141,6 @@ def test_what_is_transparent_is_white_of_whatever_mode():
 @pytest.mark.parametrize(
     "data", [EPS, b"<html>", b"", SAMPLES["jpeg"][0][:-300], SAMPLES["webp animated"][0][:60]]
 )
-def test_what_is_not_a_whole_picture_of_a_known_format_has_an_error(data):
+def test_what_is_not_a_whole_image_of_a_known_format_has_an_error(data):
     *_, error = img2dataset_parts().Resizer(64, "no", True)(BytesIO(data))
     assert _rejection_or_failure("failed_to_resize", error) == ("not_an_image", False)

@@ -38,7 +38,7 @@ from workers.pairs.writer import QUERY_COUNTS_FILE, even_parts
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 WORDS = ["cat", "dog", "red cat", "tree", "house", "unused"]
 
-#: Pages as {URL: [(picture, alt), ...]}.
+#: Pages as {URL: [(image, alt), ...]}.
 Site = Mapping[str, Sequence[tuple[str, str]]]
 
 SITE: Site = {
@@ -427,7 +427,7 @@ def test_a_url_with_other_tracking_parameters_is_the_same_url():
     assert tally.rejected == {"duplicate_url": 1}
 
 
-def test_pictures_of_a_caption_can_be_limited(tmp_path):
+def test_images_of_a_caption_can_be_limited(tmp_path):
     placeholders = [
         (f"/{n}.png", "image of a CAT" if n % 3 else "Image of a cat") for n in range(9)
     ]

@@ -28,7 +28,7 @@ pytest.importorskip("emoji")
 def sample(tmp_path_factory):
     """(the site's truth, the rows that were found)."""
     folder = tmp_path_factory.mktemp("sample")
-    with serve(SiteSettings(port=0, pictures=300, hosts=("127.0.0.1", "127.0.0.2"))) as site:
+    with serve(SiteSettings(port=0, images=300, hosts=("127.0.0.1", "127.0.0.2"))) as site:
         for seed in site.seeds:
             host = urlsplit(seed).netloc
             crawl_host(host, [seed], folder, CrawlSettings(allow_private_hosts=(host,)))

@@ -68,7 +68,7 @@ def pairs(rng, number):
             "query_ids": some([[0], [0, 1], [1, 2]], pa.list_(pa.int32())),
             "labels": some([[], [photo]], pa.list_(LABEL)),
             "sha256": some([None, "x", "y", "z"], pa.string()),
-            "picture_hash": some([0, 1, 3, 0xFFFF, 0xFFF7, 1 << 63], pa.uint64()),
+            "image_hash": some([0, 1, 3, 0xFFFF, 0xFFF7, 1 << 63], pa.uint64()),
             "similarity": some([0.1, 0.2, 0.3, np.nan], pa.float32()),
             "score_photo": some([0.4, 0.6], pa.float32()),
             "image_embedding": lists(VECTORS[rng.integers(0, len(VECTORS), number)]),
@@ -81,7 +81,7 @@ def pairs(rng, number):
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
-    """Embeddings of other pictures, and another model's similarity of some of the pairs."""
+    """Embeddings of other images, and another model's similarity of some of the pairs."""
     path = tmp_path_factory.mktemp("others") / "others.parquet"
     table = pairs(np.random.default_rng(2), 500).select(["pair_id", "similarity"])
     for name in ("image_embedding", "text_embedding"):  # one vector of each direction
@@ -135,19 +135,19 @@ def test_cuts_and_order_never_matter(kind, others, seed, border, number, cuts, s
 @pytest.mark.parametrize("border", BORDERS)
 def test_a_cosine_at_the_very_limit_is_exact(border, rows):
     """How float32 rounds it depends on how many rows are multiplied at once."""
-    pictures = np.tile(VECTORS[:5], (20, 1)).astype(np.float32)
+    images = np.tile(VECTORS[:5], (20, 1)).astype(np.float32)
     references = np.tile(VECTORS[[0, 5, 10]], (50, 1)).astype(np.float32)
-    found = [near(pictures[i : i + rows], references, border) for i in range(0, 100, rows)]
+    found = [near(images[i : i + rows], references, border) for i in range(0, 100, rows)]
     assert np.concatenate(found).reshape(20, 5).tolist() == [(border <= COSINES).tolist()] * 20
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
-def test_copies_of_a_picture_share_a_cluster(rows):
+def test_copies_of_an_image_share_a_cluster(rows):
     """All centroids are as near, but float32 finds one or the other the nearest."""
     rng = np.random.default_rng(0)
-    pictures = np.full((100, DIM), np.float16(DIM**-0.5), np.float32)
+    images = np.full((100, DIM), np.float16(DIM**-0.5), np.float32)
     centroids = np.stack([rng.permutation(VECTORS[0]) for _ in range(64)]).astype(np.float32)
-    found = [_assign(pictures[i : i + rows], centroids) for i in range(0, 100, rows)]
+    found = [_assign(images[i : i + rows], centroids) for i in range(0, 100, rows)]
     assert not np.concatenate(found).any()
 
 

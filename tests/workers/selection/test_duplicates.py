@@ -65,14 +65,14 @@ def near_hashes(draw):
     max_distance=st.sampled_from([0, 1, 2, 4, 5, 8, 12]),
 )
 def test_bands_miss_no_pair_of_near_hashes(rows, cut, files, max_distance):
-    tables = tables_of(rows, "picture_hash", pa.uint64(), cut)
+    tables = tables_of(rows, "image_hash", pa.uint64(), cut)
     count = files * perceptual_duplicates.ROWS_PER_FILE
     found = perceptual_duplicates.perceptual_duplicates(tables, count, max_distance)
 
     def near(one, other):
         return one and other and (one ^ other).bit_count() <= max_distance
 
-    assert found.to_pylist() == by_brute_force(tables, "picture_hash", near)
+    assert found.to_pylist() == by_brute_force(tables, "image_hash", near)
 
 
 @pytest.mark.parametrize("files", [1, 3, 100])
@@ -87,7 +87,7 @@ def test_files_and_the_buffer_change_nothing(files, monkeypatch):
             "pair_id": [f"{number:05d}" for number in rng.permutation(2_000)],
             "similarity": rng.integers(0, 9, 2_000).astype(np.float32),
             "sha256": [f"{value:x}" for value in rng.choice(centres, 2_000)],
-            "picture_hash": hashes,
+            "image_hash": hashes,
             "image_embedding": pa.FixedSizeListArray.from_arrays(embeddings.ravel(), 8),
         }
     )

@@ -39,7 +39,7 @@ def make_shard(folder, name, rows):
                 "similarity": 0.5,
                 "image_embedding": unit(0.0),
                 "text_embedding": unit(0.0),
-                "picture_hash": 0,
+                "image_hash": 0,
                 "labels": [],
                 "query_ids": [0],
                 "source": "test@0",
@@ -184,7 +184,7 @@ def test_the_basic_rules_of_datacomp(tmp_path):
     assert tally.kept == 1
 
 
-def test_small_and_long_pictures_go_by_their_own_size(tmp_path):
+def test_small_and_long_images_go_by_their_own_size(tmp_path):
     rows = [
         {"width": 200, "height": 600},
         {"width": 199, "height": 300},
@@ -238,11 +238,11 @@ def test_one_pair_a_file_the_most_similar(tmp_path):
     assert kept_by(tmp_path, rows, {"filter": "exact_duplicates"}) == [1, 2, 4, 5]
 
 
-def test_one_pair_a_group_of_near_pictures_the_most_similar(tmp_path):
+def test_one_pair_a_group_of_near_images_the_most_similar(tmp_path):
     hashes = [0xFFFF0000FFFF0000, 0xFFFF0000FFFF000F, 0xFFFF0000FFF00FFF, 0, 0]
     similarities = [0.3, 0.4, 0.5, 0.6, 0.6]
     rows = [
-        {"picture_hash": value, "similarity": similarity}
+        {"image_hash": value, "similarity": similarity}
         for value, similarity in zip(hashes, similarities, strict=True)
     ]
     step = {"filter": "perceptual_duplicates"}
@@ -262,7 +262,7 @@ def test_planted_near_duplicates_are_found_across_shards(cluster_rows, tmp_path)
     assert [name for name, reason in reasons.items() if reason is None] == [
         f"a{number:03d}" for number in range(20)
     ]
-    assert tally.rejected == {"duplicate_picture": 10}
+    assert tally.rejected == {"duplicate_image": 10}
 
 
 def test_pairs_of_an_evaluation_set_go(tmp_path):
@@ -328,7 +328,7 @@ ROWS = st.lists(
             "similarity": st.sampled_from([0.1, 0.2, 0.3]),
             "caption": st.sampled_from(["a", "a b c d"]),
             "sha256": st.sampled_from("xyz"),
-            "picture_hash": st.sampled_from([0, 1, 3, 0xFFFF, 0xFFFE, 1 << 63]),
+            "image_hash": st.sampled_from([0, 1, 3, 0xFFFF, 0xFFFE, 1 << 63]),
             "query_ids": st.sampled_from([[0], [0, 1], [2]]),
             "image_embedding": st.sampled_from([unit(0), unit(0.01), unit(2)]),
         }
@@ -407,13 +407,13 @@ def test_a_misspelt_step_is_an_error(step):
         (Kind.URL, "a/s1"),
         (Kind.DOMAIN, "birds.example"),
         (Kind.SHA256, "f" * 64),
-        (Kind.PICTURE_HASH, "18446744073709551615"),
+        (Kind.IMAGE_HASH, "18446744073709551615"),
     ],
 )
 def test_what_is_listed_is_no_ones_duplicate_and_not_in_the_data_set(tmp_path, entry):
     listed = {"page_url": "https://www.birds.example/", "sha256": "f" * 64}
     mine = {"sha256": "f" * 64 if entry[0] is not Kind.SHA256 else "0" * 64}
-    rows = [mine, listed | {"picture_hash": 2**64 - 1, "similarity": 0.9}]
+    rows = [mine, listed | {"image_hash": 2**64 - 1, "similarity": 0.9}]
     shard = make_shard(tmp_path, "s", rows)
     steps = SelectionSettings.model_validate({"steps": [{"filter": "exact_duplicates"}]})
     tally = select([shard], tmp_path / "out", steps, 0, [OptOuts.of([entry])])["pairs"]

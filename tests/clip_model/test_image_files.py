@@ -1,4 +1,4 @@
-"""What is read of a picture's file, against numpy's idea of what was written into it."""
+"""What is read of an image's file, against numpy's idea of what was written into it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from clip_model.picture_files import FORMATS, ImageError, decode_image
+from clip_model.image_files import FORMATS, ImageError, decode_image
 from clip_model.preprocess import reference_bytes_transform
-from tests.picture_samples import EPS, SAMPLES, encoded, ramp
+from tests.image_samples import EPS, SAMPLES, encoded, ramp
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -47,7 +47,7 @@ def test_levels_of_unknown_scale_are_refused(levels: npt.NDArray[np.float32]) ->
 
 
 def test_a_palette_with_alpha_is_colours_before_it_is_resized() -> None:
-    """Pillow resizes the indices of such a picture bicubically: colours that are not in it."""
+    """Pillow resizes the indices of such an image bicubically: colours that are not in it."""
     image = Image.new("PA", (40, 40), (200, 255))
     image.putpalette([channel for index in range(256) for channel in (index, 255 - index, 7)])
     image.paste((3, 255), (0, 0, 20, 40))
@@ -62,14 +62,14 @@ def test_a_palette_with_alpha_is_colours_before_it_is_resized() -> None:
     assert levels[2].unique().tolist() == [7]  # the blue of all colours
 
 
-def test_formats_that_are_not_on_the_list_are_no_pictures_and_start_no_program() -> None:
+def test_formats_that_are_not_on_the_list_are_no_images_and_start_no_program() -> None:
     """Pillow itself would start Ghostscript for an EPS."""
     with Image.open(io.BytesIO(EPS)) as image:
         assert image.format == "EPS"
     others = [encoded(Image.new("RGB", (8, 8)), kind) for kind in ("PCX", "SGI", "TGA", "PDF")]
     program = f"""
 import sys
-from clip_model.picture_files import ImageError, decode_image
+from clip_model.image_files import ImageError, decode_image
 
 def no_program(event, arguments):
     assert event not in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"), event
@@ -96,12 +96,12 @@ def test_pillow_knows_the_formats_by_these_names() -> None:
 def test_an_orientation_that_means_nothing_turns_nothing(value: object) -> None:
     exif = Image.Exif()
     exif[0x0112] = value
-    picture = Image.new("RGB", (30, 20))
+    image = Image.new("RGB", (30, 20))
     for kind in ("JPEG", "PNG"):
         try:
-            data = encoded(picture, kind, exif=exif)
+            data = encoded(image, kind, exif=exif)
         except (TypeError, ValueError, struct.error):
             continue  # Pillow writes no such thing
         assert decode_image(data).size == (30, 20)
     head = b"\xff\xd8\xff\xe1\0\x10Exif\0\0MM\0*\xff\xff\xff\xff"
-    assert decode_image(head + encoded(picture, "JPEG")[2:]).size == (30, 20)
+    assert decode_image(head + encoded(image, "JPEG")[2:]).size == (30, 20)

@@ -1,4 +1,4 @@
-"""Pictures that are files: only those in the folders that were named, by whatever way."""
+"""Images that are files: only those in the folders that were named, by whatever way."""
 
 import os
 from typing import Any
@@ -19,12 +19,12 @@ from workers.base.tally import Tally
 from workers.base.urls import UrlError
 from workers.extract.dispatch import extract_pairs
 from workers.fetch.download import ShardFiles, download_shard
-from workers.fetch.local_pictures import Folder, LocalBase, LocalPictures, PictureError
+from workers.fetch.local_images import FetchError, Folder, LocalBase, LocalImages
 
 
 @pytest.fixture
 def root(tmp_path):
-    """A folder with pictures, and what lies beside it."""
+    """A folder with images, and what lies beside it."""
     (tmp_path / "photos" / "sub").mkdir(parents=True)
     (tmp_path / "photos2").mkdir()
     for name in ("photos/a b.png", "photos/sub/c%d.png", "photos2/secret.png", "secret.png"):
@@ -81,7 +81,7 @@ def test_the_innermost_root_is_a_folders_own_and_links_lead_to_it(root, tmp_path
 
 
 def test_only_files_below_a_root_are_opened(root, tmp_path):
-    opened = LocalPictures({"photos": str(root)}, 100_000).read
+    opened = LocalImages({"photos": str(root)}, 100_000).read
     assert opened("file://photos/a%20b.png") == (root / "a b.png").read_bytes()
     (root / "inside.png").symlink_to(root / "a b.png")
     assert opened("file://photos/inside.png") == (root / "a b.png").read_bytes()
@@ -109,12 +109,12 @@ def test_only_files_below_a_root_are_opened(root, tmp_path):
         "file://photos/a%00.png": "no_such_file",
     }
     for url, reason in refused.items():
-        with pytest.raises(PictureError, match=reason):
+        with pytest.raises(FetchError, match=reason):
             opened(url)
     assert len((root / "a b.png").read_bytes()) > 10
     for roots, reason in (({"photos": str(root)}, "too_large"), ({}, "local_file")):
-        with pytest.raises(PictureError, match=reason):
-            LocalPictures(roots, 10).read("file://photos/a%20b.png")
+        with pytest.raises(FetchError, match=reason):
+            LocalImages(roots, 10).read("file://photos/a%20b.png")
 
 
 LIST = """url,caption
@@ -168,7 +168,7 @@ def test_a_root_that_is_not_there_is_refused_and_where_it_lies_is_in_no_key(run_
     assert "local_roots" not in DownloadSettings(local_roots={"a": "/here"}).identity()
 
 
-def test_local_pictures_go_the_way_of_all(root, tmp_path):
+def test_local_images_go_the_way_of_all(root, tmp_path):
     names = ["a%20b.png", "absent.png", "list.csv", "../secret.png", "sub/c%25d.png"]
     (root / "list.csv").write_text(LIST)
     rows: list[dict[str, Any]] = [
@@ -181,6 +181,6 @@ def test_local_pictures_go_the_way_of_all(root, tmp_path):
     tally = download_shard(tmp_path / "list.parquet", out, settings)["images"]
     tally.check()
     assert tally.failed == {"no_such_file": 1, "not_an_image": 1, "local_file": 1}
-    pictures = pq.read_table(out.pictures)
-    assert pictures["pair_id"].to_pylist() == ["0", "4"]
-    assert all(jpg[:2] == b"\xff\xd8" for jpg in pictures["jpg"].to_pylist())
+    images = pq.read_table(out.images)
+    assert images["pair_id"].to_pylist() == ["0", "4"]
+    assert all(jpg[:2] == b"\xff\xd8" for jpg in images["jpg"].to_pylist())

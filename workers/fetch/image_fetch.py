@@ -1,9 +1,9 @@
-"""Fetching one picture: over http and https from checked addresses, or from a local root.
+"""Fetching one image: over http and https from checked addresses, or from a local root.
 
 What an address in a pair or in a redirect may make this machine do is bounded: it connects to the
 public internet and to hosts named openly (``workers.crawl.addresses``), through no proxy, which
 would connect where it likes; it takes so many bytes, and so many seconds in all, however slowly
-they come. A failure is ``REASON: text``, the reason as the account has it.
+they come. A failure is ``REASON: text``, the reason as the tally has it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from workers.base.robots_directives import is_opted_out
 from workers.base.settings import DownloadSettings, product_token
 from workers.base.urls import DEFAULT_PORTS, REDIRECTS, UrlError, absolute_url, from_header
 from workers.crawl.addresses import PrivateAddressError, permitted_addresses
-from workers.fetch.local_pictures import LocalPictures, PictureError
+from workers.fetch.local_images import FetchError, LocalImages
 
 MAX_REDIRECTS = 10
 GZIP = b"\x1f\x8b"  # its first bytes
@@ -45,7 +45,7 @@ USER_AGENT = (
     "(compatible; {}; +https://github.com/rom1504/img2dataset)"
 )
 
-#: What an error is called in the account: the first class that it is of.
+#: What an error is called in the tally: the first class that it is of.
 FAILURES: dict[type[Exception], str] = {
     PrivateAddressError: "private_address",
     ssl.SSLCertVerificationError: "bad_certificate",
@@ -68,20 +68,20 @@ REJECTIONS = frozenset(
 )  # fmt: skip
 
 
-class ListedError(PictureError):
-    """A URL or a picture stands on a list of what is not to be used."""
+class ListedError(FetchError):
+    """A URL or an image stands on a list of what is not to be used."""
 
     def __str__(self) -> str:
         return "it stands on a list (opt_outs) or was taken down"
 
 
-class PictureFetcher:
-    """Fetches pictures in any number of threads."""
+class ImageFetcher:
+    """Fetches images in any number of threads."""
 
     def __init__(self, settings: DownloadSettings, opt_outs: Sequence[OptOuts] = ()) -> None:
         self._settings = settings
         self._opt_outs = opt_outs
-        self._local = LocalPictures(settings.local_roots, settings.max_bytes)
+        self._local = LocalImages(settings.local_roots, settings.max_bytes)
         self._tls = ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
         self._agent = USER_AGENT.format(settings.user_agent.strip().lower())
@@ -95,7 +95,7 @@ class PictureFetcher:
         for _attempt in range(self._settings.retries + 1):
             try:
                 return key, io.BytesIO(self.fetch(url)), None
-            except (PictureError, OSError, HTTPException, ValueError) as error:
+            except (FetchError, OSError, HTTPException, ValueError) as error:
                 reason = failure_reason(error)
                 text = reason if str(error) in ("", reason) else f"{reason}: {error}"
             if not is_passing(reason):
@@ -103,7 +103,7 @@ class PictureFetcher:
         return key, None, text
 
     def fetch(self, url: str) -> bytes:
-        """The picture at a URL. Raises what FAILURES names, UrlError and PictureError.
+        """The image at a URL. Raises what FAILURES names, UrlError and FetchError.
 
         Nothing is asked of a URL that is listed, be it that of a redirect.
         """
@@ -113,7 +113,7 @@ class PictureFetcher:
         return content
 
     def _refuse(self, kind: Kind, value: str) -> None:
-        """Raise PictureError for what is listed."""
+        """Raise FetchError for what is listed."""
         for listed in self._opt_outs:
             if listed.has_url(value) if kind is Kind.URL else listed.has(kind, value):
                 raise ListedError(listed.reason)
@@ -131,10 +131,10 @@ class PictureFetcher:
                 with self._answer(connection, url, clock) as answer:
                     to = answer.headers.get("Location") if answer.status in REDIRECTS else None
                     if to is None:
-                        return self._picture(answer)
+                        return self._image(answer)
                     self._check_opt_out(answer)
             url = absolute_url(from_header(to.encode("latin-1", "replace")), url)
-        raise PictureError("redirect_loop")
+        raise FetchError("redirect_loop")
 
     def _connection(self, url: str) -> HTTPConnection:
         parts = urlsplit(url)
@@ -158,10 +158,10 @@ class PictureFetcher:
         connection.response_class = partial(_TimedResponse, clock=clock)  # type: ignore[assignment]
         return connection.getresponse()
 
-    def _picture(self, answer: HTTPResponse) -> bytes:
+    def _image(self, answer: HTTPResponse) -> bytes:
         """The content of the last answer."""
         if not 200 <= answer.status < 300:
-            raise PictureError(f"http_{answer.status}")
+            raise FetchError(f"http_{answer.status}")
         self._check_opt_out(answer)
         limit = self._settings.max_bytes
         if answer.length is not None and answer.length <= limit:
@@ -169,41 +169,41 @@ class PictureFetcher:
         else:
             content = b"" if answer.length else answer.read(limit + 1)
             if answer.length or len(content) > limit:
-                raise PictureError("too_large")
+                raise FetchError("too_large")
         return _unpacked(content, answer, limit)
 
     def _check_opt_out(self, answer: HTTPResponse) -> None:
         """A redirect may say it as well: it is the address that the page names."""
         said = map(str, answer.headers.get_all("X-Robots-Tag", []))
         if is_opted_out(said, product_token(self._settings.user_agent)):
-            raise PictureError("opted_out")
+            raise FetchError("opted_out")
 
 
 def _unpacked(content: bytes, answer: HTTPResponse, limit: int) -> bytes:
-    """The picture in an answer that is compressed, though nobody asked for that.
+    """The image in an answer that is compressed, though nobody asked for that.
 
-    gzip is undone where it is there; what only says so is as it came. Raises PictureError.
+    gzip is undone where it is there; what only says so is as it came. Raises FetchError.
     """
     said = ",".join(map(str, answer.headers.get_all("Content-Encoding", [])))
     codings = {coding.strip().lower() for coding in said.split(",")} - {"", "identity"}
     if not codings:
         return content
     if codings - {"gzip", "x-gzip"}:
-        raise PictureError("content_encoding")
+        raise FetchError("content_encoding")
     if not content.startswith(GZIP):
         return content
     try:
         unpacked = gzip.GzipFile(fileobj=io.BytesIO(content)).read(limit + 1)
     except (EOFError, OSError, zlib.error) as error:
-        raise PictureError("content_encoding") from error
+        raise FetchError("content_encoding") from error
     if len(unpacked) > limit:
-        raise PictureError("too_large")
+        raise FetchError("too_large")
     return unpacked
 
 
 def failure_reason(error: Exception) -> str:
-    """What an error of ``PictureFetcher.fetch`` is called in the account."""
-    if isinstance(error, PictureError | UrlError):
+    """What an error of ``ImageFetcher.fetch`` is called in the tally."""
+    if isinstance(error, FetchError | UrlError):
         return error.reason
     return reason_of(error, FAILURES)
 

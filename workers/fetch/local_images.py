@@ -1,6 +1,6 @@
-"""Pictures that are files of this machine: in folders that the configuration names, and no others.
+"""Images that are files of this machine: in folders that the configuration names, and no others.
 
-``images.local_roots`` gives each such folder a name. A picture in it has the URL ``file://NAME/PATH``,
+``images.local_roots`` gives each such folder a name. An image in it has the URL ``file://NAME/PATH``,
 with the path below the folder: so a pair has the same pair_id wherever the folder lies. Only lists
 and pages that lie in such a folder themselves may refer to one; nothing from the web can.
 """
@@ -104,7 +104,7 @@ def refusal(reference: str, reason: str) -> str:
 
 
 def local_urls(urls: Any, normal: Any, reasons: Any, folder: Folder | None) -> tuple[Any, Any]:
-    """The URLs of a list and why they are refused, with those of local pictures looked at again.
+    """The URLs of a list and why they are refused, with those of local images looked at again.
 
     ``urls`` as they are written, ``normal`` and ``reasons`` (null for those that are good) of them.
     """
@@ -129,15 +129,15 @@ def _local(text: str, folder: Folder | None) -> tuple[str, str | None]:
         return "", error.reason
 
 
-class PictureError(Exception):
-    """A picture that cannot be had; ``reason`` is for the tally."""
+class FetchError(Exception):
+    """An image that cannot be had; ``reason`` is for the tally."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class LocalPictures:
+class LocalImages:
     """Reads ``file://NAME/PATH``, below the root of that name and nowhere else."""
 
     def __init__(self, roots: Mapping[str, str], max_bytes: int) -> None:
@@ -145,35 +145,35 @@ class LocalPictures:
         self._max_bytes = max_bytes
 
     def read(self, url: str) -> bytes:
-        """The file's content. Raises PictureError."""
+        """The file's content. Raises FetchError."""
         try:
             parts = urlsplit(url)
         except ValueError as error:  # of brackets in it
-            raise PictureError("local_file") from error
+            raise FetchError("local_file") from error
         if parts.netloc not in self._roots:
-            raise PictureError("local_file")
+            raise FetchError("local_file")
         path = os.fsdecode(unquote_to_bytes(parts.path)).lstrip("/")
         return _read(self._roots[parts.netloc], path, self._max_bytes)
 
 
 def _read(root: str, path: str, max_bytes: int) -> bytes:
-    """The content of a file below a root, wherever links lead. Raises PictureError."""
+    """The content of a file below a root, wherever links lead. Raises FetchError."""
     try:
         real = Path(f"{root}/{path}").resolve(strict=True)
         if not real.is_relative_to(root):
-            raise PictureError("local_file")
+            raise FetchError("local_file")
         if not real.is_file():  # a folder, a pipe or a device, which may be read without end
-            raise PictureError("not_a_file")
+            raise FetchError("not_a_file")
         # Should it have become a pipe or a link since, nothing is waited for nor followed.
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise PictureError("not_a_file")
+                raise FetchError("not_a_file")
             content = file.read(max_bytes + 1)
-    except PictureError:
+    except FetchError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise PictureError("no_such_file") from error
+        raise FetchError("no_such_file") from error
     if len(content) > max_bytes:
-        raise PictureError("too_large")
+        raise FetchError("too_large")
     return content

@@ -1,10 +1,10 @@
-"""A picture's file to pixels: the one rule for which formats are read, and as what.
+"""An image's file to pixels: the one rule for which formats are read, and as what.
 
 - Only `FORMATS` are read. Pillow knows more, and starts another program for some (Ghostscript).
 - The first frame of an animation counts.
 - Levels have 8 bits: of 16 the upper 8 are kept, as Pillow does for colours and libpng when it is
-  asked to strip. Where 32 bits or floats say nothing of what is white, there is no picture.
-- The picture is turned as EXIF says, as browsers do.
+  asked to strip. Where 32 bits or floats say nothing of what is white, there is no image.
+- The image is turned as EXIF says, as browsers do.
 
 Nothing in here imports torch.
 """
@@ -28,7 +28,7 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM",
 Reason = Literal["not an image", "truncated", "broken", "too large"]
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
-# What Pillow's decoders raise on bytes that are no whole picture, beside OSError.
+# What Pillow's decoders raise on bytes that are no whole image, beside OSError.
 _DECODER_ERRORS = (
     SyntaxError,
     ValueError,
@@ -62,7 +62,7 @@ class ImageError(ValueError):
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """The picture in a file's bytes, decoded whole, of 8 bits, upright.
+    """The image in a file's bytes, decoded whole, of 8 bits, upright.
 
     Raises:
         ImageError: it is of no format that is read, or cannot be decoded whole, or has no levels
@@ -103,13 +103,13 @@ def _may_be_turned(jpeg: bytes) -> bool:
 
 
 def most_pixels() -> float:
-    """Pixels that a picture may have before Pillow warns of a decompression bomb."""
+    """Pixels that an image may have before Pillow warns of a decompression bomb."""
     return Image.MAX_IMAGE_PIXELS or float("inf")
 
 
 @contextmanager
 def as_image_error() -> Iterator[None]:
-    """Whatever Pillow raises for a picture becomes an ImageError."""
+    """Whatever Pillow raises for an image becomes an ImageError."""
     try:
         yield
     except ImageError:
@@ -125,7 +125,7 @@ def as_image_error() -> Iterator[None]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's, 1 where it says nothing that can be read: the picture may be whole nevertheless."""
+    """EXIF's, 1 where it says nothing that can be read: the image may be whole nevertheless."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (OSError, *_DECODER_ERRORS):

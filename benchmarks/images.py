@@ -1,7 +1,7 @@
-"""Awkward pictures through download and embed, against Pillow's own reading.
+"""Awkward images through download and embed, against Pillow's own reading.
 
     python -m pip download --no-deps --no-binary pillow pillow && tar xzf pillow-*.tar.gz
-    python -m benchmarks.pictures pillow-*/Tests/images
+    python -m benchmarks.images pillow-*/Tests/images
 
 A row for each format and mode: files, how many are kept, and how many levels of 255 a kept one is
 away from Pillow's reading at most: by img2dataset's Resizer, without the loss of its JPEG, and as
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from clip_model.picture_files import ImageError
+from clip_model.image_files import ImageError
 from clip_model.preprocess import image_bytes_transform, reference_bytes_transform
 from workers.base.output import say
 from workers.fetch.img2dataset_parts import img2dataset_parts
@@ -98,7 +98,7 @@ def _embedded(data: bytes, reading: Image.Image | None) -> int | None:
 
 
 def apart(one: Image.Image, other: Image.Image) -> int:
-    """Levels between two pictures at most; 256 if they are of different sizes."""
+    """Levels between two images at most; 256 if they are of different sizes."""
     if one.size != other.size:
         return 256
     return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())

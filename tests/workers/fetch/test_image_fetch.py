@@ -1,4 +1,4 @@
-"""Pictures over HTTP: whom it connects to, how much and how long it takes, what it calls errors."""
+"""Images over HTTP: whom it connects to, how much and how long it takes, what it calls errors."""
 
 import gzip
 import hashlib
@@ -16,7 +16,7 @@ import pytest
 from tests.workers.web import PATIENCE, Answer, moved, serving
 from workers.base.opt_outs import Kind, OptOuts, normal_entry
 from workers.base.settings import DownloadSettings
-from workers.fetch.picture_fetch import PictureFetcher
+from workers.fetch.image_fetch import ImageFetcher
 
 BODY = b"a picture" * 100
 GOOD = Answer(BODY)
@@ -24,7 +24,7 @@ GOOD = Answer(BODY)
 
 def fetched(url, *allowed, **settings):
     """The content, or the reason for which there is none."""
-    fetcher = PictureFetcher(DownloadSettings(allow_private_hosts=allowed, **settings))
+    fetcher = ImageFetcher(DownloadSettings(allow_private_hosts=allowed, **settings))
     _, content, error = fetcher.img2dataset_fetch((0, url))
     return content.getvalue() if content else (error or "").partition(":")[0]
 
@@ -90,7 +90,7 @@ def test_redirects_lead_where_they_may():
 
 
 @pytest.mark.parametrize("status", [200, 301, 302, 303, 307, 308])
-def test_an_opt_out_of_a_redirect_counts_as_that_of_the_picture(status):
+def test_an_opt_out_of_a_redirect_counts_as_that_of_the_image(status):
     with serving({"/good.png": GOOD}) as web:
         no = Answer(BODY, status, {"Location": "/good.png", "X-Robots-Tag": "noai"})
         other = Answer(status=302, headers={"Location": "/good.png", "X-Robots-Tag": "foo: noai"})
@@ -301,12 +301,12 @@ def test_a_certificate_is_compared_with_the_name_and_not_the_address(tmp_path, m
 
 
 def refusing(*entries):
-    """A fetcher of pictures of this machine, with these entries taken down, and what it says."""
+    """A fetcher of images of this machine, with these entries taken down, and what it says."""
     taken_down = OptOuts.of(entries, reason="taken_down")
 
     def ask(web, path):
         settings = DownloadSettings(allow_private_hosts=(web.host,))
-        fetcher = PictureFetcher(settings, [taken_down])
+        fetcher = ImageFetcher(settings, [taken_down])
         _, content, error = fetcher.img2dataset_fetch((0, web.url(path)))
         return content.getvalue() if content else (error or "").partition(":")[0]
 
@@ -325,13 +325,13 @@ def test_what_is_listed_is_not_asked_for():
         assert refusing((Kind.DOMAIN, "127.0.0.2"))(web, "/to.png") == BODY
 
 
-def test_a_picture_that_is_listed_is_not_kept_wherever_it_comes_from(tmp_path):
+def test_an_image_that_is_listed_is_not_kept_wherever_it_comes_from(tmp_path):
     (tmp_path / "a.png").write_bytes(BODY)
     entry = (Kind.SHA256, hashlib.sha256(BODY).hexdigest())
     with serving({"/a.png": GOOD}) as web:
         assert refusing(entry)(web, "/a.png") == "taken_down"
     settings = DownloadSettings(local_roots={"birds": str(tmp_path)})
     for entries in ([entry], [(Kind.URL, "file://birds/a.png")]):
-        fetcher = PictureFetcher(settings, [OptOuts.of(entries)])
+        fetcher = ImageFetcher(settings, [OptOuts.of(entries)])
         _, content, error = fetcher.img2dataset_fetch((0, "file://birds/a.png"))
         assert (content, (error or "").partition(":")[0]) == (None, "opted_out")

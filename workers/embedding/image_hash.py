@@ -1,12 +1,12 @@
-"""A perceptual hash of a picture (pHash): near pictures differ in few of its 64 bits.
+"""A perceptual hash of an image (pHash): near images differ in few of its 64 bits.
 
-The picture becomes grey (0.30 R + 0.59 G + 0.11 B), 32 x 32 cells, each the mean of its pixels.
+The image becomes grey (0.30 R + 0.59 G + 0.11 B), 32 x 32 cells, each the mean of its pixels.
 Of its discrete cosine transform the frequencies 1 to 8 are taken in both directions, so neither
 the mean level nor light that changes along one side alone counts. A bit says whether such a
 coefficient is above the median of the 64.
 
 All of it is done in whole numbers: the hash is the same on every machine. It takes
-about 1% of the time that decoding takes (``python -m benchmarks.picture_hash``).
+about 1% of the time that decoding takes (``python -m benchmarks.image_hash``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workers.base.arrays import Int64s, UInt8s
 from workers.base.compiled import compiled
 
 BITS = 64
-#: The hash of a picture without any structure to hash: one colour, a gradient, stripes.
+#: The hash of an image without any structure to hash: one colour, a gradient, stripes.
 NO_HASH = 0
 
 _CELLS = 32
@@ -36,8 +36,8 @@ _RED, _GREEN, _BLUE = np.int32(77), np.int32(150), np.int32(29)
 _LEAST_SPREAD = 16 * 256 * _SCALE**2
 
 
-def picture_hash(levels: UInt8s) -> int:
-    """The hash of a picture, [3, H, W].
+def image_hash(levels: UInt8s) -> int:
+    """The hash of an image, [3, H, W].
 
     The first bit, the highest, is of the lowest frequency in both directions; the frequency along
     a row grows first. ``NO_HASH`` where the coefficients are so equal that bits say nothing: no
