@@ -33,7 +33,7 @@ class Embeddings(Stage):
 
     name = "embeddings"
     reads: ClassVar[tuple[str, ...]] = ("images",)
-    version = 6
+    version = 7
 
     def check(self) -> None:
         content_of(self.run.config.embeddings.without_labels())
