@@ -19,7 +19,7 @@ from pipelines.run.engines import stop_ray
 from pipelines.run.health import findings
 from pipelines.run.history import Journal, read_history
 from pipelines.run.runner import check, run_stages
-from pipelines.run.services import ServiceError
+from pipelines.run.services import ServiceError, ServiceKilledError
 from workers.base.exit_codes import PASSING, ExitCode, explain
 from workers.base.file_systems import local_folder
 from workers.base.output import say
@@ -108,6 +108,7 @@ _CODES: dict[type[BaseException], ExitCode] = {
     ConfigError: ExitCode.CONFIGURATION,
     ServiceError: ExitCode.CONFIGURATION,
     DamagedError: ExitCode.PARTIAL,
+    ServiceKilledError: ExitCode.PARTIAL,
     LockedError: ExitCode.LOCKED,
     KeyboardInterrupt: ExitCode.INTERRUPTED,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,10 @@ log = logging.getLogger(__name__)
 
 class ServiceError(RuntimeError):
     """A service could not be started."""
+
+
+class ServiceKilledError(RuntimeError):
+    """A service was killed while it started, which is not the configuration's fault."""
 
 
 class Services(dict[str, subprocess.Popen[bytes]]):
@@ -79,10 +84,16 @@ def _wait_until_ready(
 ) -> None:
     deadline = time.monotonic() + service.timeout
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        if (code := process.poll()) is not None:
+            # A negative code is the guard's, which was killed; as a shell has it, its command's.
+            number = -code if code < 0 else code - 128
+            if 0 < number < signal.NSIG:
+                raise ServiceKilledError(
+                    f"service {name} was killed by signal {number} before it was ready; the same "
+                    f"command starts it again. It printed:\n{_tail(output)}"
+                )
             raise ServiceError(
-                f"service {name} ended with exit code {process.returncode} before it was ready:\n"
-                f"{_tail(output)}"
+                f"service {name} ended with exit code {code} before it was ready:\n{_tail(output)}"
             )
         if _answers(service.ready):
             return

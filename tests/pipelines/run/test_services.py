@@ -9,15 +9,19 @@ import psutil
 import pytest
 import requests
 
+from pipelines.cli import run_command
 from pipelines.run.config import Config
 from pipelines.run.directory import Run
-from pipelines.run.services import ServiceError, services_of
+from pipelines.run.services import ServiceError, ServiceKilledError, services_of
+from workers.base.exit_codes import ExitCode
 
 RUN_A_SERVICE_AND_HANG = """
 import sys, time
+from pipelines.cli import run_command
 from pipelines.run.config import Config
 from pipelines.run.directory import Run
 from pipelines.run.services import services_of
+from workers.base.exit_codes import ExitCode
 run = Run(Config.model_validate_json(sys.argv[1]), None)
 with services_of(run, "pages"):
     print("ready", flush=True)
@@ -76,6 +80,22 @@ def test_a_service_that_cannot_be_started_says_so_in_a_line(port, tmp_path, prog
         services_of(run, "pages").__enter__()
     assert f"exit code 127 before it was ready:\n{program} cannot be started" in str(error.value)
     assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize("victim", ["os.getpid()", "os.getppid()"], ids=["service", "guard"])
+def test_a_service_that_is_killed_before_it_is_ready_is_no_fault_of_the_configuration(
+    port, tmp_path, victim
+):
+    command = ["python", "-c", f"import os; print('here', flush=True); os.kill({victim}, 9)"]
+    run = Run(config(port, command), tmp_path)
+
+    def build() -> ExitCode:
+        with services_of(run, "pages"):
+            return ExitCode.COMPLETE
+
+    with pytest.raises(ServiceKilledError, match="killed by signal 9 .*\nhere"):
+        build()
+    assert run_command(build) == ExitCode.PARTIAL
 
 
 def test_a_service_that_never_answers_is_given_up(port, tmp_path):
