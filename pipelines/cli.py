@@ -18,6 +18,7 @@ from pipelines.run.directory import LockedError, Run
 from pipelines.run.engines import stop_ray
 from pipelines.run.health import findings
 from pipelines.run.history import Journal, read_history
+from pipelines.run.metrics import write_metrics
 from pipelines.run.runner import check, run_stages
 from pipelines.run.services import ServiceError, ServiceKilledError
 from workers.base.exit_codes import PASSING, ExitCode, explain
@@ -140,19 +141,23 @@ def ending(error: BaseException) -> tuple[ExitCode, str]:
 
 @contextmanager
 def at_work(run: Run, command: str) -> Iterator[Journal]:
-    """Hold the run's lock, and write log and history; its code is that of the last line."""
+    """Hold the run's lock, write log, history and figures; its code is that of the last line."""
     with run.lock():
         logs.configure(run.home)
         if last_end():
             log.warning("this goes on for a process that %s", last_end())
         journal = Journal(run, command)
         journal.begin()
+        write_metrics(run)
         try:
             yield journal
         except BaseException as error:
             journal.end(ending(error)[0])
             raise
-        journal.end(journal.code)
+        else:
+            journal.end(journal.code)
+        finally:
+            write_metrics(run)
 
 
 def run_locked(run: Run, stages: Sequence[str], command: str) -> ExitCode:

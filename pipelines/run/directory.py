@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipelines.run import clock
 from pipelines.run.attempts import check_sources, hash_once
 from pipelines.run.config import Config, ConfigError, digest
-from pipelines.run.receipts import Receipts, Sha256, StageTotals, first_problem
+from pipelines.run.receipts import Receipts, RowCounts, Sha256, StageTotals, first_problem
 from pipelines.run.rewrite import finish_rewrite
 from workers.base.credentials import shown_settings
 from workers.base.exit_codes import PASSING
@@ -179,6 +179,8 @@ class _StageRecord(BaseModel):
 
     wall_seconds: float = 0.0
     peak_bytes: int = 0
+    bytes: int = 0
+    rows: RowCounts = {}
 
 
 class _Record(BaseModel):

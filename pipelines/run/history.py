@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipelines.run import clock
 from pipelines.run.directory import HISTORY, Run, code_in_use
 from pipelines.run.progress import Snapshot
-from pipelines.run.receipts import Counts, Outcome, Receipt, Side, StageTotals
+from pipelines.run.receipts import Outcome, Receipt, RowCounts, Side, StageTotals
 from workers.base.exit_codes import PASSING, ExitCode
 from workers.base.storage import replacing, write_json
 from workers.base.supervisor import session_folder
@@ -50,7 +50,7 @@ class Work:
 
     shards: int
     failed_shards: int
-    rows: dict[str, Counts]  # by kind: in, kept, rejected and failed by reason
+    rows: RowCounts
     bytes: int
     seconds: float
     sources: Sources = field(default_factory=dict)

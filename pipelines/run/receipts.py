@@ -131,6 +131,10 @@ def _balanced(counts: Counts) -> Counts:
     return counts
 
 
+#: By kind of row: pages, pairs, ...
+RowCounts = Mapping[str, Annotated[Counts, AfterValidator(_balanced)]]
+
+
 @dataclass(frozen=True)
 class Output:
     """One file that a shard's work has written."""
@@ -152,7 +156,7 @@ class Receipt:
 
     shard: str
     key: str
-    rows: Mapping[str, Annotated[Counts, AfterValidator(_balanced)]]  # by kind: pages, pairs, ...
+    rows: RowCounts
     outputs: tuple[Output, ...]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     ended: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # seconds since 1970
