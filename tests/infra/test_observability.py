@@ -20,6 +20,7 @@ import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipelines.console import MODULES
 from pipelines.run.metrics import GAUGES, METRICS
 from pipelines.run.progress import Reporter
 from workers.base.exit_codes import ExitCode
@@ -27,6 +28,7 @@ from workers.embedding.meter import Activity
 
 ROOT = Path(__file__).parents[2]
 FOLDER, RUNBOOK = ROOT / "infra/observability", ROOT / "docs/runbook.md"
+KUBERNETES = ROOT / "infra/kubernetes"
 RULES = yaml.safe_load((FOLDER / "alerts.yaml").read_text())
 ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
 SCRAPING = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
@@ -260,6 +262,32 @@ def test_the_operators_monitor_asks_for_the_same_pods():
     assert discovery["namespaces"]["names"] == [monitor()["metadata"]["namespace"]]
 
 
+@pytest.mark.skipif(not KUBERNETES.is_dir(), reason="there are no manifests of Kubernetes")
+def test_what_is_asked_of_kubernetes_is_in_its_manifests():
+    (namespace,) = set(re.findall(r"kubectl -n (\S+)", RUNBOOK.read_text()))
+    asked = set(re.findall(r'(namespace|cronjob)="(\w+)"', (FOLDER / "alerts.yaml").read_text()))
+    manifests = {
+        made["kind"]: made
+        for path in sorted((KUBERNETES / "base").glob("*.yaml"))
+        for made in yaml.safe_load_all(path.read_text())
+        if "kind" in made
+    }
+    assert manifests["Kustomization"]["namespace"] == namespace
+    cron = manifests["CronJob"]["metadata"]["name"]
+    assert asked == {("namespace", namespace), ("cronjob", cron)}
+    assert f"--from=cronjob/{cron} " in RUNBOOK.read_text()
+    assert monitor()["metadata"]["namespace"] == namespace
+
+    spec = manifests["RayJob"]["spec"]
+    cluster = spec["rayClusterSpec"]
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    workers = [group["template"]["spec"]["containers"][0] for group in cluster["workerGroupSpecs"]]
+    for container in (head, *workers):
+        assert {"name": "metrics", "containerPort": 8080} in container["ports"]
+    (line,) = (line for line in codes(RUNBOOK.read_text()) if f"-c {head['name']} " in line)
+    assert spec["entrypoint"].startswith(shlex.split(line)[-1].removesuffix(" --status"))
+
+
 def test_the_dashboard_can_be_imported():
     assert DASHBOARD.keys() >= {"title", "uid", "schemaVersion", "panels", "templating", "time"}
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
@@ -318,29 +346,43 @@ def test_links_lead_somewhere(page):
             assert place in map(anchor, headings), link
 
 
-def commands(text: str) -> list[str]:
-    """The project's commands in a page: in blocks, and in lines."""
+def codes(text: str) -> list[str]:
+    """What a page has in blocks and between backticks, without what is said beside a command."""
     blocks = "\n".join(re.findall(r"^```\n(.*?)^```", text, re.M | re.S))
     lines = re.findall(r"`([^`\n]+)`", text.replace("```", ""))
-    found = [line.partition("  #")[0].strip() for line in (*blocks.splitlines(), *lines)]
-    return [line for line in found if re.match(r"python -m (pipelines|query_builder)\b", line)]
+    return [line.partition("  #")[0].strip() for line in (*blocks.splitlines(), *lines)]
+
+
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The project's commands in a page as modules and arguments, those inside others, too."""
+    for line in codes(text):
+        words = shlex.split(line)
+        if "sh -c" in line:
+            words = shlex.split(words[-1])
+        if words[:2] == ["python", "-m"]:
+            yield words[2], words[3:]
+        elif words and words[0].startswith("wit-"):
+            yield MODULES[words[0]], words[1:]
 
 
 def test_every_command_of_the_runbook_is_one(monkeypatch):
-    found = commands(RUNBOOK.read_text())
     asked = set()
-    for line in found:
-        _, _, name, *arguments = shlex.split(line)
+    for name, arguments in commands(RUNBOOK.read_text()):
         module = importlib.import_module(name)
         monkeypatch.setattr(module, "run_command", lambda command: ExitCode.COMPLETE)
-        assert module.main(arguments) == ExitCode.COMPLETE, line
+        assert module.main(arguments) == ExitCode.COMPLETE
         asked |= {name, *(word for word in arguments if word.startswith("--"))}
-    wanted = {
-        "pipelines.takedown",
-        "pipelines.compact",
-        "--mend",
-        "--status",
-        "--history",
-        "--plan",
-    }
-    assert wanted <= asked
+    assert {"pipelines.takedown", "pipelines.compact", "pipelines.verify"} <= asked
+    assert {"--mend", "--status", "--history", "--plan", "--run-dir"} <= asked
+
+
+def test_every_setting_of_the_runbook_is_one():
+    reference = sections(2, (ROOT / "docs/configuration.md").read_text())
+    dotted = [
+        code for code in codes(RUNBOOK.read_text()) if re.fullmatch(r"[\w.]+\.(?!md)\w+", code)
+    ]
+    found = [code for code in dotted if f"`{code.split('.')[0]}`" in reference]
+    assert len(found) > 4
+    for setting in found:
+        section, _, key = setting.rpartition(".")
+        assert f"| `{key}` |" in reference[f"`{section}`"], setting
