@@ -262,7 +262,6 @@ def test_the_operators_monitor_asks_for_the_same_pods():
     assert discovery["namespaces"]["names"] == [monitor()["metadata"]["namespace"]]
 
 
-@pytest.mark.skipif(not KUBERNETES.is_dir(), reason="there are no manifests of Kubernetes")
 def test_what_is_asked_of_kubernetes_is_in_its_manifests():
     (namespace,) = set(re.findall(r"kubectl -n (\S+)", RUNBOOK.read_text()))
     asked = set(re.findall(r'(namespace|cronjob)="(\w+)"', (FOLDER / "alerts.yaml").read_text()))
