@@ -99,11 +99,12 @@ def in_ray_tasks(
     start_ray(settings)
     # Ray's own retries end neither at a lack of memory nor say which shard was to blame.
     task = ray.remote(attempt).options(num_cpus=1, max_retries=0)
-    window = 2 * cluster_cpus()
     work_reference = ray.put(work)
     queue = ShardQueue(shards)
     running: dict[ray.ObjectRef, Shard] = {}
     while queue.waiting or running:
+        # A cluster that grows with what waits for it begins with no more than its head.
+        window = 2 * cluster_cpus()
         while queue.waiting and len(running) < window:
             shard = queue.waiting.popleft()
             running[task.remote(work_reference, shard, folder)] = shard

@@ -1,4 +1,4 @@
-"""Embedding on a Ray cluster of three machines, one of which dies."""
+"""Embedding on a Ray cluster of three machines, one of which dies; tasks on one that grows."""
 
 import contextlib
 import json
@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -15,7 +17,11 @@ import pytest
 import requests
 
 from benchmarks.photographs import photographs
+from pipelines.run.config import RaySettings
+from pipelines.run.engines import in_ray_tasks, stop_ray
+from pipelines.run.receipts import Shard
 from tests.shards import save_tiny_model
+from workers.base.tally import Tally
 
 SHARDS, ROWS = 9, 400
 
@@ -142,3 +148,46 @@ def test_a_machine_dies_and_all_is_there_once_and_the_same(cluster, shards, tmp_
 
     lines = (out / "_run" / "logs" / "run.jsonl").read_text().splitlines()
     assert "bound (threads" in json.loads(lines[-1])["message"]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """The first two shards wait until the cluster has grown, the others for each other."""
+
+    marks: Path
+
+    def __call__(self, shard, out):
+        name = "begun" if int(shard.name) < 2 else f"meets-{shard.name}"
+        (self.marks / name).touch()
+        if name == "begun":
+            wait_for(lambda: (self.marks / "grown").exists())
+        else:
+            wait_for(lambda: len(list(self.marks.glob("meets-*"))) == 4)
+        tally = Tally()
+        tally.keep()
+        return {"rows": tally}
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "this does not come"
+        time.sleep(0.02)
+
+
+def test_a_cluster_that_has_grown_is_given_as_much_as_it_can_do(tmp_path):
+    from ray.cluster_utils import Cluster
+
+    work, shards = Meeting(tmp_path), [Shard(str(n), key=str(n)) for n in range(6)]
+    cluster = Cluster(True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    settings = RaySettings(address=cluster.address)
+    try:
+        with ThreadPoolExecutor() as pool:
+            outcomes = pool.submit(list, in_ray_tasks(work, shards, tmp_path / "out", settings))
+            wait_for((tmp_path / "begun").exists)
+            cluster.add_node(num_cpus=4)
+            (tmp_path / "grown").touch()
+            assert [outcome.error for outcome in outcomes.result()] == [None] * 6
+    finally:
+        stop_ray()
+        cluster.shutdown()
