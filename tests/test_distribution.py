@@ -24,7 +24,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, CONSTRAINTS = PYPROJECT["project"], PYPROJECT["tool"]["uv"]["constraint-dependencies"]
 EXTRAS = PROJECT["optional-dependencies"]
 INSTALLED = ["clip_model", "pipelines", "query_builder", "workers"]
-FOLDERS = [*INSTALLED, "examples", "benchmarks", "tests"]
+FOLDERS = [*INSTALLED, "examples", "benchmarks", "infra", "tests"]
 PYTHONS = ["3.11.5", "3.12.0", "3.13.0", "3.14.0"]
 
 #: Declared and imported by nobody here: what is used in another way.
@@ -150,7 +150,7 @@ def declared(*lists) -> set[str]:
 
 def test_what_is_imported_is_declared():
     core = declared(PROJECT["dependencies"])
-    assert set(imported(INSTALLED)) <= core
+    assert set(imported([*INSTALLED, "infra"])) <= core
     sample = core | declared(EXTRAS["sample"], EXTRAS["starter"])
     assert set(imported(["examples"])) <= sample
     assert set(imported(["benchmarks", "tests"])) <= sample | declared(EXTRAS["dev"])

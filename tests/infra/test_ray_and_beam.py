@@ -2,14 +2,19 @@
 
 import json
 import re
+import runpy
 import subprocess
+import sys
 from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apache_beam.options.pipeline_options as beam_options
 import jsonschema
 import pytest
 import yaml
+from ray.job_submission import JobStatus
 
 from pipelines.console import MODULES
 from pipelines.run.config import load_config
@@ -67,60 +72,53 @@ def test_ray_takes_the_commands_that_start_it():
     assert worker["address"] == f"10.0.0.1:{head['port']}"
 
 
-def submitted(script, *arguments, status="", code=0):
-    """What submit.sh ends with, and the lines that it gives to Ray, which is a script here."""
-    fake = script / "ray"
-    fake.write_text(
-        f'#!/usr/bin/env bash\nprintf "%s\\0" ray "$@" >> {script}/asked\necho >> {script}/asked\n'
-        f'[ "$2" = status ] && cat <<< {status!r} && exit 0\nexit {code}\n'
-    )
-    fake.chmod(0o755)
-    result = subprocess.run(
-        [INFRA / "ray/submit.sh", *arguments],
-        env={"PATH": f"{script}:/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    asked = (script / "asked").read_text().splitlines() if (script / "asked").exists() else []
-    return result, [line.rstrip("\0").split("\0") for line in asked]
+@pytest.fixture(scope="module")
+def submit():
+    return SimpleNamespace(**runpy.run_path(str(INFRA / "ray/submit.py")))
 
 
-def test_submitting_gives_ray_a_command_that_it_takes(tmp_path):
-    result, (line,) = submitted(
-        tmp_path, "a folder/birds.yaml", "s3://b/p", "--set", "ray.actors=4"
+def test_submitting_gives_ray_a_command_that_it_takes(submit):
+    words = submit.command(
+        "a-name", Path("folder/birds.yaml"), "s3://b/p", ["--set", "ray.actors=4"]
     )
-    assert result.returncode == 0, result.stderr
-    options = parse(line)
-    assert options["working_dir"] == "a folder"
+    options = parse(words)
+    assert (options["submission_id"], options["working_dir"]) == ("a-name", "folder")
     assert not options["no_wait"]
-    entrypoint = options["entrypoint"]
-    parse(entrypoint)
-    arguments = on_a_run(entrypoint)
+    parse(options["entrypoint"])
+    arguments = on_a_run(options["entrypoint"])
     assert (str(arguments.config), arguments.run_dir) == ("birds.yaml", "s3://b/p")
     assert arguments.overrides == ["ray.address=auto", "ray.actors=4"]
 
 
-@pytest.mark.parametrize("code", [2, 3, 4, 70, 75, 143])
-def test_submitting_ends_with_the_exit_code_of_the_run(code, tmp_path):
-    said = (
-        f"Status message: Job entrypoint command failed with exit code {code}, last available logs"
+@pytest.mark.parametrize(
+    ("status", "told", "code"),
+    [
+        (JobStatus.SUCCEEDED, 0, 0),
+        *((JobStatus.FAILED, code, code) for code in (2, 3, 4, 70, 75, 143)),
+        (JobStatus.FAILED, -9, 137),
+        (JobStatus.FAILED, None, 3),
+        (JobStatus.STOPPED, None, 143),
+        (JobStatus.RUNNING, None, 75),
+    ],
+)
+def test_submitting_ends_with_the_exit_code_of_the_run(status, told, code, submit):
+    assert submit.exit_code(status, told) == code
+
+
+def test_a_cluster_that_does_not_answer_is_said():
+    result = subprocess.run(
+        [sys.executable, INFRA / "ray/submit.py", "a.yaml", "s3://b/p"],
+        env={
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    result, (submit, status) = submitted(tmp_path, "a.yaml", "s3://b/p", status=said, code=1)
-    assert result.returncode == code
-    assert said in result.stderr
-    assert parse(status)["job_id"] == parse(submit)["submission_id"]
-
-
-def test_submitting_without_an_end_is_no_success(tmp_path):
-    result, _ = submitted(tmp_path, "a.yaml", "s3://b/p", status="Status: RUNNING", code=1)
-    assert result.returncode == 70
-
-
-def test_submitting_without_a_run_says_how_it_is_done(tmp_path):
-    result, asked = submitted(tmp_path, "a.yaml")
-    assert (result.returncode, asked) == (2, [])
-    assert "infra/ray/submit.sh RUN.yaml s3://BUCKET/PREFIX" in result.stderr
+    assert result.returncode == 2
+    assert "the cluster cannot be asked: Failed to connect" in result.stderr.splitlines()[-1]
 
 
 def beam_parser():
@@ -153,14 +151,18 @@ def test_options_of_beam_name_the_ports_of_one_job_server():
     assert len(hosts) == 1
 
 
-def test_every_command_of_the_page_is_one():
+def test_every_command_of_the_page_is_one(submit):
     commands = [words for words in blocks(DOCUMENT) if words]
     assert {words[0] for words in commands if words[0] not in OTHERS} == {
-        *("ray", "infra/ray/submit.sh", "wit-build"),
+        *("ray", "python", "wit-build"),
     }
     for words in commands:
         if words[0] in {"ray", *MODULES}:
             parse([word for word in words if word != "&"])
+        if words[0] == "python":
+            assert words[1] == "infra/ray/submit.py"
+            options = submit.parser().parse_args(words[2:])
+            words = submit.command("a-name", options.config, options.run_dir, options.options)
         if words[:3] == ["ray", "job", "submit"]:
             parse(parse(words)["entrypoint"])
 
