@@ -50,7 +50,8 @@ $(BIN)/python:
 lock: $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade --target build/uv uv
 	build/uv/bin/uv pip compile --quiet --universal --upgrade --no-annotate --no-header \
-		--python $(BIN)/python --extra sample --extra dev --output-file build/uv.lock pyproject.toml
+		--python $(BIN)/python --extra sample --extra remote --extra dev \
+		--output-file build/uv.lock pyproject.toml
 	head -2 requirements.lock > build/requirements.lock
 	sed -E "/^(cuda|nvidia|triton)-?/d; s/ and implementation_name.*//; \
 		s/(;| and) python_full_version < '3.15'$$//; s/ +$$//" build/uv.lock >> build/requirements.lock

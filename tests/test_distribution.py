@@ -185,7 +185,8 @@ def applies(line: Requirement, python: str) -> bool:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_lock_has_what_is_asked_for_on_every_version_of_python(python):
     locked = pins(python)
-    for text in [*PROJECT["dependencies"], *EXTRAS["sample"], *EXTRAS["dev"], *CONSTRAINTS]:
+    extras = [*EXTRAS["sample"], *EXTRAS["remote"], *EXTRAS["dev"]]
+    for text in [*PROJECT["dependencies"], *extras, *CONSTRAINTS]:
         requirement = Requirement(text)
         if applies(requirement, python):
             version = locked[canonicalize_name(requirement.name)]

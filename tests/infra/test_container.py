@@ -169,8 +169,10 @@ def test_its_command_is_one_of_the_project():
     assert words[0] in PROJECT["project"]["scripts"]
 
 
-def test_the_extras_that_are_installed_are_there():
+def test_the_extras_that_are_installed_are_there_and_locked():
     (package,) = {word for command in pip_commands() for word in command if word.startswith(".[")}
     extras = Requirement(f"it{package[1:]}").extras
     assert extras
-    assert extras <= set(PROJECT["project"]["optional-dependencies"])
+    for extra in extras:
+        for text in PROJECT["project"]["optional-dependencies"][extra]:
+            assert locked(Requirement(text).name)
