@@ -30,7 +30,7 @@ class SmallSample:
         """What the site's hosts are called."""
         return [f"127.0.0.{n}" for n in (1, 2, 3)]
 
-    def arguments(self, module: str, run_dir: Path, *more: str) -> list[str]:
+    def arguments(self, module: str, run_dir: Path | str, *more: str) -> list[str]:
         """The command line of one of the commands, with options of its own behind it."""
         flags = [f"--set={key}={json.dumps(value)}" for key, value in self.overrides().items()]
         return [sys.executable, "-m", module, "--run-dir", str(run_dir), *flags, *more]
@@ -59,7 +59,7 @@ class SmallSample:
         return {"services.site.command": command, "services.site.ready": ready}
 
     def run(
-        self, module: str, run_dir: Path, *more: str, timeout: float = 900
+        self, module: str, run_dir: Path | str, *more: str, timeout: float = 900
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
@@ -69,7 +69,7 @@ class SmallSample:
     def start(
         self,
         module: str,
-        run_dir: Path,
+        run_dir: Path | str,
         *more: str,
         env: Mapping[str, str] | None = None,
         output: IO[bytes] | int = subprocess.PIPE,

@@ -21,8 +21,10 @@ from pipelines.run.history import Journal, read_history
 from pipelines.run.metrics import write_metrics
 from pipelines.run.runner import check, run_stages
 from pipelines.run.services import ServiceError, ServiceKilledError
+from workers.base.bucket import SCHEMES
 from workers.base.exit_codes import PASSING, ExitCode, explain
 from workers.base.file_systems import local_folder
+from workers.base.lease import LostError
 from workers.base.output import say
 from workers.base.supervisor import last_end, supervised
 
@@ -65,7 +67,8 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
     result.add_argument(
         "--run-dir",
         metavar="DIR",
-        help="where the run lives; by default runs/NAME, NAME as the configuration says",
+        help="where the run lives: a folder, or a bucket's s3://, gs:// or az:// "
+        "(docs/buckets.md); by default runs/NAME, NAME as the configuration says",
     )
     result.add_argument(
         "--set",
@@ -88,7 +91,14 @@ def open_run(arguments: argparse.Namespace) -> Run:
         )
     config = load_config(arguments.config or SAMPLE, arguments.overrides)
     folder = f"runs/{config.name}" if arguments.run_dir is None else arguments.run_dir
-    return Run.open(config, output_folder("--run-dir", folder))
+    return Run.open(config, place_of("--run-dir", folder))
+
+
+def place_of(option: str, text: str) -> Path | str:
+    """A folder that an option names to write to, or a bucket's URL. Raises ConfigError."""
+    return (
+        text if text.startswith(tuple(f"{s}://" for s in SCHEMES)) else output_folder(option, text)
+    )
 
 
 def output_folder(option: str, text: str) -> Path:
@@ -111,6 +121,7 @@ _CODES: dict[type[BaseException], ExitCode] = {
     DamagedError: ExitCode.PARTIAL,
     ServiceKilledError: ExitCode.PARTIAL,
     LockedError: ExitCode.LOCKED,
+    LostError: ExitCode.LOCKED,
     KeyboardInterrupt: ExitCode.INTERRUPTED,
 }
 

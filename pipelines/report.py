@@ -14,6 +14,7 @@ from pipelines.run.receipts import StageTotals
 from pipelines.run.runner import Plan, Standing, is_complete, standings
 from pipelines.stages import STAGES
 from pipelines.stages.embeddings import PRECISION
+from workers.base.copies import bring
 from workers.base.storage import DAMAGED_PARQUET, write_text
 
 #: Images or captions below which a score is shown with its interval.
@@ -223,6 +224,7 @@ def _calibration_lines(run: Run) -> Iterator[str]:
     if run.config.report.truth is None or not run.outputs("embeddings"):
         return
     truth = Path(run.resolve(run.config.report.truth))
+    bring([truth])
     if not truth.exists():
         yield f"No truth at {truth}: similarity is not calibrated."
         return

@@ -20,6 +20,7 @@ from pipelines.run.progress import Progress
 from pipelines.run.receipts import Outcome, Receipt, Receipts, Side, Source
 from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.stages.embeddings import Embeddings
+from workers.base.copies import bring
 from workers.base.exit_codes import ExitCode
 from workers.base.output import say
 
@@ -113,6 +114,7 @@ def check_all(directory: Path) -> Iterator[Row]:
         for stage, receipts in stages.items():
             findings = list(_stage_findings(stage, receipts))
             for receipt in done[stage]:
+                bring(receipts.folder / output.file for output in receipt.outputs)
                 problems = checker.shard(stage, receipt)
                 findings += [Finding(stage, problem, receipt.shard) for problem in problems]
                 progress.advance(Outcome(receipt.shard))

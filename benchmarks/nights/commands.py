@@ -61,7 +61,7 @@ class NightlySample(SmallSample):
     def names(self) -> Sequence[str]:
         return NAMES if self.dns else DEFAULT_HOSTS
 
-    def arguments(self, module: str, run_dir: Path, *more: str) -> list[str]:
+    def arguments(self, module: str, run_dir: Path | str, *more: str) -> list[str]:
         command = super().arguments(module, run_dir, *more)
         return [*self.dns.prefix(up=self.dns_is_up), *command] if self.dns else command
 

@@ -35,6 +35,7 @@ from pipelines.run.receipts import (
     files_of,
     is_of,
 )
+from workers.base.copies import discard
 from workers.base.credentials import shown
 from workers.base.exit_codes import causes
 from workers.base.failures import NeedsMendingError
@@ -270,13 +271,14 @@ def _is_broken(path: Path) -> bool:
 
 def outcome_of(shard: Shard, folder: Path) -> Outcome:
     """How the last attempt at a shard ended, read from its receipt or its error."""
-    error = Side.ERRORS.of(folder) / f"{shard.name}.txt"
+    receipts = Receipts(folder)
+    error = receipts.record(Side.ERRORS, shard.name)
     if error.is_file():
         text = error.read_text(encoding="utf-8", errors="replace")
         return Outcome(
             shard.name, None, text.removeprefix(_MEND_FIRST), text.startswith(_MEND_FIRST)
         )
-    receipt = Receipts(folder).get(shard.name)
+    receipt = receipts.get(shard.name)
     if receipt is None or not is_of(receipt, shard):
         return Outcome(shard.name, error="the worker died before it could write a receipt")
     return Outcome(shard.name, receipt=receipt)
@@ -320,7 +322,7 @@ def check_sources(sources: Sequence[Source], *, drop: bool = True) -> None:
     found = damaged(sources)
     for source in found:
         if drop and source.receipt:
-            source.receipt.unlink(missing_ok=True)
+            discard(source.receipt)
     if found:
         raise DamagedError("\n".join(_what_to_do(source, drop) for source in found))
 

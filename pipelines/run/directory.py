@@ -16,11 +16,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.run import clock
 from pipelines.run.attempts import check_sources, hash_once
+from pipelines.run.bucket_attempts import finish_staged
 from pipelines.run.config import Config, ConfigError, digest
-from pipelines.run.receipts import Receipts, RowCounts, Sha256, StageTotals, first_problem
+from pipelines.run.receipts import (
+    Receipts,
+    RowCounts,
+    Sha256,
+    Side,
+    StageTotals,
+    first_problem,
+)
 from pipelines.run.rewrite import finish_rewrite
-from workers.base.credentials import shown_settings
+from workers.base.copies import Copy, bring, copy_of, open_copy
+from workers.base.credentials import shown, shown_settings
 from workers.base.exit_codes import PASSING
+from workers.base.lease import NAME as LEASE
+from workers.base.lease import HeldError
 from workers.base.processes import lock
 from workers.base.settings import printable
 from workers.base.storage import remove_leftovers, write_json
@@ -52,9 +63,23 @@ class Run:
     option: ClassVar[str] = "--run-dir"
 
     @classmethod
-    def open(cls, config: Config, directory: Path) -> Run:
-        """Open a run's directory, new or with what was done before."""
-        return cls(config, directory.absolute())
+    def open(cls, config: Config, directory: Path | str) -> Run:
+        """Open a run's directory, or that of a bucket's URL, new or with what was done before.
+
+        Raises ConfigError for a bucket that cannot be reached.
+        """
+        if isinstance(directory, Path):
+            return cls(config, directory.absolute())
+        try:
+            copy = open_copy(directory)
+            copy.look(is_record)
+        except ValueError as error:
+            raise ConfigError(f"{cls.option} {error}") from error
+        except OSError as error:
+            raise ConfigError(
+                f"{cls.option} {shown(directory)} cannot be reached: {error.strerror}"
+            ) from error
+        return cls(config, copy.root)
 
     @property
     def home(self) -> Path:
@@ -84,6 +109,7 @@ class Run:
         """Raise DamagedError, as before the work on a shard, where an output is not as it was."""
         if self.config.verify_inputs:
             sources = [source for stage in stages for source in self.receipts(stage).sources()]
+            bring(source.path for source in sources)
             check_sources(sources, drop=drop)
 
     def resolve(self, text: str) -> str:
@@ -149,6 +175,12 @@ class Run:
         self.record.clear()
         self.record.update(head | tail)
         write_json(self.record, self.home / RECORD)
+        self.send_records()
+
+    def send_records(self) -> None:
+        """Send what was written beside the shards, where the run lives in a bucket."""
+        if (copy := copy_of(self.home)) and copy.is_owner:
+            copy.send_changed(is_changing_record)
 
     def note_stage(self, stage: str, totals: StageTotals, **figures: Any) -> None:
         """Record a stage's totals; ``figures`` are added where given (memory, seconds)."""
@@ -162,7 +194,10 @@ class Run:
         with lock_folder(self.home, f"choose another {self.option}"):
             vars(self).pop("record", None)  # another process may have written it since
             remove_leftovers(self.home)
-            finish_rewrite(self.directory)
+            if copy := copy_of(self.directory):
+                finish_staged(copy)
+            else:
+                finish_rewrite(self.directory)
             yield
 
 
@@ -232,6 +267,10 @@ def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
             f"{folder} cannot be written to: {error.strerror}; {otherwise}"
         ) from error
     with ExitStack() as stack:
+        if copy := copy_of(folder):
+            stack.enter_context(_lease_of(copy, otherwise))
+            yield
+            return
         try:
             # The folder: nobody deletes that under its owner.
             stack.callback(os.close, lock(folder))
@@ -245,6 +284,40 @@ def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
                 f"work there would not know of each other; {otherwise}"
             ) from error
         yield
+
+
+@contextmanager
+def _lease_of(copy: Copy, otherwise: str) -> Iterator[None]:
+    """Hold the lease of a bucket; what was written of a run's records is sent at the end."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(copy.owned())
+        except HeldError as error:
+            raise LockedError(f"{error}; wait for it or {otherwise}") from error
+        except OSError as error:
+            raise ConfigError(
+                f"{copy.bucket.url} cannot be reached or written to: {error.strerror}; {otherwise}"
+            ) from error
+        copy.look(is_record)
+        try:
+            yield
+        finally:
+            if copy.lease and copy.lease.is_held():
+                copy.send_changed(is_changing_record)
+
+
+def is_record(name: str) -> bool:
+    """Whether an object of a bucket is what a command wants to have of a run from its start on."""
+    first, _, rest = name.partition("/")
+    return is_changing_record(name) or (
+        first in (Side.RECEIPTS, Side.OUTPUTS, Side.ERRORS) and bool(rest)
+    )
+
+
+def is_changing_record(name: str) -> bool:
+    """Whether it is one that the command itself writes: not a shard, nor of one."""
+    first, _, rest = name.partition("/")
+    return first in ("logs", "_opt_outs") if rest else name != LEASE
 
 
 def code_in_use() -> dict[str, str | None]:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from pipelines.run.attempts import Work, attempt, error_of, outcome_of
+from pipelines.run.attempts import Work, error_of, outcome_of
+from pipelines.run.bucket_attempts import attempt_anywhere, fetch_records
 from pipelines.run.config import ConfigError, RaySettings
 from pipelines.run.progress import Reporter
 from pipelines.run.receipts import Outcome, Receipts, Shard
@@ -51,7 +52,7 @@ def in_process(work: Work, shards: Sequence[Shard], folder: Path) -> Iterator[Ou
             yield Outcome(shard.name, error=lost_too_often(deaths, supervisor.last_end()))
             continue
         supervisor.begin(task)
-        outcome = attempt(work, shard, folder)
+        outcome = attempt_anywhere(work, shard, folder)
         supervisor.end(task)
         yield outcome
 
@@ -78,12 +79,13 @@ def on_beam(
                 pipeline
                 | "shards" >> beam.Create(list(shards))
                 | "spread" >> beam.Reshuffle()
-                | "work" >> beam.Map(lambda shard: attempt(work, shard, folder))
+                | "work" >> beam.Map(lambda shard: attempt_anywhere(work, shard, folder))
             )
 
     error = error_of(run)
     # A Beam pipeline hands nothing back to its driver: what it did stands in the receipts.
     for shard in shards:
+        fetch_records(shard, folder)
         if error and not Receipts(folder).is_done(shard):
             yield Outcome(shard.name, None, *error)
         else:
@@ -98,7 +100,7 @@ def in_ray_tasks(
 
     start_ray(settings)
     # Ray's own retries end neither at a lack of memory nor say which shard was to blame.
-    task = ray.remote(attempt).options(num_cpus=1, max_retries=0)
+    task = ray.remote(attempt_anywhere).options(num_cpus=1, max_retries=0)
     work_reference = ray.put(work)
     queue = ShardQueue(shards)
     running: dict[ray.ObjectRef, Shard] = {}
@@ -129,6 +131,7 @@ class ShardQueue:
         """How a shard's attempt went; None when the shard waits for another one."""
         if outcome or loss is None:
             return outcome
+        fetch_records(shard, folder)
         if Receipts(folder).is_done(shard):  # lost after its receipt was written
             return outcome_of(shard, folder)
         # Who works on machines that come and go must not lose a shard for it.
@@ -274,7 +277,7 @@ class ShardActor:
         """Answers once the actor has started."""
 
     def attempt(self, shard: Shard) -> Outcome:
-        outcome = attempt(self.work, shard, self.folder)
+        outcome = attempt_anywhere(self.work, shard, self.folder)
         self.reporter.report()
         return outcome
 

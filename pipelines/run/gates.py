@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.run.config import Config, Gate
 from pipelines.run.receipts import Receipt, StageTotals
+from workers.base.copies import bring_all
 from workers.base.credentials import shown
 
 #: Places of dropped rows, and shards, that a message names.
@@ -76,6 +77,7 @@ def barren(stage: str, receipts: Sequence[Receipt], samples: Path) -> str:
 def places_of(reason: str, samples: Path) -> str:
     """Where some of the rows stood that were dropped for a reason, and where more of them are."""
     places: list[str] = []
+    bring_all(samples)
     for file in sorted(samples.glob("*.json")):
         with suppress(ValidationError):  # somebody has changed it; it is for people
             for kind in _SAMPLES.validate_json(file.read_bytes()).values():

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
+from workers.base.copies import as_urls
 from workers.base.credentials import shown, shown_settings
 
 #: The loggers whose INFO is ours; of libraries, warnings are enough.
@@ -22,7 +23,7 @@ class Lines(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        return shown(record.getMessage())
+        return as_urls(shown(record.getMessage()))
 
 
 class JsonLines(logging.Formatter):
@@ -33,7 +34,7 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": shown(record.getMessage()),
+            "message": as_urls(shown(record.getMessage())),
             **shown_settings(getattr(record, "fields", {})),
         }
         if record.exc_info:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from pipelines.run.ticker import Ticker
+from workers.base.ticker import Ticker
 
 #: Seconds between two looks; each costs a few milliseconds a process.
 INTERVAL = 1.0

@@ -57,6 +57,7 @@ def shared_opt_outs(run: Run) -> OptOutFiles:
     """They, as files that the run's workers can read. The run must be locked."""
     files = opt_out_files(run)
     opt_outs_of(run.config).save(files.lists)
+    run.send_records()
     return files
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipelines.run.config import ConfigError, RaySettings
 from pipelines.run.engines import start_ray
+from workers.base.copies import readable
 from workers.base.storage import DAMAGED_PARQUET
 from workers.embedding.settings import EmbedSettings
 
@@ -61,7 +62,7 @@ def check_precision(settings: EmbedSettings, ray: RaySettings | None) -> None:
 def precision_of(files: Sequence[Path]) -> str | None:
     """What embeddings say of themselves; None if there are none."""
     try:
-        metadata = pq.read_schema(files[0]).metadata if files else None
+        metadata = pq.read_schema(readable(files[0])).metadata if files else None
     except DAMAGED_PARQUET:
         return None
     return (metadata or {}).get(b"precision", b"").decode() or None

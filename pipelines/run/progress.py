@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from pipelines.run.attempts import under_way
 from pipelines.run.receipts import Outcome, Side
-from pipelines.run.ticker import Ticker
 from workers.base.storage import write_json
+from workers.base.ticker import Ticker
 from workers.embedding.meter import Activity
 
 log = logging.getLogger(__name__)

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from pipelines.run.config import ConfigError
+from workers.base.copies import bring, copy_of, discard, publish
 from workers.base.storage import make_way, remove_leftovers, write_json
 from workers.base.tally import Tally
 
@@ -164,6 +165,7 @@ class Receipt:
     spoiled: bool = False  # a service that it needed was lost meanwhile: that attempt tells little
     made_of: str | None = None  # the file from outside, where there is one of the shard's own
     again: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
+    lease: int | None = None  # of a bucket: under which it was written
 
 
 _RECEIPT = TypeAdapter(Receipt)
@@ -208,18 +210,26 @@ class Receipts:
 
     def get(self, name: str) -> Receipt | None:
         """The receipt of a shard. One that cannot be read, or is another's, is none."""
-        receipt = self.read(self._record(Side.RECEIPTS, name))
+        receipt = self.read(self.record(Side.RECEIPTS, name))
         return receipt if receipt and receipt.shard == name else None
 
     def read(self, path: Path) -> Receipt | None:
         """The receipt in a file; none where there is none that names files of this folder alone."""
         try:
-            receipt = _RECEIPT.validate_json(path.read_bytes())
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValidationError):
+            return self.parsed(path.read_bytes())
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+
+    def parsed(self, content: bytes) -> Receipt | None:
+        """The receipt that a file holds; none where it is none of this folder's."""
+        try:
+            receipt = _RECEIPT.validate_json(content)
+        except ValidationError:
             return None
         return receipt if all(map(self._is_inside, files_of(receipt))) else None
 
-    def _record(self, side: Side, name: str) -> Path:
+    def record(self, side: Side, name: str) -> Path:
+        """The file of a side that is of a shard."""
         return side.of(self.folder) / f"{name}{'.txt' if side is Side.ERRORS else '.json'}"
 
     def _names(self, side: Side) -> list[str]:
@@ -248,8 +258,8 @@ class Receipts:
 
     def drop(self, name: str) -> None:
         """Remove a shard's receipt: its files stay until the next run makes it again."""
-        make_way(self._record(Side.RECEIPTS, name))
-        self._record(Side.RECEIPTS, name).unlink(missing_ok=True)
+        make_way(self.record(Side.RECEIPTS, name))
+        discard(self.record(Side.RECEIPTS, name))
 
     def valid(self, shard: Shard) -> Receipt | None:
         """The shard's receipt if it is of the same key and its outputs are there in full."""
@@ -267,7 +277,10 @@ class Receipts:
 
     def _is_whole(self, output: Output) -> bool:
         path = self.folder / output.file
-        return path.is_file() and path.stat().st_size == output.bytes
+        if path.is_file():
+            return path.stat().st_size == output.bytes
+        copy = copy_of(path)
+        return copy is not None and copy.sizes.get(copy.name_of(path)) == output.bytes
 
     def outputs(self) -> list[Path]:
         """The output files of all receipts, sorted."""
@@ -280,7 +293,7 @@ class Receipts:
 
     def sources_of(self, receipt: Receipt) -> list[Source]:
         """The output files of a receipt."""
-        path = self._record(Side.RECEIPTS, receipt.shard)
+        path = self.record(Side.RECEIPTS, receipt.shard)
         return [
             Source(self.folder / file.file, file.sha256, path, file.content)
             for file in receipt.outputs
@@ -289,17 +302,30 @@ class Receipts:
     def announced(self, name: str) -> set[str]:
         """The files that attempts at a shard may have left here without a receipt."""
         try:
-            files = _NAMES.validate_json(self._record(Side.OUTPUTS, name).read_bytes())
+            files = _NAMES.validate_json(self.record(Side.OUTPUTS, name).read_bytes())
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValidationError):
             return set()
         return set(filter(self._is_inside, files))
 
     def announce(self, name: str, files: Iterable[str]) -> None:
         """Say that these files are the shard's, before they are renamed into the folder."""
-        write_json(sorted(files), self._record(Side.OUTPUTS, name))
+        write_json(sorted(files), self.record(Side.OUTPUTS, name))
+
+    def keep(self, receipt: Receipt) -> None:
+        """Write a receipt here alone: of a run in a bucket, somebody else sends it, or has."""
+        write_json(asdict(receipt), self.record(Side.RECEIPTS, receipt.shard))
 
     def write(self, receipt: Receipt) -> None:
-        write_json(asdict(receipt), self._record(Side.RECEIPTS, receipt.shard))
+        self.keep(receipt)
+        publish(self.record(Side.RECEIPTS, receipt.shard))
+
+    def note(self, receipt: Receipt) -> None:
+        """Know of a receipt that a worker has written, perhaps on another machine."""
+        if copy := copy_of(self.folder):
+            self.keep(receipt)
+            bring([self.record(Side.REJECTED, receipt.shard)])
+            for output in receipt.outputs:
+                copy.sizes[copy.name_of(self.folder / output.file)] = output.bytes
 
     def spoil(self, receipt: Receipt) -> None:
         """Note that a service was lost while the shard was worked on."""
@@ -317,22 +343,22 @@ class Receipts:
         receipts = {name: self.get(name) for name in self._names(Side.RECEIPTS)}
         kept = {file for name in valid for file in files_of(receipts.get(name))}
         for name in sorted({*receipts, *self.begun()} - valid):
-            receipt, path = receipts.get(name), self._record(Side.RECEIPTS, name)
+            receipt, path = receipts.get(name), self.record(Side.RECEIPTS, name)
             if receipt is None and path.exists():
                 log.warning("%s cannot be read: it counts as none, its shard as not done", path)
             for file in (files_of(receipt) | self.announced(name)) - kept:
                 if not (self.folder / file).is_dir():
-                    (self.folder / file).unlink(missing_ok=True)
+                    discard(self.folder / file)
             for side in (Side.REJECTED, Side.ERRORS, Side.RECEIPTS, Side.OUTPUTS):
-                make_way(self._record(side, name))
-                self._record(side, name).unlink(missing_ok=True)
+                make_way(self.record(side, name))
+                discard(self.record(side, name))
         self.clear_scratch()
         if names := [path.name for path in self.foreign()]:
             log.warning("%s: not the run's, left alone: %s", self.folder, ", ".join(names))
 
     def foreign(self) -> list[Path]:
         """What stands among the shards and is not the run's, hidden names and folders aside."""
-        paths = [path for path in self.folder.glob("*") if not path.name.startswith(".")]
+        paths = [path for path in self._there() if not path.name.startswith(".")]
         paths = [path for path in paths if not (path.name.startswith("_") and path.is_dir())]
         # Most files have the name of their shard: then not one receipt has to be read.
         names = {*self._names(Side.RECEIPTS), *self._names(Side.OUTPUTS)}
@@ -341,7 +367,19 @@ class Receipts:
         ours = {file for name in names for file in self.announced(name)}
         ours |= {file for receipt in self.all() for file in files_of(receipt)}
         # Another process may have removed some of its own in the meantime.
-        return sorted(path for path in paths if path.name not in ours and path.exists())
+        return sorted(path for path in paths if path.name not in ours and path in self._there())
+
+    def _there(self) -> set[Path]:
+        """What stands among the shards: files and folders."""
+        here = set(self.folder.glob("*"))
+        if copy := copy_of(self.folder):
+            names = (Path(name).parts for name in copy.sizes)
+            return here | {
+                self.folder / parts[1]
+                for parts in names
+                if parts[0] == self.folder.name and len(parts) > 1
+            }
+        return here
 
     def refuse_foreign_data(self) -> None:
         """Raise ConfigError where readers of the folder would take for data what is not the run's.
@@ -352,7 +390,7 @@ class Receipts:
             file
             for path in self.foreign()
             for file in (path, *path.rglob("*"))
-            if file.is_file() and file.name.lower().endswith(DATA_ENDINGS)
+            if not file.is_dir() and file.name.lower().endswith(DATA_ENDINGS)
         ]
         if found:
             more = f" (and {len(found) - 1} more files)" if len(found) > 1 else ""

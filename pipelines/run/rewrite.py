@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipelines.run.attempts import finish_publishing, output_of
 from pipelines.run.config import ConfigError
 from pipelines.run.receipts import Again, Receipts, Side, without_rows
+from workers.base.copies import copy_of
 from workers.base.storage import TEMPORARY_PREFIX, make_way, sync, write_json
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ def rewriting(run: Run, *, discard: bool = False) -> Iterator[Run]:
     The run must be locked. What is done to the state's files must replace or remove them, as
     everything in ``workers.base.storage`` does: to write into one would write into the run's.
     """
+    if copy := copy_of(run.directory):
+        raise ConfigError(
+            f"{copy.bucket.url}: what is in a bucket cannot be rewritten yet; fetch the run into a "
+            "folder, give the command with that, and send it back"
+        )
     finish_rewrite(run.directory)
     folder = run.directory / FOLDER
     try:

@@ -228,6 +228,8 @@ def _work(stage: Stage, plan: Plan, journal: Journal) -> bool:
     ):
         for outcome in stage.execute(todo):
             outcomes.append(outcome)
+            if outcome.receipt:
+                stage.receipts.note(outcome.receipt)
             progress.advance(outcome)
             _log_outcome(stage, outcome)
         lost = services.lost()

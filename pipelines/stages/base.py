@@ -15,6 +15,7 @@ from pipelines.run.directory import Run
 from pipelines.run.history import Sources
 from pipelines.run.outages import Tolerance, is_worth_another_try
 from pipelines.run.receipts import Outcome, Receipt, Shard, Source
+from workers.base.copies import bring
 from workers.base.settings import printable
 
 NOTHING: Mapping[str, Any] = {}
@@ -119,7 +120,9 @@ class Stage(ABC):
     def tables_of(self, made: Sequence[Receipt]) -> list[Path]:
         """The Parquet files of receipts, shards and side tables."""
         files = [output.file for receipt in made for output in receipt.outputs]
-        return [Path(normpath(self.folder / f)) for f in files if f.endswith(".parquet")]
+        paths = [Path(normpath(self.folder / f)) for f in files if f.endswith(".parquet")]
+        bring(paths)
+        return paths
 
     def tidy(self) -> None:  # noqa: B027 - most stages leave nothing
         """Remove what is of no use any more, called whenever all shards have receipts."""

@@ -10,6 +10,7 @@ from pipelines.run.engines import in_ray_tasks
 from pipelines.run.receipts import Check, Outcome, Shard
 from pipelines.stages.base import Stage
 from pipelines.stages.selection import embedded_shards
+from workers.base.copies import bring
 from workers.base.ranges import NOTHING, SortedFile, within
 from workers.base.tally import Tally
 
@@ -27,6 +28,7 @@ class Dataset(Stage):
 
     def _shard(self, selection: Path, nightly: Mapping[str, Sequence[Path]]) -> Shard:
         pairs = self.run.directory / "pairs" / selection.name
+        bring([pairs])
         between = SortedFile.open(pairs).range or NOTHING
         # One at least, for its columns.
         files = {stage: within(some, between) or some[:1] for stage, some in nightly.items()}

@@ -22,6 +22,7 @@ from pipelines.run.opt_outs import shared_opt_outs
 from pipelines.run.outages import Tolerance
 from pipelines.run.receipts import Again, Outcome, Receipt, Shard, Side
 from pipelines.stages.base import Stage
+from workers.base.copies import bring
 from workers.base.opt_outs import OptOutFiles
 from workers.base.settings import DownloadSettings, resolve_path
 from workers.base.tally import Tally
@@ -109,6 +110,7 @@ class Images(Stage):
 def failures_before(requests: Path) -> Again:
     """What of a list has failed before, where and why."""
     again: dict[str, Counter[str]] = defaultdict(Counter)
+    bring([requests])
     columns = ["failed_in", "failed_for"]
     table = pq.read_table(requests, columns=columns)
     for shard, reason in zip(*(table[name].to_pylist() for name in columns), strict=True):

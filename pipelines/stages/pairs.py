@@ -14,6 +14,7 @@ from pipelines.run.history import Sources
 from pipelines.run.opt_outs import identity_of, opt_out_files
 from pipelines.run.receipts import Outcome, Receipt, Shard
 from pipelines.stages.base import Stage
+from workers.base.copies import bring
 from workers.base.credentials import shown
 from workers.base.file_systems import is_remote, version_of
 from workers.base.settings import product_token
@@ -60,7 +61,9 @@ class Pairs(Stage):
 
     def inputs_to_read(self) -> list[Input]:
         """The crawl's pages and what the configuration names beside them."""
-        return [*find_inputs(map(str, self.run.outputs("pages"))), *self.given]
+        pages = self.run.outputs("pages")
+        bring(pages)
+        return [*find_inputs(map(str, pages)), *self.given]
 
     def plan(self) -> list[Shard]:
         config = self.run.config

@@ -13,6 +13,7 @@ from pipelines.run.outages import Unreached, is_outage
 from pipelines.run.receipts import Check, Outcome, Receipt, Shard, Side, StageTotals, settled
 from pipelines.stages.base import Stage
 from pipelines.stages.images import Images
+from workers.base.copies import bring
 from workers.base.tally import Tally
 from workers.fetch.requests import AnsweredShard, write_requests
 
@@ -119,6 +120,7 @@ class Requests(Stage):
         ]
         for shard in shards:  # one by one: what one puts on lists, the next leaves alone
             waiting = [path for path in self.run.outputs(self.name) if path.stem not in names]
+            bring(waiting)
             work = WriteRequests(answered, tuple(waiting), self.run.config.images.pairs_per_shard)
             checked = replace(shard, sources=(*shard.sources, *unread))
             yield from in_process(work, [checked], self.folder)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+from workers.base.copies import as_urls
+
 
 def say(text: str) -> None:
     """Print an answer at once. Whoever no longer reads it (``| head``) has had enough of it."""
-    encoding = sys.stdout.encoding
+    text, encoding = as_urls(text), sys.stdout.encoding
     try:
         sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()

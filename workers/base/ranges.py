@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from workers.base.copies import readable, version_of
+
 #: Files whose footers are remembered.
 _FOOTERS = 20_000
 
@@ -44,8 +46,7 @@ class SortedFile:
     @classmethod
     def open(cls, path: Path) -> SortedFile:
         """Its footer is read once, as long as its size and time stay as they are."""
-        status = path.stat()
-        return _opened(path, status.st_size, status.st_mtime_ns)
+        return _opened(path, *version_of(path))
 
     @cached_property
     def groups(self) -> list[tuple[int, Range]]:
@@ -81,7 +82,7 @@ class SortedFile:
 
 @lru_cache(maxsize=_FOOTERS)
 def _opened(path: Path, _bytes: int, _mtime_ns: int) -> SortedFile:
-    return SortedFile(path, pq.read_metadata(path))
+    return SortedFile(path, pq.read_metadata(readable(path)))
 
 
 def within(files: Iterable[Path], between: Range) -> list[Path]:

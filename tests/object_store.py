@@ -1,0 +1,77 @@
+"""A real S3-compatible server on loopback, and what can go wrong with one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+Answer = Iterable[bytes]
+Start = Callable[..., Any]
+Application = Callable[[dict[str, Any], Start], Answer]
+#: Gives an answer of its own, or None where the server is to answer.
+Fault = Callable[[dict[str, Any], Start, Application], Answer | None]
+
+
+class ObjectStore:
+    """moto's server, which enforces conditional writes, in a thread of this process."""
+
+    def __init__(self) -> None:
+        from moto.moto_server.werkzeug_app import (
+            DomainDispatcherApplication,
+            create_backend_app,
+        )
+        from werkzeug.serving import make_server
+
+        self._application = DomainDispatcherApplication(create_backend_app)
+        self.fault: Fault | None = None
+        #: Method and path of every request.
+        self.requests: list[tuple[str, str]] = []
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def _answer(self, environ: dict[str, Any], start: Start) -> Answer:
+        self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        answer = self.fault and self.fault(environ, start, self._application)
+        return self._application(environ, start) if answer is None else answer
+
+    def environment(self) -> dict[str, str]:
+        """What a process needs to reach it."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "somebody",
+            "AWS_SECRET_ACCESS_KEY": "S3CRET",
+            "AWS_REGION": "us-east-1",
+        }
+
+    def make_bucket(self, name: str) -> str:
+        """Its URL."""
+        import requests
+
+        requests.put(f"{self.endpoint}/{name}", timeout=10).raise_for_status()
+        return f"s3://{name}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def serving_objects() -> Iterator[ObjectStore]:
+    """A server that this process, and those that it starts, reach by their environment."""
+    store = ObjectStore()
+    with patch.dict(os.environ, store.environment()):
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def refuse(status: str, start: Start, headers: Mapping[str, str] | None = None) -> Answer:
+    """Answer with an error."""
+    start(status, [*(headers or {}).items(), ("Content-Length", "0")])
+    return [b""]

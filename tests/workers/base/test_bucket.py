@@ -1,0 +1,180 @@
+"""Objects of a real S3-compatible server: written once, over what was seen, never in part."""
+
+import itertools
+import pickle
+from datetime import timedelta
+
+import pytest
+
+from tests.object_store import refuse, serving_objects
+from workers.base import bucket as buckets
+from workers.base.bucket import Bucket, ChangedError
+
+
+@pytest.fixture(scope="module")
+def store():
+    with serving_objects() as server:
+        yield server
+
+
+_names = itertools.count()
+
+
+@pytest.fixture
+def bucket(store, monkeypatch):
+    fast = {**buckets.RETRY, "max_retries": 4, "retry_timeout": timedelta(seconds=5)}
+    fast["backoff"] = {"init_backoff": timedelta(milliseconds=5)}
+    monkeypatch.setattr(buckets, "RETRY", fast)
+    store.fault = None
+    yield Bucket(f"{store.make_bucket(f'bucket{next(_names)}')}/runs/one")
+    store.fault = None
+
+
+def test_what_is_written_is_read(bucket, tmp_path):
+    stat = bucket.write("images/00000.parquet", b"rows", None)
+    assert bucket.stat("images/00000.parquet") == stat
+    assert bucket.read("images/00000.parquet") == (b"rows", stat)
+    bucket.download("images/00000.parquet", tmp_path / "here" / "file")
+    assert (tmp_path / "here" / "file").read_bytes() == b"rows"
+    other = pickle.loads(pickle.dumps(bucket))
+    assert other.list() == {"images/00000.parquet": stat}
+    assert Bucket(bucket.url.removesuffix("/one")).list("one").keys() == {
+        "one/images/00000.parquet"
+    }
+
+
+def test_nothing_is_there_until_it_is_written(bucket, tmp_path):
+    assert bucket.stat("a") is None
+    assert bucket.list() == {}
+    for read in (lambda: bucket.read("a"), lambda: bucket.download("a", tmp_path / "a")):
+        with pytest.raises(FileNotFoundError, match="runs/one/a"):
+            read()
+    assert not any(tmp_path.iterdir())
+    bucket.delete(["a"])
+
+
+def test_an_object_is_created_once_and_written_over_only_as_it_was_seen(bucket):
+    first = bucket.write("a", b"1", None)
+    with pytest.raises(ChangedError):
+        bucket.write("a", b"2", None)
+    second = bucket.write("a", b"2", first)
+    with pytest.raises(ChangedError):
+        bucket.write("a", b"3", first)
+    bucket.delete(["a"])
+    with pytest.raises(ChangedError):
+        bucket.write("a", b"3", second)
+    assert bucket.stat("a") is None
+
+
+def test_what_one_may_write_over_is_asked_after_it_was_seen(bucket):
+    bucket.write("a", b"mine", None)
+
+    def lost():
+        raise PermissionError
+
+    with pytest.raises(PermissionError):
+        bucket.write_over("a", b"of an old owner", lost)
+    assert bucket.read("a")[0] == b"mine"
+
+    def taken():  # between what was seen and the write, as while a process is stopped
+        if bucket.read("a")[0] == b"mine":
+            bucket.write("a", b"the new owner's", bucket.stat("a"))
+        else:
+            lost()
+
+    with pytest.raises(PermissionError):
+        bucket.write_over("a", b"of an old owner", taken)
+    assert bucket.read("a")[0] == b"the new owner's"
+    assert bucket.write_over("a", b"mine again", lambda: None).size == 10
+
+
+def test_a_store_that_is_busy_is_asked_again(bucket, store):
+    numbers = itertools.count()
+
+    def every_second(_environ, start, _application):
+        return refuse("503 Slow Down", start) if next(numbers) % 2 == 0 else None
+
+    store.fault = every_second
+    for number in range(5):
+        bucket.write(f"{number}", b"x" * number, None)
+    assert {name: stat.size for name, stat in bucket.list().items()} == {
+        f"{number}": number for number in range(5)
+    }
+
+
+def test_a_write_whose_answer_is_lost_has_been_done(bucket, store):
+    lost: list[object] = []
+
+    def lose_one(environ, start, application):
+        if environ["REQUEST_METHOD"] == "PUT" and not lost:
+            lost.append(list(application(environ, lambda *_: None)))
+            return refuse("500 Internal Server Error", start)
+        return None
+
+    store.fault = lose_one
+    assert bucket.write("a", b"content", None).size == 7
+    assert lost
+    assert bucket.read("a")[0] == b"content"
+
+
+def test_what_is_cut_off_on_its_way_goes_on_or_is_no_content(bucket, store, tmp_path):
+    content = bytes(range(256)) * 400
+    bucket.write("a", content, None)
+    most = 60_000
+
+    def cut(environ, start, application):
+        if environ["REQUEST_METHOD"] != "GET":
+            return None
+        return [b"".join(application(environ, start))[:most]]
+
+    store.fault = cut
+    assert bucket.read("a")[0] == content
+    bucket.download("a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == content
+    most = 100
+    with pytest.raises(OSError, match="runs/one/a"):
+        bucket.read("a")
+    with pytest.raises(OSError, match="runs/one/a"):
+        bucket.download("a", tmp_path / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [("403 Forbidden", PermissionError), ("401 Unauthorized", PermissionError)],
+)
+def test_what_is_forbidden_is_a_permission_error(bucket, store, status, kind):
+    store.fault = lambda _environ, start, _application: refuse(status, start)
+    for ask in (bucket.time, bucket.list, lambda: bucket.read("a"), lambda: bucket.stat("a")):
+        with pytest.raises(kind, match=bucket.url) as error:
+            ask()
+        assert "S3CRET" not in str(error.value)
+
+
+def test_a_bucket_that_is_not_there_is_no_missing_object(store):
+    absent = Bucket("s3://absent/run")
+    for ask in (absent.time, absent.list, lambda: absent.read("a")):
+        with pytest.raises(OSError, match="NoSuchBucket|does not exist") as error:
+            ask()
+        assert not isinstance(error.value, FileNotFoundError)
+
+
+def test_the_time_is_the_stores(bucket):
+    first, second = bucket.time(), bucket.time()
+    assert first <= second
+    assert bucket.list() == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("ftp://host/run", "not s3://, gs://, az://"),
+        ("s3:///run", "not s3://"),
+        ("s3://key:S3CRET@bucket/run", "credentials come from the environment"),
+        ("s3://bucket/run?X-Amz-Signature=S3CRET", "credentials come from the environment"),
+    ],
+)
+def test_a_url_that_cannot_be_a_runs_is_refused(url, problem):
+    with pytest.raises(ValueError, match=problem) as error:
+        Bucket(url)
+    assert "S3CRET" not in str(error.value)

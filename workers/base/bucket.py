@@ -1,0 +1,291 @@
+"""Objects of a store below a prefix: ``s3://BUCKET/PREFIX``, ``gs://``, ``az://``.
+
+Nothing is renamed, and no object is written over that somebody else has changed meanwhile: whoever
+writes says which version he has seen. Credentials, the region and the endpoint come from the
+environment, as the store's own tools have them (``AWS_*``, ``GOOGLE_*``, ``AZURE_*``).
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from urllib.parse import urlsplit
+
+from workers.base.credentials import shown
+from workers.base.storage import replacing
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+SCHEMES = ("s3", "gs", "az")
+
+#: A request is repeated for so long where the store is busy, answers 5xx or breaks off.
+RETRY: Any = {
+    "max_retries": 10,
+    "retry_timeout": timedelta(seconds=120),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=200),
+        "max_backoff": timedelta(seconds=15),
+        "base": 2,
+    },
+}
+
+#: Seconds in which a connection must be there, and in which something must come over it.
+CONNECT_SECONDS = 10
+READ_SECONDS = 30
+
+
+_REFUSED = re.compile(r"status code: 40[13]\b")
+_SAID = re.compile(r"<Message>([^<]+)</Message>")
+
+
+class ChangedError(RuntimeError):
+    """An object is not the version that was to be written over."""
+
+
+class Stat(NamedTuple):
+    """What a store tells of an object without giving it."""
+
+    size: int
+    written: datetime  # by the store's own clock
+    #: What changes whenever the content does, as the store has it: a tag, a generation, or both.
+    tag: str | None
+    generation: str | None
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """The objects below a URL. Names are relative to it.
+
+    Every error but ChangedError is an OSError with the URL as its file's name: FileNotFoundError,
+    PermissionError where access is refused, else EIO, for a store that is away.
+    """
+
+    url: str
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, with what to do, for a URL that cannot be one of a run."""
+        parts = urlsplit(self.url)
+        if parts.scheme not in SCHEMES or not parts.netloc:
+            raise ValueError(f"{shown(self.url)}: not {', '.join(f'{s}://' for s in SCHEMES)}")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError(
+                f"{shown(self.url)}: a URL with a user, a query or a signature; credentials come "
+                "from the environment"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url}  # each process connects by itself
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    @cached_property
+    def _store(self) -> ObjectStore:
+        from obstore.store import from_url
+
+        endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+        client: Any = {
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+            "read_timeout": timedelta(seconds=READ_SECONDS),
+            "timeout": timedelta(seconds=600),
+        }
+        try:
+            return from_url(self.url, client_options=client, retry_config=RETRY)
+        except Exception as error:
+            raise self._os_error(error, "") from error
+
+    def stat(self, name: str) -> Stat | None:
+        """What is known of an object; None where there is none."""
+        import obstore
+
+        with self._as_os_error(name):
+            try:
+                return _stat_of(obstore.head(self._store, name))
+            except FileNotFoundError:
+                return None
+
+    def read(self, name: str) -> tuple[bytes, Stat]:
+        """An object's content and what is known of just that version."""
+        import obstore
+
+        with self._as_os_error(name):
+            answer = obstore.get(self._store, name)
+            stat, content = _stat_of(answer.meta), bytes(answer.bytes())
+        self._check_size(name, len(content), stat.size)
+        return content, stat
+
+    def download(self, name: str, path: Path) -> None:
+        """Write an object to a file, which appears when it is whole."""
+        import obstore
+
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            with self._as_os_error(name):
+                answer = obstore.get(self._store, name)
+                size = answer.meta["size"]
+                for chunk in answer.stream(min_chunk_size=8 << 20):
+                    file.write(chunk)
+            self._check_size(name, file.tell(), size)
+
+    def reader(self, name: str) -> BinaryIO:
+        """An object as a file that can seek: what is not read does not come."""
+        import obstore
+
+        with self._as_os_error(name):
+            return cast(BinaryIO, _Reader(obstore.open_reader(self._store, name)))
+
+    def write(self, name: str, content: bytes, seen: Stat | None) -> Stat:
+        """Write an object in one request; what is cut off on its way never counts.
+
+        Args:
+            seen: the version that is written over; None: there must be none.
+
+        Raises:
+            ChangedError: there is another one.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = "create"
+        if seen:
+            version = {"e_tag": seen.tag, "version": seen.generation}
+            mode = {key: value for key, value in version.items() if value}
+        with self._as_os_error(name):
+            try:
+                obstore.put(self._store, name, content, mode=mode)
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+                # A repeated request meets what the first one wrote, whose answer was lost.
+                if _is_no_bucket(error):
+                    raise
+                if not self._holds(name, content):
+                    raise ChangedError(f"{self._shown(name)} was changed meanwhile") from error
+        stat = self.stat(name)
+        self._check_size(name, stat.size if stat else 0, len(content))
+        assert stat
+        return stat
+
+    def write_over(self, name: str, content: bytes, may: Callable[[], None]) -> Stat:
+        """Write an object over whatever is there, as long as one may.
+
+        Args:
+            may: raises an error where one may not any more; called after the version was seen.
+        """
+        for last in [False] * 9 + [True]:
+            before = self.stat(name)
+            may()
+            try:
+                return self.write(name, content, before)
+            except ChangedError:  # by one whose request was under way when he lost the right to it
+                if last:
+                    raise
+        raise AssertionError
+
+    def copy(self, name: str, place: str) -> None:
+        """Write an object's content over another one, within the store."""
+        import obstore
+
+        with self._as_os_error(name):
+            obstore.copy(self._store, name, place)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove objects; those that are not there are removed already."""
+        import obstore
+
+        for name in names:
+            with self._as_os_error(name):
+                try:
+                    obstore.delete(self._store, name)
+                except FileNotFoundError:
+                    continue
+
+    def list(self, prefix: str = "") -> dict[str, Stat]:
+        """The objects whose names begin with ``prefix``, whole parts of a path."""
+        import obstore
+
+        with self._as_os_error(prefix):
+            pages = obstore.list(self._store, prefix or None, chunk_size=1000)
+            return {meta["path"]: _stat_of(meta) for page in pages for meta in page}
+
+    def time(self) -> datetime:
+        """What time it is by the store's clock. Shows that it can be written to, too."""
+        name = f"_clock/{secrets.token_hex(8)}"
+        stat = self.write(name, b"what time is it?", None)
+        self.delete([name])
+        return stat.written
+
+    def _holds(self, name: str, content: bytes) -> bool:
+        stat = self.stat(name)
+        return bool(stat) and self.read(name)[0] == content
+
+    def _check_size(self, name: str, size: int, wanted: int) -> None:
+        if size != wanted:
+            text = f"{size:,} bytes, not {wanted:,}"
+            raise OSError(errno.EIO, text, self._shown(name))
+
+    def _shown(self, name: str) -> str:
+        return f"{self.url.rstrip('/')}/{name}"
+
+    @contextmanager
+    def _as_os_error(self, name: str) -> Iterator[None]:
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except (BaseError, FileNotFoundError) as error:
+            raise self._os_error(error, name) from error
+
+    def _os_error(self, error: Exception, name: str) -> OSError:
+        text, where = _text_of(error), self._shown(name)
+        if isinstance(error, FileNotFoundError) and not _is_no_bucket(error):
+            return FileNotFoundError(errno.ENOENT, text, where)
+        if _REFUSED.search(str(error)):  # of a list, the library has no class of its own
+            return PermissionError(errno.EACCES, text, where)
+        return OSError(errno.EIO, text, where)
+
+
+class _Reader(io.RawIOBase):
+    """An object as Python's readers know files."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(self._file.read(size) if size >= 0 else self._file.read())
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+
+def _text_of(error: Exception) -> str:
+    """What an error says in a line: the store's own words, where it has some."""
+    said = _SAID.search(str(error))
+    text = said[1] if said else str(error).strip().partition("\n")[0]
+    return shown(text or type(error).__name__)
+
+
+def _is_no_bucket(error: Exception) -> bool:
+    return "NoSuchBucket" in str(error)
+
+
+def _stat_of(meta: Any) -> Stat:
+    return Stat(meta["size"], meta["last_modified"], meta["e_tag"], meta["version"])
