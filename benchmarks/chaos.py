@@ -201,7 +201,10 @@ class Chaos:
         """Wait for a random moment of a random stage, and send a signal there; None if it ended."""
         open_stages = _open_stages(stages, run_dir)
         victim = self.random.choice([v for v in self.victims if set(v.stages) & set(open_stages)])
-        stage = self.random.choice([stage for stage in open_stages if stage in victim.stages])
+        # Rather an early one: of a run whose last stage was hit first, little is left to hit.
+        candidates = [stage for stage in open_stages if stage in victim.stages]
+        weights = [2.0**-number for number in range(len(candidates))]
+        (stage,) = self.random.choices(candidates, weights)
         if not wait_for_stage(process, run_dir, stage):
             return None
         pause = self.random.uniform(0, self._seconds(stage))
