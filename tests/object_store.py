@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -16,8 +18,15 @@ Application = Callable[[dict[str, Any], Start], Answer]
 Fault = Callable[[dict[str, Any], Start, Application], Answer | None]
 
 
+#: Of this process; two servers are reached in turn.
+_ENVIRONMENT = threading.RLock()
+
+
 class ObjectStore:
-    """moto's server, which enforces conditional writes, in a thread of this process."""
+    """moto's server, which enforces conditional writes, in a thread of this process.
+
+    What one has, every other of this process has, too: give buckets names of their own.
+    """
 
     def __init__(self) -> None:
         from moto.moto_server.werkzeug_app import (
@@ -27,12 +36,23 @@ class ObjectStore:
         from werkzeug.serving import make_server
 
         self._application = DomainDispatcherApplication(create_backend_app)
+        self._make = partial(make_server, app=self._answer, threaded=True)
         self.fault: Fault | None = None
         #: Method and path of every request.
         self.requests: list[tuple[str, str]] = []
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        self._serve(0)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def _serve(self, port: int) -> None:
+        self._server = self._make("127.0.0.1", port)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def away(self, seconds: float) -> None:
+        """End, and serve again after a while."""
+        port = self._server.server_port
+        self.close()
+        time.sleep(seconds)
+        self._serve(port)
 
     def _answer(self, environ: dict[str, Any], start: Start) -> Answer:
         self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
@@ -47,6 +67,12 @@ class ObjectStore:
             "AWS_SECRET_ACCESS_KEY": "S3CRET",
             "AWS_REGION": "us-east-1",
         }
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Let this process, and those that it starts, reach it by their environment."""
+        with _ENVIRONMENT, patch.dict(os.environ, self.environment()):
+            yield
 
     def make_bucket(self, name: str) -> str:
         """Its URL."""
@@ -64,7 +90,7 @@ class ObjectStore:
 def serving_objects() -> Iterator[ObjectStore]:
     """A server that this process, and those that it starts, reach by their environment."""
     store = ObjectStore()
-    with patch.dict(os.environ, store.environment()):
+    with store.reached():
         try:
             yield store
         finally:

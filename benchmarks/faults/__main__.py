@@ -27,6 +27,7 @@ from pathlib import Path
 
 from benchmarks.chaos import run_undisturbed
 from benchmarks.faults import (
+    buckets,
     commands,
     configuration,
     embed,
@@ -51,6 +52,7 @@ KINDS = {
     "commands": commands.FAULTS,
     "embed": embed.FAULTS,
     "query_builder": queries.FAULTS,
+    "buckets": buckets.FAULTS,
 }
 
 

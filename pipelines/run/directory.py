@@ -72,6 +72,7 @@ class Run:
             return cls(config, directory.absolute())
         try:
             copy = open_copy(directory)
+            copy.bucket.check()
             copy.look(is_record)
         except ValueError as error:
             raise ConfigError(f"{cls.option} {error}") from error

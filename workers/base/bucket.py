@@ -29,16 +29,20 @@ if TYPE_CHECKING:
 
 SCHEMES = ("s3", "gs", "az")
 
-#: A request is repeated for so long where the store is busy, answers 5xx or breaks off.
+#: A request is repeated for so long where the store is busy, answers 5xx or breaks off. The pauses
+#: are chosen by chance below a limit that grows, so their number says little of the time.
 RETRY: Any = {
-    "max_retries": 10,
+    "max_retries": 60,
     "retry_timeout": timedelta(seconds=120),
     "backoff": {
         "init_backoff": timedelta(milliseconds=200),
-        "max_backoff": timedelta(seconds=15),
+        "max_backoff": timedelta(seconds=5),
         "base": 2,
     },
 }
+
+#: How often a command's first request is repeated.
+FIRST_RETRIES = 3
 
 #: Seconds in which a connection must be there, and in which something must come over it.
 CONNECT_SECONDS = 10
@@ -92,6 +96,9 @@ class Bucket:
 
     @cached_property
     def _store(self) -> ObjectStore:
+        return self._connected(RETRY)
+
+    def _connected(self, retry: Any) -> ObjectStore:
         from obstore.store import from_url
 
         endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
@@ -102,9 +109,17 @@ class Bucket:
             "timeout": timedelta(seconds=600),
         }
         try:
-            return from_url(self.url, client_options=client, retry_config=RETRY)
+            return from_url(self.url, client_options=client, retry_config=retry)
         except Exception as error:
             raise self._os_error(error, "") from error
+
+    def check(self) -> None:
+        """Raise an OSError where the store cannot be asked: soon, as nothing is lost by that."""
+        import obstore
+
+        with self._as_os_error(""):
+            store = self._connected({**RETRY, "max_retries": FIRST_RETRIES})
+            next(iter(obstore.list(store, chunk_size=1)), None)
 
     def stat(self, name: str) -> Stat | None:
         """What is known of an object; None where there is none."""

@@ -96,7 +96,11 @@ class Lease:
         self._ticker.start()
 
     def check(self) -> None:
-        """Raise LostError where it may be another's by now."""
+        """Raise LostError where it may be another's by now. One request."""
+        self._check_time()
+        self.holder.check()
+
+    def _check_time(self) -> None:
         with self._lock:
             if not self._lost and _elapsed() - self._asked > self._terms.seconds:
                 self._lost = (
@@ -110,7 +114,7 @@ class Lease:
         """Whether ``check`` would raise nothing."""
         try:
             self.check()
-        except LostError:
+        except (LostError, OSError):
             return False
         return True
 

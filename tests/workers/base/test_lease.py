@@ -177,8 +177,10 @@ def test_of_two_who_find_it_free_one_gets_it(bucket, store):
 
 def test_an_owner_that_is_cut_off_stops_in_time(bucket, store):
     lease = acquire(bucket, SECONDS)
-    store.fault = lambda _environ, start, _application: refuse("403 Forbidden", start)
     lease.check()
+    store.fault = lambda _environ, start, _application: refuse("403 Forbidden", start)
+    with pytest.raises(PermissionError):
+        lease.check()
     time.sleep(1.1 * SECONDS)
     with pytest.raises(LostError, match="could not be reached for 3 s"):
         lease.check()
