@@ -215,6 +215,8 @@ class _StageRecord(BaseModel):
 
     wall_seconds: float = 0.0
     peak_bytes: int = 0
+    shards: int = 0  # from here on as StageTotals has them: read and written anew, it is the same
+    seconds: float = 0.0
     bytes: int = 0
     rows: RowCounts = {}
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from workers.base.credentials import shown
-from workers.base.storage import replacing
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -144,6 +143,8 @@ class Bucket:
     def download(self, name: str, path: Path) -> None:
         """Write an object to a file, which appears when it is whole."""
         import obstore
+
+        from workers.base.storage import replacing  # with PyArrow, which no --help needs
 
         with replacing(path) as temporary, temporary.open("wb") as file:
             with self._as_os_error(name):
