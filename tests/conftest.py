@@ -2,6 +2,7 @@
 
 import signal
 
+import pytest
 from xdist.scheduler import LoadFileScheduling
 
 #: These tests share one run of the sample, its port and its site, and so one process.
@@ -10,6 +11,15 @@ TOGETHER = "tests/pipelines/whole_run/"
 # Where pytest was started in the background, a shell has had SIGINT ignored, which commands that
 # the tests start would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def store():
+    """An S3-compatible server, which this process and those that it starts reach."""
+    from tests.object_store import serving_objects  # takes a second
+
+    with serving_objects() as server:
+        yield server
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]

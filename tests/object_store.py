@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -20,6 +21,9 @@ Fault = Callable[[dict[str, Any], Start, Application], Answer | None]
 
 #: Of this process; two servers are reached in turn.
 _ENVIRONMENT = threading.RLock()
+
+
+_numbers = itertools.count()
 
 
 class ObjectStore:
@@ -73,6 +77,10 @@ class ObjectStore:
         """Let this process, and those that it starts, reach it by their environment."""
         with _ENVIRONMENT, patch.dict(os.environ, self.environment()):
             yield
+
+    def new_bucket(self) -> str:
+        """The URL of a bucket that no other has seen."""
+        return self.make_bucket(f"bucket{next(_numbers)}")
 
     def make_bucket(self, name: str) -> str:
         """Its URL."""

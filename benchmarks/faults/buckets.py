@@ -17,8 +17,6 @@ from workers.base.bucket import Bucket
 from workers.base.lease import NAME, Lease, acquire
 
 _RUN = "nightly/text"
-#: All servers of a process have one memory.
-_numbers = itertools.count()
 #: What holds of a run that came to its end, whatever its store did meanwhile.
 _DONE = "pairs: 1 of 1 shards, "
 
@@ -39,7 +37,7 @@ def _in_bucket(
 
     def prepare(place: Place) -> list[str]:
         store = _store(place)
-        url = f"{store.make_bucket(f'runs{next(_numbers)}')}/{_RUN}"
+        url = f"{store.new_bucket()}/{_RUN}"
         with store.reached():
             before(place, Bucket(url))
         store.fault = make(store, url)

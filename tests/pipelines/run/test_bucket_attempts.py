@@ -13,7 +13,7 @@ import pytest
 from pipelines.run.bucket_attempts import attempt_anywhere, finish_staged
 from pipelines.run.directory import is_record, lock_folder
 from pipelines.run.receipts import Receipts, Shard, Side, Source
-from tests.object_store import refuse, serving_objects
+from tests.object_store import refuse
 from workers.base import copies
 from workers.base.bucket import Bucket
 from workers.base.copies import open_copy
@@ -22,21 +22,12 @@ from workers.base.storage import file_hash
 from workers.base.tally import Tally
 
 
-@pytest.fixture(scope="module")
-def store():
-    with serving_objects() as server:
-        yield server
-
-
-_names = itertools.count()
-
-
 @pytest.fixture
 def copy(store, tmp_path, monkeypatch):
     """A new run in a bucket, as its driver has it."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     store.fault = None
-    made = open_copy(f"{store.make_bucket(f'attempts{next(_names)}')}/run")
+    made = open_copy(f"{store.new_bucket()}/run")
     yield made
     store.fault = None
     monkeypatch.setattr(copies, "_COPIES", {})

@@ -7,17 +7,10 @@ import pytest
 
 from pipelines.run.receipts import Receipts
 from pipelines.stages import DATASET_STAGES
-from tests.object_store import serving_objects
 from workers.base.bucket import Bucket
 from workers.base.lease import holding
 
 BUILD, VERIFY = "pipelines.build_dataset", "pipelines.verify"
-
-
-@pytest.fixture
-def store():
-    with serving_objects() as server:
-        yield server
 
 
 def wait_for_request(store, process, method, part, seconds=120.0):

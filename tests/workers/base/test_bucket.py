@@ -6,18 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from tests.object_store import refuse, serving_objects
+from tests.object_store import refuse
 from workers.base import bucket as buckets
 from workers.base.bucket import Bucket, ChangedError
-
-
-@pytest.fixture(scope="module")
-def store():
-    with serving_objects() as server:
-        yield server
-
-
-_names = itertools.count()
 
 
 @pytest.fixture
@@ -26,7 +17,7 @@ def bucket(store, monkeypatch):
     fast["backoff"] = {"init_backoff": timedelta(milliseconds=5)}
     monkeypatch.setattr(buckets, "RETRY", fast)
     store.fault = None
-    yield Bucket(f"{store.make_bucket(f'bucket{next(_names)}')}/runs/one")
+    yield Bucket(f"{store.new_bucket()}/runs/one")
     store.fault = None
 
 

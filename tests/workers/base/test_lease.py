@@ -1,6 +1,5 @@
 """One owner at a time, whatever the clocks say, and whoever is stopped, killed or cut off."""
 
-import itertools
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tests.object_store import refuse, serving_objects
+from tests.object_store import refuse
 from workers.base import lease as leases
 from workers.base.bucket import Bucket
 from workers.base.lease import NAME, HeldError, Lease, LostError, acquire, holding
@@ -37,19 +36,10 @@ lease.release()
 """
 
 
-@pytest.fixture(scope="module")
-def store():
-    with serving_objects() as server:
-        yield server
-
-
-_names = itertools.count()
-
-
 @pytest.fixture
 def bucket(store):
     store.fault = None
-    yield Bucket(f"{store.make_bucket(f'lease{next(_names)}')}/run")
+    yield Bucket(f"{store.new_bucket()}/run")
     store.fault = None
 
 
