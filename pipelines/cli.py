@@ -14,10 +14,11 @@ from pipelines.report import read_report, write_report
 from pipelines.run import log as logs
 from pipelines.run.attempts import DamagedError
 from pipelines.run.config import ConfigError, load_config
-from pipelines.run.directory import LockedError, Run
+from pipelines.run.directory import Run
 from pipelines.run.engines import stop_ray
 from pipelines.run.health import findings
 from pipelines.run.history import Journal, read_history
+from pipelines.run.lock import LockedError
 from pipelines.run.metrics import write_metrics
 from pipelines.run.runner import check, run_stages
 from pipelines.run.services import ServiceError, ServiceKilledError

@@ -20,7 +20,7 @@ from pipelines.run.attempts import output_of
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.outages import is_outage
-from pipelines.run.receipts import Again, Counts, Receipt, Receipts, Shard, Side, StageTotals
+from pipelines.run.receipts import Again, Counts, Receipt, Receipts, Shard, Side
 from pipelines.run.removal import rewrite_table
 from pipelines.run.rewrite import (
     Removed,
@@ -31,6 +31,7 @@ from pipelines.run.rewrite import (
     rewriting,
 )
 from pipelines.run.runner import is_complete
+from pipelines.run.totals import StageTotals
 from pipelines.stages import STAGES
 from pipelines.stages.base import Stage
 from pipelines.stages.embeddings import Embeddings

@@ -21,8 +21,9 @@ from pipelines.run.directory import Run
 from pipelines.run.engines import in_process
 from pipelines.run.precision import check_precision, decided
 from pipelines.run.progress import Reporter
-from pipelines.run.receipts import Outcome, Receipt, Shard, StageTotals, first_problem
+from pipelines.run.receipts import Outcome, Receipt, Shard, first_problem
 from pipelines.run.references import check_embeddings
+from pipelines.run.totals import StageTotals
 from pipelines.stages.embeddings import (
     BOTH_PARTS,
     Embed,

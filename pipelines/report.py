@@ -10,8 +10,8 @@ from typing import Any
 from pipelines.run.directory import Run
 from pipelines.run.health import findings
 from pipelines.run.history import SILENCE, Entry, Work, now, read_history, read_state
-from pipelines.run.receipts import StageTotals
 from pipelines.run.runner import Plan, Standing, is_complete, standings
+from pipelines.run.totals import StageTotals
 from pipelines.stages import STAGES
 from pipelines.stages.embeddings import PRECISION
 from workers.base.copies import bring

@@ -15,7 +15,8 @@ from pipelines.embed_job import RECORD as EMBED_RECORD
 from pipelines.run.attempts import damaged
 from pipelines.run.checks import Checker, missing_shards
 from pipelines.run.config import ConfigError
-from pipelines.run.directory import RECORD, load_record, lock_folder
+from pipelines.run.directory import RECORD, load_record
+from pipelines.run.lock import lock_folder
 from pipelines.run.progress import Progress
 from pipelines.run.receipts import Outcome, Receipt, Receipts, Side, Source
 from pipelines.stages import DATASET_STAGES, STAGES

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,21 +17,12 @@ from pipelines.run import clock
 from pipelines.run.attempts import check_sources, hash_once
 from pipelines.run.bucket_attempts import finish_staged
 from pipelines.run.config import Config, ConfigError, digest
-from pipelines.run.receipts import (
-    Receipts,
-    RowCounts,
-    Sha256,
-    Side,
-    StageTotals,
-    first_problem,
-)
+from pipelines.run.lock import is_changing_record, is_record, lock_folder
+from pipelines.run.receipts import Receipts, RowCounts, Sha256, first_problem
 from pipelines.run.rewrite import finish_rewrite
-from workers.base.copies import Copy, bring, copy_of, open_copy
+from pipelines.run.totals import StageTotals
+from workers.base.copies import bring, copy_of, open_copy
 from workers.base.credentials import shown, shown_settings
-from workers.base.exit_codes import PASSING
-from workers.base.lease import NAME as LEASE
-from workers.base.lease import HeldError
-from workers.base.processes import lock
 from workers.base.settings import printable
 from workers.base.storage import remove_leftovers, write_json
 
@@ -41,10 +31,6 @@ log = logging.getLogger(__name__)
 VERSION = "0.1.0"
 RECORD = "run.json"
 HISTORY = "logs/history.jsonl"
-
-
-class LockedError(RuntimeError):
-    """Another process is working on the run."""
 
 
 @dataclass(frozen=True)
@@ -251,76 +237,6 @@ def load_record(path: Path) -> dict[str, Any]:
         return {}
     except (IsADirectoryError, ValidationError) as error:
         raise ValueError(first_problem(error)) from error
-
-
-@contextmanager
-def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
-    """Hold a folder for this process; the kernel lets go of it whatever ends the process.
-
-    Raises:
-        LockedError: another process holds it; the message says what to do ``otherwise``.
-        ConfigError: its file system has no locks, or it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno in PASSING:
-            raise
-        raise ConfigError(
-            f"{folder} cannot be written to: {error.strerror}; {otherwise}"
-        ) from error
-    with ExitStack() as stack:
-        if copy := copy_of(folder):
-            stack.enter_context(_lease_of(copy, otherwise))
-            yield
-            return
-        try:
-            # The folder: nobody deletes that under its owner.
-            stack.callback(os.close, lock(folder))
-        except BlockingIOError as error:
-            raise LockedError(
-                f"{folder} is being worked on by another process; wait for it or {otherwise}"
-            ) from error
-        except OSError as error:
-            raise ConfigError(
-                f"{folder}: its file system has no locks ({error.strerror}), and two processes at "
-                f"work there would not know of each other; {otherwise}"
-            ) from error
-        yield
-
-
-@contextmanager
-def _lease_of(copy: Copy, otherwise: str) -> Iterator[None]:
-    """Hold the lease of a bucket; what was written of a run's records is sent at the end."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(copy.owned())
-        except HeldError as error:
-            raise LockedError(f"{error}; wait for it or {otherwise}") from error
-        except OSError as error:
-            raise ConfigError(
-                f"{copy.bucket.url} cannot be reached or written to: {error.strerror}; {otherwise}"
-            ) from error
-        copy.look(is_record)
-        try:
-            yield
-        finally:
-            if copy.lease and copy.lease.is_held():
-                copy.send_changed(is_changing_record)
-
-
-def is_record(name: str) -> bool:
-    """Whether an object of a bucket is what a command wants to have of a run from its start on."""
-    first, _, rest = name.partition("/")
-    return is_changing_record(name) or (
-        first in (Side.RECEIPTS, Side.OUTPUTS, Side.ERRORS) and bool(rest)
-    )
-
-
-def is_changing_record(name: str) -> bool:
-    """Whether it is one that the command itself writes: not a shard, nor of one."""
-    first, _, rest = name.partition("/")
-    return first in ("logs", "_opt_outs") if rest else name != LEASE
 
 
 def code_in_use() -> dict[str, str | None]:

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.run.config import Config, Gate
-from pipelines.run.receipts import Receipt, StageTotals
+from pipelines.run.receipts import Receipt
+from pipelines.run.totals import StageTotals
 from workers.base.copies import bring_all
 from workers.base.credentials import shown
 

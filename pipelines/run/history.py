@@ -24,7 +24,8 @@ from pydantic import TypeAdapter, ValidationError
 from pipelines.run import clock
 from pipelines.run.directory import HISTORY, Run, code_in_use
 from pipelines.run.progress import Snapshot
-from pipelines.run.receipts import Outcome, Receipt, RowCounts, Side, StageTotals
+from pipelines.run.receipts import Outcome, Receipt, RowCounts, Side
+from pipelines.run.totals import StageTotals
 from workers.base.exit_codes import PASSING, ExitCode
 from workers.base.storage import replacing, write_json
 from workers.base.supervisor import session_folder

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.run.attempts import finish_publishing, output_of
 from pipelines.run.config import ConfigError
-from pipelines.run.receipts import Again, Receipts, Side, without_rows
+from pipelines.run.receipts import Again, Receipts, Side
+from pipelines.run.totals import without_rows
 from workers.base.copies import copy_of
 from workers.base.storage import TEMPORARY_PREFIX, make_way, sync, write_json
 

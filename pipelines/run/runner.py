@@ -17,9 +17,10 @@ from pipelines.run.memory import peak_memory
 from pipelines.run.opt_outs import check_opt_outs
 from pipelines.run.outages import Unreached, is_outage, is_stale, lacks
 from pipelines.run.progress import Progress
-from pipelines.run.receipts import Outcome, Receipt, Shard, Side, StageTotals, settled
+from pipelines.run.receipts import Outcome, Receipt, Shard, Side
 from pipelines.run.references import check_truth
 from pipelines.run.services import services_of
+from pipelines.run.totals import StageTotals, settled
 from pipelines.stages import STAGES
 from pipelines.stages.base import Stage
 from pipelines.stages.embeddings import Embeddings

@@ -10,7 +10,8 @@ from pathlib import Path
 from pipelines.run.engines import in_process
 from pipelines.run.gates import gate_of, is_met
 from pipelines.run.outages import Unreached, is_outage
-from pipelines.run.receipts import Check, Outcome, Receipt, Shard, Side, StageTotals, settled
+from pipelines.run.receipts import Check, Outcome, Receipt, Shard, Side
+from pipelines.run.totals import StageTotals, settled
 from pipelines.stages.base import Stage
 from pipelines.stages.images import Images
 from workers.base.copies import bring

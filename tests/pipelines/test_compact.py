@@ -8,10 +8,11 @@ import pytest
 
 from pipelines import compact
 from pipelines.run.directory import Run
-from pipelines.run.receipts import Side, StageTotals
+from pipelines.run.receipts import Side
 from pipelines.run.removal import rewrite_table
 from pipelines.run.rewrite import mend_receipts, rekey, rewriting
 from pipelines.run.runner import Plan
+from pipelines.run.totals import StageTotals
 from pipelines.stages import STAGES
 from tests.pipelines.synthetic_run import ask_once_more, make_run
 from tests.pipelines.test_takedown import problems

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from pipelines.embed import main
-from pipelines.run.directory import lock_folder
+from pipelines.run.lock import lock_folder
 from pipelines.run.receipts import Receipts
 from pipelines.stages.embeddings import Embeddings
 from pipelines.verify import main as verify

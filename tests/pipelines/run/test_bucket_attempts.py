@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.run.bucket_attempts import attempt_anywhere, finish_staged
-from pipelines.run.directory import is_record, lock_folder
+from pipelines.run.lock import is_record, lock_folder
 from pipelines.run.receipts import Receipts, Shard, Side, Source
 from tests.object_store import refuse
 from workers.base import copies

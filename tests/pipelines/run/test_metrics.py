@@ -14,7 +14,8 @@ from pipelines.run.config import Config, ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.history import Journal
 from pipelines.run.metrics import GAUGES, METRICS, metrics_text
-from pipelines.run.receipts import Outcome, Receipt, StageTotals
+from pipelines.run.receipts import Outcome, Receipt
+from pipelines.run.totals import StageTotals
 from workers.base import storage
 from workers.base.exit_codes import ExitCode
 from workers.base.settings import printable

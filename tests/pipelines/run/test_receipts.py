@@ -11,7 +11,8 @@ import pytest
 
 from pipelines.run.attempts import attempt, damaged, finish_publishing, outcome_of, perform
 from pipelines.run.config import ConfigError
-from pipelines.run.receipts import Outcome, Receipts, Shard, Side, Source, StageTotals
+from pipelines.run.receipts import Outcome, Receipts, Shard, Side, Source
+from pipelines.run.totals import StageTotals
 from tests.pipelines.conftest import flip_a_byte
 from tests.tools import rows_by_tool
 from workers.base.storage import file_hash

@@ -10,9 +10,11 @@ import pytest
 from pipelines.report import status_text, write_report
 from pipelines.run.attempts import DamagedError, perform
 from pipelines.run.config import Config, ConfigError
-from pipelines.run.directory import LockedError, Run
-from pipelines.run.receipts import Shard, StageTotals
+from pipelines.run.directory import Run
+from pipelines.run.lock import LockedError
+from pipelines.run.receipts import Shard
 from pipelines.run.runner import Plan, check
+from pipelines.run.totals import StageTotals
 from pipelines.stages import STAGES
 from query_builder.inputs import SYNSET_FILES
 from query_builder.settings import QuerySettings

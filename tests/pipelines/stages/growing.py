@@ -18,8 +18,8 @@ from pipelines.run import clock
 from pipelines.run.config import Config
 from pipelines.run.directory import Run
 from pipelines.run.engines import in_process
-from pipelines.run.receipts import StageTotals
 from pipelines.run.runner import Result, run_stages
+from pipelines.run.totals import StageTotals
 from pipelines.stages import STAGES
 from pipelines.stages.base import Stage
 from pipelines.stages.embeddings import Embed

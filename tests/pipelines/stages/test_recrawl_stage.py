@@ -13,8 +13,9 @@ from pipelines.run import clock
 from pipelines.run.config import Config
 from pipelines.run.directory import Run
 from pipelines.run.engines import in_process
-from pipelines.run.receipts import Receipt, StageTotals
+from pipelines.run.receipts import Receipt
 from pipelines.run.runner import is_complete, run_stages
+from pipelines.run.totals import StageTotals
 from pipelines.stages import STAGES, pages
 from tests.workers.plain_crawl import use_plain_crawls
 from tests.workers.web import Answer, Web, moved, page, serving, tagged

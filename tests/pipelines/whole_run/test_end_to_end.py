@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.run.history import read_history
-from pipelines.run.receipts import Receipts, Side, StageTotals
+from pipelines.run.receipts import Receipts, Side
+from pipelines.run.totals import StageTotals
 from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.verify import check_all
 from tests.pipelines.conftest import flip_a_byte, wait_for

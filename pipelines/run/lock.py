@@ -1,0 +1,90 @@
+"""One command at a time on a run: flock on its folder, or the lease of its bucket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pipelines.run.config import ConfigError
+from pipelines.run.receipts import Side
+from workers.base.copies import Copy, copy_of
+from workers.base.exit_codes import PASSING
+from workers.base.lease import NAME as LEASE
+from workers.base.lease import HeldError
+from workers.base.processes import lock
+
+
+class LockedError(RuntimeError):
+    """Another process is working on the run."""
+
+
+@contextmanager
+def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
+    """Hold a folder for this process; the kernel lets go of it whatever ends the process.
+
+    Raises:
+        LockedError: another process holds it; the message says what to do ``otherwise``.
+        ConfigError: its file system has no locks, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
+        raise ConfigError(
+            f"{folder} cannot be written to: {error.strerror}; {otherwise}"
+        ) from error
+    with ExitStack() as stack:
+        if copy := copy_of(folder):
+            stack.enter_context(_lease_of(copy, otherwise))
+            yield
+            return
+        try:
+            # The folder: nobody deletes that under its owner.
+            stack.callback(os.close, lock(folder))
+        except BlockingIOError as error:
+            raise LockedError(
+                f"{folder} is being worked on by another process; wait for it or {otherwise}"
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"{folder}: its file system has no locks ({error.strerror}), and two processes at "
+                f"work there would not know of each other; {otherwise}"
+            ) from error
+        yield
+
+
+@contextmanager
+def _lease_of(copy: Copy, otherwise: str) -> Iterator[None]:
+    """Hold the lease of a bucket; what was written of a run's records is sent at the end."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(copy.owned())
+        except HeldError as error:
+            raise LockedError(f"{error}; wait for it or {otherwise}") from error
+        except OSError as error:
+            raise ConfigError(
+                f"{copy.bucket.url} cannot be reached or written to: {error.strerror}; {otherwise}"
+            ) from error
+        copy.look(is_record)
+        try:
+            yield
+        finally:
+            if copy.lease and copy.lease.is_held():
+                copy.send_changed(is_changing_record)
+
+
+def is_record(name: str) -> bool:
+    """Whether an object of a bucket is what a command wants to have of a run from its start on."""
+    first, _, rest = name.partition("/")
+    return is_changing_record(name) or (
+        first in (Side.RECEIPTS, Side.OUTPUTS, Side.ERRORS) and bool(rest)
+    )
+
+
+def is_changing_record(name: str) -> bool:
+    """Whether it is one that the command itself writes: not a shard, nor of one."""
+    first, _, rest = name.partition("/")
+    return first in ("logs", "_opt_outs") if rest else name != LEASE
