@@ -207,10 +207,16 @@ def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:
     error = error_of(do)
     if error is None:
         return outcome_of(shard, folder)
-    text = f"{_damage_of(shard)}{error.text}"
+    error = error._replace(text=f"{_damage_of(shard)}{error.text}")
+    leave_error(error, shard, folder)
+    return Outcome(shard.name, None, *error)
+
+
+def leave_error(error: Error, shard: Shard, folder: Path) -> None:
+    """Write down why an attempt at a shard failed."""
+    path = Side.ERRORS.of(folder) / f"{shard.name}.txt"
     with suppress(OSError):  # the disk may be full, which may be the error
-        write_text(f"{_MEND_FIRST if error.mend_first else ''}{text}", path)
-    return Outcome(shard.name, error=text, mend_first=error.mend_first)
+        write_text(f"{_MEND_FIRST if error.mend_first else ''}{error.text}", path)
 
 
 class Error(NamedTuple):

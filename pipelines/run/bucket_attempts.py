@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.run.attempts import Work, attempt, error_of
+from pipelines.run.attempts import Error, Work, attempt, error_of, leave_error
 from pipelines.run.receipts import (
     Outcome,
     Receipt,
@@ -57,21 +57,30 @@ def _attempt_in_copy(copy: Copy, work: Work, shard: Shard, folder: Path) -> Outc
         if not is_mine:
             _forget(records)
         if error := error_of(lambda: bring([*records, *shared_files(copy)])):
-            return Outcome(shard.name, None, *error)
+            return _failed(error, shard, folder)
         before = receipts.get(shard.name)
         if before and is_of(before, shard) and _is_there(copy, folder, before):
             return Outcome(shard.name, receipt=before)
         files = receipts.announced(shard.name) | files_of(before)
         if error := error_of(lambda: bring(read)):
-            return Outcome(shard.name, None, *error)
+            return _failed(error, shard, folder)
         outcome = attempt(work, shard, folder)
-        error = error_of(lambda: _send(copy, receipts, outcome, before, files))
-        return Outcome(shard.name, None, *error) if error else outcome
+        if error := error_of(lambda: _send(copy, receipts, outcome, before, files)):
+            # Done here alone is not done: whoever looks here must not take it for that.
+            _forget([*records, *(folder / file for file in files_of(outcome.receipt))])
+            return _failed(error, shard, folder)
+        return outcome
     finally:
         made = files_of(receipts.get(shard.name))
         _forget([*read, *(folder / file for file in made)])
         if not is_mine:
             _forget(records)
+
+
+def _failed(error: Error, shard: Shard, folder: Path) -> Outcome:
+    """Of what could not be fetched or sent: it is left here alone, for who works in this copy."""
+    leave_error(error, shard, folder)
+    return Outcome(shard.name, None, *error)
 
 
 def fetch_records(shard: Shard, folder: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.run.attempts import outcome_of
 from pipelines.run.bucket_attempts import attempt_anywhere, finish_staged
 from pipelines.run.lock import is_record, lock_folder
 from pipelines.run.receipts import Receipts, Shard, Side, Source
@@ -17,7 +18,7 @@ from tests.object_store import refuse
 from workers.base import copies
 from workers.base.bucket import Bucket
 from workers.base.copies import open_copy
-from workers.base.lease import NAME, acquire
+from workers.base.lease import NAME, Lease, acquire
 from workers.base.storage import file_hash
 from workers.base.tally import Tally
 
@@ -149,6 +150,35 @@ def test_an_owner_that_has_lost_the_lease_commits_nothing(copy, tmp_path):
         taken.release()
 
 
+def test_an_owner_that_is_overtaken_before_the_last_step_puts_nothing_in_place(
+    copy, store, tmp_path
+):
+    """What it has sent beside the shard is there by then, with the list of it."""
+    with lock_folder(copy.root, ""):
+        attempt_anywhere(Write("one"), Shard("a", "key"), copy.root / "stage")
+        before = objects(copy)
+        taken: list[Lease] = []
+
+        def overtake(environ, start, application):
+            if environ["PATH_INFO"].endswith("/_outputs/stage/a.json") and (
+                environ["REQUEST_METHOD"] == "PUT" and not taken
+            ):
+                store.fault = None
+                answer = list(application(environ, start))
+                taken.append(take(copy.bucket))
+                return answer
+            return None
+
+        store.fault = overtake
+        shard = Shard("a", "other key")
+        outcome, _ = elsewhere(tmp_path, Write("two"), shard, copy.root / "stage")
+        assert "this process was stopped or cut off for too long" in str(outcome.error)
+        there = objects(copy)
+        assert {name: there[name] for name in FILES} == {name: before[name] for name in FILES}
+        assert there["_receipts/stage/a.json"] == before["_receipts/stage/a.json"]
+        taken[0].release()
+
+
 def take(bucket):
     """The lease, as whoever comes when its time is over takes it."""
     bucket.delete([NAME])
@@ -166,6 +196,10 @@ def test_cut_off_at_any_request_a_shard_is_what_it_was_or_what_it_has_become(cop
         )
         new = Shard("a", "other key")
         outcome = attempt_anywhere(Write("two"), new, copy.root / "stage")
+        # As the driver of a Beam pipeline learns of it.
+        seen = outcome_of(new, copy.root / "stage")
+        assert (seen.receipt is None, seen.error) == (outcome.receipt is None, outcome.error)
+        assert Receipts(copy.root / "stage").is_done(new) == bool(outcome.receipt)
         store.fault = None
         copy.look(is_record)
         finish_staged(copy)
