@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PosixPath
 from typing import Any
 
-from workers.base.bucket import Bucket
+from workers.base.bucket import Bucket, Stat
 from workers.base.lease import Holder, Lease, holding
 
 #: Objects that are sent or fetched at a time.
@@ -36,6 +35,8 @@ class Copy:
         #: What is known to be there, by name: of the process that holds the lease, all of it.
         self.sizes: dict[str, int] = {}
         self._sent: dict[str, tuple[int, int]] = {}
+        #: What the last look has brought: what it was there, and is here.
+        self._fetched: dict[str, tuple[Stat, tuple[int, int]]] = {}
         name = hashlib.sha256(bucket.url.encode()).hexdigest()[:12]
         self.root = CopyPath(tempfile.gettempdir(), f"copy-{name}-{os.getpid()}")
         self.root.mkdir(parents=True, exist_ok=True)
@@ -74,12 +75,20 @@ class Copy:
         path.unlink(missing_ok=True)
 
     def look(self, is_wanted: Callable[[str], bool]) -> None:
-        """See what is there, and have what is wanted of it here, and nothing else."""
-        self.sizes = {name: stat.size for name, stat in self.bucket.list().items()}
-        shutil.rmtree(self.root)
-        self.root.mkdir()
+        """See what is there, and have what is wanted of it here, and nothing else.
+
+        What has not changed since the last look, and was not written here, is not fetched again.
+        """
+        found = self.bucket.list()
+        fetched, here = self._fetched, self._written(lambda _: True)
+        same = {n for n, known in fetched.items() if known == (found.get(n), here.get(n))}
+        for name in here.keys() - same:
+            (self.root / name).unlink()
+        self.sizes = {name: stat.size for name, stat in found.items()}
         bring(self.root / name for name in self.sizes if is_wanted(name))
-        self._sent = self._written(is_wanted)
+        here = self._written(is_wanted)
+        self._fetched = {name: (found[name], state) for name, state in here.items()}
+        self._sent = here
 
     def send_changed(self, is_wanted: Callable[[str], bool]) -> None:
         """Send what is wanted and was written here since, and remove what was removed here."""

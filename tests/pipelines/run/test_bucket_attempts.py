@@ -273,3 +273,23 @@ def test_a_copy_knows_its_paths_only(copy, tmp_path):
     assert copies.copy_of(beside) is None
     assert pickle.loads(pickle.dumps(beside)) == beside
     assert Bucket(copy.bucket.url) == copy.bucket
+
+
+def test_what_has_not_changed_since_the_last_look_is_not_fetched_again(copy, store):
+    with lock_folder(copy.root, ""):
+        for name in "abc":
+            attempt_anywhere(Write(name), Shard(name, "key"), copy.root / "stage")
+    again = open_copy(copy.bucket.url)
+    again.look(is_record)
+    before = objects(again)
+    again.bucket.write_over("_receipts/stage/a.json", b"another", lambda: None)
+    again.bucket.delete(["_receipts/stage/b.json"])
+    (again.root / "_receipts/stage/c.json").write_text("written here")
+    asked = len(store.requests)
+    again.look(is_record)
+    fetched = [path for method, path in store.requests[asked:] if method == "GET"]
+    assert sorted(path.rpartition("/")[2] for path in fetched[1:]) == ["a.json", "c.json"]
+    receipts = again.root / "_receipts/stage"
+    assert sorted(path.name for path in receipts.iterdir()) == ["a.json", "c.json"]
+    assert (receipts / "a.json").read_bytes() == b"another"
+    assert (receipts / "c.json").read_bytes() == before["_receipts/stage/c.json"]
