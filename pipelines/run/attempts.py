@@ -193,7 +193,7 @@ def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:
     A shard that has its receipt is left alone: an engine asks again for one whose worker was lost
     before it could say that it was done.
     """
-    path = Side.ERRORS.of(folder) / f"{shard.name}.txt"
+    path = Receipts(folder).record(Side.ERRORS, shard.name)
     make_way(path)
     path.unlink(missing_ok=True)
 
@@ -214,7 +214,7 @@ def attempt(work: Work, shard: Shard, folder: Path) -> Outcome:
 
 def leave_error(error: Error, shard: Shard, folder: Path) -> None:
     """Write down why an attempt at a shard failed."""
-    path = Side.ERRORS.of(folder) / f"{shard.name}.txt"
+    path = Receipts(folder).record(Side.ERRORS, shard.name)
     with suppress(OSError):  # the disk may be full, which may be the error
         write_text(f"{_MEND_FIRST if error.mend_first else ''}{error.text}", path)
 

@@ -113,7 +113,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _EXACT = ConfigDict(strict=True, extra="forbid")
 
 
-class _RowCounts(BaseModel):
+class _Counts(BaseModel):
     model_config = _EXACT
 
     rows_in: Number = Field(alias="in")
@@ -123,7 +123,7 @@ class _RowCounts(BaseModel):
 
 
 def _balanced(counts: Counts) -> Counts:
-    tally = _RowCounts.model_validate(counts)
+    tally = _Counts.model_validate(counts)
     dropped = sum(tally.rejected.values()) + sum(tally.failed.values())
     if tally.rows_in != tally.kept + dropped:
         raise ValueError("its tally does not add up")

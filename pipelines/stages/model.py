@@ -111,7 +111,7 @@ class TrainOnRay:
             # Ray or its controller was lost, no fault of the training: a new worker goes on.
             supervisor.begin_anew(str(error))
             raise
-        return {"pairs": account_of(out)}
+        return {"pairs": tally_of(out)}
 
 
 #: How the training worker hands its tally to the driver; and why there is none, where no further
@@ -120,7 +120,7 @@ TALLY = "_tally.json"
 REFUSAL = "_refusal.txt"
 
 
-def account_of(out: Path) -> Tally:
+def tally_of(out: Path) -> Tally:
     """What a training that has ended has left. Raises NeedsMendingError where it refused."""
     if (out / REFUSAL).is_file():
         raise NeedsMendingError((out / REFUSAL).read_text(encoding="utf-8"))

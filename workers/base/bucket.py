@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -39,6 +39,9 @@ RETRY: Any = {
         "base": 2,
     },
 }
+
+#: How often an object is written over that has just been changed once more.
+TRIES = 10
 
 #: How often a command's first request is repeated.
 FIRST_RETRIES = 3
@@ -197,15 +200,16 @@ class Bucket:
         Args:
             may: raises an error where one may not any more; called after the version was seen.
         """
-        for last in [False] * 9 + [True]:
-            before = self.stat(name)
-            may()
-            try:
-                return self.write(name, content, before)
-            except ChangedError:  # by one whose request was under way when he lost the right to it
-                if last:
-                    raise
-        raise AssertionError
+        for _ in range(TRIES - 1):
+            # By one whose request was under way when he lost the right to it.
+            with suppress(ChangedError):
+                return self._write_seen(name, content, may)
+        return self._write_seen(name, content, may)
+
+    def _write_seen(self, name: str, content: bytes, may: Callable[[], None]) -> Stat:
+        before = self.stat(name)
+        may()
+        return self.write(name, content, before)
 
     def copy(self, name: str, place: str) -> None:
         """Write an object's content over another one, within the store."""

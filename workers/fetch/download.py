@@ -76,10 +76,10 @@ def download_shard(
     without = _without_image(asked, results).sort_by("pair_id")
     write_table(images, out.images)
     write_table(without, out.without)
-    return {"images": _account(images, without)}
+    return {"images": _tally(images, without)}
 
 
-def _account(images: pa.Table, without: pa.Table) -> Tally:
+def _tally(images: pa.Table, without: pa.Table) -> Tally:
     tally = Tally()
     tally.keep(images.num_rows)
     for row in without.to_pylist():

@@ -10,7 +10,7 @@ import clip_model
 from pipelines.evaluation.scoring import ask, score_models
 from pipelines.run.config import Config, ScoreSettings, TrainSettings
 from pipelines.run.receipts import Shard
-from pipelines.stages.model import CHECKPOINT, account_of, finish
+from pipelines.stages.model import CHECKPOINT, finish, tally_of
 from pipelines.stages.scores import ScoreModels
 from pipelines.training.held_out import Example, is_held_out, read_examples
 from pipelines.training.loop import DivergedError, Trained, train
@@ -122,7 +122,7 @@ def test_what_no_further_attempt_changes_is_not_begun_again_and_all_else_is(tmp_
         finish(lost, tmp_path)
     finish(diverging, tmp_path)
     with pytest.raises(NeedsMendingError, match=r"^the loss is nan .* lower model.learning_rate$"):
-        account_of(tmp_path)
+        tally_of(tmp_path)
     assert not (tmp_path / CHECKPOINT).exists()
 
 
