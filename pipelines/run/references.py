@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.run.config import Config, ConfigError
-from pipelines.training.checkpoints import architecture
+from pipelines.run.models import architecture
 from workers.base.storage import schema_with
 from workers.embedding.settings import EmbedSettings
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipelines.run.config import ConfigError, RaySettings
 from pipelines.run.directory import Run
 from pipelines.run.engines import Actors, in_ray_actors
+from pipelines.run.models import architecture, checkpoint_inputs, is_file
 from pipelines.run.precision import check_precision, decided, on_record, precision_of
 from pipelines.run.receipts import Files, Outcome, Shard
 from pipelines.stages.base import Stage
-from pipelines.training.checkpoints import architecture, checkpoint_inputs, is_file
 from workers.base.tally import Tally
 from workers.embedding.meter import Activity
 from workers.embedding.settings import EmbedSettings, InputSettings

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pipelines.run.config import Config, ConfigError
 from pipelines.run.engines import in_process
+from pipelines.run.models import checkpoint_inputs, is_file
 from pipelines.run.receipts import Outcome, Shard
 from pipelines.run.references import check_templates
 from pipelines.stages.base import Stage
 from pipelines.stages.model import CHECKPOINT
-from pipelines.training.checkpoints import checkpoint_inputs, is_file
 from workers.base.storage import write_json
 from workers.base.tally import Tally
 

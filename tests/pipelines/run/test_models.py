@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from clip_model import download
 from clip_model.checkpoint import PUBLISHED
 from pipelines.run.config import ConfigError
-from pipelines.training.checkpoints import architecture, checkpoint_inputs
+from pipelines.run.models import architecture, checkpoint_inputs
 from tests.shards import save_tiny_model
 
 
