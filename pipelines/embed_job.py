@@ -37,7 +37,7 @@ from workers.base.file_systems import find_files
 from workers.base.settings import local_path, printable
 from workers.base.storage import write_json
 from workers.embedding.settings import EmbedSettings, InputSettings
-from workers.embedding.shard_reader import TAR_ENDINGS
+from workers.embedding.tar_reader import TAR_ENDINGS
 
 log = logging.getLogger(__name__)
 

@@ -37,8 +37,9 @@ from workers.embedding.image_hash import image_hash
 from workers.embedding.labels import Labels
 from workers.embedding.meter import Meter
 from workers.embedding.overlap import Handle, in_chunks, overlap
+from workers.embedding.samples import Sample, failure_reason
 from workers.embedding.settings import EmbedSettings, InputSettings
-from workers.embedding.shard_reader import Sample, read_shard
+from workers.embedding.shard_reader import read_shard
 from workers.embedding.windows import Row, Window, window_table
 
 #: Images that a thread decodes at a time: enough to make handing them over cost nothing.
@@ -244,14 +245,10 @@ def _without_gaps(
 ) -> Iterator[Sample]:
     """The rows that have what is asked for."""
     for sample in samples:
-        if source.images and sample.image_problem:
-            _fail(tally, "bad_image", Row(sample.id, sample.text), sample.image_problem)
-        elif source.images and sample.image is None:
-            _fail(tally, "no_image", Row(sample.id, sample.text), "the row has no image")
-        elif sample.problem:
-            _fail(tally, "bad_caption", Row(sample.id, None), sample.problem)
-        elif source.texts and sample.text is None:
-            _fail(tally, "no_caption", Row(sample.id, None), "the row has no caption")
+        if failure := failure_reason(sample, source):
+            reason, error = failure
+            caption = sample.text if reason in ("bad_image", "no_image") else None
+            _fail(tally, reason, Row(sample.id, caption), error)
         else:
             yield sample
 

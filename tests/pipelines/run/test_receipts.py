@@ -17,7 +17,7 @@ from tests.pipelines.conftest import flip_a_byte
 from tests.tools import rows_by_tool
 from workers.base.storage import file_hash
 from workers.base.tally import LostRowsError, Tally
-from workers.embedding.shard_reader import ShardError
+from workers.embedding.samples import ShardError
 
 
 @pytest.fixture

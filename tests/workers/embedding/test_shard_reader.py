@@ -7,10 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.shards import write_tar
+from workers.embedding import tar_reader
+from workers.embedding.samples import Sample, ShardError, failure_reason
 from workers.embedding.settings import InputSettings
-from workers.embedding.shard_reader import Sample, ShardError, read_shard
+from workers.embedding.shard_reader import list_chunks, read_chunk, read_shard
 
 
 def read(path, **settings):
@@ -221,3 +225,99 @@ def test_how_much_of_a_shard_has_been_read_is_told(tmp_path):
         assert told == sorted(told)
         assert 0 < told[0] <= 1
         assert 0.9 < told[-1] <= 1
+
+
+def read_in_chunks(path, backwards=False, **settings):
+    chunks = list_chunks(path)
+    source = InputSettings(**settings)
+    order = reversed(chunks) if backwards else chunks
+    parts = [list(read_chunk(path, chunk, source)) for chunk in order]
+    return [row for part in (reversed(parts) if backwards else parts) for row in part]
+
+
+MEMBERS = st.lists(
+    st.tuples(
+        st.sampled_from(["0", "1", "a/0", "0#2", "\udcff", "long/" * 30 + "0"]),
+        st.sampled_from(["jpg", "txt", "json", "seg.png", ""]),
+        st.binary(max_size=600),
+    ),
+    max_size=40,
+)
+
+
+@given(members=MEMBERS, rows=st.integers(1, 4), size=st.sampled_from([1, 2000, 1 << 20]))
+def test_the_chunks_of_a_tar_hold_its_rows_in_whatever_order_they_are_read(
+    tmp_path_factory, members, rows, size
+):
+    path = tmp_path_factory.getbasetemp() / "00000.tar"
+    write_tar([(f"{key}.{ending}", content) for key, ending, content in members], path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tar_reader, "CHUNK_ROWS", rows)
+        patch.setattr(tar_reader, "CHUNK_BYTES", size)
+        whole = read(path)
+        assert read_in_chunks(path) == read_in_chunks(path, backwards=True) == whole
+        assert len(list_chunks(path)) >= len(whole) / rows
+
+
+def test_a_compressed_tar_is_one_chunk(tmp_path):
+    members = [(f"{n}.jpg", b"x") for n in range(600)]
+    plain = write_tar(members, tmp_path / "a.tar")
+    compressed = write_tar(members, tmp_path / "a.tar.gz", "w:gz")
+    assert [len(list_chunks(path)) for path in (plain, compressed)] == [3, 1]
+    assert read_in_chunks(compressed) == read_in_chunks(plain) == read(plain)
+
+
+def test_the_chunks_of_parquet_are_its_row_groups(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"jpg": [b"%d" % n for n in range(10)], "caption": list("abcdefghij")})
+    pq.write_table(table, path, row_group_size=4)
+    assert len(list_chunks(path)) == 3
+    assert read_in_chunks(path) == read_in_chunks(path, backwards=True) == read(path)
+    assert read(path)[9].id == "a/000000009"
+
+
+def test_a_chunk_brings_other_values_along_where_rows_have_them(tmp_path):
+    columns = {"key": ["0"], "jpg": [b"x"], "caption": ["a"], "url": ["http://a/"]}
+    parquet = write_columns(tmp_path / "a.parquet", **columns)
+    about = json.dumps({"url": "http://a/", "caption": "a", "width": 1}).encode()
+    tar = write_tar([("0.jpg", b"x"), ("0.json", about)], tmp_path / "a.tar")
+    for path in (parquet, tar):
+        (chunk,) = list_chunks(path)
+        (row,) = read_chunk(path, chunk, InputSettings(), others=("url", "page_url"))
+        assert (row.id, row.image, row.text) == ("0", b"x", "a")
+        assert row.others == {"url": "http://a/"}
+
+
+@pytest.mark.parametrize(
+    ("captions", "texts", "reason"),
+    [
+        (["a", "b"], ("a", "b"), None),
+        ([], (), "bad_caption"),
+        (["a", None], (), "bad_caption"),
+        ("a", (), None),
+        (None, (), "no_caption"),
+    ],
+)
+def test_a_list_of_captions_will_do_for_who_takes_several(tmp_path, captions, texts, reason):
+    parquet = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"key": ["0"], "jpg": [b"x"], "caption": [captions]}), parquet)
+    about = json.dumps({"caption": captions}).encode()
+    tar = write_tar([("0.jpg", b"x"), ("0.json", about)], tmp_path / "a.tar")
+    for path, refused in ((parquet, reason), (tar, reason and "no_caption")):
+        (row,) = read(path)
+        assert row.texts == texts
+        failure = failure_reason(row, InputSettings(), several=True)
+        assert (failure and failure[0]) == refused
+        if isinstance(captions, list):  # whoever takes one does not choose
+            assert failure_reason(row, InputSettings())
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar", "cut tar"])
+def test_the_chunks_of_a_damaged_shard_are_an_error_that_names_it(tmp_path, kind):
+    path = tmp_path / f"00000.{kind.split()[-1]}"
+    path.write_bytes(b"no shard" * 1000)
+    if kind == "cut tar":
+        write_tar([(f"{n}.jpg", bytes(3000)) for n in range(9)], path)
+        path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(ShardError, match="00000"):
+        list_chunks(path)
