@@ -38,6 +38,7 @@ from pipelines.stages.embeddings import Embeddings
 from pipelines.stages.images import Images, failures_before
 from pipelines.stages.labels import Labels
 from workers.base.contracts import REQUESTS
+from workers.base.copies import bring_all
 from workers.base.exit_codes import ExitCode
 from workers.base.opt_outs import Kind, OptOuts
 from workers.base.output import say
@@ -74,6 +75,7 @@ def compact(arguments: argparse.Namespace) -> ExitCode:
                 "what is referred to: run pipelines.build_dataset first"
             )
         end_killed_work(run.directory)
+        bring_all(run.directory)
         before = _sizes(run)
         with rewriting(run) as state:
             removed = remove_unreferenced(state)

@@ -29,6 +29,7 @@ from pipelines.stages import STAGES
 from pipelines.stages.model import RAY_STORAGE
 from pipelines.stages.pages import Pages
 from pipelines.stages.queries import Queries
+from workers.base.copies import bring_all, copy_of
 from workers.base.exit_codes import ExitCode
 from workers.base.opt_outs import Kind, OptOuts, entry_key, normal_entry, read_tombstones, url_names
 from workers.base.output import say
@@ -83,6 +84,7 @@ def takedown(arguments: argparse.Namespace) -> ExitCode:
     dry = arguments.dry_run
     with run.lock() if dry else at_work(run, arguments.command):
         end_killed_work(run.directory)
+        bring_all(run.directory)
         entries = with_all_of_it(run.directory, named)
         removed = remove(run, entries, discard=dry)
     say("\n".join(_report(run, removed, dry=dry)))
@@ -253,6 +255,8 @@ def _report(run: Run, removed: Mapping[str, int], *, dry: bool) -> Iterator[str]
 def _out_of_reach(run: Run, removed: Mapping[str, int]) -> Iterator[str]:
     """What a takedown cannot do."""
     yield "out of reach: copies of the run, and what was listed in files outside of it"
+    if copy_of(run.directory):
+        yield "out of reach: older versions of objects, where the bucket keeps them"
     if removed.get("dataset") and run.receipts("model").all():
         yield "out of reach: model/ was trained on rows that are removed; pipelines.train anew"
     gone = read_tombstones(opt_out_files(run).taken_down)

@@ -9,8 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+from workers.base.bucket import Bucket
+from workers.base.lease import NAME as LEASE
 
 Answer = Iterable[bytes]
 Start = Callable[..., Any]
@@ -103,6 +107,25 @@ def serving_objects() -> Iterator[ObjectStore]:
             yield store
         finally:
             store.close()
+
+
+def send_folder(folder: Path, url: str) -> None:
+    """Let a bucket have a folder's files."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        Bucket(url).write(str(path.relative_to(folder)), path.read_bytes(), None)
+
+
+def fetched(url: str, folder: Path) -> Path:
+    """A folder with all objects, but for the lease."""
+    for name in objects_below(url):
+        Bucket(url).download(name, folder / name)
+    return folder
+
+
+def objects_below(url: str) -> dict[str, bytes]:
+    """Contents by name, but for the lease."""
+    bucket = Bucket(url)
+    return {name: bucket.read(name)[0] for name in bucket.list().keys() - {LEASE}}
 
 
 def refuse(status: str, start: Start, headers: Mapping[str, str] | None = None) -> Answer:

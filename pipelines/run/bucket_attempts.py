@@ -1,19 +1,14 @@
 """An attempt at a shard of a run that lives in a bucket: fetch, work here, send, the receipt last.
 
 Nothing is renamed there and no list is relied on. Where a shard had a receipt, what it was is kept
-until what it becomes is there in full: new files are sent beside the old ones, then a list of
-them, and the store itself copies them into place. Whoever takes the bucket next ends that.
+until what it becomes is there in full (``pipelines.run.staged``).
 """
 
 from __future__ import annotations
 
-import json
-import secrets
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.run.attempts import Error, Work, attempt, error_of, leave_error
 from pipelines.run.receipts import (
@@ -25,19 +20,8 @@ from pipelines.run.receipts import (
     files_of,
     is_of,
 )
+from pipelines.run.staged import replace_objects
 from workers.base.copies import Copy, bring, copy_of
-
-#: Where new files wait, and the list of them, which is written last.
-_STAGED = "_staged"
-_SEAL = "seal.json"
-
-
-class _Seal(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    stage: str
-    receipt: dict[str, object]
-    removed: list[str]  # names of objects
 
 
 def attempt_anywhere(work: Work, shard: Shard, folder: Path) -> Outcome:
@@ -134,70 +118,13 @@ def _send(
     written = [receipts.folder / output.file for output in receipt.outputs]
     removed = [copy.name_of(receipts.folder / file) for file in set(files) - files_of(receipt)]
     record = receipts.record(Side.RECEIPTS, name)
-    if before:
-        _stage(copy, receipts, receipt, written, removed)
-        return
+    receipts.keep(receipt)
     copy.publish(receipts.record(Side.OUTPUTS, name))
+    if before:
+        files_by_name = {copy.name_of(path): path for path in (*written, record)}
+        replace_objects(copy, files_by_name, removed, proof=copy.name_of(record))
+        return
     for path in written:
         copy.publish(path)
-    copy.may_write()
-    copy.bucket.delete(removed)
-    receipts.keep(receipt)
+    copy.remove(removed)
     copy.publish(record)
-
-
-def _stage(
-    copy: Copy, receipts: Receipts, receipt: Receipt, written: Iterable[Path], removed: list[str]
-) -> None:
-    token = f"{_STAGED}/{secrets.token_hex(8)}"
-    for path in written:
-        name = f"{token}/{copy.name_of(path)}"
-        copy.bucket.write_over(name, path.read_bytes(), copy.may_write)
-    seal = _Seal(stage=receipts.folder.name, receipt=asdict(receipt), removed=removed)
-    content = json.dumps(seal.model_dump()).encode()
-    copy.bucket.write_over(f"{token}/{_SEAL}", content, copy.may_write)
-    copy.publish(receipts.record(Side.OUTPUTS, receipt.shard))
-    _put_in_place(copy, receipts, receipt, token, removed)
-
-
-def _put_in_place(
-    copy: Copy, receipts: Receipts, receipt: Receipt, token: str, removed: Iterable[str]
-) -> None:
-    record = receipts.record(Side.RECEIPTS, receipt.shard)
-    copy.discard(record)
-    names = [copy.name_of(receipts.folder / output.file) for output in receipt.outputs]
-    for name, output in zip(names, receipt.outputs, strict=True):
-        copy.may_write()
-        copy.bucket.copy(f"{token}/{name}", name)
-        copy.sizes[name] = output.bytes
-    copy.may_write()
-    copy.bucket.delete(removed)
-    receipts.keep(receipt)
-    copy.publish(record)
-    copy.bucket.delete([*(f"{token}/{name}" for name in names), f"{token}/{_SEAL}"])
-
-
-def finish_staged(copy: Copy) -> None:
-    """End what killed attempts were putting into place; the lease is held, and records are here."""
-    tokens: dict[str, list[str]] = {}
-    for name in copy.sizes:
-        if name.startswith(f"{_STAGED}/"):
-            tokens.setdefault("/".join(name.split("/")[:2]), []).append(name)
-    for token, names in sorted(tokens.items()):
-        if f"{token}/{_SEAL}" in names:
-            _finish(copy, token)
-        copy.bucket.delete([name for name in names if copy.bucket.stat(name)])
-        for name in names:
-            copy.sizes.pop(name, None)
-
-
-def _finish(copy: Copy, token: str) -> None:
-    content, _ = copy.bucket.read(f"{token}/{_SEAL}")
-    try:
-        seal = _Seal.model_validate_json(content)
-    except ValidationError:
-        return
-    receipts = Receipts(copy.root / seal.stage)
-    receipt = receipts.parsed(json.dumps(seal.receipt).encode())
-    if receipt and receipts.get(receipt.shard) is None:  # else it had not begun, or was through
-        _put_in_place(copy, receipts, receipt, token, seal.removed)

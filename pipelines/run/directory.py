@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.run import clock
 from pipelines.run.attempts import check_sources, hash_once
-from pipelines.run.bucket_attempts import finish_staged
 from pipelines.run.config import Config, ConfigError, digest
 from pipelines.run.lock import is_changing_record, is_record, lock_folder
 from pipelines.run.receipts import Receipts, RowCounts, Sha256, first_problem
@@ -181,10 +180,7 @@ class Run:
         with lock_folder(self.home, f"choose another {self.option}"):
             vars(self).pop("record", None)  # another process may have written it since
             remove_leftovers(self.home)
-            if copy := copy_of(self.directory):
-                finish_staged(copy)
-            else:
-                finish_rewrite(self.directory)
+            finish_rewrite(self.directory)
             yield
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.run.config import ConfigError
 from pipelines.run.receipts import Side
+from pipelines.run.staged import finish_staged
 from workers.base.copies import Copy, copy_of
 from workers.base.exit_codes import PASSING
 from workers.base.lease import NAME as LEASE
@@ -69,6 +70,8 @@ def _lease_of(copy: Copy, otherwise: str) -> Iterator[None]:
                 f"{copy.bucket.url} cannot be reached or written to: {error.strerror}; {otherwise}"
             ) from error
         copy.look(is_record)
+        if finish_staged(copy):
+            copy.look(is_record)
         try:
             yield
         finally:

@@ -3,7 +3,8 @@
 A command that rewrites what a run holds works on a copy of its folder, in which every file is a
 link to the run's own until it is written anew or removed. A list of what is new and what goes is
 written last, then obeyed. A process may be killed at any moment: before the list is there, the run
-is as it was; after it, whoever locks the run next ends what was begun.
+is as it was; after it, whoever locks the run next ends what was begun. Of a run in a bucket all is
+fetched first, and what is new is sent beside it with such a list (``pipelines.run.staged``).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipelines.run.attempts import finish_publishing, output_of
 from pipelines.run.config import ConfigError
 from pipelines.run.receipts import Again, Receipts, Side
+from pipelines.run.staged import replace_objects
 from pipelines.run.totals import without_rows
-from workers.base.copies import copy_of
+from workers.base.copies import Copy, bring_all, copy_of
 from workers.base.storage import TEMPORARY_PREFIX, make_way, sync, write_json
 
 if TYPE_CHECKING:
@@ -55,13 +57,11 @@ def rewriting(run: Run, *, discard: bool = False) -> Iterator[Run]:
     The run must be locked. What is done to the state's files must replace or remove them, as
     everything in ``workers.base.storage`` does: to write into one would write into the run's.
     """
-    if copy := copy_of(run.directory):
-        raise ConfigError(
-            f"{copy.bucket.url}: what is in a bucket cannot be rewritten yet; fetch the run into a "
-            "folder, give the command with that, and send it back"
-        )
     finish_rewrite(run.directory)
-    folder = run.directory / FOLDER
+    bring_all(run.directory)
+    copy = copy_of(run.directory)
+    # What is in a copy is an object's.
+    folder = Path(f"{run.directory}{FOLDER}") if copy else run.directory / FOLDER
     try:
         before = _link(run.directory, folder / _TREE)
         yield replace(run, directory=folder / _TREE)
@@ -76,8 +76,21 @@ def rewriting(run: Run, *, discard: bool = False) -> Iterator[Run]:
         written=sorted(name for name, path in after.items() if not path.is_symlink()),
         removed=sorted(before - after.keys()),
     )
+    if copy:
+        _send(copy, changes, folder / _TREE)
     write_json(changes.model_dump(), folder / _CHANGES)
-    finish_rewrite(run.directory)
+    _finish(folder, run.directory)
+
+
+def _send(copy: Copy, changes: _Changes, tree: Path) -> None:
+    """Let the bucket become what is here; who has written a receipt stands in it."""
+    names = [Path(name) for name in changes.written]
+    for name in names:
+        if name.parts[0] == Side.RECEIPTS and copy.holder:
+            receipts = Receipts(tree / name.parts[1])
+            if receipt := receipts.get(name.stem):
+                receipts.keep(replace(receipt, lease=copy.holder.number))
+    replace_objects(copy, {str(name): tree / name for name in names}, changes.removed)
 
 
 def end_killed_work(directory: Path) -> None:
@@ -90,7 +103,10 @@ def end_killed_work(directory: Path) -> None:
 
 def finish_rewrite(directory: Path) -> None:
     """End a rewrite that was begun: all of it, if its list is there, and else nothing of it."""
-    folder = directory / FOLDER
+    _finish(directory / FOLDER, directory)
+
+
+def _finish(folder: Path, directory: Path) -> None:
     try:
         changes = _Changes.model_validate_json((folder / _CHANGES).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):

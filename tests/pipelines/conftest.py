@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.run.directory import Run
 from pipelines.run.precision import machines_without_bfloat16
+from tests.object_store import send_folder
 from tests.processors import hide_bfloat16
+from workers.base import copies
 
 
 @pytest.fixture
@@ -23,6 +26,23 @@ def move(monkeypatch, tmp_path):
 
     yield move_to
     machines_without_bfloat16.cache_clear()
+
+
+@pytest.fixture
+def bucket_of(store, tmp_path, monkeypatch):
+    """Gives a run of a folder as one in a bucket of its own, and the URL."""
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "copies"))
+    store.fault = None
+
+    def sent(run):
+        url = f"{store.new_bucket()}/runs/birds"
+        send_folder(run.directory, url)
+        return Run.open(run.config, url), url
+
+    yield sent
+    store.fault = None
+    monkeypatch.setattr(copies, "_COPIES", {})
 
 
 def flip_a_byte(path: Path):

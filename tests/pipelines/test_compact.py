@@ -14,7 +14,8 @@ from pipelines.run.rewrite import mend_receipts, rekey, rewriting
 from pipelines.run.runner import Plan
 from pipelines.run.totals import StageTotals
 from pipelines.stages import STAGES
-from tests.pipelines.synthetic_run import ask_once_more, make_run
+from tests.object_store import fetched
+from tests.pipelines.synthetic_run import ask_once_more, make_run, same_but_for_records
 from tests.pipelines.test_takedown import problems
 
 #: What is tried again on further nights.
@@ -158,3 +159,12 @@ def test_labels_that_are_not_done_are_left_for_later_and_nothing_waits_for_them(
     assert new in names(run, "embeddings")
     assert not Plan.of(STAGES["embeddings"](run)).todo
     assert set(names(run, "labels")) <= set(names(run, "embeddings"))
+
+
+def test_in_a_bucket_it_becomes_what_it_does_in_a_folder(run, bucket_of, monkeypatch, tmp_path):
+    there, url = bucket_of(run)
+    assert compacted(there, monkeypatch) == 0
+    assert compacted(run, monkeypatch) == 0
+    after = fetched(url, tmp_path / "after")
+    assert same_but_for_records(after, run.directory)
+    assert problems(Run(run.config, after)) == []

@@ -13,6 +13,7 @@ from pipelines.run.opt_outs import opt_out_files
 from pipelines.run.receipts import Receipts, Side
 from pipelines.run.runner import Plan
 from pipelines.stages import STAGES
+from tests.object_store import fetched
 from tests.pipelines.synthetic_run import (
     BIRDS,
     FISH,
@@ -21,9 +22,11 @@ from tests.pipelines.synthetic_run import (
     everything,
     make_run,
     rows,
+    same_but_for_records,
     where_is,
 )
 from tests.shards import jpeg
+from workers.base.bucket import Bucket
 from workers.base.opt_outs import Kind, normal_entry, read_tombstones
 from workers.extract.warc_records import Damage, read_records
 
@@ -224,3 +227,27 @@ def test_samples_show_nothing_of_it(run):
     after = [json.loads(file.read_bytes()) for file in path.glob("*.json")]
     assert not any("gone.jpg" in str(sample) for sample in after)
     assert any(f"{FISH}/lost.jpg" in str(sample) for sample in after)
+
+
+def test_in_a_bucket_nothing_of_it_is_left_and_the_rest_is_as_in_a_folder(
+    run, bucket_of, monkeypatch, tmp_path, capsys
+):
+    there, url = bucket_of(run)
+    named = ("--domain", "birds.example")
+    before = shards_of(url)
+    assert command(there, monkeypatch, *named, "--dry-run") == 0
+    assert shards_of(url) == before
+    assert command(there, monkeypatch, *named) == 0
+    said = capsys.readouterr()
+    assert f"takedown of {url}" in said.out
+    assert "out of reach: older versions of objects" in said.out
+    assert command(run, monkeypatch, *named) == 0
+    after = fetched(url, tmp_path / "after")
+    assert where_is(after, b"//birds.example", b"www.birds.example", b"birds.example/heron") == []
+    assert same_but_for_records(after, run.directory)
+    assert problems(type(run)(run.config, after)) == []
+
+
+def shards_of(url):
+    """The versions of all objects but the lease and what tells of commands."""
+    return {name: stat for name, stat in Bucket(url).list().items() if name.split("/")[0] in STAGES}

@@ -18,6 +18,7 @@ from pathlib import Path, PosixPath
 from typing import Any
 
 from workers.base.bucket import Bucket, Stat
+from workers.base.lease import NAME as LEASE
 from workers.base.lease import Holder, Lease, holding
 
 #: Objects that are sent or fetched at a time.
@@ -62,17 +63,24 @@ class Copy:
 
     def publish(self, path: Path) -> None:
         """Send a file: whatever the bucket has under its name is written over."""
-        name = self.name_of(path)
+        self.send(path, self.name_of(path))
+
+    def send(self, path: Path, name: str) -> None:
+        """Send a file under any name."""
         stat = self.bucket.write_over(name, path.read_bytes(), self.may_write)
         self.sizes[name] = stat.size
 
     def discard(self, path: Path) -> None:
         """Remove a file here and there."""
-        name = self.name_of(path)
-        self.may_write()
-        self.bucket.delete([name])
-        self.sizes.pop(name, None)
-        path.unlink(missing_ok=True)
+        self.remove([self.name_of(path)])
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove objects, here and there, in their order."""
+        for name in names:
+            self.may_write()
+            self.bucket.delete([name])
+            self.sizes.pop(name, None)
+            (self.root / name).unlink(missing_ok=True)
 
     def look(self, is_wanted: Callable[[str], bool]) -> None:
         """See what is there, and have what is wanted of it here, and nothing else.
@@ -196,10 +204,10 @@ def version_of(path: Path) -> tuple[int, int]:
 
 
 def bring_all(folder: Path) -> None:
-    """Fetch every file that is known to be in a folder."""
+    """Fetch every file that is known to be in a folder, or in the whole bucket."""
     if copy := copy_of(folder):
-        below = f"{copy.name_of(folder)}/"
-        bring(copy.root / name for name in copy.sizes if name.startswith(below))
+        paths = (copy.root / name for name in copy.sizes if name != LEASE)
+        bring(path for path in paths if folder in path.parents)
 
 
 def publish(path: Path) -> None:

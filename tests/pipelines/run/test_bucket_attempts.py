@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.run.attempts import outcome_of
-from pipelines.run.bucket_attempts import attempt_anywhere, finish_staged
+from pipelines.run.bucket_attempts import attempt_anywhere
 from pipelines.run.lock import is_record, lock_folder
 from pipelines.run.receipts import Receipts, Shard, Side, Source
+from pipelines.run.staged import FOLDER, finish_staged
 from tests.object_store import refuse
 from workers.base import copies
 from workers.base.bucket import Bucket
@@ -160,9 +161,8 @@ def test_an_owner_that_is_overtaken_before_the_last_step_puts_nothing_in_place(
         taken: list[Lease] = []
 
         def overtake(environ, start, application):
-            if environ["PATH_INFO"].endswith("/_outputs/stage/a.json") and (
-                environ["REQUEST_METHOD"] == "PUT" and not taken
-            ):
+            is_last = environ["PATH_INFO"].endswith("/seal.json")
+            if is_last and environ["REQUEST_METHOD"] == "PUT" and not taken:
                 store.fault = None
                 answer = list(application(environ, start))
                 taken.append(take(copy.bucket))
@@ -203,11 +203,12 @@ def test_cut_off_at_any_request_a_shard_is_what_it_was_or_what_it_has_become(cop
         store.fault = None
         copy.look(is_record)
         finish_staged(copy)
+        copy.look(is_record)
+        assert not [name for name in objects(copy) if name.startswith(FOLDER)]
         receipts = Receipts(copy.root / "stage")
         (receipt,) = receipts.all()
         assert receipt.key == "other key" or not outcome.receipt
         is_new = receipt.key == "other key"
-        copy.look(is_record)
         assert receipts.is_valid(receipt, receipt.key)
         names = {"stage/a.parquet", "_tables/stage/a.txt"} | (
             set() if is_new else {"stage/a-more.parquet"}

@@ -1,5 +1,6 @@
 """A run's next state takes its place at once, whatever is killed and when."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 from pipelines.run.config import Config, ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.rewrite import FOLDER, finish_rewrite, rewriting
+from tests.object_store import objects_below, refuse
+from workers.base import copies
+from workers.base.bucket import Bucket
+from workers.base.lease import NAME as LEASE
+from workers.base.lease import LostError, acquire
 from workers.base.storage import write_text
 
 
@@ -128,3 +134,88 @@ def test_a_folder_on_another_file_system_is_refused_before_anything_is_changed(r
         pass
     assert contents(run.directory / "pairs") == before
     assert not (run.directory / FOLDER).exists()
+
+
+@pytest.fixture
+def there(run, bucket_of):
+    """The same run in a bucket."""
+    shutil.rmtree(run.directory / "_work")
+    return bucket_of(run)[0]
+
+
+def in_bucket(run):
+    """What whoever takes the bucket next finds: objects, and what he has of them."""
+    again = Run.open(run.config, copies.as_urls(str(run.directory)))
+    with again.lock():
+        copies.bring_all(again.directory)
+        found = contents_of_bucket(again)
+        assert contents(again.directory) == found
+    return found
+
+
+@pytest.mark.parametrize("requests", range(0, 45, 2))
+def test_cut_off_at_any_request_a_run_in_a_bucket_is_what_it_was_or_has_become(
+    there, store, requests
+):
+    before = contents_of_bucket(there)
+    count = itertools.count()
+    with there.lock():
+        store.fault = lambda _environ, start, _application: (
+            refuse("403 Forbidden", start) if next(count) >= requests else None
+        )
+        try:
+            with rewriting(there) as state:
+                change(state)
+            was_cut = False
+            assert contents(there.directory) == NEXT
+        except PermissionError:
+            was_cut = True
+        store.fault = None
+    found = in_bucket(there)
+    assert found in (before, NEXT)
+    assert found == NEXT or was_cut
+
+
+def contents_of_bucket(run):
+    url = copies.as_urls(str(run.directory))
+    return {name: content.decode() for name, content in objects_below(url).items()}
+
+
+def test_the_cuts_fall_on_both_sides_of_the_moment(there, store):
+    """That is, the test above has tried enough of them."""
+    with there.lock():
+        asked = len(store.requests)
+        with rewriting(there) as state:
+            change(state)
+        requests = store.requests[asked:]
+    (sealed,) = [
+        number
+        for number, (method, path) in enumerate(requests)
+        if method == "PUT" and path.endswith("/seal.json")
+    ]
+    assert 5 < sealed < len(requests) - 5 < 45 - 5
+
+
+def test_who_has_lost_the_bucket_rewrites_nothing(there):
+    bucket = Bucket(copies.as_urls(str(there.directory)))
+    before = contents_of_bucket(there)
+
+    def overtaken():
+        with there.lock(), rewriting(there) as state:
+            change(state)
+            bucket.delete([LEASE])
+            taken.append(acquire(bucket))
+
+    taken: list = []
+    with pytest.raises(LostError):
+        overtaken()
+    taken[0].release()
+    assert contents_of_bucket(there) == before
+
+
+def test_to_see_what_would_be_leaves_a_bucket_as_it_is(there):
+    before = contents_of_bucket(there)
+    with there.lock(), rewriting(there, discard=True) as state:
+        change(state)
+        assert contents(state.directory) == NEXT
+    assert in_bucket(there) == before
