@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
@@ -15,12 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from clip_model.config import ClipConfig, ModifiedResNetConfig, TextConfig
 from clip_model.loss import contrastive_loss
-from clip_model.model import CLIP, MAX_LOGIT_SCALE
+from clip_model.model import CLIP
+from clip_model.optimisation import (
+    VIT_CONSTANTS,
+    clamp_logit_scale,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+    start_average,
+    update_average,
+)
 from clip_model.tokenizer import tokenize
 from examples.starter_model.augment import PairSampler, augment
 from examples.starter_model.data import load
@@ -52,33 +60,6 @@ class TrainConfig:
     ema_decay: float = 0.995
     checkpoint_every: int = 100
     seed: int = 0
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine down to zero, as the paper has it."""
-    if step < config.warmup:
-        return config.peak_lr * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.peak_lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels, none on gains, biases and the temperature."""
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the averaged weights, and the averaged batch statistics, towards the model's."""
-    for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, 1 - decay)
-        else:
-            kept.copy_(new)
 
 
 @torch.no_grad()
@@ -125,11 +106,9 @@ def train_process(
     model = CLIP(architecture)
     # Convolutions run 1.5 to 4 times as fast on a CPU with the channels last.
     model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-    average = copy.deepcopy(model).eval()
+    average = start_average(model)
     # Betas as the paper sets them for ViTs: steadier than 0.999 over few steps.
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay), betas=(0.9, 0.98), eps=1e-6
-    )
+    optimizer = make_optimizer(model, VIT_CONSTANTS, config.peak_lr, config.weight_decay)
     checkpoint = cache / CHECKPOINT
     first_step = restore(checkpoint, model, average, optimizer)
     began = time.monotonic()
@@ -143,9 +122,8 @@ def train_process(
         image = image.contiguous(memory_format=torch.channels_last)
         text = tokenize(captions)  # NL; `encode_text` trims it to the longest caption
 
-        lr = learning_rate(step, config)
-        for param_group in optimizer.param_groups:
-            param_group["lr"] = lr
+        lr = learning_rate(step, config.steps, config.peak_lr, config.warmup)
+        set_learning_rate(optimizer, lr)
         loss = contrastive_loss(
             model.encode_image(image), model.encode_text(text), model.logit_scale
         )
@@ -153,10 +131,8 @@ def train_process(
         loss.backward()
         average_gradients(model)
         optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        # Early on the average follows fast, or it would remember the initial weights for long.
-        update_average(average, model, min(config.ema_decay, (1 + step) / (10 + step)))
+        clamp_logit_scale(model.logit_scale)
+        update_average(average, model, config.ema_decay, step)
 
         if not math.isfinite(loss.item()):
             raise RuntimeError(f"The loss became {loss.item()} at step {step}")
@@ -187,7 +163,7 @@ def save_checkpoint(
     path: Path,
     step: int,
     model: nn.Module,
-    average: nn.Module,
+    average: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
 ) -> None:
@@ -198,7 +174,7 @@ def save_checkpoint(
         {
             "step": step,
             "model": model.state_dict(),
-            "average": average.state_dict(),
+            "average": average,
             "optimizer": optimizer.state_dict(),
             "config": json.dumps(asdict(config)),
         },
@@ -208,14 +184,14 @@ def save_checkpoint(
 
 
 def restore(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, model: nn.Module, average: dict[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> int:
     """Take up a checkpoint if there is one; the step to go on from."""
     if not path.exists():
         return 0
     state: dict[str, Any] = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
+    average.update(state["average"])
     optimizer.load_state_dict(state["optimizer"])
     logger.info("going on from step %d", state["step"])
     return int(state["step"])

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from pipelines.run.config_errors import explain
 from pipelines.run.yaml_text import parse
+from pipelines.training.settings import TrainSettings
 from query_builder.settings import QuerySettings
 from workers.base.opt_outs import OptOutSettings
 from workers.base.settings import (
@@ -24,31 +25,13 @@ from workers.base.settings import (
     WebUrl,
     read_text,
 )
-from workers.embedding.settings import EmbedSettings, ModelName
+from workers.embedding.settings import EmbedSettings
 from workers.pairs.settings import PairSettings
 from workers.selection.settings import SelectionSettings
 
 
 class ConfigError(ValueError):
     """The configuration cannot be used; the message says which key and what to do."""
-
-
-class TrainSettings(Settings):
-    """Train a CLIP on the data set with the symmetric contrastive loss."""
-
-    start_from: ModelName = Field(
-        default="starter", description="a known model's name or a checkpoint file to go on from"
-    )
-    epochs: int = Field(default=4, ge=1, description="passes over the training split")
-    batch_size: int = Field(default=256, ge=2, description="pairs a step, all negatives of another")
-    learning_rate: float = Field(default=1e-4, gt=0.0, description="peak, after the warm-up")
-    weight_decay: float = Field(default=0.2, ge=0.0, description="on weights, not gains or biases")
-    warmup_steps: int = Field(default=10, ge=0, description="steps of linear warm-up")
-    held_out: Share = Field(
-        default=0.2, description="share of the images kept out of training, for the scores"
-    )
-    cpus: int = Field(default=1, ge=1, description="threads of the training worker")
-    use_gpu: bool = Field(default=False, description="train on a GPU of the Ray cluster")
 
 
 class ScoreSettings(Settings):

@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.run.config import ConfigError, TrainSettings
+from pipelines.run.config import ConfigError
 from pipelines.run.engines import cluster_cpus, in_process, start_ray
 from pipelines.run.models import architecture, checkpoint_inputs, is_file
 from pipelines.run.progress import Reporter
 from pipelines.run.receipts import Outcome, Shard
 from pipelines.stages.base import Stage
+from pipelines.training.settings import TrainSettings
 from workers.base import supervisor
 from workers.base.failures import NeedsMendingError
 from workers.base.storage import write_json, write_text

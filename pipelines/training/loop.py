@@ -21,10 +21,18 @@ from torch import nn
 
 import clip_model
 from clip_model.loss import contrastive_loss
-from clip_model.model import CLIP, MAX_LOGIT_SCALE
+from clip_model.model import CLIP
+from clip_model.optimisation import (
+    adam_constants,
+    clamp_logit_scale,
+    clip_gradients,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+)
 from clip_model.preprocess import random_square_crop
-from pipelines.run.config import TrainSettings
 from pipelines.training.held_out import Example, read_examples
+from pipelines.training.settings import OptimizerSettings, TrainSettings
 from workers.base.failures import NeedsMendingError
 from workers.base.tally import Tally
 
@@ -91,7 +99,7 @@ def train(
     # Convolutions of a ResNet are a quarter faster with the channels innermost; a ViT is the same.
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
-    optimizer = _optimizer(model, settings)
+    optimizer = _optimizer(model, settings.optimizer)
     crop = random_square_crop(model.config.image_resolution)
     first_epoch, metrics = 0, list[dict[str, Any]]()
     if state is not None:
@@ -105,9 +113,11 @@ def train(
         # Seeded by the epoch, so a resumed run draws the same order and crops as an unbroken one.
         torch.manual_seed(seed * 100_003 + epoch)
         for step, batch in enumerate(_batches(examples, batch_size)):
-            learning_rate = _learning_rate(epoch * steps_per_epoch + step, total_steps, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+            done = epoch * steps_per_epoch + step
+            rate = learning_rate(
+                done, total_steps, settings.optimizer.learning_rate, settings.optimizer.warmup_steps
+            )
+            set_learning_rate(optimizer, rate)
 
             images = torch.stack([crop(_decode(example.jpg)) for example in batch]).to(device)
             images = images.contiguous(memory_format=torch.channels_last)  # [N, 3, R, R]
@@ -119,22 +129,23 @@ def train(
             if not math.isfinite(loss.item()):
                 raise DivergedError(
                     f"the loss is {loss.item()} in epoch {epoch}, step {step}; lower "
-                    f"model.learning_rate (now {settings.learning_rate})"
+                    f"model.optimizer.learning_rate (now {settings.optimizer.learning_rate})"
                 )
 
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if settings.optimizer.clip_gradients is not None:
+                clip_gradients(model.parameters(), settings.optimizer.clip_gradients)
             optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+            clamp_logit_scale(model.logit_scale)
             losses.append(loss.item())
             now = time.monotonic()
             if now - said >= SAY_EVERY or step in (0, steps_per_epoch - 1):
-                said, rate = now, (step + 1) * batch_size / (now - started)
+                said, speed = now, (step + 1) * batch_size / (now - started)
                 say(
                     f"epoch {epoch + 1} of {settings.epochs}, step {step + 1} of "
-                    f"{steps_per_epoch}, loss {losses[-1]:.3f}, {rate:,.0f} pairs/s",
-                    (epoch * steps_per_epoch + step + 1) / total_steps,
+                    f"{steps_per_epoch}, loss {losses[-1]:.3f}, {speed:,.0f} pairs/s",
+                    (done + 1) / total_steps,
                 )
 
         _check_weights(model, epoch, settings)
@@ -157,8 +168,8 @@ def _check_weights(model: nn.Module, epoch: int, settings: TrainSettings) -> Non
     for name, weight in model.state_dict().items():
         if not weight.isfinite().all():
             raise DivergedError(
-                f"{name} is not finite after epoch {epoch}; lower model.learning_rate "
-                f"(now {settings.learning_rate})"
+                f"{name} is not finite after epoch {epoch}; lower model.optimizer.learning_rate "
+                f"(now {settings.optimizer.learning_rate})"
             )
 
 
@@ -173,24 +184,9 @@ def _decode(jpg: bytes) -> Image.Image:
     return Image.open(io.BytesIO(jpg))
 
 
-def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW with decay on weights only: gains, biases and the temperature are left alone."""
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        betas=(0.9, 0.98),
-        eps=1e-6,
+def _optimizer(model: CLIP, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """With the paper's constants for the model where the settings say none."""
+    constants = adam_constants(model.config, settings.beta1, settings.beta2, settings.eps)
+    return make_optimizer(
+        model, constants, settings.learning_rate, settings.weight_decay, settings.name
     )
-
-
-def _learning_rate(step: int, total: int, settings: TrainSettings) -> float:
-    """Linear warm-up, then half a cosine to zero."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

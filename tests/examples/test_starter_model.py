@@ -258,22 +258,6 @@ def test_two_processes_learn_and_the_file_is_usable(cache: Path, tmp_path: Path)
     assert len(moved) > len(start) // 2
 
 
-def test_learning_rate_rises_and_falls() -> None:
-    config = train.TrainConfig(steps=100, warmup=10, peak_lr=1.0)
-    rates = [train.learning_rate(step, config) for step in range(101)]
-    assert max(rates) == rates[9] == 1.0
-    assert rates[100] == pytest.approx(0.0)
-    assert rates[:10] == sorted(rates[:10])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-
-
-def test_gains_and_biases_do_not_decay() -> None:
-    decayed, kept = train.parameter_groups(clip_model.CLIP(SMALL), weight_decay=0.2)
-    assert decayed["weight_decay"] == 0.2
-    assert kept["weight_decay"] == 0.0
-    assert all(p.ndim < 2 for p in kept["params"])
-
-
 # --- command line --------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The training loop and the scores, without Ray."""
 
+import math
 import re
 from pathlib import Path
 
@@ -7,13 +8,15 @@ import pytest
 import torch
 
 import clip_model
+from clip_model.optimisation import learning_rate
 from pipelines.evaluation.scoring import ask, score_models
-from pipelines.run.config import Config, ScoreSettings, TrainSettings
+from pipelines.run.config import Config, ScoreSettings
 from pipelines.run.receipts import Shard
 from pipelines.stages.model import CHECKPOINT, finish, tally_of
 from pipelines.stages.scores import ScoreModels
 from pipelines.training.held_out import Example, is_held_out, read_examples
 from pipelines.training.loop import DivergedError, Trained, train
+from pipelines.training.settings import TrainSettings
 from tests.shards import images, jpeg, save_tiny_model, write_dataset
 from workers.base.failures import NeedsMendingError
 from workers.base.tally import Tally
@@ -27,10 +30,11 @@ def shards(tmp_path):
     return [tmp_path / "00000.parquet", tmp_path / "00001.parquet"]
 
 
-def settings(tmp_path, **more):
+def settings(tmp_path, optimizer=None, **more):
     model = save_tiny_model(tmp_path / "start.safetensors")
-    values = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 2}
-    return TrainSettings(start_from=model, **(values | more))
+    values = {"start_from": model, "epochs": 3, "batch_size": 16}
+    values["optimizer"] = {"learning_rate": 1e-3, "warmup_steps": 2} | (optimizer or {})
+    return TrainSettings.model_validate(values | more)
 
 
 class Reports:
@@ -76,20 +80,68 @@ def test_training_is_a_function_of_its_seed_and_goes_on_where_it_stopped(shards,
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
 
 
+def test_the_seed_draws_the_order_and_the_crops(shards, tmp_path):
+    """Nothing is held out here, so that both trainings have the same pairs."""
+    config = settings(tmp_path, held_out=0.0, epochs=1)
+    losses = []
+    for seed in (0, 1, 0):
+        reports = Reports()
+        train(shards, config, seed, reports)
+        losses.append(reports.metrics[0]["loss"])
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_the_learning_rate_is_the_schedules_of_each_step(shards, tmp_path):
+    rates: list[float] = []
+
+    def report(state):
+        rates.extend({group["lr"] for group in state["optimizer"]["param_groups"]})
+
+    train(shards, settings(tmp_path, held_out=0.0), 0, report)  # 3 steps in each of 3 epochs
+    assert rates == [learning_rate(step, 9, 1e-3, 2) for step in (2, 5, 8)]
+    assert rates[0] == 1e-3 > 10 * rates[-1]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_every_weight_is_trained_and_the_temperature_stays_within_its_bound(shards, tmp_path, name):
+    config = settings(tmp_path, {"name": name}, epochs=1)
+    model, _ = clip_model.load(config.start_from, half=False)
+    with torch.no_grad():
+        model.logit_scale.fill_(9.0)
+    clip_model.save(model, config.start_from)
+    trained = train(shards, config, 0, Reports()).model
+    assert trained.logit_scale.item() <= math.log(100) + 1e-6
+    start = dict(model.named_parameters())
+    assert not [name for name, p in trained.named_parameters() if torch.equal(p, start[name])]
+
+
+def test_gradients_are_clipped_where_the_settings_say_so(shards, tmp_path):
+    """Adam divides by at least eps, so that gradients far below it hardly move a weight."""
+    clipped = {"clip_gradients": 1e-12, "weight_decay": 0.0}
+    config = settings(tmp_path, clipped, epochs=1)
+    model, _ = clip_model.load(config.start_from, half=False)
+    trained = train(shards, config, 0, Reports()).model
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=0, atol=1e-7)
+
+
 def test_a_loss_that_is_not_a_number_stops_the_training(shards, tmp_path):
-    with pytest.raises(DivergedError, match="lower model.learning_rate"):
-        train(shards, settings(tmp_path, learning_rate=1e12, warmup_steps=0), 0, Reports())
+    config = settings(tmp_path, {"learning_rate": 1e12, "warmup_steps": 0})
+    with pytest.raises(DivergedError, match="lower model.optimizer.learning_rate"):
+        train(shards, config, 0, Reports())
 
 
 def test_weights_that_the_last_step_breaks_are_no_model(shards, tmp_path):
     """The loss of a training of one step is that of the weights before it."""
-    more = {"learning_rate": 3e37, "weight_decay": 10, "warmup_steps": 0, "epochs": 1}
-    config, reports = settings(tmp_path, batch_size=48, **more), Reports()
+    fast = {"learning_rate": 3e37, "weight_decay": 10, "warmup_steps": 0}
+    config, reports = settings(tmp_path, fast, batch_size=48, epochs=1), Reports()
     model, _ = clip_model.load(config.start_from, half=False)
     with torch.no_grad():
         model.token_embedding.weight[7] = 2  # of a token in no caption, so the loss is finite
     clip_model.save(model, tmp_path / "start.safetensors")
-    with pytest.raises(DivergedError, match="not finite after epoch 0; lower model.learning_rate"):
+    with pytest.raises(
+        DivergedError, match="not finite after epoch 0; lower model.optimizer.learning_rate"
+    ):
         train(shards, config, 0, reports)
     assert reports.metrics == [], "nothing to go on from"
 
@@ -113,7 +165,9 @@ def test_what_no_further_attempt_changes_is_not_begun_again_and_all_else_is(tmp_
     """Ray begins a worker again that has raised; one that has left its refusal it does not."""
 
     def diverging() -> Trained:
-        raise DivergedError("the loss is nan in epoch 0, step 1; lower model.learning_rate")
+        raise DivergedError(
+            "the loss is nan in epoch 0, step 1; lower model.optimizer.learning_rate"
+        )
 
     def lost() -> Trained:
         raise OSError("a disk is full")
@@ -121,7 +175,9 @@ def test_what_no_further_attempt_changes_is_not_begun_again_and_all_else_is(tmp_
     with pytest.raises(OSError, match="full"):
         finish(lost, tmp_path)
     finish(diverging, tmp_path)
-    with pytest.raises(NeedsMendingError, match=r"^the loss is nan .* lower model.learning_rate$"):
+    with pytest.raises(
+        NeedsMendingError, match=r"^the loss is nan .* lower model.optimizer.learning_rate$"
+    ):
         tally_of(tmp_path)
     assert not (tmp_path / CHECKPOINT).exists()
 
