@@ -69,6 +69,16 @@ class CLIP(nn.Module):
         if self.config.text.kind == "transformer":
             self.transformer.grad_checkpointing = enable
 
+    def set_patch_dropout(self, share: float) -> None:
+        """Leave this share of each image's patches out in training, from 0 up to but not 1.
+
+        Raises:
+            ValueError: the image tower has no patches.
+        """
+        if not isinstance(self.visual, VisionTransformer):
+            raise ValueError("a ResNet has no patches that could be left out")
+        self.visual.patch_dropout = share
+
     @property
     def dtype(self) -> torch.dtype:
         """The type that images are computed in."""

@@ -9,10 +9,17 @@ from clip_model.config import VisionTransformerConfig
 from clip_model.transformer import LayerNorm, Transformer
 
 
+def kept_patches(patches: int, dropout: float) -> int:
+    """How many patches of an image are left, at least one; rounded down, as open_clip does."""
+    return max(1, int(patches * (1 - dropout)))
+
+
 class VisionTransformer(nn.Module):
     """An image to the class token's features, projected into the joint space.
 
-    Parameters are named as in OpenAI's state dicts below `visual.`.
+    Parameters are named as in OpenAI's state dicts below `visual.`. In training, `patch_dropout` is
+    the share of each image's patches that the blocks do not see, others for every image and time:
+    fewer tokens for less work (FLIP, arXiv 2212.00794).
     """
 
     def __init__(
@@ -28,6 +35,7 @@ class VisionTransformer(nn.Module):
         scale = width**-0.5
         self.input_resolution = image_resolution
         self.output_dim = embed_dim
+        self.patch_dropout = 0.0
         self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(tokens, width))
@@ -52,6 +60,16 @@ class VisionTransformer(nn.Module):
         x = torch.cat(
             [self.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], dim=1
         )  # N(HW+1)D
-        x = self.ln_pre(x + self.positional_embedding.to(x.dtype))
+        x = x + self.positional_embedding.to(x.dtype)
+        if self.training and self.patch_dropout:
+            x = self._some_patches(x)
+        x = self.ln_pre(x)
         x = self.transformer(x)
         return self.ln_post(x[:, 0]) @ self.proj  # ND @ DE -> NE
+
+    def _some_patches(self, x: Tensor) -> Tensor:
+        """The class token and a random part of the patches: [N, T, D] -> [N, T', D]."""
+        n, tokens, width = x.shape
+        kept = kept_patches(tokens - 1, self.patch_dropout)
+        places = torch.rand(n, tokens - 1, device=x.device).topk(kept).indices + 1  # NT'
+        return torch.cat([x[:, :1], x.gather(1, places[..., None].expand(-1, -1, width))], dim=1)

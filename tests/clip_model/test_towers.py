@@ -1,4 +1,5 @@
-"""The towers beyond the plain ones: bags of words, checkpointing, compiling, narrow types."""
+"""The towers beyond the plain ones: bags of words, checkpointing, compiling, narrow types,
+patch dropout."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from clip_model import CLIP, ClipConfig, contrastive_loss, tokenize
 from clip_model.config import ModifiedResNetConfig, TextConfig, VisionTransformerConfig
 from clip_model.model import convert_weights, trim
+from clip_model.vision_transformer import VisionTransformer, kept_patches
 
 TEXT = TextConfig(width=64, layers=2, heads=2)
 BAG = TextConfig(width=64, kind="cbow")
@@ -168,3 +170,41 @@ def test_float16_is_refused_on_a_cpu() -> None:
         model.encode_text(tokenize(CAPTIONS))
     with pytest.raises(RuntimeError, match="float16"):
         model.encode_image(random_images(model))
+
+
+def test_patches_are_left_out_in_training_only_and_others_each_time() -> None:
+    model = built(VIT)
+    images = random_images(model, 2)
+    whole = model.encode_image(images)
+    model.set_patch_dropout(0.5)
+    some = [model.encode_image(images) for _ in range(2)]
+    assert not torch.allclose(some[0], some[1])
+    assert not torch.allclose(some[0], whole)
+    torch.manual_seed(5)
+    first = model.encode_image(images)
+    torch.manual_seed(5)
+    assert torch.equal(model.encode_image(images), first)
+    assert torch.equal(model.eval().encode_image(images), whole)
+
+
+def test_what_is_kept_are_the_class_token_and_different_patches_of_each_image() -> None:
+    model = built(VIT).visual
+    assert isinstance(model, VisionTransformer)
+    model.patch_dropout = 0.5
+    seen: list[torch.Tensor] = []
+    model.ln_pre.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    image = torch.randn(1, 3, 32, 32)
+    model(image.expand(8, -1, -1, -1))
+    model.eval()(image)
+    kept, whole = seen[0], seen[1][0]
+    patches = len(whole) - 1
+    assert kept.shape[1] == 1 + patches // 2
+    places = [[int((whole == token).all(1).nonzero()) for token in tokens] for tokens in kept]
+    assert all(chosen[0] == 0 and len(set(chosen)) == len(chosen) for chosen in places)
+    assert len({tuple(sorted(chosen)) for chosen in places}) > 1
+
+
+def test_one_patch_is_kept_at_least_and_a_resnet_has_none() -> None:
+    assert [kept_patches(4, share) for share in (0.0, 0.5, 0.99)] == [4, 2, 1]
+    with pytest.raises(ValueError, match="no patches"):
+        built(RESNET).set_patch_dropout(0.5)
