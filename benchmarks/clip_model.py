@@ -29,14 +29,13 @@ from torch import Tensor
 
 from benchmarks.baselines import open_clip_model, openai_model, openai_module
 from clip_model import ARCHITECTURES, CLIP, ClipConfig, tokenize
-from clip_model.config import VisionTransformerConfig
+from clip_model.flops import image_flops, peak_flops
 from clip_model.preprocess import MEAN, STD, image_bytes_transform, image_transform
 from clip_model.tokenizer import END_OF_WORD, default_tokenizer
 from workers.base.hardware import computes_bfloat16
 
 CPU_MODEL = "ViT-B/32"
 GPU_MODELS = {"ViT-B/32": 2048, "ViT-B/16": 1024, "ViT-L/14": 512, "ViT-L/14@336px": 256}  # batch
-DENSE_BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # FLOP/s, data sheets
 MATMUL_SIZE = 8192
 
 LONG_WORDS = {"Thai": "สวัสดีครับ", "CJK": "日本語中文", "dashes": "-"}
@@ -226,16 +225,6 @@ def encoder(model: Any, method: str, batch: Tensor) -> Work:
     return encode
 
 
-def flops_an_image(config: ClipConfig) -> float:
-    """Of a ViT's image tower, two for each multiply-add."""
-    vision = config.vision
-    assert isinstance(vision, VisionTransformerConfig)
-    patches, width = (config.image_resolution // vision.patch_size) ** 2, vision.width
-    tokens = patches + 1
-    layer = (8 * width + 4 * vision.mlp_width) * tokens * width + 4 * tokens**2 * width
-    return vision.layers * layer + 2 * patches * 3 * vision.patch_size**2 * width
-
-
 def on_gpu(work: Work, rounds: int) -> float:
     """Median seconds of a work on the GPU, after two rounds that do not count."""
     seconds = []
@@ -258,13 +247,13 @@ def matmul_ceiling(rounds: int) -> float:
 
 def gpu_rates(rounds: int, compiled: bool) -> list[dict[str, Any]]:
     device = torch.cuda.get_device_name()
-    peak = next((flops for name, flops in DENSE_BF16_PEAK.items() if name in device), None)
+    peak = peak_flops(device)
     ceiling = matmul_ceiling(rounds)
     rows = []
     for name, batch in GPU_MODELS.items():
         config = ARCHITECTURES[name]
         images_a_second = batch / image_tower_on_gpu(config, batch, rounds, compiled)
-        flops = images_a_second * flops_an_image(config)
+        flops = images_a_second * image_flops(config)
         mfu = flops / peak if peak else None
         rows.append(
             {"model": name, "images": images_a_second, "mfu": mfu, "of_matmul": flops / ceiling}

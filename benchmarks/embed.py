@@ -28,10 +28,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.clip_model import flops_an_image, plain_captions
+from benchmarks.clip_model import plain_captions
 from benchmarks.memory import fresh_process, peak_bytes
 from benchmarks.photographs import photographs
 from clip_model import ARCHITECTURES, CLIP, save
+from clip_model.flops import image_flops
 from workers.base.hardware import computes_bfloat16, fastest_device, usable_cores
 from workers.base.storage import ROW_GROUP_ROWS
 from workers.base.tally import Tally
@@ -129,7 +130,7 @@ def as_one_product(rounds: int) -> float:
     """Images a second, were the image tower nothing but one large product in float32."""
     left, right = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE) for _ in range(2))
     taken = seconds({"product": lambda: left @ right}, 5 * rounds)["product"]
-    return 2 * PRODUCT_SIZE**3 / taken / flops_an_image(ARCHITECTURES[CPU_MODEL])
+    return 2 * PRODUCT_SIZE**3 / taken / image_flops(ARCHITECTURES[CPU_MODEL])
 
 
 def peak_of_embedding(shards: Sequence[Path], out: Path) -> int:

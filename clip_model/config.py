@@ -179,3 +179,12 @@ ARCHITECTURES: dict[str, ClipConfig] = {
     "ViT-L/14": _vit(768, 224, 24, 1024, 14, 768),
     "ViT-L/14@336px": _vit(768, 336, 24, 1024, 14, 768),
 }
+
+# Two thirds of the weights of the shipped file are token embeddings, so the text tower is narrow;
+# a convolutional tower, because it learns from few images and is cheap at 64 pixels.
+STARTER = ClipConfig(
+    embed_dim=256,
+    image_resolution=64,
+    vision=ModifiedResNetConfig(layers=(2, 2, 2, 2), width=24),
+    text=TextConfig(width=96, layers=3, heads=3),
+)

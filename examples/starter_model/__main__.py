@@ -12,9 +12,10 @@ from pathlib import Path
 
 import clip_model
 from clip_model.checkpoint import SHIPPED
+from clip_model.config import STARTER
 from examples.starter_model import data
 from examples.starter_model.evaluate import evaluate
-from examples.starter_model.train import STARTER, TrainConfig, train
+from examples.starter_model.train import TrainConfig, train
 
 logger = logging.getLogger(__name__)
 

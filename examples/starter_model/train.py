@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from clip_model.config import ClipConfig, ModifiedResNetConfig, TextConfig
+from clip_model.config import ClipConfig
 from clip_model.loss import contrastive_loss
 from clip_model.model import CLIP
 from clip_model.optimisation import (
@@ -36,15 +36,6 @@ from examples.starter_model.data import load
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
-
-# Two thirds of the weights of the shipped file are token embeddings, so the text tower is narrow;
-# a convolutional tower, because it learns from few images and is cheap at 64 pixels.
-STARTER = ClipConfig(
-    embed_dim=256,
-    image_resolution=64,
-    vision=ModifiedResNetConfig(layers=(2, 2, 2, 2), width=24),
-    text=TextConfig(width=96, layers=3, heads=3),
-)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 
 import clip_model
 from clip_model.checkpoint import SHIPPED
+from clip_model.config import STARTER
 from examples.starter_model.evaluate import encode_images, separation, twemoji_images
 
 DRAWN = 200
@@ -36,3 +37,7 @@ def test_zero_shot_is_far_above_chance(features: tuple[torch.Tensor, torch.Tenso
     recall = clip_model.retrieval_recall(*features)
     assert recall["image_to_text@1"] > 0.4
     assert recall["text_to_image@1"] > 0.4
+
+
+def test_its_architecture_is_the_one_that_is_written_down() -> None:
+    assert clip_model.load("starter")[0].config == STARTER
