@@ -22,7 +22,7 @@ from pipelines.run.lock import LockedError
 from pipelines.run.metrics import write_metrics
 from pipelines.run.runner import check, run_stages
 from pipelines.run.services import ServiceError, ServiceKilledError
-from workers.base.bucket import SCHEMES
+from workers.base.bucket import is_bucket
 from workers.base.exit_codes import PASSING, ExitCode, explain
 from workers.base.file_systems import local_folder
 from workers.base.lease import LostError
@@ -97,15 +97,8 @@ def open_run(arguments: argparse.Namespace) -> Run:
 
 def place_of(option: str, text: str) -> Path | str:
     """A folder that an option names to write to, or a bucket's URL. Raises ConfigError."""
-    return (
-        text if text.startswith(tuple(f"{s}://" for s in SCHEMES)) else output_folder(option, text)
-    )
-
-
-def output_folder(option: str, text: str) -> Path:
-    """A folder that an option names to write to. Raises ConfigError where there can be none."""
     try:
-        return local_folder(text)
+        return text if is_bucket(text) else local_folder(text)
     except OSError as error:
         raise ConfigError(f"{option} {error}; choose another") from error
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli import EXIT_CODES, at_work, output_folder, run_command, start
+from pipelines.cli import EXIT_CODES, at_work, place_of, run_command, start
 from pipelines.embed_job import EmbedFiles, EmbedRun, shard_files
 from pipelines.report import history_text
 from pipelines.run.config import ConfigError, RaySettings, build_settings, folder_of, read_tree
@@ -35,7 +35,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("shards", nargs="+", metavar="SHARDS", help="files, folders of them, or globs in quotes")
-    add("--out", required=True, metavar="DIR", help="where the embeddings go")
+    add(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="where the embeddings go: a folder, or a bucket's s3://, gs:// or az:// "
+        "(docs/buckets.md)",
+    )
     add("--model", metavar="NAME_OR_PATH", help="a known model or a checkpoint (default: starter)")
     add("--parts", choices=("both", "images", "texts"), default="both", help="towers that work")
     for part in ("id", "image", "text"):
@@ -84,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
 def embed(arguments: argparse.Namespace) -> ExitCode:
     """Do the shards without a valid receipt."""
     settings = embed_settings(arguments)
-    run = EmbedRun.of(settings, input_settings(arguments), output_folder("--out", arguments.out))
+    run = EmbedRun.of(settings, input_settings(arguments), place_of("--out", arguments.out))
     if arguments.history:
         say(history_text(run))
         return ExitCode.COMPLETE

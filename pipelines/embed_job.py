@@ -19,6 +19,7 @@ from pipelines.run.attempts import hash_once
 from pipelines.run.config import Config, ConfigError, RaySettings, digest
 from pipelines.run.directory import Run
 from pipelines.run.engines import in_process
+from pipelines.run.lock import EMBED_HOME
 from pipelines.run.precision import check_precision, decided
 from pipelines.run.progress import Reporter
 from pipelines.run.receipts import Outcome, Receipt, Shard, first_problem
@@ -32,6 +33,7 @@ from pipelines.stages.embeddings import (
     embed_in_actors,
     recorded_precision,
 )
+from workers.base.copies import listed
 from workers.base.credentials import shown
 from workers.base.file_systems import find_files
 from workers.base.settings import local_path, printable
@@ -41,8 +43,6 @@ from workers.embedding.tar_reader import TAR_ENDINGS
 
 log = logging.getLogger(__name__)
 
-#: Folder for the lock, the logs and what the embeddings were made with.
-RECORD = "_run"
 ENDINGS = (".parquet", *TAR_ENDINGS)
 #: Hexadecimal digits of a hash of an input's path in its output's name.
 PATH_DIGITS = 10
@@ -62,13 +62,14 @@ class EmbedRun(Run):
     option: ClassVar[str] = "--out"
 
     @classmethod
-    def of(cls, settings: EmbedSettings, source: InputSettings, folder: Path) -> EmbedRun:
+    def of(cls, settings: EmbedSettings, source: InputSettings, place: Path | str) -> EmbedRun:
+        """A folder's, or that of a bucket's URL."""
         config = Config(name="embed", queries="none", embeddings=settings)
-        return cls(config, folder, source=source)
+        return replace(cls.open(config, place), source=source)
 
     @property
     def home(self) -> Path:
-        return self.directory / RECORD
+        return self.directory / EMBED_HOME
 
     @property
     def _identity_file(self) -> Path:
@@ -90,6 +91,7 @@ class EmbedRun(Run):
 
     def save(self) -> None:
         write_json(self.identity, self._identity_file)
+        self.send_records()
 
     def decision(self, key: str) -> str | None:  # noqa: ARG002 - there is one alone
         """The precision that is on record; None where that cannot be read."""
@@ -109,9 +111,9 @@ class EmbedRun(Run):
             return
         self.receipts(Embeddings.name).refuse_foreign_data()
         if not self._identity_file.exists():
-            if any(path.name != RECORD for path in self.directory.iterdir()):
+            if any(path.name != EMBED_HOME for path in listed(self.directory)):
                 raise ConfigError(
-                    f"--out {self.directory}: it holds other files; choose an empty folder"
+                    f"--out {self.directory}: it holds other files; choose an empty place"
                 )
             return
         try:

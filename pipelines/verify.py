@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli import open_run, parser, run_command, start
-from pipelines.embed_job import RECORD as EMBED_RECORD
+from pipelines.cli import open_run, parser, place_of, run_command, start
 from pipelines.run.attempts import damaged
 from pipelines.run.checks import Checker, missing_shards
-from pipelines.run.config import ConfigError
-from pipelines.run.directory import RECORD, load_record
-from pipelines.run.lock import lock_folder
+from pipelines.run.config import Config, ConfigError
+from pipelines.run.directory import RECORD, Run, load_record
+from pipelines.run.lock import EMBED_HOME, lock_folder
 from pipelines.run.progress import Progress
 from pipelines.run.receipts import Outcome, Receipt, Receipts, Side, Source
 from pipelines.stages import DATASET_STAGES, STAGES
@@ -32,9 +31,10 @@ DESCRIPTION = """\
 Read all that a run holds and compare: the sha256 of every output, inputs of the run too; rows with
 the receipts' counts; pair_ids, that each is there once and in order; joins of the stages; images,
 that they decode; embeddings, that they are finite and of unit length; the model, that it loads;
-the scores. CONFIG.yaml may also be the directory of a run, or of pipelines.embed's output. Nothing
-is changed without --mend; of a run that another process works on, what is found may be work in
-progress. It takes about as long as reading the run and decoding its images.
+the scores. CONFIG.yaml may also be the directory of a run, or of pipelines.embed's output; of what
+is in a bucket, --run-dir alone says it. Nothing is changed without --mend; of a run that another
+process works on, what is found may be work in progress. It takes about as long as reading the run
+and decoding its images.
 """
 
 
@@ -88,19 +88,25 @@ def verify(arguments: argparse.Namespace) -> ExitCode:
 
 def _directory(arguments: argparse.Namespace) -> Path:
     """The run's. Raises ConfigError where there is none."""
-    given = arguments.config
-    directory = given.absolute() if given and given.is_dir() else open_run(arguments).directory
+    given, place = arguments.config, arguments.run_dir
+    if given and given.is_dir():
+        directory = given.absolute()
+    elif place and not given:  # what it holds says what it is to hold
+        nothing = Config(name="verify", queries="none")
+        directory = Run.open(nothing, place_of("--run-dir", place)).directory
+    else:
+        directory = open_run(arguments).directory
     if not (directory / Side.RECEIPTS).is_dir():
         raise ConfigError(f"{directory} is no run: it has no folder {Side.RECEIPTS}")
     return directory
 
 
 def _is_embed_job(directory: Path) -> bool:
-    return (directory / EMBED_RECORD).is_dir()
+    return (directory / EMBED_HOME).is_dir()
 
 
 def _lock(directory: Path) -> AbstractContextManager[None]:
-    folder = directory / EMBED_RECORD if _is_embed_job(directory) else directory
+    folder = directory / EMBED_HOME if _is_embed_job(directory) else directory
     return lock_folder(folder, "leave out --mend")
 
 

@@ -6,14 +6,16 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from query_builder.inputs import Inputs, check_dumps, find_inputs
 from query_builder.settings import KINDS, QuerySettings
+from workers.base.bucket import Bucket, ChangedError, is_bucket
 from workers.base.credentials import shown
 from workers.base.exit_codes import ExitCode
 from workers.base.file_systems import local_folder, size_of
@@ -22,6 +24,7 @@ from workers.base.supervisor import supervised
 from workers.base.tally import Tally
 
 EPILOG = """\
+DIR may be a bucket's s3://, gs:// or az://; the list is there whole or not at all.
 DIR/00000.parquet has the columns query_id, query, kind (word, bigram, title or synset), count,
 pmi, npmi and views. The same files and options always give the same bytes. docs/queries.md says
 which terms become queries.
@@ -59,7 +62,10 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("dumps", nargs="+", metavar="DUMP", help=_describe("dumps"))
     result.add_argument(
-        "--out", required=True, metavar="DIR", help="new or empty directory to write to"
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="new or empty directory to write to, or such a bucket's URL (docs/buckets.md)",
     )
     for option, key in {**LISTS, **VALUES}.items():
         nargs = "+" if option in LISTS else None
@@ -118,16 +124,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Beam logs a traceback for what it then raises.
     logging.basicConfig(level=logging.INFO if options.verbose else logging.CRITICAL)
     try:
-        out = local_folder(options.out)
-        _check_empty(out)
+        place = Bucket(options.out) if is_bucket(options.out) else local_folder(options.out)
+        _check_empty(place)
         settings = _settings(options)
         files = find_inputs(settings)
         check_dumps(files.dumps)
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         sys.stderr.write(f"query_builder: {shown(str(error))}\n")
         return ExitCode.CONFIGURATION
     try:
-        return _build(files, out, settings, options.beam)
+        return _build(files, place, settings, options.beam)
+    except ChangedError as error:
+        sys.stderr.write(f"query_builder: {error}\n")
+        return ExitCode.CONFIGURATION
     except KeyboardInterrupt:
         sys.stderr.write("query_builder: interrupted, no list was written\n")
         return ExitCode.INTERRUPTED
@@ -145,12 +154,30 @@ def _settings(options: argparse.Namespace) -> QuerySettings:
     return QuerySettings.model_validate(tree)
 
 
-def _check_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+def _check_empty(out: Path | Bucket) -> None:
+    if isinstance(out, Bucket):
+        if out.check():
+            raise FileExistsError(f"{out.url} has objects already; name another prefix")
+        out.time()  # what cannot be written to is said before the work, not after it
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty directory")
 
 
-def _build(files: Inputs, out: Path, settings: QuerySettings, beam: Sequence[str]) -> int:
+@contextmanager
+def _folder_of(place: Path | Bucket) -> Iterator[Path]:
+    """A folder for the list, which goes to a bucket when it is there in full."""
+    if isinstance(place, Path):
+        yield place
+        return
+    with TemporaryDirectory(prefix="queries-") as folder:
+        yield Path(folder)
+        for path in Path(folder).glob("*.parquet"):
+            place.write(path.name, path.read_bytes(), None)
+
+
+def _build(
+    files: Inputs, place: Path | Bucket, settings: QuerySettings, beam: Sequence[str]
+) -> int:
     # Beam takes seconds to import: not for --help, nor to say that a dump is missing.
     from query_builder import progress
     from query_builder.build import build_queries
@@ -161,11 +188,12 @@ def _build(files: Inputs, out: Path, settings: QuerySettings, beam: Sequence[str
     except (ValueError, ImportError) as error:
         sys.stderr.write(f"query_builder: --beam: {error}\n")
         return ExitCode.CONFIGURATION
-    with progress.shown(sum(map(size_of, files.all())), sys.stderr):
+    size = sum(map(size_of, files.all()))
+    with _folder_of(place) as out, progress.shown(size, sys.stderr):
         tallies = build_queries(
             files.dumps, out, settings, beam, views=files.views, synsets=files.synsets
         )
-    say(f"{summary(tallies)}wrote {tallies['terms'].kept:,} queries to {out}")
+    say(f"{summary(tallies)}wrote {tallies['terms'].kept:,} queries to {place}")
     found = list(problems(tallies, settings))
     sys.stderr.writelines(f"query_builder: {problem}\n" for problem in found)
     if not tallies["terms"].kept:

@@ -208,10 +208,10 @@ def _in_store(place: Place) -> list[str]:
     return embed(place, "s3://bucket/*.tar")
 
 
-def _to_store(place: Place) -> list[str]:
+def _to_ftp(place: Place) -> list[str]:
     (place.folder / "0.parquet").write_bytes(table())
     command = embed(place, str(place.folder / "0.parquet"))
-    return ["s3://bucket/out" if word == str(place.folder / "out") else word for word in command]
+    return ["ftp://host/out" if word == str(place.folder / "out") else word for word in command]
 
 
 FAULTS = [
@@ -238,7 +238,7 @@ FAULTS = [
     Fault("two inputs of one name, one after the other", _two_of_one_name, "8 images in, 8 kept",
           (0,), check=_has_both),
     Fault("shards in a store without its client", _in_store, "SHARDS: "),
-    Fault("--out in a store", _to_store, "only a local or mounted path"),
+    Fault("--out on a server of files", _to_ftp, "only a local or mounted path"),
     Fault("--out holds other files", _shards(a_parquet=table(), before=_other_files),
           "it holds other files"),
     Fault("--out was made by another model", _other_model, "made by another model"),

@@ -116,7 +116,7 @@ FAULTS = [
     Fault("no query", _build("--min-count", "999", "--titles", "none"), "the list is empty", (4,)),
     Fault("--out is not empty", _build(before=_not_empty), "is not an empty directory"),
     Fault("--out is a file", _build(before=_a_file), "out"),
-    Fault("--out in a store", _build(out="s3://bucket/out"), "only a local or mounted path"),
+    Fault("--out on a server of files", _build(out="ftp://host/out"), "only a local or mounted"),
     Fault("--out on a full disk", _build(before=_full, out="disk/out"), "No space left", (3,)),
     Fault("--out in a read-only folder", _build(before=_read_only, out="fixed/out"),
           "Read-only file system"),

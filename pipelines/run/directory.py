@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -48,7 +48,7 @@ class Run:
     option: ClassVar[str] = "--run-dir"
 
     @classmethod
-    def open(cls, config: Config, directory: Path | str) -> Run:
+    def open(cls, config: Config, directory: Path | str) -> Self:
         """Open a run's directory, or that of a bucket's URL, new or with what was done before.
 
         Raises ConfigError for a bucket that cannot be reached.

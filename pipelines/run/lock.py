@@ -16,6 +16,9 @@ from workers.base.lease import NAME as LEASE
 from workers.base.lease import HeldError
 from workers.base.processes import lock
 
+#: Where pipelines.embed has the lock, the logs and what the embeddings were made with.
+EMBED_HOME = "_run"
+
 
 class LockedError(RuntimeError):
     """Another process is working on the run."""
@@ -90,4 +93,4 @@ def is_record(name: str) -> bool:
 def is_changing_record(name: str) -> bool:
     """Whether it is one that the command itself writes: not a shard, nor of one."""
     first, _, rest = name.partition("/")
-    return first in ("logs", "_opt_outs") if rest else name != LEASE
+    return first in ("logs", "_opt_outs", EMBED_HOME) if rest else name != LEASE

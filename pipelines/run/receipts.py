@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from pipelines.run.config import ConfigError
-from workers.base.copies import bring, copy_of, discard, publish
+from workers.base.copies import bring, copy_of, discard, listed, publish
 from workers.base.storage import make_way, remove_leftovers, write_json
 
 log = logging.getLogger(__name__)
@@ -356,7 +356,7 @@ class Receipts:
 
     def foreign(self) -> list[Path]:
         """What stands among the shards and is not the run's, hidden names and folders aside."""
-        paths = [path for path in self._there() if not path.name.startswith(".")]
+        paths = [path for path in listed(self.folder) if not path.name.startswith(".")]
         paths = [path for path in paths if not (path.name.startswith("_") and path.is_dir())]
         # Most files have the name of their shard: then not one receipt has to be read.
         names = {*self._names(Side.RECEIPTS), *self._names(Side.OUTPUTS)}
@@ -365,19 +365,8 @@ class Receipts:
         ours = {file for name in names for file in self.announced(name)}
         ours |= {file for receipt in self.all() for file in files_of(receipt)}
         # Another process may have removed some of its own in the meantime.
-        return sorted(path for path in paths if path.name not in ours and path in self._there())
-
-    def _there(self) -> set[Path]:
-        """What stands among the shards: files and folders."""
-        here = set(self.folder.glob("*"))
-        if copy := copy_of(self.folder):
-            names = (Path(name).parts for name in copy.sizes)
-            return here | {
-                self.folder / parts[1]
-                for parts in names
-                if parts[0] == self.folder.name and len(parts) > 1
-            }
-        return here
+        still = listed(self.folder)
+        return sorted(path for path in paths if path.name not in ours and path in still)
 
     def refuse_foreign_data(self) -> None:
         """Raise ConfigError where readers of the folder would take for data what is not the run's.

@@ -22,10 +22,13 @@ from pipelines.run.lock import lock_folder
 from pipelines.run.receipts import Receipts
 from pipelines.stages.embeddings import Embeddings
 from pipelines.verify import main as verify
+from tests.object_store import objects_below, refuse
 from tests.pipelines.conftest import flip_a_byte
 from tests.processors import needs_bfloat16
 from tests.shards import images, save_tiny_model, write_tar
 from tests.tools import rows_by_tool
+from workers.base.bucket import Bucket
+from workers.base.lease import holding
 
 
 @pytest.fixture(autouse=True)
@@ -288,7 +291,7 @@ def test_a_broken_shard_is_partial_and_the_others_are_kept(shards, model, tmp_pa
         (["SHARDS", "--set", "attributes={cat: {}}"], ":\n  attributes.cat needs prompts"),
         (["SHARDS", "--set", "heads={a: {path: absent}}"], "/absent"),
         (["MODEL"], "is none of .parquet"),
-        (["SHARDS", "--out", "s3://b/out"], "--out s3://b/out: only a local or mounted path"),
+        (["SHARDS", "--out", "ftp://b/out"], "--out ftp://b/out: only a local or mounted path"),
     ],
 )
 def test_what_cannot_work_is_refused(shards, model, tmp_path, errors, arguments, message):
@@ -379,3 +382,49 @@ def test_a_broken_head_ends_the_command_with_nothing_kept(shards, model, tmp_pat
     heads = f"heads={{broken: {{path: {tmp_path / 'head.pt'}}}}}"
     assert run(shards, "--model", model, "--out", tmp_path / "out", "--set", heads) == 4
     assert "not_finite 49" in errors()
+
+
+def test_into_a_bucket_goes_what_goes_into_a_folder_and_it_resumes(
+    shards, model, bucket_of, store, tmp_path, capsys, errors
+):
+    url = f"{store.new_bucket()}/embeddings/all"
+    command = [shards, "--model", model, "--out"]
+    assert run(*command, tmp_path / "out") == 0
+    with holding(Bucket(url)):
+        assert run(*command, url) == 75
+        assert f"{url} is held by process" in errors()
+    name = next((tmp_path / "out/_receipts/embeddings").glob("00001-*")).name
+
+    def lose_a_receipt(environ, start, _application):
+        is_it = environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].endswith(name)
+        return refuse("403 Forbidden", start) if is_it else None
+
+    store.fault = lose_a_receipt
+    assert run(*command, url) == 3
+    store.fault = None
+    (done,) = [name for name in objects_below(url) if name.startswith("_receipts")]
+    capsys.readouterr()
+    asked = len(store.requests)
+    assert run(*command, url) == 0
+    assert f"2 of 2 shards are in {url}/embeddings" in capsys.readouterr().out
+    assert not [p for m, p in store.requests[asked:] if m == "PUT" and p.endswith(done)]
+    there = objects_below(url)
+    for path in (tmp_path / "out").rglob("*.parquet"):
+        assert there[str(path.relative_to(tmp_path / "out"))] == path.read_bytes()
+    assert "_run/settings.json" in there
+    assert b"complete, nothing to do" not in there["_run/logs/run.jsonl"]
+    assert run(*command, url) == 0
+    assert b"complete, nothing to do" in objects_below(url)["_run/logs/run.jsonl"]
+    assert verify(["--run-dir", url]) == 0
+    assert "everything is as its receipts say" in capsys.readouterr().out
+    other = save_tiny_model(tmp_path / "other.safetensors", seed=1)
+    assert run(shards, "--model", other, "--out", url) == 2
+    assert f"--out {url}: its embeddings were made by another model" in errors()
+
+
+def test_a_bucket_that_holds_something_else_is_left_alone(shards, model, bucket_of, store, errors):
+    url = f"{store.new_bucket()}/embeddings"
+    Bucket(url).write("notes/a.txt", b"mine", None)
+    assert run(shards, "--model", model, "--out", url) == 2
+    assert f"--out {url}: it holds other files" in errors()
+    assert objects_below(url) == {"notes/a.txt": b"mine"}

@@ -17,6 +17,7 @@ from query_builder.dump import read_pages
 from query_builder.inputs import SYNSET_FILES
 from query_builder.settings import BigramSettings, QuerySettings, ShareSettings
 from query_builder.sources import Part
+from tests.object_store import objects_below, refuse
 from workers.base.tally import Tally
 
 COMMAND = [sys.executable, "-m", "query_builder"]
@@ -30,6 +31,30 @@ def test_writes_the_list_and_says_what_was_dropped(enwiki, tmp_path):
     assert "99 rejected: redirect" in done.stdout
     queries = pq.read_table(tmp_path / "out" / "00000.parquet")
     assert f"wrote {len(queries):,} queries" in done.stdout
+
+
+def test_into_a_bucket_goes_the_whole_list_or_nothing(enwiki, store, tmp_path, capsys):
+    url = f"{store.new_bucket()}/queries"
+    options = [str(enwiki), "--min-count", "50", "--titles", "none"]
+    assert main([*options, "--out", str(tmp_path / "out")]) == 0
+    sent = iter(range(2))
+
+    def cut_off(environ, start, _application):
+        is_list = environ["REQUEST_METHOD"] == "PUT" and "00000" in environ["PATH_INFO"]
+        return refuse("403 Forbidden", start) if is_list and next(sent, None) == 0 else None
+
+    store.fault = cut_off
+    with pytest.raises(PermissionError, match="00000.parquet"):
+        main([*options, "--out", url])
+    store.fault = None
+    assert objects_below(url) == {}
+    capsys.readouterr()
+    assert main([*options, "--out", url]) == 0
+    assert f"queries to {url}" in capsys.readouterr().out
+    content = (tmp_path / "out/00000.parquet").read_bytes()
+    assert objects_below(url) == {"00000.parquet": content}
+    assert main([*options, "--out", url]) == 2
+    assert f"{url} has objects already" in capsys.readouterr().err
 
 
 def test_truncated_dump_exits_3_and_names_the_file(enwiki, tmp_path, capsys):
@@ -74,7 +99,8 @@ def test_dumps_without_an_article_are_no_success_with_other_sources(write_dump, 
         (["--min-count", "0"], "greater than or equal to 1"),
         (["--titles", "some"], "'all' or 'none'"),
         (["missing.bz2"], "there is no file missing.bz2"),
-        (["--out", "s3://bucket/out"], "s3://bucket/out: only a local or mounted path"),
+        (["--out", "ftp://host/out"], "ftp://host/out: only a local or mounted path"),
+        (["--out", "s3://u:p@bucket/out"], "s3://bucket/out: a URL with a user"),
         (["http://u:p@127.0.0.1:9/x?token=t"], "there is no file http://127.0.0.1:9/x\n"),
         (["--views", "no.gz"], "views: there is no file no.gz"),
         (["--view-projects", "english"], "write 'english' as en.wikipedia"),

@@ -40,6 +40,9 @@ RETRY: Any = {
     },
 }
 
+#: Objects that are there for a moment: when they are written tells what time it is.
+CLOCK = "_clock/"
+
 #: How often an object is written over that has just been changed once more.
 TRIES = 10
 
@@ -53,6 +56,11 @@ READ_SECONDS = 30
 
 _REFUSED = re.compile(r"status code: 40[13]\b")
 _SAID = re.compile(r"<Message>([^<]+)</Message>")
+
+
+def is_bucket(text: str) -> bool:
+    """Whether a place to write to is meant for a bucket."""
+    return text.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
 
 
 class ChangedError(RuntimeError):
@@ -90,6 +98,9 @@ class Bucket:
                 "from the environment"
             )
 
+    def __str__(self) -> str:
+        return self.url
+
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url}  # each process connects by itself
 
@@ -115,13 +126,13 @@ class Bucket:
         except Exception as error:
             raise self._os_error(error, "") from error
 
-    def check(self) -> None:
-        """Raise an OSError where the store cannot be asked: soon, as nothing is lost by that."""
+    def check(self) -> bool:
+        """Whether anything is there. Raises OSError soon, as nothing is lost by that."""
         import obstore
 
         with self._as_os_error(""):
             store = self._connected({**RETRY, "max_retries": FIRST_RETRIES})
-            next(iter(obstore.list(store, chunk_size=1)), None)
+            return bool(next(iter(obstore.list(store, chunk_size=1)), None))
 
     def stat(self, name: str) -> Stat | None:
         """What is known of an object; None where there is none."""
@@ -239,7 +250,7 @@ class Bucket:
 
     def time(self) -> datetime:
         """What time it is by the store's clock. Shows that it can be written to, too."""
-        name = f"_clock/{secrets.token_hex(8)}"
+        name = f"{CLOCK}{secrets.token_hex(8)}"
         stat = self.write(name, b"what time is it?", None)
         self.delete([name])
         return stat.written

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PosixPath
 from typing import Any
 
-from workers.base.bucket import Bucket, Stat
+from workers.base.bucket import CLOCK, Bucket, Stat
 from workers.base.lease import NAME as LEASE
 from workers.base.lease import Holder, Lease, holding
 
@@ -87,7 +87,11 @@ class Copy:
 
         What has not changed since the last look, and was not written here, is not fetched again.
         """
-        found = self.bucket.list()
+        found = {
+            name: stat
+            for name, stat in self.bucket.list().items()
+            if name != LEASE and not name.startswith(CLOCK)
+        }
         fetched, here = self._fetched, self._written(lambda _: True)
         same = {n for n, known in fetched.items() if known == (found.get(n), here.get(n))}
         for name in here.keys() - same:
@@ -206,8 +210,18 @@ def version_of(path: Path) -> tuple[int, int]:
 def bring_all(folder: Path) -> None:
     """Fetch every file that is known to be in a folder, or in the whole bucket."""
     if copy := copy_of(folder):
-        paths = (copy.root / name for name in copy.sizes if name != LEASE)
+        paths = (copy.root / name for name in copy.sizes)
         bring(path for path in paths if folder in path.parents)
+
+
+def listed(folder: Path) -> set[Path]:
+    """What stands in a folder: files and folders, fetched or not."""
+    here = set(folder.glob("*"))
+    if copy := copy_of(folder):
+        above = "" if folder == copy.root else f"{copy.name_of(folder)}/"
+        names = (name for name in copy.sizes if name.startswith(above))
+        here |= {folder / name[len(above) :].partition("/")[0] for name in names}
+    return here
 
 
 def publish(path: Path) -> None:

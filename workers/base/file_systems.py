@@ -42,7 +42,7 @@ def open_file(url: str) -> BinaryIO:
 def local_folder(text: str) -> Path:
     """A folder to write to, absolute. Raises OSError, with what to do, where there can be none."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.\-]*:/", text):
-        raise OSError(f"{shown(text)}: only a local or mounted path can be written to for now")
+        raise OSError(f"{shown(text)}: only a local or mounted path, or s3://, gs://, az://")
     if not text:  # of a variable of the shell that is not set, say
         raise OSError("'': an empty name is no folder's")
     folder = local_path(text).absolute()
