@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clip_model.config import ARCHITECTURES, ClipConfig
     from clip_model.image_files import ImageError, decode_image
     from clip_model.inert_pickle import UnsafeCheckpointError
-    from clip_model.loss import contrastive_loss
+    from clip_model.loss import contrastive_loss, sigmoid_loss
     from clip_model.metrics import roc_auc
     from clip_model.model import CLIP, convert_weights, trim
     from clip_model.positions import resize_positions
@@ -73,6 +73,7 @@ __all__ = [
     "roc_auc",
     "save",
     "shots_to_equal",
+    "sigmoid_loss",
     "sweep_l2",
     "tokenize",
     "trim",
@@ -85,7 +86,7 @@ _HOMES = {  # by module
     "checkpoint": "available_models load save",
     "config": "ARCHITECTURES ClipConfig",
     "inert_pickle": "UnsafeCheckpointError",
-    "loss": "contrastive_loss",
+    "loss": "contrastive_loss sigmoid_loss",
     "metrics": "roc_auc",
     "model": "CLIP convert_weights trim",
     "positions": "resize_positions",
