@@ -64,7 +64,7 @@ def _put_in_place(copy: Copy, token: str, seal: _Seal) -> None:
 
 def _place(copy: Copy, token: str, seal: _Seal, name: str) -> None:
     copy.may_write()
-    copy.bucket.copy(f"{token}/{name}", name)
+    copy.bucket.copy(f"{token}/{name}", name, seal.written[name])
     copy.sizes[name] = seal.written[name]
 
 

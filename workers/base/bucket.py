@@ -13,10 +13,11 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -42,6 +43,15 @@ RETRY: Any = {
 
 #: Objects that are there for a moment: when they are written tells what time it is.
 CLOCK = "_clock/"
+
+#: What is larger is sent in parts of so many bytes or more, each of them asked for again by itself:
+#: memory is that of the parts that are under way. A store takes 10,000 parts.
+PART = 128 << 20
+PARTS_AT_A_TIME = 2
+_MOST_PARTS = 10_000
+
+#: The largest object that a store copies in one request.
+LARGEST_COPY = 5 << 30
 
 #: How often an object is written over that has just been changed once more.
 TRIES = 10
@@ -200,10 +210,7 @@ class Bucket:
                     raise
                 if not self._holds(name, content):
                     raise ChangedError(f"{self._shown(name)} was changed meanwhile") from error
-        stat = self.stat(name)
-        self._check_size(name, stat.size if stat else 0, len(content))
-        assert stat
-        return stat
+        return self._checked(name, len(content))
 
     def write_over(self, name: str, content: bytes, may: Callable[[], None]) -> Stat:
         """Write an object over whatever is there, as long as one may.
@@ -222,12 +229,58 @@ class Bucket:
         may()
         return self.write(name, content, before)
 
-    def copy(self, name: str, place: str) -> None:
-        """Write an object's content over another one, within the store."""
+    def send(self, name: str, path: Path, may: Callable[[], None]) -> Stat:
+        """Write a file over whatever is there, as ``write_over`` does; a large one in parts.
+
+        Of parts nothing shows before all are there and one may still write. No store compares
+        versions then: only an old owner who is cut off in the very last request could write over
+        what a new one has written.
+        """
+        size = path.stat().st_size
+        if size <= PART:
+            return self.write_over(name, path.read_bytes(), may)
+        part = max(PART, -(-size // _MOST_PARTS))
+        with path.open("rb") as file:
+            return self._write_parts(name, iter(partial(file.read, part), b""), size, may)
+
+    def _write_parts(
+        self, name: str, parts: Iterator[Any], size: int, may: Callable[[], None]
+    ) -> Stat:
+        import obstore
+
+        def with_leave() -> Iterator[Any]:
+            may()
+            yield from parts
+            may()  # an error ends the upload
+
+        with self._as_os_error(name):
+            obstore.put(
+                self._store,
+                name,
+                _in_thread(with_leave()),
+                use_multipart=True,
+                chunk_size=max(PART, -(-size // _MOST_PARTS)),
+                max_concurrency=PARTS_AT_A_TIME,
+            )
+        return self._checked(name, size)
+
+    def _checked(self, name: str, size: int) -> Stat:
+        """What the store says of an object that was written. Raises OSError for another size."""
+        stat = self.stat(name)
+        self._check_size(name, stat.size if stat else 0, size)
+        assert stat
+        return stat
+
+    def copy(self, name: str, place: str, size: int) -> None:
+        """Write an object's content over another one, within the store where it takes that size."""
         import obstore
 
         with self._as_os_error(name):
-            obstore.copy(self._store, name, place)
+            if size <= LARGEST_COPY:
+                obstore.copy(self._store, name, place)
+                return
+            parts = obstore.get(self._store, name).stream(min_chunk_size=PART)
+            self._write_parts(place, iter(parts), size, lambda: None)
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; those that are not there are removed already."""
@@ -305,6 +358,13 @@ class _Reader(io.RawIOBase):
 
     def tell(self) -> int:
         return int(self._file.tell())
+
+
+def _in_thread(items: Iterator[Any]) -> Iterator[Any]:
+    """The items, made in a thread of their own: within a request the library can make no other."""
+    with ThreadPoolExecutor(1) as pool:
+        while (item := pool.submit(next, items, None).result()) is not None:
+            yield item
 
 
 def _text_of(error: Exception) -> str:

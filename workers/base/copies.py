@@ -67,7 +67,7 @@ class Copy:
 
     def send(self, path: Path, name: str) -> None:
         """Send a file under any name."""
-        stat = self.bucket.write_over(name, path.read_bytes(), self.may_write)
+        stat = self.bucket.send(name, path, self.may_write)
         self.sizes[name] = stat.size
 
     def discard(self, path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.object_store import refuse
 from workers.base import bucket as buckets
 from workers.base.bucket import Bucket, ChangedError
+from workers.base.lease import LostError
 
 
 @pytest.fixture
@@ -148,6 +149,77 @@ def test_a_bucket_that_is_not_there_is_no_missing_object(store):
         with pytest.raises(OSError, match="NoSuchBucket|does not exist") as error:
             ask()
         assert not isinstance(error.value, FileNotFoundError)
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """A file of three parts."""
+    monkeypatch.setattr(buckets, "PART", 5 << 20)  # the least that a store takes
+    path = tmp_path / "large"
+    path.write_bytes(bytes(range(256)) * (12 << 12))
+    return path
+
+
+def nothing():
+    pass
+
+
+def test_a_large_file_is_sent_in_parts_and_copied_in_parts(bucket, store, large, monkeypatch):
+    bucket.write("a", b"before", None)
+    asks: list = []
+    asked = len(store.requests)
+    stat = bucket.send("a", large, lambda: asks.append(bucket.stat("a")))
+    methods = [method for method, _ in store.requests[asked:]]
+    assert (methods.count("PUT"), methods.count("POST")) == (3, 2)
+    assert stat.size == large.stat().st_size
+    assert bucket.read("a")[0] == large.read_bytes()
+    assert [stat and stat.size for stat in asks] == [6, 6]  # at the end, too, all is as it was
+    bucket.copy("a", "b", stat.size)
+    monkeypatch.setattr(buckets, "LARGEST_COPY", 5 << 20)
+    bucket.copy("a", "c", stat.size)
+    assert {*map(len, (bucket.read("b")[0], bucket.read("c")[0]))} == {stat.size}
+    assert bucket.read("c")[0] == large.read_bytes()
+
+
+@pytest.mark.parametrize("which", ["partNumber=2", "uploadId"])
+def test_a_part_that_is_refused_leaves_what_was_there(bucket, store, large, which):
+    bucket.write("a", b"before", None)
+
+    def refuse_it(environ, start, _application):
+        is_write = environ["REQUEST_METHOD"] in ("PUT", "POST")
+        is_it = is_write and which in environ["QUERY_STRING"]
+        return refuse("403 Forbidden", start) if is_it else None
+
+    store.fault = refuse_it
+    with pytest.raises(PermissionError, match="runs/one/a"):
+        bucket.send("a", large, nothing)
+    assert bucket.read("a")[0] == b"before"
+
+
+def test_who_may_not_write_any_more_ends_no_upload(bucket, large):
+    """He has lost the bucket while the parts were under way."""
+    bucket.write("a", b"before", None)
+    leave = iter([True, False])
+
+    def ask():
+        if not next(leave):
+            raise LostError("it is another's by now")
+
+    with pytest.raises(LostError):
+        bucket.send("a", large, ask)
+    assert bucket.read("a")[0] == b"before"
+
+
+def test_a_part_whose_store_is_busy_is_sent_again(bucket, store, large):
+    numbers = itertools.count()
+
+    def every_second(_environ, start, _application):
+        return refuse("503 Slow Down", start) if next(numbers) % 2 == 0 else None
+
+    store.fault = every_second
+    bucket.send("a", large, nothing)
+    store.fault = None
+    assert bucket.read("a")[0] == large.read_bytes()
 
 
 def test_the_time_is_the_stores(bucket):
