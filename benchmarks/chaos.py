@@ -153,8 +153,9 @@ class Chaos:
     completed: int = 0
     by_other_lists: int = 0  # of them, whose images were asked for in other lists
     faults: list[str] = field(default_factory=list)
+    tell: Callable[[str], object] = lambda _: None
 
-    def go(self, kills: int, tell: Callable[[str], object]) -> None:
+    def go(self, kills: int) -> None:
         """Kill so many times, and let the last run complete."""
         left, number = kills, 0
         while left:
@@ -163,7 +164,7 @@ class Chaos:
             for command, stages in COMMANDS.items():
                 while not self._completes(command, stages, run_dir, disturb=left > 0):
                     left = kills - sum(count.kills for count in self.counts.values())
-                    tell(f"{kills - left} of {kills} kills, {len(self.faults)} faults")
+                    self.tell(f"{kills - left} of {kills} kills, {len(self.faults)} faults")
                 left = kills - sum(count.kills for count in self.counts.values())
             self.completed += 1
             self._compare(run_dir)
@@ -260,6 +261,7 @@ class Chaos:
             shown = lines[traces[0] : traces[0] + 40] if traces else lines[-5:]
             text += "\n    " + "\n    ".join(shown)
         self.faults.append(text)
+        self.tell(text)
 
 
 def _open_stages(stages: Sequence[str], run_dir: Path) -> Sequence[str]:
@@ -349,6 +351,10 @@ def summary(chaos: Chaos) -> dict[str, Any]:
     }
 
 
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 def main() -> int:
     """Parse the options, kill, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
@@ -362,9 +368,9 @@ def main() -> int:
         sample = SmallSample()
         undisturbed = Path(folder) / "undisturbed"
         run_undisturbed(sample, undisturbed)
-        chaos = Chaos(sample, undisturbed, random.Random(options.seed), Path(folder))
+        chaos = Chaos(sample, undisturbed, random.Random(options.seed), Path(folder), tell=_tell)
         with contextlib.suppress(KeyboardInterrupt):  # what has been seen until then is printed
-            chaos.go(options.kills, lambda text: sys.stderr.write(f"{text}\n"))
+            chaos.go(options.kills)
     write("\n".join(table(chaos)) + "\n\n")
     in_stages = ", ".join(f"{stage} {number}" for stage, number in chaos.stages.most_common())
     write(f"Kills in stages: {in_stages}.\n")

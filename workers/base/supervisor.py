@@ -235,6 +235,7 @@ def _work(command: Callable[[], int], parent: int) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, interrupt)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    sys.unraisablehook = _ignored
     try:
         return command()
     except KeyboardInterrupt:
@@ -250,6 +251,13 @@ def _work(command: Callable[[], int], parent: int) -> int:
 def interrupt(_signal: int, _frame: FrameType | None) -> None:
     """A handler that makes any signal what Ctrl-C is."""
     raise KeyboardInterrupt
+
+
+def _ignored(error: sys.UnraisableHookArgs) -> None:
+    """What Python prints of an exception that it ignores, but for interrupts: one that meets a
+    finaliser is lost in it, and the parent asks again."""
+    if not isinstance(error.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(error)
 
 
 def _describe(code: int) -> str:

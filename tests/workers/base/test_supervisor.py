@@ -28,6 +28,15 @@ def drop_an_interrupt():
         pass
     time.sleep(600)
 
+class Finalised:
+    def __del__(self):
+        print("finalised", flush=True)
+        time.sleep(600)
+
+def lose_an_interrupt():
+    Finalised()
+    time.sleep(600)
+
 def ignore_everything():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -99,6 +108,14 @@ def ends(pid, seconds=10.0):
             return True
         time.sleep(0.02)
     return False
+
+
+def test_an_interrupt_that_is_lost_in_a_finaliser_comes_again_without_a_trace(start):
+    process, _, _, _ = start("lose_an_interrupt()")
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (143, "")
 
 
 @pytest.mark.parametrize(
