@@ -97,7 +97,7 @@ def contrastive_loss(
     Raises:
         ValueError: the two shapes differ.
     """
-    with _full_precision(image_features):
+    with _without_autocast(image_features):
         parts = parts or OnePart(len(image_features))
         images, texts, scale = _prepared(image_features, text_features, logit_scale, parts)
         return _InfoNCE.apply(images, texts, scale, parts, block or _block(parts.total))  # type: ignore[no-untyped-call]
@@ -117,14 +117,19 @@ def sigmoid_loss(
     diagonal and -1 beside it; arXiv 2303.15343. Arguments, result and errors are those of
     `contrastive_loss`.
     """
-    with _full_precision(image_features):
+    with _without_autocast(image_features):
         parts = parts or OnePart(len(image_features))
         images, texts, scale = _prepared(image_features, text_features, logit_scale, parts)
         bias = logit_bias.to(images.dtype)
         return _Sigmoid.apply(images, texts, scale, bias, parts, block or _block(parts.total))  # type: ignore[no-untyped-call]
 
 
-def _full_precision(features: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _without_autocast(features: Tensor) -> torch.autocast:
     return torch.autocast(features.device.type, enabled=False)
 
 
@@ -137,10 +142,8 @@ def _prepared(
             f"image features {tuple(image_features.shape)} and text features "
             f"{tuple(text_features.shape)} must have one shape"
         )
-    dtype = torch.promote_types(image_features.dtype, text_features.dtype)
-    dtype = torch.promote_types(dtype, torch.float32)
-    texts = parts.gather(text_features.to(dtype))  # nE -> NE
-    return image_features.to(dtype), texts, logit_scale.to(dtype)
+    images, texts = full_precision(image_features), full_precision(text_features)
+    return images, parts.gather(texts.to(images.dtype)), logit_scale.to(images.dtype)
 
 
 def _block(total: int) -> int:
@@ -176,7 +179,7 @@ class _InfoNCE(torch.autograd.Function):
             pairs.diagonal(own, weights).sub_(2)
             return weights
 
-        with _full_precision(images):
+        with _without_autocast(images):
             pairs = _Pairs(images, texts, logit_scale, ctx.first, ctx.block, only_block)
             *gradients, _ = pairs.gradients(by_logits, gradient / (2 * len(texts)))
         return *gradients, None, None
@@ -213,7 +216,7 @@ class _Sigmoid(torch.autograd.Function):
             pairs.diagonal(own, weights).sub_(1)
             return weights
 
-        with _full_precision(images):
+        with _without_autocast(images):
             pairs = _Pairs(images, texts, logit_scale, ctx.first, ctx.block, only_block)
             gradients = pairs.gradients(by_logits, gradient / len(texts))
         return *gradients, None, None

@@ -114,10 +114,11 @@ class CLIP(nn.Module):
         if self.config.text.kind == "cbow":
             x = continuous_bag_of_words(x, end)  # ND
         else:
-            x = self._contextual(x)[torch.arange(len(x), device=x.device), end]  # NLD -> ND
+            x = self.contextual(x)[torch.arange(len(x), device=x.device), end]  # NLD -> ND
         return x @ self.text_projection  # ND @ DE -> NE
 
-    def _contextual(self, x: Tensor) -> Tensor:
+    def contextual(self, x: Tensor) -> Tensor:
+        """Embedded tokens through the text transformer, where each sees those before it: NLD."""
         x = x + self.positional_embedding[: x.shape[1]].to(x.dtype)  # NLD
         return self.ln_final(self.transformer(x))
 

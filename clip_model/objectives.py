@@ -1,0 +1,193 @@
+"""What a model is trained for: image-text contrast in two forms, and the paper's two baselines.
+
+An objective holds a CLIP and whatever weights it needs beside it. It works in two steps, so that
+one training loop suits all: `forward` computes features of each example by itself, `loss` what
+the features of a batch cost together. A new one is a class with these, and a name in `OBJECTIVES`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from clip_model.loss import Parts, contrastive_loss, full_precision, sigmoid_loss
+from clip_model.model import CLIP, trim
+from clip_model.optimisation import clamp_logit_scale
+
+SIGMOID_SCALE, SIGMOID_BIAS = math.log(10.0), -10.0  # what SigLIP starts from
+WORDS_AT_A_TIME = 1024  # of a language model's predictions: 0.2 GB of float32 logits
+
+
+class Objective(nn.Module, ABC):
+    """A model and what it is trained for."""
+
+    #: The loss is a sum over examples, so a batch may be taken in pieces, one after the other.
+    separable: ClassVar[bool]
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__()
+        self.model = model
+
+    @abstractmethod
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Features of n examples, each [n, ...], as `loss` takes them.
+
+        Args:
+            images: [n, 3, R, R], preprocessed.
+            tokens: [n, L], padded with 0.
+        """
+
+    @abstractmethod
+    def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
+        """This part's share: the shares of all parts sum to the loss of the whole batch."""
+
+    def shared(self) -> list[nn.Parameter]:
+        """The weights that `loss` uses and `forward` does not: all of them are scalars."""
+        return []
+
+    def after_step(self) -> None:
+        """Called after each step of the optimizer; most have nothing to do."""
+
+
+class Contrastive(Objective):
+    """Symmetric InfoNCE, which CLIP is trained with."""
+
+    separable = False
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        return self.model.encode_image(images), self.model.encode_text(tokens)  # nE each
+
+    def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
+        images, texts = features
+        return contrastive_loss(images, texts, self.model.logit_scale, parts)
+
+    def shared(self) -> list[nn.Parameter]:
+        return [self.model.logit_scale]
+
+    def after_step(self) -> None:
+        clamp_logit_scale(self.model.logit_scale)
+
+
+class Sigmoid(Objective):
+    """SigLIP's loss, arXiv 2303.15343: its temperature starts at 1/10 and has no bound."""
+
+    separable = False
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__(model)
+        nn.init.constant_(model.logit_scale, SIGMOID_SCALE)
+        self.logit_bias = nn.Parameter(torch.full_like(model.logit_scale, SIGMOID_BIAS))
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        return self.model.encode_image(images), self.model.encode_text(tokens)  # nE each
+
+    def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
+        images, texts = features
+        return sigmoid_loss(images, texts, self.model.logit_scale, self.logit_bias, parts)
+
+    def shared(self) -> list[nn.Parameter]:
+        return [self.model.logit_scale, self.logit_bias]
+
+
+class PredictCaption(Objective):
+    """The paper's first baseline: the text transformer is a language model that sees the image.
+
+    The image's features stand where the start token stood; each token is predicted from them and
+    the tokens before it, with the token embeddings as the classifier. An example costs the mean of
+    its tokens' cross-entropies, the end token's included.
+
+    Raises:
+        ValueError: the model's text encoder is no transformer.
+    """
+
+    separable = True
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__(model)
+        text = model.config.text
+        if text.kind != "transformer":
+            raise ValueError(f"to predict captions takes a text transformer, not {text.kind}")
+        self.image_prefix = nn.Linear(model.config.embed_dim, text.width)
+        nn.init.normal_(self.image_prefix.weight, std=model.config.embed_dim**-0.5)
+        nn.init.zeros_(self.image_prefix.bias)
+        # Not used, so not trained.
+        model.logit_scale.requires_grad_(False)
+        model.text_projection.requires_grad_(False)
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        model, tokens = self.model, trim(tokens)
+        prefix = self.image_prefix(model.encode_image(images))  # nD
+        known = model.token_embedding(tokens[:, 1:-1])  # n(L-2)D
+        x = torch.cat([prefix[:, None], known], dim=1).to(model.dtype)
+        x = model.contextual(x)  # n(L-1)D
+        end = tokens.argmax(dim=-1, keepdim=True)  # n1
+        predicted = torch.arange(x.shape[1], device=x.device) < end  # n(L-1)
+        of_words = self._costs(x[predicted], tokens[:, 1:][predicted])
+        costs = of_words.new_zeros(predicted.shape).masked_scatter(predicted, of_words)  # n(L-1)
+        return (costs.sum(dim=-1) / end[:, 0],)  # n
+
+    def _costs(self, x: Tensor, words: Tensor) -> Tensor:
+        """Cross-entropies, [m, D] and [m] -> [m]; logits are made again in the backward pass."""
+        weight = self.model.token_embedding.weight
+        blocks = zip(x.split(WORDS_AT_A_TIME), words.split(WORDS_AT_A_TIME), strict=True)
+        costs = [
+            checkpoint(_cross_entropies, *block, weight, use_reentrant=False) for block in blocks
+        ]
+        return torch.cat(costs)
+
+    def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
+        return features[0].sum() / parts.total
+
+
+class PredictWords(Objective):
+    """The paper's second baseline: which words the caption has, in whatever order.
+
+    One linear layer on the image's features, a softmax over the vocabulary, and as its target the
+    caption's distinct tokens in equal shares, after Joulin et al., arXiv 1511.02251. The text
+    tower is not used. An empty caption costs nothing.
+    """
+
+    separable = True
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__(model)
+        self.words = nn.Linear(model.config.embed_dim, model.vocab_size)
+        model.requires_grad_(False)
+        model.visual.requires_grad_(True)
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        logits = full_precision(self.words(self.model.encode_image(images)))  # nV
+        words, counts = _distinct_words(tokens)  # nL
+        costs = logits.logsumexp(dim=-1, keepdim=True) - logits.gather(1, words)  # nL
+        return ((costs * counts).sum(dim=-1) / counts.sum(dim=-1).clamp_min(1),)  # n
+
+    def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
+        return features[0].sum() / parts.total
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "contrastive": Contrastive,
+    "sigmoid": Sigmoid,
+    "caption": PredictCaption,
+    "bag_of_words": PredictWords,
+}
+
+
+def _cross_entropies(x: Tensor, words: Tensor, weight: Tensor) -> Tensor:
+    logits = full_precision(x @ weight.to(x.dtype).t())  # mV
+    return F.cross_entropy(logits, words.long(), reduction="none")
+
+
+def _distinct_words(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Each caption's tokens between start and end, sorted, and which of them count: [n, L] both."""
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    inside = (places > 0) & (places < tokens.argmax(dim=-1, keepdim=True))
+    words = tokens.long().where(inside, -1).sort(dim=-1).values
+    is_first = words != F.pad(words, (1, 0), value=-1)[:, :-1]  # of equals, which stand together
+    return words.clamp_min(0), is_first & (words >= 0)
