@@ -94,12 +94,17 @@ def make_optimizer(
         model: or an objective that holds one.
         learning_rate: at the peak; the same for both, as Muon's steps are scaled to AdamW's.
         weight_decay: of the weights that are not gains or biases.
+
+    Raises:
+        ValueError: Muon has no matrix to move.
     """
     groups = parameter_groups(model, weight_decay)
     betas = (constants.beta1, constants.beta2)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=constants.eps)
     matrices = hidden_matrices(model)
+    if not matrices:
+        raise ValueError("for Muon there is no transformer block that is trained: take adamw")
     chosen = set(map(id, matrices))
     rest = [{**g, "params": [p for p in g["params"] if id(p) not in chosen]} for g in groups]
     adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=betas, eps=constants.eps)

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from clip_model.config import ARCHITECTURES, ClipConfig, ModifiedResNetConfig, TextConfig
 from clip_model.model import CLIP
+from clip_model.objectives import OBJECTIVES
 from clip_model.optimisation import (
     adam_constants,
     clamp_logit_scale,
@@ -41,16 +42,6 @@ RESNET = ClipConfig(
 )
 
 
-class WithMore(nn.Module):
-    """An objective with weights of its own."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.head = nn.Linear(32, 7)
-        self.shift = nn.Parameter(torch.tensor(-10.0))
-
-
 def names_of(model, parameters):
     chosen = set(map(id, parameters))
     return {name for name, p in model.named_parameters() if id(p) in chosen}
@@ -60,20 +51,24 @@ def names_of(model, parameters):
 
 
 @pytest.mark.parametrize("config", [TINY, RESNET])
-def test_every_weight_is_in_exactly_one_group(config):
-    model = WithMore(CLIP(config))
+@pytest.mark.parametrize("objective", OBJECTIVES.values())
+def test_every_weight_is_in_exactly_one_group(config, objective):
+    """Each that is trained: an objective leaves those alone that it does not use."""
+    model = objective(CLIP(config))
+    trained = sorted(id(p) for p in model.parameters() if p.requires_grad)
     grouped = [p for group in parameter_groups(model, 0.2) for p in group["params"]]
-    assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))
+    assert sorted(map(id, grouped)) == trained
     for name in ("adamw", "muon"):
-        optimizer = make_optimizer(model, adam_constants(config), 1e-3, 0.2, name)
-        moved = [p for group in optimizer.param_groups for p in group["params"]]
-        assert sorted(map(id, moved)) == sorted(map(id, model.parameters()))
+        if name == "adamw" or hidden_matrices(model):
+            optimizer = make_optimizer(model, adam_constants(config), 1e-3, 0.2, name)
+            moved = [p for group in optimizer.param_groups for p in group["params"]]
+            assert sorted(map(id, moved)) == trained
 
 
 @pytest.mark.parametrize("config", [TINY, RESNET])
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_gains_and_biases_do_not_decay_and_all_else_does(config, name):
-    model = WithMore(CLIP(config))
+    model = OBJECTIVES["sigmoid"](CLIP(config))
     gains = {
         f"{prefix}.weight"
         for prefix, module in model.named_modules()
@@ -82,14 +77,13 @@ def test_gains_and_biases_do_not_decay_and_all_else_does(config, name):
     expected = {
         name
         for name, _ in model.named_parameters()
-        if name not in gains
-        and not name.endswith(("bias", "logit_scale", "class_embedding", "shift"))
+        if name not in gains and not name.endswith(("bias", "logit_scale", "class_embedding"))
     }
     groups = make_optimizer(model, adam_constants(config), 1e-3, 0.2, name).param_groups
     assert {group["weight_decay"] for group in groups} == {0.0, 0.2}
     decayed = [p for group in groups if group["weight_decay"] for p in group["params"]]
     assert names_of(model, decayed) == expected
-    assert {"model.token_embedding.weight", "model.positional_embedding", "head.weight"} < expected
+    assert {"model.token_embedding.weight", "model.positional_embedding"} < expected
 
 
 def test_a_frozen_weight_is_left_alone():
@@ -126,6 +120,12 @@ def test_muon_moves_the_matrices_of_the_blocks_only():
         for tower in ("", "visual.")
         for matrix in matrices
     }
+
+
+def test_muon_without_a_matrix_to_move_is_refused():
+    model = OBJECTIVES["bag_of_words"](CLIP(RESNET))  # which does not use the text tower
+    with pytest.raises(ValueError, match="no transformer block that is trained: take adamw"):
+        make_optimizer(model, adam_constants(RESNET), 1e-3, 0.2, "muon")
 
 
 def step_of(model, optimizer, seed=0):
