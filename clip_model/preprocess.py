@@ -84,8 +84,8 @@ def random_crop_bytes_transform(resolution: int) -> Callable[[bytes, float], Ten
 
     So pixels that are thrown away are not resized, and the square is at any pixel of the file's
     image. A JPEG is at most 2 levels of 255 away from what Pillow makes of the same square;
-    other formats are Pillow's. Resized first, as the paper has it, the same square differs in the two
-    pixels beside a cut (by up to 16 levels on photographs), since they have seen what lies beyond.
+    other formats are Pillow's. Resized first, as the paper has it, the same square differs in the
+    two pixels beside a cut, which have seen what lies beyond: by up to 16 levels on photographs.
 
     Returns:
         A function from a file's bytes, and where along the longer side the square is, from 0 to 1

@@ -28,7 +28,12 @@ def is_held_out(jpg: bytes, seed: int, share: float) -> bool:
     The draw is by the image's bytes, not by the pair: one image under several URLs or
     captions falls on one side, so that nothing held out has been seen in training.
     """
-    return draw(seed, "held out", hashlib.sha256(jpg).hexdigest()) < share
+    return is_held_out_sum(hashlib.sha256(jpg).hexdigest(), seed, share)
+
+
+def is_held_out_sum(sha256: str, seed: int, share: float) -> bool:
+    """The same, by the sha256 of the image's bytes in hexadecimal."""
+    return draw(seed, "held out", sha256) < share
 
 
 def read_examples(

@@ -230,6 +230,12 @@ def publish(path: Path) -> None:
         copy.publish(path)
 
 
+def drop(path: Path) -> None:
+    """Remove what is here of a file that its bucket has; a file of no bucket stays."""
+    if copy_of(path):
+        path.unlink(missing_ok=True)
+
+
 def discard(path: Path) -> None:
     """Remove a file, from the bucket whose copy it is in, too."""
     if copy := copy_of(path):

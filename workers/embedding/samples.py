@@ -31,6 +31,11 @@ class Sample:
     texts: tuple[str, ...] = ()  # of a caption that is a list of texts, which is no text either
     others: Mapping[str, Any] = field(default_factory=dict)  # other values that were asked for
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All that it has."""
+        return self.texts if self.text is None else (self.text,)
+
 
 def failure_reason(
     sample: Sample, source: InputSettings, *, several: bool = False

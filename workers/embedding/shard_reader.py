@@ -6,7 +6,7 @@ shard. `list_chunks` and `read_chunk` give a part of a shard without what stands
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def list_chunks(path: Path) -> list[Chunk]:
 
 def read_chunk(
     path: Path, chunk: Chunk, settings: InputSettings, others: Collection[str] = ()
-) -> Iterator[Sample]:
+) -> Generator[Sample]:
     """The rows of one of ``list_chunks``, as ``read_shard`` gives them, in the chunk's order.
 
     Args:
@@ -93,6 +93,8 @@ def read_chunk(
         return
     try:
         file = _open(path)
+        if chunk.end > file.metadata.num_row_groups:
+            raise ShardError(f"{path} has changed since its chunks were listed")
         sizes = [file.metadata.row_group(group).num_rows for group in range(chunk.begin)]
         yield from _parquet_rows(file, [chunk.begin], path, path.stem, sum(sizes), settings, others)
     except DAMAGED_PARQUET as error:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.shards import write_tar
@@ -246,6 +246,7 @@ MEMBERS = st.lists(
 
 
 @given(members=MEMBERS, rows=st.integers(1, 4), size=st.sampled_from([1, 2000, 1 << 20]))
+@settings(deadline=None)
 def test_the_chunks_of_a_tar_hold_its_rows_in_whatever_order_they_are_read(
     tmp_path_factory, members, rows, size
 ):
