@@ -1,8 +1,7 @@
 """Objects of a store below a prefix: ``s3://BUCKET/PREFIX``, ``gs://``, ``az://``.
 
 Nothing is renamed, and no object is written over that somebody else has changed meanwhile: whoever
-writes says which version he has seen. Credentials, the region and the endpoint come from the
-environment, as the store's own tools have them (``AWS_*``, ``GOOGLE_*``, ``AZURE_*``).
+writes says which version he has seen. How a store is reached, ``workers.base.stores`` knows.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from workers.base.credentials import shown
+from workers.base.stores import connected
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -58,11 +58,6 @@ TRIES = 10
 
 #: How often a command's first request is repeated.
 FIRST_RETRIES = 3
-
-#: Seconds in which a connection must be there, and in which something must come over it.
-CONNECT_SECONDS = 10
-READ_SECONDS = 30
-
 
 _REFUSED = re.compile(r"status code: 40[13]\b")
 _SAID = re.compile(r"<Message>([^<]+)</Message>")
@@ -122,17 +117,10 @@ class Bucket:
         return self._connected(RETRY)
 
     def _connected(self, retry: Any) -> ObjectStore:
-        from obstore.store import from_url
-
-        endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
-        client: Any = {
-            "allow_http": endpoint.startswith("http://"),
-            "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
-            "read_timeout": timedelta(seconds=READ_SECONDS),
-            "timeout": timedelta(seconds=600),
-        }
         try:
-            return from_url(self.url, client_options=client, retry_config=retry)
+            return connected(self.url, retry)
+        except OSError:
+            raise
         except Exception as error:
             raise self._os_error(error, "") from error
 

@@ -143,6 +143,32 @@ def test_what_is_forbidden_is_a_permission_error(bucket, store, status, kind):
         assert "S3CRET" not in str(error.value)
 
 
+@pytest.fixture
+def profiles(tmp_path, monkeypatch):
+    """AWS's file of named credentials, and none in the environment."""
+    path = tmp_path / "credentials"
+    path.write_text("[nightly]\naws_access_key_id = SOMEBODYS\naws_secret_access_key = S3CRET\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+
+
+def test_credentials_may_be_those_of_a_named_profile(bucket, store, profiles, monkeypatch):
+    seen = []
+    store.fault = lambda environ, *_: seen.append(environ["HTTP_AUTHORIZATION"])
+    monkeypatch.setenv("AWS_PROFILE", "nightly")
+    bucket.write("a", b"1", None)
+    assert all("Credential=SOMEBODYS/" in text for text in seen)
+    assert seen
+
+
+def test_a_profile_that_is_not_there_is_named(bucket, profiles, monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "weekly")
+    with pytest.raises(OSError, match=r"AWS_PROFILE: .*\(weekly\)"):
+        bucket.check()
+
+
 def test_a_bucket_that_is_not_there_is_no_missing_object(store):
     absent = Bucket("s3://absent/run")
     for ask in (absent.time, absent.list, lambda: absent.read("a")):
