@@ -8,7 +8,8 @@ SIGINT. A command that was ended is given again until it completes. Held against
 documentation says: the exit code, that no process is left five seconds later, that no trace is
 printed, and that every run that completes has the bytes of the undisturbed one; where a lost
 service had images asked for by another list, the same images and the same data set, similarity
-within what adding floats in another order makes of it.
+within what adding floats in another order makes of it. With ``--bucket`` the runs live in a
+bucket of an S3-compatible server (moto, in a process of its own), the undisturbed one in a folder.
 
 Prints a table, and as its last line the same as JSON; exits 1 where something was not as it is
 documented. 200 kills take most of an hour on two cores; Ctrl-C ends it early with the table.
@@ -41,6 +42,8 @@ import pyarrow.dataset
 from benchmarks.commands import MARK, everything, left_by, signal_to, wait_for_stage, worker_of
 from benchmarks.small_sample import SmallSample
 from pipelines.stages import DATASET_STAGES, STAGES
+from tests.object_store import fetched, make_bucket, serving_apart
+from workers.base.bucket import Bucket
 from workers.base.exit_codes import ExitCode
 from workers.base.storage import file_hash
 from workers.base.supervisor import interrupt
@@ -130,6 +133,59 @@ VICTIMS = (
 )
 
 
+@dataclass(frozen=True)
+class Folders:
+    """Runs that live in folders below one."""
+
+    folder: Path
+
+    def url(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def environment(self) -> dict[str, str]:
+        """What a command needs beside the own."""
+        return {}
+
+    def begun(self, name: str, stage: str) -> bool:
+        """Whether a stage of a run has a receipt."""
+        return (self.folder / name / "_receipts" / stage).exists()
+
+    def waits(self, process: subprocess.Popen[bytes], name: str, stage: str) -> bool:
+        """Wait until a stage of a run is at work; False if the command ends before."""
+        return wait_for_stage(process, self.folder / name, stage)
+
+    def files(self, name: str) -> Path:
+        """A folder with a run's files."""
+        return self.folder / name
+
+
+@dataclass(frozen=True)
+class Buckets(Folders):
+    """Runs that live in a bucket; each by its name."""
+
+    bucket: str
+
+    def url(self, name: str) -> str:
+        return f"{self.bucket}/{name}"
+
+    def environment(self) -> dict[str, str]:
+        self._scratch.mkdir(exist_ok=True)
+        return {"TMPDIR": str(self._scratch)}
+
+    @property
+    def _scratch(self) -> Path:
+        return self.folder / "t"  # Ray takes no long name
+
+    def begun(self, name: str, stage: str) -> bool:
+        return bool(Bucket(self.url(name)).list(f"_receipts/{stage}"))
+
+    def waits(self, process: subprocess.Popen[bytes], name: str, stage: str) -> bool:  # noqa: ARG002 - one command is at work
+        return wait_for_stage(process, self._scratch, stage, above="*/copy-*/")
+
+    def files(self, name: str) -> Path:
+        return fetched(self.url(name), self.folder / name)
+
+
 @dataclass
 class Count:
     """What has been seen of one kind of victim."""
@@ -146,7 +202,7 @@ class Chaos:
     sample: SmallSample
     undisturbed: Path  # the directory of a run that nothing happened to
     random: random.Random
-    folder: Path
+    runs: Folders
     victims: Sequence[Victim] = VICTIMS
     counts: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
     stages: Counter[str] = field(default_factory=Counter)
@@ -159,28 +215,27 @@ class Chaos:
         """Kill so many times, and let the last run complete."""
         left, number = kills, 0
         while left:
-            run_dir = self.folder / f"run-{number}"
+            name = f"run-{number}"
             number += 1
             for command, stages in COMMANDS.items():
-                while not self._completes(command, stages, run_dir, disturb=left > 0):
+                while not self._completes(command, stages, name, disturb=left > 0):
                     left = kills - sum(count.kills for count in self.counts.values())
                     self.tell(f"{kills - left} of {kills} kills, {len(self.faults)} faults")
                 left = kills - sum(count.kills for count in self.counts.values())
             self.completed += 1
-            self._compare(run_dir)
+            self._compare(name)
 
-    def _completes(
-        self, command: str, stages: Sequence[str], run_dir: Path, *, disturb: bool
-    ) -> bool:
+    def _completes(self, command: str, stages: Sequence[str], name: str, *, disturb: bool) -> bool:
         """Give a command, disturbed perhaps; True when it has ended well."""
         mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        said = run_dir.with_suffix(".out")
+        said = self.runs.folder / f"{name}.out"
+        env = {**os.environ, **self.runs.environment(), MARK: mark}
         with said.open("wb") as output:
             process = self.sample.start(
-                f"pipelines.{command}", run_dir, env={**os.environ, MARK: mark}, output=output
+                f"pipelines.{command}", self.runs.url(name), env=env, output=output
             )
         try:
-            victim = self._disturb(process, stages, run_dir) if disturb else None
+            victim = self._disturb(process, stages, name) if disturb else None
             signalled = time.monotonic()
             code = process.wait(timeout=LONGEST_COMMAND)
         except subprocess.TimeoutExpired:
@@ -197,16 +252,18 @@ class Chaos:
         return code == ExitCode.COMPLETE
 
     def _disturb(
-        self, process: subprocess.Popen[bytes], stages: Sequence[str], run_dir: Path
+        self, process: subprocess.Popen[bytes], stages: Sequence[str], name: str
     ) -> Victim | None:
         """Wait for a random moment of a random stage, and send a signal there; None if it ended."""
-        open_stages = _open_stages(stages, run_dir)
+        begun = [n for n, stage in enumerate(stages) if self.runs.begun(name, stage)]
+        # From the last one on that has begun; those before it are complete.
+        open_stages = stages[begun[-1] if begun else 0 :]
         victim = self.random.choice([v for v in self.victims if set(v.stages) & set(open_stages)])
         # Rather an early one: of a run whose last stage was hit first, little is left to hit.
         candidates = [stage for stage in open_stages if stage in victim.stages]
         weights = [2.0**-number for number in range(len(candidates))]
         (stage,) = self.random.choices(candidates, weights)
-        if not wait_for_stage(process, run_dir, stage):
+        if not self.runs.waits(process, name, stage):
             return None
         pause = self.random.uniform(0, self._seconds(stage))
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -249,10 +306,11 @@ class Chaos:
         if left := left_by(mark):
             self._fault(f"{command} left after {victim and victim.name}: {', '.join(left)}")
 
-    def _compare(self, run_dir: Path) -> None:
+    def _compare(self, name: str) -> None:
+        run_dir = self.runs.files(name)
         self.by_other_lists += not _asked_alike(run_dir, self.undisturbed)
         for what in differences(run_dir, self.undisturbed):
-            self._fault(f"{run_dir.name}: {what} is not that of the undisturbed run")
+            self._fault(f"{name}: {what} is not that of the undisturbed run")
 
     def _fault(self, text: str, said: Path | None = None) -> None:
         if said:
@@ -262,12 +320,6 @@ class Chaos:
             text += "\n    " + "\n    ".join(shown)
         self.faults.append(text)
         self.tell(text)
-
-
-def _open_stages(stages: Sequence[str], run_dir: Path) -> Sequence[str]:
-    """The stages from the last one on that has begun; those before it are complete."""
-    begun = [n for n, stage in enumerate(stages) if (run_dir / "_receipts" / stage).exists()]
-    return stages[begun[-1] if begun else 0 :]
 
 
 def differences(run_dir: Path, other: Path) -> Iterator[str]:
@@ -360,15 +412,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, metavar="N", help="default: 200")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all that is random")
+    parser.add_argument(
+        "--bucket", action="store_true", help="let the killed runs live in a bucket"
+    )
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background ignores the first
         signal.signal(number, interrupt)
     write = sys.stdout.write
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        sample = SmallSample()
-        undisturbed = Path(folder) / "undisturbed"
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name, contextlib.ExitStack() as stack:
+        folder, sample = Path(name), SmallSample()
+        runs = Folders(folder)
+        if options.bucket:
+            endpoint = stack.enter_context(serving_apart())
+            runs = Buckets(folder, make_bucket(endpoint, "chaos"))
+        undisturbed = folder / "undisturbed"
         run_undisturbed(sample, undisturbed)
-        chaos = Chaos(sample, undisturbed, random.Random(options.seed), Path(folder), tell=_tell)
+        chaos = Chaos(sample, undisturbed, random.Random(options.seed), runs, tell=_tell)
         with contextlib.suppress(KeyboardInterrupt):  # what has been seen until then is printed
             chaos.go(options.kills)
     write("\n".join(table(chaos)) + "\n\n")

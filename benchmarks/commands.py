@@ -20,11 +20,17 @@ MARK = "CHAOS_RUN"
 PATIENCE = 5.0
 
 
-def wait_for_stage(process: subprocess.Popen[bytes], run_dir: Path, stage: str) -> bool:
-    """Wait until a stage is at work; False if the command ends before."""
+def wait_for_stage(
+    process: subprocess.Popen[bytes], run_dir: Path, stage: str, above: str = ""
+) -> bool:
+    """Wait until a stage is at work; False if the command ends before.
+
+    Args:
+        above: a glob for the folders of ``run_dir`` in which the work may be done; "": itself.
+    """
     started = time.time()  # what stands there already was left by a command that was killed
     while process.poll() is None:
-        if any(_made_since(started, path) for path in (run_dir / "_work" / stage).glob("*")):
+        if any(_made_since(started, path) for path in run_dir.glob(f"{above}_work/{stage}/*")):
             return True
         time.sleep(0.02)
     return False

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.small_sample import free_port
 from workers.base.bucket import Bucket
 from workers.base.lease import NAME as LEASE
 
@@ -28,6 +32,24 @@ _ENVIRONMENT = threading.RLock()
 
 
 _numbers = itertools.count()
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """What a process needs to reach a server."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "S3CRET",
+        "AWS_REGION": "us-east-1",
+    }
+
+
+def make_bucket(endpoint: str, name: str) -> str:
+    """Make a bucket on a server; its URL."""
+    import requests
+
+    requests.put(f"{endpoint}/{name}", timeout=10).raise_for_status()
+    return f"s3://{name}"
 
 
 class ObjectStore:
@@ -69,12 +91,7 @@ class ObjectStore:
 
     def environment(self) -> dict[str, str]:
         """What a process needs to reach it."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "somebody",
-            "AWS_SECRET_ACCESS_KEY": "S3CRET",
-            "AWS_REGION": "us-east-1",
-        }
+        return environment(self.endpoint)
 
     @contextmanager
     def reached(self) -> Iterator[None]:
@@ -88,14 +105,34 @@ class ObjectStore:
 
     def make_bucket(self, name: str) -> str:
         """Its URL."""
-        import requests
-
-        requests.put(f"{self.endpoint}/{name}", timeout=10).raise_for_status()
-        return f"s3://{name}"
+        return make_bucket(self.endpoint, name)
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+@contextmanager
+def serving_apart() -> Iterator[str]:
+    """The same server in a process of its own, which this one reaches, too; its endpoint."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            while not _answers(port):
+                if server.poll() is not None:
+                    raise RuntimeError(f"{' '.join(command)} ended with {server.returncode}")
+                time.sleep(0.1)
+            endpoint = f"http://127.0.0.1:{port}"
+            with patch.dict(os.environ, environment(endpoint)):
+                yield endpoint
+        finally:
+            server.terminate()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        return not client.connect_ex(("127.0.0.1", port))
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 import random
 
-from benchmarks.chaos import ON_RAY, VICTIMS, Chaos, table
+from benchmarks.chaos import ON_RAY, VICTIMS, Chaos, Folders, table
 
 
 def test_runs_that_are_killed_end_as_documented_with_the_same_bytes(finished, commands, tmp_path):
     # Ray's own processes have tests of their own: test_lost_processes.py, test_cluster.py.
     victims = [victim for victim in VICTIMS if "Ray" not in victim.name and victim.stages != ON_RAY]
-    chaos = Chaos(commands, finished, random.Random(11), tmp_path, victims)
+    chaos = Chaos(commands, finished, random.Random(11), Folders(tmp_path), victims)
     chaos.go(4)
     assert not chaos.faults, "\n".join(chaos.faults)
     assert chaos.completed
