@@ -34,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add("shards", nargs="+", metavar="SHARDS", help="files, folders of them, or globs in quotes")
+    help_text = "files, folders of them, or globs in quotes; in a bucket, too (s3://, gs://, az://)"
+    add("shards", nargs="+", metavar="SHARDS", help=help_text)
     add(
         "--out",
         required=True,

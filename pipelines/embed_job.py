@@ -8,7 +8,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
+from glob import has_magic
 from os.path import abspath
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,7 +35,8 @@ from pipelines.stages.embeddings import (
     embed_in_actors,
     recorded_precision,
 )
-from workers.base.copies import listed
+from workers.base.bucket import is_bucket
+from workers.base.copies import as_urls, copy_of, listed, open_copy
 from workers.base.credentials import shown
 from workers.base.file_systems import find_files
 from workers.base.settings import local_path, printable
@@ -234,6 +237,8 @@ def shard_files(patterns: Sequence[str]) -> list[Path]:
 
 
 def _named(pattern: str) -> list[Path]:
+    if is_bucket(pattern):
+        return _objects(pattern)
     try:
         folder = local_path(pattern).absolute()
         if folder.is_dir():
@@ -241,6 +246,27 @@ def _named(pattern: str) -> list[Path]:
         return find_files([pattern])
     except FileNotFoundError as error:
         raise ConfigError(f"SHARDS: {error}") from error
+
+
+def _objects(pattern: str) -> list[Path]:
+    """The objects that a URL names: one, those of a folder, or those whose last part is so."""
+    above, _, last = pattern.rstrip("/").rpartition("/")
+    try:
+        found = _those_of(above, last) if is_bucket(above) else []
+        if not found and not has_magic(last):
+            found = [p for ending in ENDINGS for p in _those_of(pattern, f"*{ending}")]
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"SHARDS: {getattr(error, 'strerror', None) or error}") from error
+    if not found:
+        raise ConfigError(f"SHARDS: there is no object {shown(pattern)}")
+    return found
+
+
+def _those_of(url: str, name: str) -> list[Path]:
+    copy = open_copy(url)
+    copy.bucket.check()
+    copy.look(lambda _: False)
+    return [copy.root / n for n in copy.found if "/" not in n and fnmatchcase(n, name)]
 
 
 def plan(files: Sequence[Path], settings_digest: str, done: Sequence[Receipt] = ()) -> list[Shard]:
@@ -256,19 +282,38 @@ def plan(files: Sequence[Path], settings_digest: str, done: Sequence[Receipt] = 
     Args:
         done: the receipts of what has been embedded before.
     """
-    moved = {r.key: r.shard for r in done if r.made_of and not Path(r.made_of).exists()}
-    shards = {path: _shard(Path(path), settings_digest, moved) for path in map(abspath, files)}
+    moved = {r.key: r.shard for r in done if r.made_of and _has_gone(r.made_of)}
+    shards = {_origin(path): _shard(path, settings_digest, moved) for path in files}
     names = Counter(shard.name for shard in shards.values())
     if twice := [path for path, shard in shards.items() if names[shard.name] > 1]:
         raise ConfigError(f"SHARDS: {' and '.join(twice)} cannot be told apart; embed them apart")
     return list(shards.values())
 
 
-def _shard(path: Path, settings_digest: str, moved: Mapping[str, str]) -> Shard:
+def _has_gone(origin: str) -> bool:
+    return not is_bucket(origin) and not Path(origin).exists()
+
+
+def _origin(path: Path) -> str:
+    """What a file is called whatever folder it is named from: an object, by its URL."""
+    return as_urls(str(path)) if copy_of(path) else abspath(path)  # noqa: PTH100 - as it is named
+
+
+def _stamp(path: Path) -> tuple[int, int | str]:
+    """What changes when a file's content does."""
+    if copy := copy_of(path):
+        stat = copy.found[copy.name_of(path)]
+        return stat.size, stat.generation or stat.tag or stat.written.isoformat()
     status = path.stat()
-    key = digest([settings_digest, [path.name, status.st_size, status.st_mtime_ns]])
-    name = f"{_stem(path)}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:PATH_DIGITS]}"
-    return Shard(moved.get(key, name), key, {"images": (path,)}, made_of=printable(path))
+    return status.st_size, status.st_mtime_ns
+
+
+def _shard(path: Path, settings_digest: str, moved: Mapping[str, str]) -> Shard:
+    origin = _origin(path)
+    key = digest([settings_digest, [path.name, *_stamp(path)]])
+    name = f"{_stem(path)}-{hashlib.sha256(os.fsencode(origin)).hexdigest()[:PATH_DIGITS]}"
+    file = path if copy_of(path) else Path(origin)
+    return Shard(moved.get(key, name), key, {"images": (file,)}, made_of=printable(origin))
 
 
 def _stem(path: Path) -> str:

@@ -256,7 +256,10 @@ def _out_of_reach(run: Run, removed: Mapping[str, int]) -> Iterator[str]:
     """What a takedown cannot do."""
     yield "out of reach: copies of the run, and what was listed in files outside of it"
     if copy_of(run.directory):
-        yield "out of reach: older versions of objects, where the bucket keeps them"
+        yield (
+            "out of reach: older versions of objects, and parts of uploads that never ended, where "
+            "the bucket keeps them"
+        )
     if removed.get("dataset") and run.receipts("model").all():
         yield "out of reach: model/ was trained on rows that are removed; pipelines.train anew"
     gone = read_tombstones(opt_out_files(run).taken_down)

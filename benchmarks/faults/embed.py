@@ -23,6 +23,7 @@ from benchmarks.faults.inputs import flipped
 from benchmarks.faults.services import silent
 from benchmarks.small_sample import free_port
 from clip_model.config import ClipConfig, TextConfig, VisionTransformerConfig
+from tests.object_store import environment
 
 #: As small as a CLIP can be.
 TINY = ClipConfig(
@@ -204,7 +205,7 @@ def _option(
 
 
 def _in_store(place: Place) -> list[str]:
-    place.without_module("s3fs")
+    place.environment.update(environment(f"http://127.0.0.1:{free_port()}"))
     return embed(place, "s3://bucket/*.tar")
 
 
@@ -237,7 +238,7 @@ FAULTS = [
           _like_a_pattern, "8 images in, 8 kept", (0,)),
     Fault("two inputs of one name, one after the other", _two_of_one_name, "8 images in, 8 kept",
           (0,), check=_has_both),
-    Fault("shards in a store without its client", _in_store, "SHARDS: "),
+    Fault("shards in a store that is away", _in_store, "SHARDS: "),
     Fault("--out on a server of files", _to_ftp, "only a local or mounted path"),
     Fault("--out holds other files", _shards(a_parquet=table(), before=_other_files),
           "it holds other files"),

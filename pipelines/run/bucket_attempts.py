@@ -7,6 +7,7 @@ until what it becomes is there in full (``pipelines.run.staged``).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,16 +27,25 @@ from workers.base.copies import Copy, bring, copy_of
 
 def attempt_anywhere(work: Work, shard: Shard, folder: Path) -> Outcome:
     """``attempt``, on whichever machine, wherever the run lives."""
-    copy = copy_of(folder)
-    return _attempt_in_copy(copy, work, shard, folder) if copy else attempt(work, shard, folder)
-
-
-def _attempt_in_copy(copy: Copy, work: Work, shard: Shard, folder: Path) -> Outcome:
-    receipts = Receipts(folder)
-    records = [receipts.record(side, shard.name) for side in (Side.RECEIPTS, Side.OUTPUTS)]
     read = {*(path for some in shard.files.values() for path in some)}
     read |= {source.path for source in shard.sources}
     read = {path for path in read if copy_of(path)}
+    with ExitStack() as stack:
+        for used in {copy for path in (folder, *read) if (copy := copy_of(path))}:
+            stack.enter_context(used.in_use())
+        if copy := copy_of(folder):
+            return _attempt_in_copy(copy, work, shard, folder, read)
+        is_wanted = bool(read) and not Receipts(folder).is_done(shard)
+        if is_wanted and (error := error_of(lambda: bring(read))):
+            return _failed(error, shard, folder)
+        return attempt(work, shard, folder)
+
+
+def _attempt_in_copy(
+    copy: Copy, work: Work, shard: Shard, folder: Path, read: set[Path]
+) -> Outcome:
+    receipts = Receipts(folder)
+    records = [receipts.record(side, shard.name) for side in (Side.RECEIPTS, Side.OUTPUTS)]
     is_mine = copy.is_owner  # his records are those of the bucket
     try:
         if not is_mine:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from pipelines.run.attempts import under_way
 from pipelines.run.receipts import Outcome, Side
+from workers.base.copies import copy_of
 from workers.base.storage import write_json
 from workers.base.ticker import Ticker
 from workers.embedding.meter import Activity
@@ -62,7 +63,9 @@ class Reporter:
 
     def __init__(self, activity: Callable[[], Activity], folder: Path, worker: str) -> None:
         self._activity = activity
-        self._file = _reports(folder) / f"{worker}.json"
+        copy = copy_of(folder)
+        is_seen = copy is None or copy.is_owner  # nobody looks into what another process has here
+        self._file = _reports(folder) / f"{worker}.json" if is_seen else None
         self._counters = {}
         if _in_ray():
             from ray.util.metrics import Counter
@@ -77,8 +80,9 @@ class Reporter:
         """Say it now: at the end of a shard, lest the process be gone before it is said."""
         with self._lock:
             activity = self._activity()
-            with suppress(OSError):  # the disk may be full; work that needs no more of it goes on
-                write_json(asdict(activity), self._file)
+            if self._file:
+                with suppress(OSError):  # the disk may be full; work that needs none of it goes on
+                    write_json(asdict(activity), self._file)
             for name, counter in self._counters.items():
                 if more := getattr(activity, name) - getattr(self._counted, name):
                     counter.inc(more)

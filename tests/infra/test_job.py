@@ -128,8 +128,6 @@ def test_a_night_in_a_bucket_on_machines_that_come_and_go(tmp_path):
         bucket = Bucket(url)
         there = objects(bucket)
         assert {name.partition("/")[0] for name in there} == set(STAGES)
-        for name in "12":
-            assert list((made.folder / name).glob("copy-*")), "it has worked in its own folder"
         assert not list((made.folder / "2").rglob("*.parquet"))
 
         again = subprocess.run(submit, env=made.environment, capture_output=True, text=True)

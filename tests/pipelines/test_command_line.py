@@ -85,6 +85,15 @@ def test_plan_and_status_do_nothing(tmp_path):
     assert not run_dir.exists()
 
 
+def test_a_plan_of_a_run_in_a_bucket_does_nothing(store):
+    url = f"{store.new_bucket()}/run"
+    plan = run("pipelines.build_dataset", "--run-dir", url, "--plan")
+    assert plan.returncode == 0, plan.stderr
+    assert f"plan of {url}" in plan.stdout
+    assert "queries     1 shards to do, 0 done" in plan.stdout
+    assert {method for method, _ in store.requests[1:]} <= {"GET", "HEAD"}
+
+
 def test_what_is_no_run_cannot_be_verified(tmp_path):
     result = run("pipelines.verify", str(tmp_path))
     assert result.returncode == 2

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import compact
+from pipelines.report import plan_text
 from pipelines.run.directory import Run
 from pipelines.run.receipts import Side
 from pipelines.run.removal import rewrite_table
@@ -161,8 +162,14 @@ def test_labels_that_are_not_done_are_left_for_later_and_nothing_waits_for_them(
     assert set(names(run, "labels")) <= set(names(run, "embeddings"))
 
 
-def test_in_a_bucket_it_becomes_what_it_does_in_a_folder(run, bucket_of, monkeypatch, tmp_path):
+def test_in_a_bucket_it_becomes_what_it_does_in_a_folder(
+    run, bucket_of, store, monkeypatch, tmp_path
+):
     there, url = bucket_of(run)
+    asked = len(store.requests)
+    plan = plan_text(there, compact.KEPT)
+    assert plan.count(" 0 shards to do") == len(compact.KEPT)
+    assert {method for method, _ in store.requests[asked:]} <= {"GET", "HEAD"}
     assert compacted(there, monkeypatch) == 0
     assert compacted(run, monkeypatch) == 0
     after = fetched(url, tmp_path / "after")

@@ -22,7 +22,7 @@ from pipelines.run.lock import lock_folder
 from pipelines.run.receipts import Receipts
 from pipelines.stages.embeddings import Embeddings
 from pipelines.verify import main as verify
-from tests.object_store import objects_below, refuse
+from tests.object_store import objects_below, refuse, send_folder
 from tests.pipelines.conftest import flip_a_byte
 from tests.processors import needs_bfloat16
 from tests.shards import images, save_tiny_model, write_tar
@@ -428,3 +428,34 @@ def test_a_bucket_that_holds_something_else_is_left_alone(shards, model, bucket_
     assert run(shards, "--model", model, "--out", url) == 2
     assert f"--out {url}: it holds other files" in errors()
     assert objects_below(url) == {"notes/a.txt": b"mine"}
+
+
+def test_shards_in_a_bucket_are_as_those_of_a_folder(
+    shards, model, bucket_of, store, tmp_path, capsys, errors
+):
+    url = f"{store.new_bucket()}/laion"
+    send_folder(shards, url)
+    Bucket(url).write("notes.md", b"no shard", None)
+    out = tmp_path / "out"
+    assert run(url, "--model", model, "--out", out) == 0
+    assert f" of {url}/00000.tar" in capsys.readouterr().out
+    assert run(shards, "--model", model, "--out", tmp_path / "here") == 0
+    made, wanted = (
+        [path.read_bytes() for path in sorted((folder / "embeddings").iterdir())]
+        for folder in (out, tmp_path / "here")
+    )
+    assert made == wanted
+    assert not list((tmp_path / "copies").rglob("*.tar")), "an input stays until it is read"
+    capsys.readouterr()
+    for same in (url, f"{url}/*", f"{url}/00000.tar"):
+        before = (out / "_run/logs/run.jsonl").read_bytes()
+        assert run(same, "--model", model, "--out", out) == (2 if same.endswith("*") else 0)
+        said = (out / "_run/logs/run.jsonl").read_bytes()[len(before) :]
+        assert b"nothing to do" in said or same.endswith("*")
+    assert f"{url}/notes.md is none of" in errors()
+    bucket = Bucket(url)
+    content, stat = bucket.read("00001.parquet")
+    bucket.write("00001.parquet", content[:-4] + b"PAR2", stat)  # of the same size
+    assert run(url, "--model", model, "--out", out) == 3
+    assert run(f"{url}/absent.tar", "--model", model, "--out", out) == 2
+    assert f"there is no object {url}/absent.tar" in errors()

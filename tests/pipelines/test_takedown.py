@@ -240,7 +240,7 @@ def test_in_a_bucket_nothing_of_it_is_left_and_the_rest_is_as_in_a_folder(
     assert command(there, monkeypatch, *named) == 0
     said = capsys.readouterr()
     assert f"takedown of {url}" in said.out
-    assert "out of reach: older versions of objects" in said.out
+    assert "out of reach: older versions of objects, and parts of uploads" in said.out
     assert command(run, monkeypatch, *named) == 0
     after = fetched(url, tmp_path / "after")
     assert where_is(after, b"//birds.example", b"www.birds.example", b"birds.example/heron") == []

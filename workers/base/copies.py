@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,12 +37,29 @@ class Copy:
         self.lease: Lease | None = None
         #: What is known to be there, by name: of the process that holds the lease, all of it.
         self.sizes: dict[str, int] = {}
+        #: What the last look has found.
+        self.found: dict[str, Stat] = {}
         self._sent: dict[str, tuple[int, int]] = {}
         #: What the last look has brought: what it was there, and is here.
         self._fetched: dict[str, tuple[Stat, tuple[int, int]]] = {}
         name = hashlib.sha256(bucket.url.encode()).hexdigest()[:12]
         self.root = CopyPath(tempfile.gettempdir(), f"copy-{name}-{os.getpid()}")
-        self.root.mkdir(parents=True, exist_ok=True)
+        self._users, self._lock = 0, threading.Lock()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Work in its folder. It goes with the last who does, but for the process with the lease:
+        Ray ends its workers without a word, so nobody could remove it later.
+        """
+        with self._lock:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users and not self.is_owner:
+                    shutil.rmtree(self.root, ignore_errors=True)
 
     @property
     def is_owner(self) -> bool:
@@ -96,6 +115,7 @@ class Copy:
         same = {n for n, known in fetched.items() if known == (found.get(n), here.get(n))}
         for name in here.keys() - same:
             (self.root / name).unlink()
+        self.found = found
         self.sizes = {name: stat.size for name, stat in found.items()}
         bring(self.root / name for name in self.sizes if is_wanted(name))
         here = self._written(is_wanted)
@@ -158,7 +178,9 @@ def _nobody() -> None:
 
 def open_copy(url: str) -> Copy:
     """A copy of a bucket that nobody holds yet. Raises ValueError for a URL that is none."""
-    return _register(Copy(Bucket(url), _nobody))
+    copy = _register(Copy(Bucket(url), _nobody))
+    copy.root.mkdir(parents=True, exist_ok=True)
+    return copy
 
 
 def _register(copy: Copy) -> Copy:

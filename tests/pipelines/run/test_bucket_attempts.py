@@ -4,6 +4,7 @@ import itertools
 import pickle
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 from pipelines.run.attempts import outcome_of
 from pipelines.run.bucket_attempts import attempt_anywhere
 from pipelines.run.lock import is_record, lock_folder
+from pipelines.run.progress import Reporter
 from pipelines.run.receipts import Receipts, Shard, Side, Source
 from pipelines.run.staged import FOLDER, finish_staged
 from tests.object_store import refuse
@@ -22,6 +24,7 @@ from workers.base.copies import open_copy
 from workers.base.lease import NAME, Lease, acquire
 from workers.base.storage import file_hash
 from workers.base.tally import Tally
+from workers.embedding.meter import Activity
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ work, shard, folder = pickle.load(sys.stdin.buffer)
 from pipelines.run.bucket_attempts import attempt_anywhere
 outcome = attempt_anywhere(work, shard, folder)
 assert str(folder).startswith(os.environ["TMPDIR"]), folder
-left = [path.name for path in folder.parent.rglob("*") if path.is_file()]
+left = [path.name for path in folder.parent.parent.iterdir()]
 sys.stdout.buffer.write(pickle.dumps((outcome, left)))
 """
 
@@ -264,6 +267,13 @@ def test_without_the_lease_nothing_is_written(copy):
     outcome = attempt_anywhere(Write("one"), Shard("a", "key"), copy.root / "stage")
     assert "holds no lease" in str(outcome.error)
     assert objects(copy) == {}
+
+
+def test_how_far_a_worker_is_is_written_where_the_command_sees_it_alone(copy):
+    for is_seen in (False, True):
+        with lock_folder(copy.root, "") if is_seen else nullcontext():
+            Reporter(Activity, copy.root / "stage", "worker").report()
+        assert any((copy.root / "_work").rglob("worker.json")) == is_seen
 
 
 def test_a_copy_knows_its_paths_only(copy, tmp_path):
