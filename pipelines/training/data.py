@@ -97,7 +97,8 @@ class Stream:
         ]
         self._threads = threads or usable_cores()
         self._resolution, self._context_length = resolution, context_length
-        self._crop = random_crop_bytes_transform(resolution)
+        #: From a file's bytes and the place of the square to pixels.
+        self.crop = random_crop_bytes_transform(resolution)
 
     def batches(self, start_step: int = 0) -> Generator[Batch]:
         """The batches from a step of the training on, over all epochs, for ever.
@@ -181,7 +182,7 @@ class Stream:
         for number in chain([int(drawn.rows[step, slot])], substitutes):
             row = rows[number]
             try:
-                levels = self._crop(row.image, float(drawn.squares[number]))
+                levels = self.crop(row.image, float(drawn.squares[number]))
             except ImageError as error:
                 failures.append((row, error))
             else:

@@ -172,6 +172,26 @@ def test_epochs_and_seeds_differ_and_leave_out_other_rows():
     assert left_out[0] != left_out[2]
 
 
+def test_shards_their_chunks_and_rows_are_each_permuted_by_seed_and_epoch():
+    many_shards, many_chunks = shards_of([[1]] * 40), shards_of([[1] * 40])
+    one_chunk = shards_of([[40]])
+
+    def order(index, seed):
+        return Order(index, DataSettings(batch_size=40, lanes=1, seed=seed))
+
+    drawn = [
+        (
+            tuple(s.shard for s in order(many_shards, seed).segments(epoch, 0, 40)),
+            tuple(s.chunk for s in order(many_chunks, seed).segments(epoch, 0, 40)),
+            tuple(order(one_chunk, seed).window(epoch, 0, [0]).lanes[0].rows[0].tolist()),
+        )
+        for seed, epoch in ((0, 0), (1, 0), (0, 1))
+    ]
+    for permutations in zip(*drawn, strict=True):
+        assert len(set(permutations)) == 3
+        assert all(sorted(some) == list(range(40)) for some in permutations)
+
+
 def test_draws_of_a_row_differ_by_epoch_seed_and_content_and_not_by_its_place():
     index, turned = (
         shards_of([[8]]),
