@@ -128,7 +128,7 @@ class Index:
             opt_outs: rows that stand on one of them are left out: by their columns url, page_url,
                 pair_id, sha256 and image_hash, and by the sha256 of their image as it is here.
             contents: the sha256 of each shard, where somebody knows them; else a shard is known by
-                its name, size and time.
+                its name, size and time. Give them for shards in a bucket, which says no time.
 
         Raises:
             ShardError: a shard cannot be read.
