@@ -21,23 +21,23 @@ def run_checkpointed(block: nn.Module, x: Tensor, *arguments: Any) -> Tensor:
     """`block(x, *arguments)`, remembering only `x` for the backward pass."""
     if not torch.is_grad_enabled():
         return block(x, *arguments)
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    if not norms:  # torch.compile takes a checkpoint, but not with contexts of its own
+    if not _norms(block):  # torch.compile takes a checkpoint, but not with contexts of its own
         return checkpoint(block, x, *arguments, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _resting(norms)
+        return nullcontext(), resting_norms(block)
 
     return checkpoint(block, x, *arguments, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
-def _resting(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Within it, the norms use their batch's statistics and do not learn from them.
+def resting_norms(module: nn.Module) -> Iterator[None]:
+    """Within it, BatchNorms use their batch's statistics and do not learn from them.
 
     They still hold their running statistics: a checkpoint must save as many tensors the second
     time as the first.
     """
+    norms = _norms(module)
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
@@ -46,3 +46,7 @@ def _resting(norms: list[_BatchNorm]) -> Iterator[None]:
     finally:
         for norm, (momentum, count) in zip(norms, before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def _norms(module: nn.Module) -> list[_BatchNorm]:
+    return [one for one in module.modules() if isinstance(one, _BatchNorm)]

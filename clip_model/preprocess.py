@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,15 +37,6 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 Preprocess = Callable[["Image.Image"], torch.Tensor]
 
 
-def random_square_crop(resolution: int) -> Preprocess:
-    """The paper's only augmentation: a random square of the resized image.
-
-    Like `image_transform`, but the crop is anywhere along the longer side. It draws from torch's
-    global generator.
-    """
-    return _compose(resolution, "RandomCrop", normalise=True)
-
-
 def image_transform(resolution: int) -> Preprocess:
     """The reference transform for a model of this resolution.
 
@@ -55,7 +46,7 @@ def image_transform(resolution: int) -> Preprocess:
     Returns:
         A function from a PIL image to float32 [3, resolution, resolution].
     """
-    return _compose(resolution, "CenterCrop", normalise=True)
+    return _compose(resolution, normalise=True)
 
 
 def image_bytes_transform(resolution: int) -> Callable[[bytes], Tensor]:
@@ -124,7 +115,7 @@ def reference_bytes_transform(resolution: int) -> Callable[[bytes], Tensor]:
     Returns:
         A function from bytes to uint8 [3, resolution, resolution]. It raises ImageError.
     """
-    pipeline = _compose(resolution, "CenterCrop", normalise=False)
+    pipeline = _compose(resolution, normalise=False)
 
     def transform(data: bytes) -> Tensor:
         image = decode_image(data)
@@ -202,6 +193,17 @@ class NormalisingConv2d(nn.Conv2d):
         return framed
 
 
+def normalised(levels: Tensor) -> Tensor:
+    """What a model takes that normalises nothing itself: uint8 [N, 3, R, R] -> float32.
+
+    The same to float rounding as `image_transform` gives. The channels lie innermost, in which a
+    ResNet's convolutions are a quarter faster.
+    """
+    mean, std = (torch.tensor(values, device=levels.device).view(3, 1, 1) for values in (MEAN, STD))
+    images = levels.contiguous(memory_format=torch.channels_last).float()
+    return images.div_(255).sub_(mean).div_(std)
+
+
 def fold_normalisation(model: CLIP) -> CLIP:
     """A model for inference that takes levels, uint8 [N, 3, R, R], and normalises them itself.
 
@@ -231,9 +233,7 @@ def _frozen(values: Tensor, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(values.to(dtype), requires_grad=False)
 
 
-def _compose(
-    resolution: int, crop: Literal["CenterCrop", "RandomCrop"], *, normalise: bool
-) -> Preprocess:
+def _compose(resolution: int, *, normalise: bool) -> Preprocess:
     # Late, because it takes a second and tokenizing or loading features needs none of it; and
     # never before `_torchvision`.
     import clip_model._torchvision  # noqa: F401, I001
@@ -241,7 +241,7 @@ def _compose(
 
     steps = [
         transforms.Resize(resolution, interpolation=transforms.InterpolationMode.BICUBIC),
-        getattr(transforms, crop)(resolution),
+        transforms.CenterCrop(resolution),
         _to_rgb,
     ]
     if normalise:

@@ -51,7 +51,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         n, length, width = x.shape
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # N L 3D
-        q, k, v = qkv.view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each N H L D/H
+        q, k, v = qkv.view(n, length, 3, self.heads, width // self.heads).permute(
+            2, 0, 3, 1, 4
+        )  # each N H L D/H
         x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out_proj(x.transpose(1, 2).reshape(n, length, width))
 

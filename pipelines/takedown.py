@@ -26,7 +26,7 @@ from pipelines.run.removal import (
 )
 from pipelines.run.rewrite import Removed, end_killed_work, mend_receipts, rekey, rewriting
 from pipelines.stages import STAGES
-from pipelines.stages.model import RAY_STORAGE
+from pipelines.stages.model import Model, remove_trainings
 from pipelines.stages.pages import Pages
 from pipelines.stages.queries import Queries
 from workers.base.copies import bring_all, copy_of
@@ -163,7 +163,8 @@ def remove(run: Run, entries: set[Entry], *, discard: bool = False) -> dict[str,
         for stage in STAGES:
             mend_receipts(Receipts(state.directory / stage), removed)
         if any(file.startswith("dataset/") and some.total for file, some in removed.items()):
-            _remove_training(state.directory)
+            # Of a training that has not ended: it has learnt from what goes.
+            remove_trainings(state.directory / Model.name)
         rekey([STAGES[name] for name in KEPT if name in STAGES], run, state)
     rows: Counter[str] = Counter()
     for file, some in removed.items():
@@ -218,13 +219,6 @@ def _remove_hosts(directory: Path, gone: OptOuts) -> None:
     left = {name for name in names if not gone.has_host(re.sub(r"_\d+$", "", name))}
     if left != names:
         receipts.keep_only([Shard(name, "") for name in left])
-
-
-def _remove_training(directory: Path) -> None:
-    """Remove the state of a training that has not ended: it has learnt from what goes."""
-    for path in (directory / "model" / RAY_STORAGE).rglob("*"):
-        if path.is_symlink() or path.is_file():
-            path.unlink()
 
 
 def _stage_of(file: str) -> str:

@@ -22,10 +22,10 @@ TINY = ClipConfig(
 )
 
 
-def save_tiny_model(path, seed=0):
+def save_tiny_model(path, seed=0, config=TINY):
     """A CLIP of random weights; returns its path as settings name it."""
     torch.manual_seed(seed)
-    clip_model.save(clip_model.CLIP(TINY), path)
+    clip_model.save(clip_model.CLIP(config), path)
     return str(path)
 
 

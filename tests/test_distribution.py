@@ -66,7 +66,7 @@ def site(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_the_four_packages_whole_and_no_examples(wheel):
     names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    is_installed = {".py", ".gz", ".json", ".safetensors", ".md"}
+    is_installed = {".py", ".gz", ".json", ".safetensors", ".md", ".yaml"}
     expected = {
         str(path.relative_to(ROOT))
         for folder in INSTALLED

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from clip_model.config import ClipConfig
 
 
-def is_file(name: str) -> bool:
+def is_file(name: str | None) -> bool:
     """Whether a setting names a checkpoint by its path: then its content counts, not its name."""
     from clip_model.registry import available_models
 
-    return name not in available_models()
+    return name is not None and name not in available_models()
 
 
-def checkpoint_inputs(name: str, key: str) -> tuple[list[Path], list[str]]:
-    """The files of a checkpoint, or the checksum of a published model.
+def checkpoint_inputs(name: str | None, key: str) -> tuple[list[Path], list[str]]:
+    """The files of a checkpoint, or the checksum of a published model; of no model nothing.
 
     A published model is known by its checksum and is not downloaded here: a plan costs nothing,
     and each machine downloads for itself. Raises ConfigError, naming the configuration's key,
@@ -27,6 +27,8 @@ def checkpoint_inputs(name: str, key: str) -> tuple[list[Path], list[str]]:
     """
     from clip_model.checkpoint import PUBLISHED, checkpoint_files
 
+    if name is None:
+        return [], []
     if name in PUBLISHED:
         return [], [PUBLISHED[name].sha256]
     try:

@@ -1,7 +1,7 @@
-"""Which precision a run's embeddings are in: decided once and the same for all its machines.
+"""Which precision a run computes in: decided once and the same for all its machines.
 
-`auto` is decided when the first shard is to be embedded and stands in the run's record from then
-on, so a run that goes on elsewhere is neither mixed nor begun again.
+`auto` is decided when the first shard is to be embedded, or a training begins, and stands in the
+run's record from then on, so a run that goes on elsewhere is neither mixed nor begun again.
 """
 
 from __future__ import annotations
@@ -11,42 +11,49 @@ import socket
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
 from pipelines.run.config import ConfigError, RaySettings
 from pipelines.run.engines import start_ray
+from pipelines.training.settings import TrainSettings
 from workers.base.copies import readable
 from workers.base.storage import DAMAGED_PARQUET
 from workers.embedding.settings import EmbedSettings
 
 log = logging.getLogger(__name__)
 
+Computes = TypeVar("Computes", EmbedSettings, TrainSettings)
+
 #: A GPU's share that asks a machine of GPUs: as good as none, and it waits for a GPU as work would.
 SHARE_TO_ASK = 0.001
 
 
-def on_record(settings: EmbedSettings, recorded: object) -> EmbedSettings:
+def on_record(settings: Computes, recorded: object) -> Computes:
     """The settings, with `auto` as it was decided before; as they are if it was not."""
     if settings.precision == "auto" and recorded in ("fp32", "bf16"):
         return settings.model_copy(update={"precision": recorded})
     return settings
 
 
-def decided(settings: EmbedSettings, recorded: object, ray: RaySettings | None) -> EmbedSettings:
+def decided(
+    settings: Computes, recorded: object, ray: RaySettings | None, section: str = "embeddings"
+) -> Computes:
     """The settings with `auto` as it was decided before, or else as it is now.
 
     Args:
         ray: where the work will be done; None for this process. A cluster's machines are asked.
+        section: of the configuration, for the log.
     """
     settings = on_record(settings, recorded)
     if settings.precision != "auto":
         return settings
     slow = machines_without_bfloat16(ray)
     why = f", as {_list(slow)} would only emulate bf16" if slow else ""
-    log.info("embeddings.precision: auto is %s from here on%s", "fp32" if slow else "bf16", why)
-    return settings.model_copy(update={"precision": "fp32" if slow else "bf16"})
+    precision = "fp32" if slow else "bf16"
+    log.info("%s.precision: auto is %s from here on%s", section, precision, why)
+    return settings.model_copy(update={"precision": precision})
 
 
 def check_precision(settings: EmbedSettings, ray: RaySettings | None) -> None:

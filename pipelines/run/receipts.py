@@ -44,6 +44,7 @@ class Side(StrEnum):
     ERRORS = "_errors"
     SCRATCH = "_work"
     TABLES = "_tables"
+    TRAINING = "_training"
     #: The names of each shard's files, written before they appear: whose they are is known without
     #: a receipt, too.
     OUTPUTS = "_outputs"

@@ -59,9 +59,10 @@ class ScoreModels:
                 shard.files["dataset"], self.config.seed, held_out, held_out=True, tally=tally
             )
         )
-        start = self.config.model.start_from
-        name = Path(start).name if is_file(start) else start  # the same wherever it lies
-        models = {f"start: {name}": start, "trained": str(shard.file("trained"))}
+        models = {"trained": str(shard.file("trained"))}
+        if start := self.config.model.start_from:
+            name = Path(start).name if is_file(start) else start  # the same wherever it lies
+            models = {f"start: {name}": start} | models
         if examples:  # else the stage has kept nothing, and its gate says so
             write_json(score_models(models, examples, self.config.scores), out / "scores.json")
         return {"pairs": tally}

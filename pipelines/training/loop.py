@@ -1,192 +1,245 @@
-"""Train a CLIP on curated shards: the loop, from top to bottom. No Ray in here.
+"""Train a CLIP on shards of pairs: the loop, from top to bottom. No Ray in here.
 
-The examples' JPEG bytes are held in memory (about 3 kB each on the sample); decoding and cropping
-happen anew in every epoch.
+The same in one process and in many, which see the same batches: what a training has done is one
+number, its step, and all that is drawn is a function of that and the seed.
 """
 
 from __future__ import annotations
 
-import io
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NoReturn, Protocol
 
 import torch
-from PIL import Image
-from torch import nn
+from torch import Tensor
 
-import clip_model
-from clip_model.loss import contrastive_loss
+from clip_model.config import ClipConfig
+from clip_model.flops import step_flops
 from clip_model.model import CLIP
-from clip_model.optimisation import (
-    adam_constants,
-    clamp_logit_scale,
-    clip_gradients,
-    learning_rate,
-    make_optimizer,
-    set_learning_rate,
-)
-from clip_model.preprocess import random_square_crop
-from pipelines.training.held_out import Example, read_examples
-from pipelines.training.settings import OptimizerSettings, TrainSettings
+from clip_model.preprocess import normalised
+from pipelines.training.accumulation import backward
+from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.data import Stream
+from pipelines.training.index import Index
+from pipelines.training.metrics import Clock, Line, Log
+from pipelines.training.parallel import Workers
+from pipelines.training.retrieval import HeldOutRetrieval
+from pipelines.training.settings import TrainSettings
+from pipelines.training.state import TrainingState, trained_model
 from workers.base.failures import NeedsMendingError
+from workers.base.sampling import draw
 from workers.base.tally import Tally
+from workers.embedding.encoders import TOKENS_ROUNDED_TO
 
 log = logging.getLogger(__name__)
-
-#: Called after each epoch with the state to go on from, the metrics so far among it.
-Report = Callable[[dict[str, Any]], None]
-
 
 #: Called now and then with how far the training is, in words and as a share.
 Say = Callable[[str, float], None]
 
-#: Seconds, at least, between two calls of it.
+#: Seconds between two words, and between two times that the workers ask for a notice.
 SAY_EVERY = 5.0
+#: What all workers need to know of a checkpoint.
+_SHARED = ("step", "precision", "failures")
+#: Pairs that an error names.
+NAMED = 20
 
 
 class DivergedError(NeedsMendingError):
     """The loss or a weight is no longer a number."""
 
 
+class Notice(Protocol):
+    """That this process will soon be ended from outside."""
+
+    def given(self) -> bool:
+        """Whether it was; all workers ask after the same steps."""
+
+    def obeyed(self) -> None:
+        """A checkpoint was made for it."""
+
+
+class Unnoticed:
+    """No notice comes."""
+
+    def given(self) -> bool:
+        return False
+
+    def obeyed(self) -> None:
+        """There was none."""
+
+
+def _say_nothing(_note: str, _share: float) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Trained:
-    model: CLIP
+    """What a training ends with: the same for the same data, settings, seed and workers."""
+
+    model: CLIP  # its average, where there is one
     pairs: Tally
-    metrics: list[dict[str, Any]]  # of each epoch; the same for the same data, settings and seed
+    metrics: list[Line]
 
 
 def train(
     shards: Sequence[Path],
     settings: TrainSettings,
     seed: int,
-    report: Report,
-    state: dict[str, Any] | None = None,
-    say: Say = lambda _note, _share: None,
-) -> Trained:
-    """Train and give the model back.
+    folder: Path,
+    workers: Workers,
+    say: Say = _say_nothing,
+    notice: Notice = Unnoticed(),  # noqa: B008 - it holds nothing
+    contents: Sequence[str] | None = None,
+) -> Trained | None:
+    """Train, and give the first worker the model; None to the others.
 
     Args:
-        shards: Parquet files with the columns of ``contracts.DATASET``.
-        report: called after each epoch; what it is given, ``state`` takes back to go on from
-            there.
+        shards: Parquet files or tars of pairs (``workers.embedding.shard_reader``).
+        folder: of this training, which goes on from what it finds there.
+        workers: this process and those that it trains with; all call this with the same arguments.
         say: called every few seconds with the step, the loss and the pairs a second.
+        contents: the sha256 of each shard, where they are known.
 
     Raises:
-        DivergedError: the loss became NaN or infinite, or a weight did with the last step.
-        NeedsMendingError: there are fewer than two pairs.
+        DivergedError: the loss became NaN or infinite, or a weight did.
+        NeedsMendingError: there are fewer than two pairs, or a setting does not fit the model.
     """
-    device = torch.device("cuda" if settings.use_gpu and torch.cuda.is_available() else "cpu")
     torch.set_num_threads(settings.cpus)
+    checkpoints = Checkpoints(folder, settings.checkpoints.keep)
+    kept = checkpoints.latest() if workers.rank == 0 else None
+    begun = workers.broadcast({name: kept[name] for name in _SHARED} if kept else None)
+    precision = begun["precision"] if begun else workers.agreed_precision(settings.precision)
 
-    # Everything but the held-out part, in an order that is a function of the data alone.
-    tally = Tally()
-    examples = list(read_examples(shards, seed, settings.held_out, held_out=False, tally=tally))
-    if len(examples) < 2:
+    index = Index.of(
+        shards,
+        folder / "index",
+        settings.of_data(seed),
+        contents=contents,
+        threads=settings.cpus,
+    )
+    of_data = settings.of_data(seed, _batch_size(settings, index.tally.kept))
+    state = TrainingState(settings, seed, precision, workers)
+    config = state.model.config
+    stream = Stream(
+        index,
+        of_data,
+        resolution=config.image_resolution,
+        context_length=settings.caption_tokens or config.text.context_length,
+        rank=workers.rank,
+        world_size=workers.size,
+        threads=settings.data.threads or settings.cpus,
+    )
+    if begun:
+        state.load(begun["step"], kept or {})
+        stream.failures.update(begun["failures"])
+    total = stream.steps_per_epoch * settings.epochs
+    lines = Log(folder if workers.rank == 0 else None, total, kept["log"] if kept else None)
+    held_out = HeldOutRetrieval(shards, of_data, config) if settings.evaluate_every else None
+    clock = Clock(_flops_of_a_pair(config, settings), workers.peak_flops())
+
+    with closing(stream.batches(state.step)) as batches, closing(lines):
+        while state.step < total:
+            batch = next(batches)
+            images = normalised(batch.images.to(workers.device))  # [n, 3, R, R]
+            tokens = _cut(batch.tokens, settings).to(workers.device)  # [n, L]
+            torch.manual_seed(int(2**32 * draw(seed, state.step, batch.first)))  # of dropout
+            parts = workers.parts(batch.sizes)
+            share = backward(state.compute, [images, tokens], parts, settings.chunk)
+            tick = share.new_tensor(workers.rank == 0 and clock.has_passed(SAY_EVERY))
+            loss, tick = workers.sum(torch.stack([share, tick])).tolist()
+            if not math.isfinite(loss):
+                _stop(f"the loss is {loss}", state.step, workers.gather(batch.ids), settings)
+            done = state.take_step(total)
+            lines.step(state.step, loss, done)
+            clock.stepped(of_data.batch_size)
+
+            score = None
+            if held_out and state.step % (settings.evaluate_every or total) == 0:
+                recall = held_out.recall(state.compute, workers)
+                lines.judged(state.step, recall)
+                score = sum(recall.values())
+            if tick or state.step in (1, total):
+                speed = clock.speed(stream.waited)
+                lines.show(state.step, speed)
+                say(_progress(state.step, total, settings, loss, speed), state.step / total)
+            leaving = bool(tick) and workers.any(notice.given())
+            if (
+                leaving
+                or score is not None
+                or state.step == total
+                or state.step % (settings.checkpoints.every_steps or total) == 0
+                or (tick and workers.any(clock.is_over(settings.checkpoints.every_minutes)))
+            ):
+                _check_weights(state, workers, batch.ids, settings)
+                kept = state.kept() | {"precision": precision, "log": lines.state()}
+                kept["failures"] = dict(workers.gather(list(stream.failures.items())))
+                if workers.rank == 0:
+                    checkpoints.save(kept, score)
+                    lines.flush()
+                clock.kept()
+                if leaving:
+                    notice.obeyed()
+    if workers.rank > 0 or kept is None:
+        return None
+    pairs = index.account(kept["failures"])
+    return Trained(trained_model(kept, config), pairs, kept["log"]["lines"])
+
+
+def _batch_size(settings: TrainSettings, pairs: int) -> int:
+    if pairs < 2:
         raise NeedsMendingError(
-            f"{len(examples)} pairs to train on; a contrastive loss needs at least two: let "
+            f"{pairs} pairs to train on; a contrastive loss needs at least two: let "
             "selection.steps keep more, or lower model.held_out"
         )
-    batch_size = min(settings.batch_size, len(examples))
-    steps_per_epoch = len(examples) // batch_size  # the last, smaller batch is left out
-    total_steps = steps_per_epoch * settings.epochs
-
-    model, _ = clip_model.load(settings.start_from, device=device, half=False)
-    # Convolutions of a ResNet are a quarter faster with the channels innermost; a ViT is the same.
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.train()
-    optimizer = _optimizer(model, settings.optimizer)
-    crop = random_square_crop(model.config.image_resolution)
-    first_epoch, metrics = 0, list[dict[str, Any]]()
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first_epoch, metrics = state["epoch"] + 1, state["metrics"]
-
-    for epoch in range(first_epoch, settings.epochs):
-        losses = list[float]()
-        started = said = time.monotonic()
-        # Seeded by the epoch, so a resumed run draws the same order and crops as an unbroken one.
-        torch.manual_seed(seed * 100_003 + epoch)
-        for step, batch in enumerate(_batches(examples, batch_size)):
-            done = epoch * steps_per_epoch + step
-            rate = learning_rate(
-                done, total_steps, settings.optimizer.learning_rate, settings.optimizer.warmup_steps
-            )
-            set_learning_rate(optimizer, rate)
-
-            images = torch.stack([crop(_decode(example.jpg)) for example in batch]).to(device)
-            images = images.contiguous(memory_format=torch.channels_last)  # [N, 3, R, R]
-            captions = [example.caption for example in batch]
-            texts = clip_model.tokenize(captions, model.context_length, truncate=True)
-            image_features = model.encode_image(images)  # [N, D]
-            text_features = model.encode_text(texts.to(device))  # [N, D]
-            loss = contrastive_loss(image_features, text_features, model.logit_scale)
-            if not math.isfinite(loss.item()):
-                raise DivergedError(
-                    f"the loss is {loss.item()} in epoch {epoch}, step {step}; lower "
-                    f"model.optimizer.learning_rate (now {settings.optimizer.learning_rate})"
-                )
-
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if settings.optimizer.clip_gradients is not None:
-                clip_gradients(model.parameters(), settings.optimizer.clip_gradients)
-            optimizer.step()
-            clamp_logit_scale(model.logit_scale)
-            losses.append(loss.item())
-            now = time.monotonic()
-            if now - said >= SAY_EVERY or step in (0, steps_per_epoch - 1):
-                said, speed = now, (step + 1) * batch_size / (now - started)
-                say(
-                    f"epoch {epoch + 1} of {settings.epochs}, step {step + 1} of "
-                    f"{steps_per_epoch}, loss {losses[-1]:.3f}, {speed:,.0f} pairs/s",
-                    (done + 1) / total_steps,
-                )
-
-        _check_weights(model, epoch, settings)
-        metrics.append({"epoch": epoch, "loss": sum(losses) / len(losses)})
-        pairs_per_second = len(losses) * batch_size / (time.monotonic() - started)
-        log.info("epoch %d: loss %.4f, %.0f pairs/s", epoch, metrics[-1]["loss"], pairs_per_second)
-        report(
-            {
-                "epoch": epoch,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "metrics": metrics,
-            }
-        )
-    return Trained(model.eval(), tally, metrics)
+    if pairs < settings.batch_size:
+        log.warning("there are %d pairs, fewer than model.batch_size: all are a batch", pairs)
+    return min(settings.batch_size, pairs)
 
 
-def _check_weights(model: nn.Module, epoch: int, settings: TrainSettings) -> None:
-    """No loss has been seen of the weights after an epoch's last step. Raises DivergedError."""
-    for name, weight in model.state_dict().items():
-        if not weight.isfinite().all():
-            raise DivergedError(
-                f"{name} is not finite after epoch {epoch}; lower model.optimizer.learning_rate "
-                f"(now {settings.optimizer.learning_rate})"
-            )
+def _cut(tokens: Tensor, settings: TrainSettings) -> Tensor:
+    """Without the padding behind the longest caption; of few lengths, where each is compiled."""
+    longest = int(tokens.argmax(dim=-1).max()) + 1  # the end token has the largest id
+    if settings.compile:
+        longest = -(-longest // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO
+    return tokens[:, :longest]
 
 
-def _batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
-    """Whole batches of the examples, shuffled."""
-    order = torch.randperm(len(examples)).tolist()
-    for start in range(0, len(order) - size + 1, size):
-        yield [examples[index] for index in order[start : start + size]]
+def _stop(what: str, step: int, ids: Sequence[str], settings: TrainSettings) -> NoReturn:
+    named = ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
+    raise DivergedError(
+        f"{what} in step {step + 1}; lower model.optimizer.learning_rate (now "
+        f"{settings.optimizer.learning_rate}), or look at the pairs of its batch: {named}"
+    )
 
 
-def _decode(jpg: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(jpg))
+def _check_weights(
+    state: TrainingState, workers: Workers, ids: Sequence[str], settings: TrainSettings
+) -> None:
+    """No loss has been seen of the weights after a step. Raises DivergedError on all workers."""
+    weights = state.objective.state_dict()
+    broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
+    if workers.any(bool(broken)):
+        names = workers.gather(broken)
+        _stop(f"{names[0]} is not finite", state.step - 1, workers.gather(ids), settings)
 
 
-def _optimizer(model: CLIP, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """With the paper's constants for the model where the settings say none."""
-    constants = adam_constants(model.config, settings.beta1, settings.beta2, settings.eps)
-    return make_optimizer(
-        model, constants, settings.learning_rate, settings.weight_decay, settings.name
+def _flops_of_a_pair(config: ClipConfig, settings: TrainSettings) -> float:
+    step = step_flops(
+        config, settings.batch_size, settings.caption_tokens, patch_dropout=settings.patch_dropout
+    )
+    return step.model / settings.batch_size
+
+
+def _progress(
+    step: int, total: int, settings: TrainSettings, loss: float, speed: Mapping[str, float]
+) -> str:
+    steps = total // settings.epochs
+    epoch, at = divmod(step - 1, steps)
+    return (
+        f"epoch {epoch + 1} of {settings.epochs}, step {at + 1} of {steps}, loss {loss:.3f}, "
+        f"{speed['pairs/s']:,.0f} pairs/s, {speed['waiting for data']:.0%} waiting for data"
     )

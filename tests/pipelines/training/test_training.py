@@ -1,23 +1,29 @@
 """The training loop and the scores, without Ray."""
 
+import logging
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 import clip_model
-from clip_model.optimisation import learning_rate
+from clip_model.config import TextConfig
 from pipelines.evaluation.scoring import ask, score_models
 from pipelines.run.config import Config, ScoreSettings
 from pipelines.run.receipts import Shard
-from pipelines.stages.model import CHECKPOINT, finish, tally_of
 from pipelines.stages.scores import ScoreModels
+from pipelines.training import loop
+from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.held_out import Example, is_held_out, read_examples
-from pipelines.training.loop import DivergedError, Trained, train
+from pipelines.training.loop import DivergedError, Unnoticed, train
+from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
-from tests.shards import images, jpeg, save_tiny_model, write_dataset
+from tests.shards import TINY, images, jpeg, save_tiny_model, write_dataset
 from workers.base.failures import NeedsMendingError
 from workers.base.tally import Tally
 
@@ -30,126 +36,210 @@ def shards(tmp_path):
     return [tmp_path / "00000.parquet", tmp_path / "00001.parquet"]
 
 
-def settings(tmp_path, optimizer=None, **more):
-    model = save_tiny_model(tmp_path / "start.safetensors")
-    values = {"start_from": model, "epochs": 3, "batch_size": 16}
-    values["optimizer"] = {"learning_rate": 1e-3, "warmup_steps": 2} | (optimizer or {})
-    return TrainSettings.model_validate(values | more)
+#: Its table of tokens is nearly all of a tiny model, so it is narrow here.
+NARROW = replace(TINY, text=TextConfig(width=16, layers=1, heads=1))
 
 
-class Reports:
-    """The metrics that the last state holds."""
+def settings(tmp_path, **more):
+    model = save_tiny_model(tmp_path / "start.safetensors", config=NARROW)
+    optimizer = {"learning_rate": 1e-3, "warmup_steps": 2} | more.pop("optimizer", {})
+    values = {"epochs": 3, "batch_size": 16, "precision": "fp32", "optimizer": optimizer}
+    return TrainSettings(start_from=model, **(values | more))
 
-    def __init__(self):
-        self.metrics = []
 
-    def __call__(self, state):
-        self.metrics = list(state["metrics"])
+def run(shards, settings, folder, seed=0, say=lambda _note, _share: None, notice=None):
+    """A training in this process."""
+    notice = notice or Unnoticed()
+    trained = train(shards, settings, seed, folder, Workers(torch.device("cpu")), say, notice)
+    assert trained is not None
+    return trained
+
+
+def losses(trained):
+    return [line["loss"] for line in trained.metrics if "loss" in line]
 
 
 def test_the_loss_goes_down_and_every_pair_is_accounted_for(shards, tmp_path):
-    reports = Reports()
-    trained = train(shards, settings(tmp_path, epochs=8), 0, reports)
-    losses = [metrics["loss"] for metrics in reports.metrics]
-    assert losses[-1] < 0.8 * losses[0]
+    config = settings(tmp_path, epochs=16)
+    trained = run(shards, config, tmp_path / "t")
+    found = losses(trained)
+    assert sum(found[-3:]) < 0.8 * sum(found[:3])
     trained.pairs.check()
     assert trained.pairs.rows_in == 60
     assert 0 < trained.pairs.rejected["held_out"] < 30
 
 
-def test_training_is_a_function_of_its_seed_and_goes_on_where_it_stopped(shards, tmp_path):
-    whole, again, other = Reports(), Reports(), Reports()
-    config = settings(tmp_path)
-    unbroken = train(shards, config, 0, whole).model.state_dict()
-    train(shards, config, 1, other)
-    assert whole.metrics[0]["loss"] != other.metrics[0]["loss"]
+def test_training_is_a_function_of_its_data_settings_and_seed(shards, tmp_path):
+    first = run(shards, settings(tmp_path), tmp_path / "1")
+    same = run(shards, settings(tmp_path), tmp_path / "2")
+    other = run(shards, settings(tmp_path), tmp_path / "3", seed=1)
+    assert same.metrics == first.metrics
+    assert all(torch.equal(a, b) for a, b in pairwise(same.model, first.model))
+    assert losses(other) != losses(first)
 
-    class KilledError(Exception):
-        pass
 
-    def die_after_the_first_epoch(state):
-        torch.save(state, tmp_path / "state.pt")
-        raise KilledError
+def pairwise(one, other):
+    return zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+
+
+class KilledError(Exception):
+    pass
+
+
+class KilledAt(Unnoticed):
+    """Looks at every step, and dies at one of them."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def given(self):
+        self.left -= 1
+        if self.left < 0:
+            raise KilledError
+        return False
+
+
+@pytest.fixture
+def _all_the_time(monkeypatch):
+    """Each step is one at which workers ask for a notice, and say how far they are."""
+    monkeypatch.setattr(loop, "SAY_EVERY", 0.0)
+
+
+@pytest.mark.usefixtures("_all_the_time")
+@pytest.mark.parametrize("more", [{}, {"optimizer": {"name": "muon", "average": 0.9}}], ids=str)
+def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(shards, tmp_path, more):
+    values = {"batch_size": 4, "epochs": 1, "checkpoints": {"every_steps": 1}}
+    config = settings(tmp_path, patch_dropout=0.5, **values, **more)
+    whole = run(shards, config, tmp_path / "whole")
+    random = Random(1)
+    kills = 0
+    while True:
+        try:
+            broken = run(shards, config, tmp_path / "t", notice=KilledAt(random.randrange(3)))
+        except KilledError:
+            kills += 1
+        else:
+            break
+    assert kills >= 10
+    assert broken.metrics == whole.metrics
+    assert [line["step"] for line in broken.metrics] == list(range(1, len(whole.metrics) + 1))
+    assert all(torch.equal(a, b) for a, b in pairwise(broken.model, whole.model))
+
+
+@pytest.mark.usefixtures("_all_the_time")
+def test_a_notice_makes_a_checkpoint_at_once(shards, tmp_path):
+    class AtStepTwo(KilledAt):
+        def given(self):
+            self.left -= 1
+            return self.left < 0
+
+        def obeyed(self):
+            raise KilledError
 
     with pytest.raises(KilledError):
-        train(shards, config, 0, die_after_the_first_epoch)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    resumed = train(shards, config, 0, again, state).model.state_dict()
-    assert again.metrics == whole.metrics
-    assert [m["epoch"] for m in again.metrics] == [0, 1, 2]
-    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+        run(shards, settings(tmp_path), tmp_path / "t", notice=AtStepTwo(1))
+    assert [entry.step for entry in Checkpoints(tmp_path / "t").entries()] == [2]
 
 
-def test_the_seed_draws_the_order_and_the_crops(shards, tmp_path):
-    """Nothing is held out here, so that both trainings have the same pairs."""
-    config = settings(tmp_path, held_out=0.0, epochs=1)
-    losses = []
-    for seed in (0, 1, 0):
-        reports = Reports()
-        train(shards, config, seed, reports)
-        losses.append(reports.metrics[0]["loss"])
-    assert losses[0] == losses[2] != losses[1]
+@pytest.mark.usefixtures("_all_the_time")
+def test_checkpoints_come_by_the_clock(shards, tmp_path):
+    config = settings(tmp_path, checkpoints={"every_minutes": 1e-9, "keep": 100})
+    trained = run(shards, config, tmp_path / "t")
+    steps = [entry.step for entry in Checkpoints(tmp_path / "t").entries()]
+    assert steps == list(range(1, len(trained.metrics) + 1))
 
 
-def test_the_learning_rate_is_the_schedules_of_each_step(shards, tmp_path):
-    rates: list[float] = []
-
-    def report(state):
-        rates.extend({group["lr"] for group in state["optimizer"]["param_groups"]})
-
-    train(shards, settings(tmp_path, held_out=0.0), 0, report)  # 3 steps in each of 3 epochs
-    assert rates == [learning_rate(step, 9, 1e-3, 2) for step in (2, 5, 8)]
-    assert rates[0] == 1e-3 > 10 * rates[-1]
+def test_an_ended_training_gives_its_model_again_without_a_step(shards, tmp_path):
+    said: list[str] = []
+    first = run(shards, settings(tmp_path), tmp_path / "t")
+    again = run(shards, settings(tmp_path), tmp_path / "t", say=lambda note, _: said.append(note))
+    assert said == []
+    assert again.metrics == first.metrics
+    assert all(torch.equal(a, b) for a, b in pairwise(again.model, first.model))
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_every_weight_is_trained_and_the_temperature_stays_within_its_bound(shards, tmp_path, name):
-    config = settings(tmp_path, {"name": name}, epochs=1)
-    model, _ = clip_model.load(config.start_from, half=False)
+def test_the_recipe_is_followed_step_by_step(shards, tmp_path):
+    """Warm-up, then half a cosine; every weight moves; the temperature stays within its bound."""
+    config = settings(tmp_path, epochs=4)
+    start, _ = clip_model.load(config.start_from, half=False)
     with torch.no_grad():
-        model.logit_scale.fill_(9.0)
-    clip_model.save(model, config.start_from)
-    trained = train(shards, config, 0, Reports()).model
-    assert trained.logit_scale.item() <= math.log(100) + 1e-6
-    start = dict(model.named_parameters())
-    assert not [name for name, p in trained.named_parameters() if torch.equal(p, start[name])]
+        start.logit_scale.fill_(5.0)
+    clip_model.save(start, tmp_path / "start.safetensors")
+    trained = run(shards, config, tmp_path / "t")
+    rates = [line["learning_rate"] for line in trained.metrics]
+    total = len(rates)
+    cosine = [0.5 * (1 + math.cos(math.pi * n / (total - 2))) for n in range(total - 2)]
+    assert rates == pytest.approx([5e-4, 1e-3, *(1e-3 * share for share in cosine)])
+    for name, weight in trained.model.named_parameters():
+        assert not torch.equal(weight, start.get_parameter(name)), name
+    assert trained.metrics[0]["temperature"] == pytest.approx(100)
+    assert trained.model.logit_scale.exp() <= 100 + 1e-4
 
 
-def test_gradients_are_clipped_where_the_settings_say_so(shards, tmp_path):
-    """Adam divides by at least eps, so that gradients far below it hardly move a weight."""
-    clipped = {"clip_gradients": 1e-12, "weight_decay": 0.0}
-    config = settings(tmp_path, clipped, epochs=1)
-    model, _ = clip_model.load(config.start_from, half=False)
-    trained = train(shards, config, 0, Reports()).model
-    for name, value in trained.state_dict().items():
-        torch.testing.assert_close(value, model.state_dict()[name], rtol=0, atol=1e-7)
+def test_a_weight_is_moved_by_the_rate_of_its_step(shards, tmp_path):
+    """With a rate of next to nothing, nothing moves."""
+    config = settings(tmp_path, epochs=1, optimizer={"learning_rate": 1e-12})
+    start, _ = clip_model.load(config.start_from, half=False)
+    trained = run(shards, config, tmp_path / "t")
+    for before, after in pairwise(start, trained.model):
+        torch.testing.assert_close(before, after, atol=1e-9, rtol=0)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_training(shards, tmp_path):
-    config = settings(tmp_path, {"learning_rate": 1e12, "warmup_steps": 0})
-    with pytest.raises(DivergedError, match="lower model.optimizer.learning_rate"):
-        train(shards, config, 0, Reports())
+def test_the_average_of_the_weights_is_the_model(shards, tmp_path):
+    plain = run(shards, settings(tmp_path), tmp_path / "1").model
+    config = settings(tmp_path, optimizer={"average": 0.9})
+    average = run(shards, config, tmp_path / "2").model
+    start, _ = clip_model.load(config.start_from, half=False)
+    for begun, mean, last in zip(*(m.parameters() for m in (start, average, plain)), strict=True):
+        if begun.ndim > 1:
+            assert 0 < (mean - begun).norm() < (last - begun).norm()
+
+
+def test_held_out_pairs_judge_it_on_the_way_and_the_best_is_kept(shards, tmp_path):
+    config = settings(tmp_path, epochs=6, held_out=0.4, evaluate_every=2, checkpoints={"keep": 1})
+    trained = run(shards, config, tmp_path / "t")
+    judged = [line for line in trained.metrics if "image_to_text@1" in line]
+    steps = losses(trained)
+    assert [line["step"] for line in judged] == list(range(2, len(steps) + 1, 2))
+    scores = {line["step"]: line["image_to_text@1"] + line["text_to_image@1"] for line in judged}
+    best = max(scores, key=lambda step: (scores[step], step))
+    kept = {entry.step for entry in Checkpoints(tmp_path / "t").entries()}
+    assert kept == {best, max(len(steps), best)}
+
+
+def test_judging_by_nothing_is_refused_with_what_to_do(shards, tmp_path):
+    with pytest.raises(NeedsMendingError, match=r"raise model\.held_out"):
+        run(shards, settings(tmp_path, held_out=0, evaluate_every=2), tmp_path / "t")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training_and_names_its_pairs(shards, tmp_path):
+    config = settings(tmp_path, optimizer={"learning_rate": 1e12, "warmup_steps": 0})
+    with pytest.raises(DivergedError, match=r"lower model\.optimizer\.learning_rate") as error:
+        run(shards, config, tmp_path / "t")
+    ids = {row["pair_id"] for path in shards for row in pq.read_table(path).to_pylist()}
+    assert len([name for name in re.findall(r"\w+", str(error.value)) if name in ids]) == 16
 
 
 def test_weights_that_the_last_step_breaks_are_no_model(shards, tmp_path):
     """The loss of a training of one step is that of the weights before it."""
-    fast = {"learning_rate": 3e37, "weight_decay": 10, "warmup_steps": 0}
-    config, reports = settings(tmp_path, fast, batch_size=48, epochs=1), Reports()
+    rates = {"learning_rate": 3e37, "weight_decay": 10, "warmup_steps": 0}
+    config = settings(tmp_path, batch_size=48, epochs=1, optimizer=rates)
     model, _ = clip_model.load(config.start_from, half=False)
     with torch.no_grad():
         model.token_embedding.weight[7] = 2  # of a token in no caption, so the loss is finite
     clip_model.save(model, tmp_path / "start.safetensors")
-    with pytest.raises(
-        DivergedError, match="not finite after epoch 0; lower model.optimizer.learning_rate"
-    ):
-        train(shards, config, 0, reports)
-    assert reports.metrics == [], "nothing to go on from"
+    with pytest.raises(DivergedError, match=r"token_embedding\.weight is not finite in step 1"):
+        run(shards, config, tmp_path / "t")
+    assert not Checkpoints(tmp_path / "t").entries(), "nothing to go on from"
 
 
 def test_it_is_said_how_far_the_training_is_from_the_first_step_on(shards, tmp_path):
     said: list[tuple[str, float]] = []
-    train(shards, settings(tmp_path), 0, Reports(), None, lambda *what: said.append(what))
-    assert re.fullmatch(r"epoch 1 of 3, step 1 of \d, loss \d\.\d+, \d+ pairs/s", said[0][0])
+    run(shards, settings(tmp_path), tmp_path / "t", say=lambda *what: said.append(what))
+    assert re.fullmatch(
+        r"epoch 1 of 3, step 1 of \d, loss \d\.\d+, [\d,]+ pairs/s, \d+% waiting for data",
+        said[0][0],
+    )
     shares = [share for _, share in said]
     assert 0 < shares[0] < 0.2
     assert (shares, shares[-1]) == (sorted(shares), 1.0)
@@ -157,29 +247,39 @@ def test_it_is_said_how_far_the_training_is_from_the_first_step_on(shards, tmp_p
 
 def test_too_few_pairs_are_refused_with_what_to_do(tmp_path):
     write_dataset(list(images(1)), tmp_path / "00000.parquet")
-    with pytest.raises(NeedsMendingError, match="let selection.steps keep more"):
-        train([tmp_path / "00000.parquet"], settings(tmp_path), 0, Reports())
+    with pytest.raises(NeedsMendingError, match=r"let selection\.steps keep more"):
+        run([tmp_path / "00000.parquet"], settings(tmp_path, held_out=0), tmp_path / "t")
 
 
-def test_what_no_further_attempt_changes_is_not_begun_again_and_all_else_is(tmp_path):
-    """Ray begins a worker again that has raised; one that has left its refusal it does not."""
+def test_fewer_pairs_than_a_batch_are_one_and_it_is_said(shards, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        trained = run(shards, settings(tmp_path, batch_size=500), tmp_path / "t")
+    assert len(trained.metrics) == 3
+    assert "fewer than model.batch_size" in caplog.text
 
-    def diverging() -> Trained:
-        raise DivergedError(
-            "the loss is nan in epoch 0, step 1; lower model.optimizer.learning_rate"
-        )
 
-    def lost() -> Trained:
-        raise OSError("a disk is full")
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"resolution": 33}, "resolution 33 is not a multiple"),
+        ({"architecture": "RN50", "patch_dropout": 0.5}, "a ResNet has no patches"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(shards, tmp_path, more, said):
+    values = settings(tmp_path).model_dump() | more
+    if "architecture" in more:
+        values["start_from"] = None
+    config = TrainSettings(**values)
+    with pytest.raises(NeedsMendingError, match=said):
+        run(shards, config, tmp_path / "t")
 
-    with pytest.raises(OSError, match="full"):
-        finish(lost, tmp_path)
-    finish(diverging, tmp_path)
-    with pytest.raises(
-        NeedsMendingError, match=r"^the loss is nan .* lower model.optimizer.learning_rate$"
-    ):
-        tally_of(tmp_path)
-    assert not (tmp_path / CHECKPOINT).exists()
+
+def test_another_resolution_and_pieces_of_a_batch_are_trained_on(shards, tmp_path):
+    config = settings(tmp_path, epochs=1, resolution=48, chunk=5, gradient_checkpointing=True)
+    trained = run(shards, config, tmp_path / "t")
+    assert trained.model.config.image_resolution == 48
+    whole = run(shards, settings(tmp_path, epochs=1, resolution=48), tmp_path / "w")
+    assert losses(trained) == pytest.approx(losses(whole), rel=1e-4)
 
 
 def test_the_parts_are_disjoint_whole_and_split_by_image(shards):
@@ -219,7 +319,7 @@ def test_a_caption_of_any_length_is_cut_in_training_and_in_scores(tmp_path):
     pairs = [(f"{caption} {'of many words ' * 60}", jpg) for caption, jpg in images(40)]
     write_dataset(pairs, tmp_path / "00000.parquet")
     config, shards = settings(tmp_path, epochs=1, held_out=0.5), [tmp_path / "00000.parquet"]
-    train(shards, config, 0, Reports())
+    run(shards, config, tmp_path / "t")
     examples = list(read_examples(shards, 0, 0.5, held_out=True, tally=Tally()))
     scores = score_models({"start": config.start_from}, examples, ScoreSettings())
     assert scores["captions"] == len(examples) > 5

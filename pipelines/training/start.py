@@ -1,0 +1,43 @@
+"""The model that a training begins with."""
+
+from __future__ import annotations
+
+import torch
+
+import clip_model
+from clip_model.config import ARCHITECTURES, STARTER, ClipConfig
+from clip_model.model import CLIP
+from clip_model.positions import resize_positions
+from pipelines.training.settings import TrainSettings
+from workers.base.failures import NeedsMendingError
+
+
+def starting_model(settings: TrainSettings, seed: int) -> CLIP:
+    """A checkpoint's, or new weights of an architecture; for images of the settings' resolution.
+
+    In float32, on the CPU. New weights are a function of the seed.
+
+    Raises:
+        NeedsMendingError: a setting does not fit the model.
+    """
+    if settings.architecture:
+        torch.manual_seed(seed)
+        model = CLIP(_architecture(settings.architecture))
+    else:
+        assert settings.start_from is not None  # the settings are validated
+        model, _ = clip_model.load(settings.start_from, device="cpu", half=False)
+    try:
+        if settings.resolution:
+            model = resize_positions(model, settings.resolution)
+        if settings.patch_dropout:
+            model.set_patch_dropout(settings.patch_dropout)
+    except ValueError as error:
+        raise NeedsMendingError(f"model.resolution or model.patch_dropout: {error}") from error
+    model.requires_grad_()
+    model.set_grad_checkpointing(settings.gradient_checkpointing)
+    # Convolutions of a ResNet are a quarter faster with the channels innermost; a ViT is the same.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _architecture(name: str) -> ClipConfig:
+    return STARTER if name == "starter" else ARCHITECTURES[name]

@@ -1,0 +1,213 @@
+"""A training as a job: what it leaves, what it is begun again for, alone and by several workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+import clip_model
+from pipelines.training import job as jobs
+from pipelines.training.__main__ import Sigterm
+from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.job import CHECKPOINT, MOST_BEGINNINGS, TrainingJob
+from pipelines.training.loop import DivergedError, Unnoticed
+from pipelines.training.parallel import Workers
+from tests.pipelines.training.test_training import settings
+from tests.shards import images, write_dataset
+from workers.base.failures import NeedsMendingError
+
+ROOT = Path(__file__).parents[3]
+ALONE = Workers(torch.device("cpu"))
+
+
+def say(_note, _share):
+    pass
+
+
+@pytest.fixture
+def job(tmp_path):
+    write_dataset(list(images(60)), tmp_path / "00000.parquet")
+    return TrainingJob(
+        (tmp_path / "00000.parquet",), settings(tmp_path, epochs=1), 0, tmp_path / "training"
+    )
+
+
+def test_it_leaves_the_model_the_metrics_and_the_tally(job, tmp_path):
+    job.work(ALONE, say, Unnoticed())
+    tally = job.collect(tmp_path / "out")
+    assert (tally.rows_in, tally.kept + tally.rejected["held_out"]) == (60, 60)
+    clip_model.load(str(tmp_path / "out" / CHECKPOINT))
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1))
+
+
+def test_what_no_further_attempt_changes_is_not_begun_again_until_it_is_asked_for(
+    job, tmp_path, monkeypatch
+):
+    begun = []
+
+    def diverging(*_arguments):
+        begun.append(1)
+        raise DivergedError("the loss is nan in step 3; lower model.optimizer.learning_rate")
+
+    monkeypatch.setattr(jobs, "train", diverging)
+    for _ in range(2):
+        job.work(ALONE, say, Unnoticed())
+        with pytest.raises(NeedsMendingError, match=r"^the loss is nan .* lower model"):
+            job.collect(tmp_path / "out")
+    assert begun == [1]
+    assert not (tmp_path / "out" / CHECKPOINT).exists()
+    job.renew()
+    job.work(ALONE, say, Unnoticed())
+    assert begun == [1, 1]
+
+
+def test_of_several_workers_one_that_refuses_ends_the_others_too(job, monkeypatch):
+    """They wait for it in a collective."""
+
+    def diverging(*_arguments):
+        raise DivergedError("the loss is nan")
+
+    monkeypatch.setattr(jobs, "train", diverging)
+    with pytest.raises(DivergedError):
+        job.work(Workers(torch.device("cpu"), rank=1, size=2), say, Unnoticed())
+    with pytest.raises(NeedsMendingError, match="the loss is nan"):
+        job.collect(job.folder)
+
+
+def test_whoever_is_lost_at_one_step_again_and_again_is_not_begun_for_ever(
+    job, tmp_path, monkeypatch
+):
+    def lost(*_arguments):
+        raise OSError("the machine is gone")
+
+    monkeypatch.setattr(jobs, "train", lost)
+    for _ in range(MOST_BEGINNINGS):
+        with pytest.raises(OSError, match="gone"):
+            job.work(ALONE, say, Unnoticed())
+    job.work(ALONE, say, Unnoticed())
+    with pytest.raises(NeedsMendingError, match=r"lost 3 times after step 0.*model\.chunk"):
+        job.collect(tmp_path / "out")
+
+
+def test_whoever_gets_further_each_time_may_be_lost_any_number_of_times(job, monkeypatch):
+    def one_more_step(_shards, _settings, _seed, folder, *_more):
+        checkpoints = Checkpoints(folder)
+        done = max((entry.step for entry in checkpoints.entries()), default=0)
+        checkpoints.save({"step": done + 1})
+        raise OSError("the machine is gone")
+
+    monkeypatch.setattr(jobs, "train", one_more_step)
+    for _ in range(3 * MOST_BEGINNINGS):
+        with pytest.raises(OSError, match="gone"):
+            job.work(ALONE, say, Unnoticed())
+
+
+def _as_one_of(rank, size, job):
+    method = f"file://{job.folder / 'store'}"
+    dist.init_process_group("gloo", init_method=method, rank=rank, world_size=size)
+    job.work(Workers.of_group(torch.device("cpu")), say, Unnoticed())
+    dist.destroy_process_group()
+
+
+def test_several_workers_train_as_one_does(tmp_path):
+    """By 1, 2 and 4: the same losses and scores."""
+    write_dataset(list(images(60)), tmp_path / "00000.parquet")
+    config = settings(tmp_path, epochs=7, batch_size=12, evaluate_every=7)
+    lines = {}
+    for size in (1, 2, 4):
+        job = TrainingJob((tmp_path / "00000.parquet",), config, 0, tmp_path / str(size))
+        job.folder.mkdir()
+        spawn(_as_one_of, (size, job), nprocs=size)
+        job.collect(tmp_path / f"out-{size}")
+        text = (tmp_path / f"out-{size}" / "metrics.jsonl").read_text()
+        lines[size] = [json.loads(line) for line in text.splitlines()]
+    assert len([line for line in lines[1] if "loss" in line]) >= 20
+    for size in (2, 4):
+        for one, other in zip(lines[1], lines[size], strict=True):
+            assert one.keys() == other.keys()
+            assert list(one.values()) == pytest.approx(list(other.values()), abs=1e-4)
+
+
+#: The command where neither Ray nor Beam can be imported.
+WITHOUT_RAY = """
+import runpy, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("ray", "apache_beam"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+sys.argv[0] = "training"
+runpy.run_module("pipelines.training", run_name="__main__")
+"""
+
+
+def test_the_command_needs_neither_ray_nor_beam_and_gives_what_the_job_does(job, tmp_path):
+    start = str(job.settings.start_from)
+    given = job.settings.model_dump(mode="json") | {"start_from": start}
+    (tmp_path / "model.yaml").write_text(json.dumps(given))
+    shards, out = str(job.shards[0]), tmp_path / "out"
+    command = [sys.executable, "-c", WITHOUT_RAY, shards, "--out", str(out)]
+    done = subprocess.run(
+        [*command, "--config", str(tmp_path / "model.yaml"), "--set", "epochs=1"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{out / CHECKPOINT}: trained on 43 of 60 pairs\n")
+    job.work(ALONE, say, Unnoticed())
+    job.collect(tmp_path / "here")
+    names = (CHECKPOINT, "metrics.jsonl")
+    same = [(out / name).read_bytes() == (tmp_path / "here" / name).read_bytes() for name in names]
+    assert all(same)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--set", "epoch=1"], "epoch"),
+        (["--out", "s3://bucket/x"], "--out: a folder"),
+        (["--set", "precision=fp16"], "precision"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(job, capsys, options, said):
+    from pipelines.training.__main__ import main
+
+    assert main([str(job.shards[0]), "--out", str(job.folder), *options]) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert "Traceback" not in errors
+
+
+def test_a_training_that_refuses_ends_with_3(job, capsys):
+    from pipelines.training.__main__ import main
+
+    options = [f"start_from={job.settings.start_from}", "held_out=0", "evaluate_every=1"]
+    flags = [word for option in options for word in ("--set", option)]
+    assert main([str(job.shards[0]), "--out", str(job.folder), *flags]) == 3
+    assert "raise model.held_out" in capsys.readouterr().err
+
+
+def test_sigterm_is_a_notice_and_obeyed_it_ends_the_process():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        notice = Sigterm()
+        assert not notice.given()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert notice.given()
+        with pytest.raises(SystemExit) as end:
+            notice.obeyed()
+        assert end.value.code == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,205 @@
+"""What each process of a group does in the tests of several workers; one start does it all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import FileStore
+from torch.distributed.tensor import DTensor
+
+import clip_model.loss
+from clip_model import CLIP, ClipConfig
+from clip_model.config import TextConfig, VisionTransformerConfig
+from clip_model.loss import OnePart
+from clip_model.objectives import OBJECTIVES, Objective
+from clip_model.optimisation import adam_constants, make_optimizer
+from pipelines.training.accumulation import backward
+from pipelines.training.parallel import Parallel, Sharding, Workers
+
+CONFIG = ClipConfig(
+    embed_dim=16,
+    image_resolution=32,
+    vision=VisionTransformerConfig(layers=2, width=64, patch_size=16),
+    text=TextConfig(width=32, layers=2, heads=2, context_length=9, vocab_size=101),
+)
+ROWS = 12
+SIZES: dict[int, list[tuple[int, ...]]] = {
+    1: [(12,)],
+    2: [(6, 6), (4, 8)],
+    4: [(3, 3, 3, 3), (1, 4, 2, 5)],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    objective: str = "contrastive"
+    sharding: Sharding = "ddp"
+    chunk: int | None = None
+    blocks: bool = False
+    equal: bool = True
+
+
+CASES = [
+    Case(),
+    Case(blocks=True),
+    Case(chunk=2),
+    Case(chunk=2, blocks=True, equal=False),
+    Case(equal=False),
+    Case(sharding="fsdp", chunk=2, equal=False, blocks=True),
+    Case(sharding="fsdp"),
+    Case("sigmoid", blocks=True, equal=False),
+    Case("sigmoid", "fsdp", chunk=3),
+    Case("caption", chunk=2, equal=False),
+    Case("caption", "fsdp"),
+    Case("bag_of_words", equal=False),
+    Case("bag_of_words", "fsdp", chunk=2),
+]
+
+
+def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Objective:
+    torch.manual_seed(seed)
+    return OBJECTIVES[name](CLIP(CONFIG)).to(dtype)
+
+
+def batch(step: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """The whole batch: images [12, 3, 32, 32], and tokens [12, 9] of several lengths."""
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(ROWS, 3, 32, 32, generator=generator, dtype=dtype)
+    tokens = torch.randint(1, 99, (ROWS, 9), generator=generator)
+    ends = torch.randint(2, 9, (ROWS, 1), generator=generator)
+    places = torch.arange(9)
+    tokens = tokens.where(places < ends, 0)
+    tokens[:, 0] = 99
+    return images, tokens.scatter(1, ends, 100)
+
+
+def own_rows(workers: Workers, sizes: tuple[int, ...], step: int, dtype: torch.dtype):
+    first = sum(sizes[: workers.rank])
+    rows = slice(first, first + sizes[workers.rank])
+    return [one[rows] for one in batch(step, dtype)]
+
+
+def whole(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def gradients_of(case: Case, workers: Workers) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and its gradient by each weight, as this worker has them afterwards."""
+    clip_model.loss.MIN_BLOCK = clip_model.loss.BLOCK_LOGITS = 2 if case.blocks else ROWS**2
+    sizes = SIZES[workers.size][0 if case.equal else -1]
+    parallel = workers.wrap(make(case.objective, seed=workers.rank), case.sharding)
+    inputs = own_rows(workers, sizes, 0, torch.float64)
+    loss = workers.sum(backward(parallel, inputs, workers.parts(sizes), case.chunk))
+    names = parallel.objective.named_parameters()
+    return loss, {n: whole(p.grad).clone() for n, p in names if p.grad is not None}
+
+
+class Training:
+    """A few steps, which can be broken off and gone on with."""
+
+    def __init__(self, workers: Workers, sharding: Sharding, dtype: torch.dtype, seed: int) -> None:
+        self.workers, self.dtype = workers, dtype
+        objective = make("contrastive", dtype, seed)
+        self.parallel: Parallel = workers.wrap(objective, sharding)
+        constants = adam_constants(CONFIG)
+        self.optimizer = make_optimizer(objective, constants, 1e-2, 0.2, "adamw")
+
+    def run(self, first: int, last: int) -> Training:
+        sizes = SIZES[self.workers.size][-1]
+        for step in range(first, last):
+            self.optimizer.zero_grad()
+            inputs = own_rows(self.workers, sizes, step, self.dtype)
+            backward(self.parallel, inputs, self.workers.parts(sizes), chunk=4)
+            self.optimizer.step()
+            self.parallel.objective.after_step()
+        return self
+
+    def state(self) -> dict[str, Any]:
+        return self.parallel.state(self.optimizer)
+
+    def load(self, state: dict[str, Any]) -> Training:
+        self.parallel.load_state(self.optimizer, state)
+        return self
+
+
+def trainings(workers: Workers, start: Path) -> dict[str, Any]:
+    """States after six steps that should be the same."""
+
+    def training(sharding: Sharding = "ddp", dtype: torch.dtype = torch.float64) -> Training:
+        return Training(workers, sharding, dtype, seed=0)
+
+    half = training(dtype=torch.float32).run(0, 3).state()
+    # Another seed: what is not loaded shows.
+    resumed = Training(workers, "ddp", torch.float32, seed=1).load(half).run(3, 6)
+    given = torch.load(start) if workers.rank == 0 else {}
+    return {
+        "unbroken": training(dtype=torch.float32).run(0, 6).state(),
+        "resumed": resumed.state(),
+        "from one, as loaded": training("fsdp").load(given).state(),
+        "from one": {
+            "ddp": training("ddp").load(given).run(3, 6).state(),
+            "fsdp": training("fsdp").load(given).run(3, 6).state(),
+        },
+    }
+
+
+def gathered(workers: Workers) -> dict[str, Any]:
+    """What each worker has after a gather of parts of several sizes, none among them."""
+    sizes = tuple(range(workers.size))
+    rows = torch.full((workers.rank, 2), float(workers.rank), requires_grad=True)
+    every = workers.parts(sizes).gather(rows)
+    weights = torch.arange(len(every), dtype=torch.float32)[:, None] * (1 + workers.rank)
+    (every * weights).sum().backward()
+    return {"rows": every.detach(), "gradient": rows.grad}
+
+
+def work(rank: int, size: int, folder: Path) -> None:
+    """Everything above in one process of a group; the results are written to the folder."""
+    torch.set_num_threads(1)
+    if size > 1:
+        store = FileStore(str(folder / f"store{size}"), size)
+        dist.init_process_group(
+            "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(minutes=2)
+        )
+    workers = Workers.of_group(torch.device("cpu"))
+    assert (workers.rank, workers.size) == (rank, size)
+    results = {
+        "gradients": {case: gradients_of(case, workers) for case in CASES},
+        "trainings": trainings(workers, folder / "start.pt"),
+        "gathered": gathered(workers),
+        "broadcast": workers.broadcast({"from": rank}),
+    }
+    workers.barrier()
+    torch.save(results, folder / f"{size}-{rank}.pt")
+    if size > 1:
+        dist.destroy_process_group()
+
+
+def reference(name: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """The definition of the loss over the whole batch in one process, and its gradients."""
+    objective = make(name)
+    features = objective(*batch())
+    if objective.separable:
+        loss = objective.loss(features, OnePart(ROWS))
+    else:
+        images, texts = (nn.functional.normalize(one, dim=-1) for one in features)
+        logits = objective.model.logit_scale.exp() * images @ texts.t()
+        loss = naive_loss(logits, getattr(objective, "logit_bias", None))
+    loss.backward()
+    names = objective.named_parameters()
+    return loss.detach(), {n: p.grad for n, p in names if p.grad is not None}
+
+
+def naive_loss(logits: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is not None:
+        belong = 2 * torch.eye(ROWS, dtype=logits.dtype) - 1
+        return -nn.functional.logsigmoid(belong * (logits + bias)).sum() / ROWS
+    targets = torch.arange(ROWS)
+    of_images = nn.functional.cross_entropy(logits, targets)
+    return (of_images + nn.functional.cross_entropy(logits.t(), targets)) / 2
