@@ -18,6 +18,15 @@ def peak_bytes() -> int:
 
     Not getrusage: on Linux its peak begins with that of the parent.
     """
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert peak is not None
-    return int(peak[1]) * 1024
+    return _status("VmHWM")
+
+
+def resident_bytes() -> int:
+    """The resident memory that this process has now."""
+    return _status("VmRSS")
+
+
+def _status(key: str) -> int:
+    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
