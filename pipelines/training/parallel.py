@@ -241,7 +241,11 @@ def _copied(value: Any) -> Any:
         return {name: _copied(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_copied(one) for one in value]
-    return value.clone() if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    # It is sent as it lies in memory, to where rows lie one after the other: a convolution's
+    # weights with the channels innermost would arrive in another order.
+    return value.clone(memory_format=torch.contiguous_format)
 
 
 def _replicated(objective: Objective, device: torch.device) -> DistributedDataParallel:

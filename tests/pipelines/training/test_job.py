@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from safetensors.torch import load_file
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 import clip_model
 from pipelines.training import job as jobs
+from pipelines.training import loop
 from pipelines.training.__main__ import Sigterm
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.job import CHECKPOINT, MOST_BEGINNINGS, TrainingJob
@@ -112,10 +114,25 @@ def test_whoever_gets_further_each_time_may_be_lost_any_number_of_times(job, mon
             job.work(ALONE, say, Unnoticed())
 
 
-def _as_one_of(rank, size, job):
-    method = f"file://{job.folder / 'store'}"
+class DiesAt(Unnoticed):
+    """Ends its process when it is asked for the so manieth time."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def given(self):
+        self.left -= 1
+        if self.left < 0:
+            os._exit(9)
+        return False
+
+
+def _as_one_of(rank, size, job, dies_at=None):
+    loop.SAY_EVERY = 0.0  # asks after each step
+    method = f"file://{job.folder}/store-{dies_at}"
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=size)
-    job.work(Workers.of_group(torch.device("cpu")), say, Unnoticed())
+    notice = Unnoticed() if dies_at is None else DiesAt(dies_at)
+    job.work(Workers.of_group(torch.device("cpu")), say, notice)
     dist.destroy_process_group()
 
 
@@ -136,6 +153,26 @@ def test_several_workers_train_as_one_does(tmp_path):
         for one, other in zip(lines[1], lines[size], strict=True):
             assert one.keys() == other.keys()
             assert list(one.values()) == pytest.approx(list(other.values()), abs=1e-4)
+
+
+def test_several_workers_that_were_killed_end_as_if_nothing_had_happened(tmp_path):
+    """Two go on to the bit; one, where two were, to the rounding of sums."""
+    write_dataset(list(images(60)), tmp_path / "00000.parquet")
+    config = settings(tmp_path, epochs=2, checkpoints={"every_steps": 2})
+    weights = {}
+    for name, dies_at, then in (("whole", None, 2), ("two", 3, 2), ("one", 3, 1)):
+        job = TrainingJob((tmp_path / "00000.parquet",), config, 0, tmp_path / name)
+        job.folder.mkdir()
+        if dies_at:
+            with pytest.raises(ProcessExitedException):
+                spawn(_as_one_of, (2, job, dies_at), nprocs=2)
+            assert [entry.step for entry in Checkpoints(job.folder).entries()] == [2]
+        spawn(_as_one_of, (then, job), nprocs=then)
+        job.collect(tmp_path / f"out-{name}")
+        weights[name] = load_file(tmp_path / f"out-{name}" / CHECKPOINT)
+    for name, weight in weights["whole"].items():
+        assert torch.equal(weights["two"][name], weight), name
+        torch.testing.assert_close(weights["one"][name], weight, atol=1e-4, rtol=1e-3)
 
 
 #: The command where neither Ray nor Beam can be imported.
