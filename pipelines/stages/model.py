@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,13 @@ class Model(Stage):
         checkpoint_inputs(self.run.config.model.start_from, "model.start_from")
         if self.run.config.model.held_out == 1:
             raise ConfigError("model.held_out: 1 leaves no pair to train on")
+        ray, (least, _) = self.run.config.ray, self.run.config.model.worker_range
+        cpus = ray.num_cpus or os.cpu_count() or 1
+        if ray.address is None and least > cpus:
+            raise ConfigError(
+                f"model.workers: {least} workers take as many CPUs, and the Ray that is started "
+                f"here has {cpus}: fewer workers, or ray.address"
+            )
 
     def prepare(self) -> None:
         """Decide the precision, before the first step of any worker."""
@@ -116,9 +124,7 @@ class TrainOnRay:
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=self.settings.workers,
                     use_gpu=self.settings.use_gpu,
-                    # Ray gives a worker as many OpenMP threads as CPUs; more CPUs than the
-                    # cluster has would be waited for without end.
-                    resources_per_worker={"CPU": min(self.settings.cpus, cluster_cpus())},
+                    resources_per_worker={"CPU": self._cpus()},
                 ),
                 run_config=ray.train.RunConfig(
                     name=shard.key[:32],
@@ -135,6 +141,14 @@ class TrainOnRay:
                 supervisor.begin_anew(str(error))
                 raise
         return {"pairs": job.collect(out)}
+
+    def _cpus(self) -> int:
+        """Of a worker: what Ray takes for its OpenMP threads, too.
+
+        More than the cluster has for the least number of workers would be waited for without end.
+        """
+        least, _ = self.settings.worker_range
+        return max(1, min(self.settings.cpus, cluster_cpus() // least))
 
 
 def train_worker(config: dict[str, Any]) -> None:

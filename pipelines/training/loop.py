@@ -26,6 +26,7 @@ from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.data import Stream
 from pipelines.training.index import Index
 from pipelines.training.metrics import Clock, Line, Log
+from pipelines.training.order import DataSettings
 from pipelines.training.parallel import Workers
 from pipelines.training.retrieval import HeldOutRetrieval
 from pipelines.training.settings import TrainSettings
@@ -114,13 +115,7 @@ def train(
     begun = workers.broadcast({name: kept[name] for name in _SHARED} if kept else None)
     precision = begun["precision"] if begun else workers.agreed_precision(settings.precision)
 
-    index = Index.of(
-        shards,
-        folder / "index",
-        settings.of_data(seed),
-        contents=contents,
-        threads=settings.cpus,
-    )
+    index = _index(shards, contents, settings, seed, folder, workers)
     of_data = settings.of_data(seed, _batch_size(settings, index.tally.kept))
     state = TrainingState(settings, seed, precision, workers)
     config = state.model.config
@@ -139,7 +134,8 @@ def train(
     total = stream.steps_per_epoch * settings.epochs
     lines = Log(folder if workers.rank == 0 else None, total, kept["log"] if kept else None)
     held_out = HeldOutRetrieval(shards, of_data, config) if settings.evaluate_every else None
-    clock = Clock(_flops_of_a_pair(config, settings), workers.peak_flops())
+    clock = Clock(workers.peak_flops())
+    _warn_of_warm_up(settings.optimizer.warmup_steps, total)
 
     with closing(stream.batches(state.step)) as batches, closing(lines):
         while state.step < total:
@@ -155,7 +151,7 @@ def train(
                 _stop(f"the loss is {loss}", state.step, workers.gather(batch.ids), settings)
             done = state.take_step(total)
             lines.step(state.step, loss, done)
-            clock.stepped(of_data.batch_size)
+            clock.stepped(of_data.batch_size, _flops(config, settings, of_data, tokens))
 
             score = None
             if held_out and state.step % (settings.evaluate_every or total) == 0:
@@ -189,6 +185,24 @@ def train(
     return Trained(trained_model(kept, config), pairs, kept["log"]["lines"])
 
 
+def _index(
+    shards: Sequence[Path],
+    contents: Sequence[str] | None,
+    settings: TrainSettings,
+    seed: int,
+    folder: Path,
+    workers: Workers,
+) -> Index:
+    """That of all shards, of which each worker makes some, where they share a disk."""
+    data, threads = settings.of_data(seed), settings.cpus
+    if workers.size > 1:
+        mine = slice(workers.rank, None, workers.size)
+        known = contents[mine] if contents else None
+        Index.of(shards[mine], folder / "index", data, contents=known, threads=threads)
+        workers.barrier()
+    return Index.of(shards, folder / "index", data, contents=contents, threads=threads)
+
+
 def _batch_size(settings: TrainSettings, pairs: int) -> int:
     if pairs < 2:
         raise NeedsMendingError(
@@ -198,6 +212,15 @@ def _batch_size(settings: TrainSettings, pairs: int) -> int:
     if pairs < settings.batch_size:
         log.warning("there are %d pairs, fewer than model.batch_size: all are a batch", pairs)
     return min(settings.batch_size, pairs)
+
+
+def _warn_of_warm_up(steps: int, total: int) -> None:
+    if steps >= total:
+        log.warning(
+            "the training has %d steps, so the warm-up of %d (model.optimizer.warmup_steps) never "
+            "reaches the learning rate",
+            *(total, steps),
+        )
 
 
 def _cut(tokens: Tensor, settings: TrainSettings) -> Tensor:
@@ -227,11 +250,10 @@ def _check_weights(
         _stop(f"{names[0]} is not finite", state.step - 1, workers.gather(ids), settings)
 
 
-def _flops_of_a_pair(config: ClipConfig, settings: TrainSettings) -> float:
-    step = step_flops(
-        config, settings.batch_size, settings.caption_tokens, patch_dropout=settings.patch_dropout
-    )
-    return step.model / settings.batch_size
+def _flops(config: ClipConfig, settings: TrainSettings, data: DataSettings, tokens: Tensor) -> int:
+    """Of the model in a step, by all workers."""
+    dropped = settings.patch_dropout
+    return step_flops(config, data.batch_size, tokens.shape[1], patch_dropout=dropped).model
 
 
 def _progress(

@@ -114,18 +114,16 @@ class Board:
 class Clock:
     """How fast a training is, since its process began."""
 
-    def __init__(self, flops: float, peak: float | None) -> None:
-        """
-        Args:
-            flops: of a pair, forward and backward.
-            peak: FLOP/s of all workers' devices together; None where it is not known.
-        """
-        self._flops, self._peak = flops, peak
+    def __init__(self, peak: float | None) -> None:
+        """``peak``: FLOP/s of all workers' devices together; None where it is not known."""
+        self._peak = peak
         self._started = self._asked = self._kept = time.monotonic()
-        self._pairs = 0
+        self._pairs = self._flops = 0
 
-    def stepped(self, pairs: int) -> None:
+    def stepped(self, pairs: int, flops: int) -> None:
+        """A step is done, of all workers, with what the model has computed for it."""
         self._pairs += pairs
+        self._flops += flops
 
     def has_passed(self, seconds: float) -> bool:
         """Whether so many have since this was last true."""
@@ -150,8 +148,7 @@ class Clock:
             waited: seconds of it in which data was waited for.
         """
         seconds = max(time.monotonic() - self._started, 1e-9)
-        rate = self._pairs / seconds
-        speed = {"pairs/s": rate, "waiting for data": min(1.0, waited / seconds)}
+        speed = {"pairs/s": self._pairs / seconds, "waiting for data": min(1.0, waited / seconds)}
         if self._peak:
-            speed["MFU"] = rate * self._flops / self._peak
+            speed["MFU"] = self._flops / seconds / self._peak
         return speed

@@ -126,6 +126,10 @@ def test_a_step_that_refers_to_nothing_is_refused(checked, tmp_path, step, messa
         ({"embeddings": {"heads": {"wide": {"path": "WIDE"}}}},
          r"embeddings.heads.wide.path: head wide: .* has \[1, 512\]; linear layers from"),
         ({"model": {"held_out": 1.0}}, "model.held_out: 1 leaves no pair to train on"),
+        (
+            {"model": {"workers": 3}, "ray": {"num_cpus": 2}},
+            "model.workers: 3 workers take as many CPUs",
+        ),
         ({"scores": {"templates": ["a photo"]}}, "scores.templates: templates without {}"),
         ({"gates": {"image": {}}}, "gates: there is no stage 'image'; stages: queries"),
         ({"services": {"dns": {"command": ["x"], "ready": "http://a/", "stages": ["imges"]}}},

@@ -47,7 +47,7 @@ def test_a_machine_dies_in_a_training_and_the_others_go_on(cluster, tmp_path):
     """With as many workers as there is room for, from the last step that was kept."""
     path = tmp_path / "00000.parquet"
     write_dataset(list(images(60)), path)
-    config = settings(tmp_path, epochs=40, workers=(1, 3), checkpoints={"every_steps": 2})
+    config = settings(tmp_path, epochs=20, workers=(1, 3), checkpoints={"every_steps": 2})
     folder = tmp_path / "run" / "model"
     source = Source(path, hash_once(path))
     shard = Shard("all", "0" * 64, {"dataset": (path,)}, {}, (source,))

@@ -258,6 +258,12 @@ def test_fewer_pairs_than_a_batch_are_one_and_it_is_said(shards, tmp_path, caplo
     assert "fewer than model.batch_size" in caplog.text
 
 
+def test_a_warm_up_that_never_ends_is_said(shards, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        run(shards, settings(tmp_path, epochs=1, optimizer={"warmup_steps": 3}), tmp_path / "t")
+    assert "the warm-up of 3 (model.optimizer.warmup_steps) never" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
