@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.run.config import ConfigError
-from pipelines.run.engines import cluster_cpus, in_process, start_ray
+from pipelines.run.engines import in_process, start_ray
 from pipelines.run.models import architecture, checkpoint_inputs, is_file
 from pipelines.run.precision import decided, on_record
 from pipelines.run.progress import Reporter
@@ -145,10 +145,14 @@ class TrainOnRay:
     def _cpus(self) -> int:
         """Of a worker: what Ray takes for its OpenMP threads, too.
 
-        More than the cluster has for the least number of workers would be waited for without end.
+        More than the cluster has for the least number of workers would be waited for without end;
+        one that has none yet grows to what is asked for.
         """
+        import ray
+
         least, _ = self.settings.worker_range
-        return max(1, min(self.settings.cpus, cluster_cpus() // least))
+        there = int(ray.cluster_resources().get("CPU", 0))
+        return max(1, min(self.settings.cpus, there // least)) if there else self.settings.cpus
 
 
 def train_worker(config: dict[str, Any]) -> None:
