@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from clip_model.config import ClipConfig
+from clip_model.image_files import ImageError
 from clip_model.preprocess import image_bytes_transform, normalised
 from clip_model.retrieval import retrieval_recall
 from clip_model.tokenizer import tokenize
-from pipelines.training.held_out import Example, read_examples
+from pipelines.training.held_out import is_held_out
 from pipelines.training.order import DataSettings
 from pipelines.training.parallel import Parallel, Workers
+from workers.base.copies import bring, drop
 from workers.base.failures import NeedsMendingError
-from workers.base.tally import Tally
+from workers.embedding.samples import failure_reason
+from workers.embedding.settings import InputSettings
+from workers.embedding.shard_reader import read_shard
 
+BOTH_PARTS = InputSettings()
 #: Pairs that are asked of each other, at most.
 SAMPLE = 1000
 #: Pairs in a forward pass.
@@ -29,15 +36,16 @@ class HeldOutRetrieval:
 
     def __init__(self, shards: Sequence[Path], settings: DataSettings, config: ClipConfig) -> None:
         """Raises NeedsMendingError where none is held out."""
-        found = list(islice(_different(shards, settings), SAMPLE))
+        decode = image_bytes_transform(config.image_resolution)
+        with closing(_decoded(shards, settings, decode)) as pairs:
+            found = list(islice(pairs, SAMPLE))
         if not found:
             raise NeedsMendingError(
                 "no pair is held out to judge by: raise model.held_out, or leave "
                 "model.evaluate_every at null"
             )
-        decode = image_bytes_transform(config.image_resolution)
-        self._images = torch.stack([decode(example.jpg) for example in found])  # uint8 [P, 3, R, R]
-        captions = [example.caption for example in found]
+        self._images = torch.stack([levels for levels, _ in found])  # uint8 [P, 3, R, R]
+        captions = [caption for _, caption in found]
         self._tokens = tokenize(captions, config.text.context_length, truncate=True)  # [P, L]
 
     @torch.inference_mode()
@@ -63,10 +71,29 @@ class HeldOutRetrieval:
         return retrieval_recall(images, texts, ks=(1,))
 
 
-def _different(shards: Sequence[Path], settings: DataSettings) -> Iterator[Example]:
-    seen: set[bytes | str] = set()
-    held_out = read_examples(shards, settings.seed, settings.held_out, held_out=True, tally=Tally())
-    for example in held_out:
-        if seen.isdisjoint((example.jpg, example.caption)):
-            seen |= {example.jpg, example.caption}
-            yield example
+def _decoded(
+    shards: Sequence[Path], settings: DataSettings, decode: Callable[[bytes], Tensor]
+) -> Generator[tuple[Tensor, str]]:
+    with closing(_different(shards, settings)) as pairs:
+        for image, caption in pairs:
+            with suppress(ImageError):  # no question, as it would be no answer
+                yield decode(image), caption
+
+
+def _different(shards: Sequence[Path], settings: DataSettings) -> Generator[tuple[bytes, str]]:
+    """Images and captions; of a list of captions, the first."""
+    seen = set[bytes | str]()
+    for shard in shards:
+        bring([shard])
+        try:
+            for sample in read_shard(shard, BOTH_PARTS):
+                if failure_reason(sample, BOTH_PARTS, several=True):
+                    continue  # the index has counted it
+                image, caption = sample.image or b"", sample.captions[0]
+                if not is_held_out(image, settings.seed, settings.held_out):
+                    continue
+                if seen.isdisjoint((image, caption)):
+                    seen |= {image, caption}
+                    yield image, caption
+        finally:
+            drop(shard)

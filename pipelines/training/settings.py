@@ -219,6 +219,13 @@ class TrainSettings(Settings):
                 f"workers: {least} to {most} of them cannot share {self.data.lanes} lanes; raise "
                 "data.lanes, or lower workers"
             )
+        if self.evaluate_every and self.objective in ("caption", "bag_of_words"):
+            raise ValueError(
+                f"evaluate_every: retrieval does not judge what {self.objective} learns; leave it "
+                "at null"
+            )
+        if self.optimizer.average and self.parallelism == "fsdp":
+            raise ValueError("optimizer.average takes whole weights: parallelism: ddp")
         if self.checkpoints.every_steps is None and self.checkpoints.every_minutes is None:
             raise ValueError("checkpoints: say every_steps, every_minutes or both")
         return self

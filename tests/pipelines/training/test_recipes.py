@@ -123,6 +123,11 @@ def test_a_recipe_of_ones_own_lies_beside_the_configuration(tmp_path):
         ({"workers": 16}, "16 of them cannot share 8 lanes; raise data.lanes"),
         ({"workers": [3, 2]}, "3 to 2 of them"),
         ({"checkpoints": {"every_minutes": None}}, "say every_steps, every_minutes or both"),
+        ({"objective": "caption", "evaluate_every": 9}, "retrieval does not judge what caption"),
+        (
+            {"optimizer": {"average": 0.9}, "parallelism": "fsdp"},
+            "optimizer.average takes whole weights",
+        ),
         ({"optimizer": {"average": 1.0}}, "optimizer.average: must be less than 1"),
         ({"learning_rate": 1e-4}, "learning_rate"),
     ],
