@@ -3,10 +3,10 @@
 ``python -m benchmarks.train`` prints a table and, as its last line, the same as JSON. Both train
 ViT-B/32 from new weights on the same photographs of about 500 x 400 with captions of 6 to 20
 tokens, in the same precision, with AdamW and random crops: open_clip 3.3.0 by its `train_one_epoch`
-behind its webdataset loader, this project by the loop of `pipelines.training` on Parquet. Each run
-has a process of its own; they take turns, and the median step behind the first counts. The ceiling
-is forward pass, loss, backward pass and optimizer alone, on batches that are there already. Peak
-memory is that of a process and of those that it starts, on 10,000 and on 100,000 pairs.
+behind its own loader of image files, this project by the loop of `pipelines.training` on Parquet.
+Each run has a process of its own; they take turns, and the median step behind the first counts. The
+ceiling is forward pass, loss, backward pass and optimizer alone, on batches that are there already.
+Peak memory is that of a process and of those that it starts, on 10,000 and on 100,000 pairs.
 
 On a GPU only this project is measured, for B/32, B/16 and L/14, with the share of the GPU's peak
 (MFU); neither Ray nor Beam needs to be installed.
@@ -15,10 +15,9 @@ On a GPU only this project is measured, for B/32, B/16 and L/14, with the share 
 from __future__ import annotations
 
 import argparse
-import io
 import json
+import multiprocessing
 import sys
-import tarfile
 import tempfile
 import threading
 import time
@@ -57,6 +56,7 @@ from workers.base.storage import ROW_GROUP_ROWS
 CPU_MODEL = "ViT-B/32"
 GPU_MODELS = {"ViT-B/32": 1024, "ViT-B/16": 512, "ViT-L/14": 192}  # batch
 SHARDS = 4
+TABLE = "table.tsv"
 #: Photographs that there are; of more rows they come again.
 PHOTOGRAPHS = 2_000
 MEMORY_ROWS = (10_000, 100_000)
@@ -68,7 +68,7 @@ LOOK = 0.05
 class Task:
     """What both sides do."""
 
-    folder: str  # of Parquet shards, and of tars of the same rows
+    folder: str  # of Parquet shards, and of the same rows as files
     architecture: str
     batch_size: int
     steps: int
@@ -95,10 +95,14 @@ class Task:
         return TrainSettings.model_validate(tree)
 
 
-def write_shards(folder: Path, rows: int, jpgs: Sequence[bytes]) -> None:
-    """The rows as Parquet, and the same as tars."""
+def write_data(folder: Path, rows: int, jpgs: Sequence[bytes]) -> None:
+    """The rows as Parquet, and the same as image files with a table."""
     folder.mkdir()
     captions = plain_captions(rows)
+    for number, jpg in enumerate(jpgs[:rows]):
+        (folder / f"{number}.jpg").write_bytes(jpg)
+    lines = [f"{folder}/{n % len(jpgs)}.jpg\t{caption}" for n, caption in enumerate(captions)]
+    (folder / TABLE).write_text("\n".join(["filepath\ttitle", *lines]) + "\n")
     for shard in range(SHARDS):
         numbers = range(shard, rows, SHARDS)
         columns = {
@@ -108,50 +112,53 @@ def write_shards(folder: Path, rows: int, jpgs: Sequence[bytes]) -> None:
         }
         path = folder / f"{shard:05d}.parquet"
         pq.write_table(pa.table(columns), path, row_group_size=ROW_GROUP_ROWS, compression="none")
-        with tarfile.open(path.with_suffix(".tar"), "w") as tar:
-            for key, jpg, caption in zip(*columns.values(), strict=True):
-                for name, content in ((f"{key}.jpg", jpg), (f"{key}.txt", caption.encode())):
-                    info = tarfile.TarInfo(name)
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
+
+
+class _EnoughError(Exception):
+    """As many steps as are measured are done."""
 
 
 def theirs(task: Task) -> list[float]:
     """When each step of open_clip's loop began, and the last ended."""
     from clip_model import _torchvision  # noqa: F401, I001
     import open_clip
-    from open_clip_train.data import get_wds_dataset
+    from open_clip_train.data import get_csv_dataset
     from open_clip_train.train import train_one_epoch
 
     from benchmarks.baselines import open_clip_model
 
+    # Its loader's processes need torchvision as `_torchvision` has mended it here.
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(task.threads)
     config = ARCHITECTURES[task.architecture]
     model: Any = open_clip_model(config).train()
     model.output_dict = True
     args = SimpleNamespace(
-        **{"train_data": f"{task.folder}/{{00000..{SHARDS - 1:05d}}}.tar", "world_size": 1},
-        **{"train_num_samples": task.batch_size * task.steps, "batch_size": task.batch_size},
-        **{"train_data_upsampling_factors": None, "dataset_resampled": False, "seed": 0},
-        **{"workers": task.threads, "device": "cpu", "distill": False, "accum_freq": 1},
-        **{"precision": {"fp32": "fp32", "bf16": "amp_bf16"}[task.precision], "rank": 0},
-        **{"skip_scheduler": False, "grad_clip_norm": None, "horovod": False, "wandb": False},
-        **{"local_rank": 0, "log_local": False, "log_every_n_steps": 1},
+        **{"train_data": f"{task.folder}/{TABLE}", "csv_separator": "\t", "rank": 0},
+        **{"csv_img_key": "filepath", "csv_caption_key": "title", "distributed": False},
+        **{"batch_size": task.batch_size, "workers": task.threads, "device": "cpu"},
+        **{"precision": {"fp32": "fp32", "bf16": "amp_bf16"}[task.precision], "world_size": 1},
+        **{"accum_freq": 1, "skip_scheduler": False, "grad_clip_norm": None, "distill": False},
+        **{"horovod": False, "wandb": False, "local_rank": 0, "log_local": False},
+        **{"log_every_n_steps": 1},
     )
     preprocess = open_clip.image_transform(config.image_resolution, is_train=True)
-    data = get_wds_dataset(args, preprocess, True, tokenizer=open_clip.SimpleTokenizer())
+    data = get_csv_dataset(args, preprocess, True, tokenizer=open_clip.SimpleTokenizer())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, betas=(0.9, 0.98), eps=1e-6)
     stamps = list[float]()
-    train_one_epoch(
-        **{"model": model, "data": {"train": data}, "loss": open_clip.ClipLoss(), "epoch": 0},
-        **{"optimizer": optimizer, "scaler": None, "dist_model": None, "args": args},
-        scheduler=lambda _step: stamps.append(time.perf_counter()),
-    )
-    return [*stamps, time.perf_counter()]
 
+    def stamp(_step: int) -> None:
+        stamps.append(time.perf_counter())
+        if len(stamps) > task.steps + 1:
+            raise _EnoughError
 
-class _EnoughError(Exception):
-    """As many steps as are measured are done."""
+    with suppress(_EnoughError):
+        train_one_epoch(
+            **{"model": model, "data": {"train": data}, "loss": open_clip.ClipLoss(), "epoch": 0},
+            **{"optimizer": optimizer, "scaler": None, "dist_model": None, "args": args},
+            scheduler=stamp,
+        )
+    return stamps
 
 
 def ours(task: Task) -> list[float]:
@@ -252,7 +259,7 @@ def memory(folder: Path, jpgs: Sequence[bytes], task: Task) -> list[dict[str, An
     rows = []
     for count in MEMORY_ROWS:
         place = folder / str(count)
-        write_shards(place, count, jpgs)
+        write_data(place, count, jpgs)
         some = replace(task, folder=str(place), steps=6, batch_size=32)
         peaks = {name: measured(side, some)[1] for name, side in SIDES.items()}
         rows.append({"pairs": count, **peaks})
@@ -311,7 +318,7 @@ def main() -> int:
         on_gpu = torch.cuda.is_available()
         largest = max(GPU_MODELS.values()) if on_gpu else options.batch_size
         steps = 10 * options.steps if on_gpu else options.steps
-        write_shards(folder / "data", largest * (steps + 2), jpgs)
+        write_data(folder / "data", largest * (steps + 3), jpgs)
         task = Task(str(folder / "data"), CPU_MODEL, largest, steps, "fp32", usable_cores())
         if on_gpu:
             task = replace(task, precision="bf16")

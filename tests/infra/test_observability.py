@@ -88,6 +88,11 @@ def grouping_labels(expression: str) -> set[str]:
 Values = dict[str, set[str]]
 
 
+def has_run(found: dict[str, Values]) -> bool:
+    """Whether Ray has told of a task that it was at work: it tells of all states later."""
+    return "RUNNING" in found["ray_tasks"]["State"]
+
+
 @pytest.fixture(scope="module")
 def ray_metrics(tmp_path_factory) -> dict[str, Values]:
     """What a real Ray offers to Prometheus: by metric, its labels and their values."""
@@ -117,7 +122,7 @@ def ray_metrics(tmp_path_factory) -> dict[str, Values]:
             pass
         (node,) = ray.nodes()
         deadline, found = time.monotonic() + 60, dict[str, Values]()
-        while not wanted <= found.keys() and time.monotonic() < deadline:
+        while not (wanted <= found.keys() and has_run(found)) and time.monotonic() < deadline:
             time.sleep(0.2)
             found = scraped(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics")
         return found

@@ -134,7 +134,10 @@ def test_the_report_says_what_came_out(finished):
     report = (finished / "report.md").read_text()
     decisions = json.loads((finished / "run.json").read_text())["decisions"]
     precision = pq.read_schema(next((finished / "embeddings").iterdir())).metadata[b"precision"]
-    assert decisions == {"embeddings.precision": precision.decode()}
+    # On one machine both are what it computes in.
+    assert decisions == dict.fromkeys(
+        ("embeddings.precision", "model.precision"), precision.decode()
+    )
     assert f"Embedded in {precision.decode()}." in report
     for phrase in ("robots_txt", "Area under the ROC curve", "zero-shot top-1", "Peak memory"):
         assert phrase in report
