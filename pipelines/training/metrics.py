@@ -8,6 +8,7 @@ What depends on the clock, such as pairs a second, goes to TensorBoard and the p
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,11 @@ class Board:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         after = lines[-1]["step"] + 1 if lines else 0
-        self._writer: SummaryWriter = SummaryWriter(str(folder), purge_step=after)
+        # A file's name has a time in seconds: of two in one second, the second would be the only.
+        suffix = f".{secrets.token_hex(4)}"
+        self._writer: SummaryWriter = SummaryWriter(
+            str(folder), purge_step=after, filename_suffix=suffix
+        )
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
