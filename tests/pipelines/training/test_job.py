@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +24,11 @@ from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.job import CHECKPOINT, MOST_BEGINNINGS, TrainingJob
 from pipelines.training.loop import DivergedError, Unnoticed
 from pipelines.training.parallel import Workers
-from tests.pipelines.training.test_training import settings
+from tests.pipelines.training.test_training import KilledAt, KilledError, settings
 from tests.shards import images, write_dataset
+from workers.base.copies import open_copy
 from workers.base.failures import NeedsMendingError
+from workers.base.storage import file_hash
 
 ROOT = Path(__file__).parents[3]
 ALONE = Workers(torch.device("cpu"))
@@ -173,6 +176,37 @@ def test_several_workers_that_were_killed_end_as_if_nothing_had_happened(tmp_pat
     for name, weight in weights["whole"].items():
         assert torch.equal(weights["two"][name], weight), name
         torch.testing.assert_close(weights["one"][name], weight, atol=1e-4, rtol=1e-3)
+
+
+def test_in_a_bucket_another_machine_goes_on_with_it(store, tmp_path, monkeypatch):
+    """It has nothing of it here, and leaves the result there."""
+    monkeypatch.setattr(loop, "SAY_EVERY", 0.0)
+    write_dataset(list(images(60)), tmp_path / "0.parquet")
+    config = settings(tmp_path, epochs=1, batch_size=8, checkpoints={"every_steps": 2})
+    here = TrainingJob((tmp_path / "0.parquet",), config, 0, tmp_path / "training")
+    here.work(ALONE, say, Unnoticed())
+    here.collect(tmp_path / "here")
+    with store.reached():
+        copy = open_copy(f"{store.new_bucket()}/run")
+        shard = copy.root / "dataset" / "0.parquet"
+        with copy.owned():
+            write_dataset(list(images(60)), shard)
+            copy.publish(shard)
+            sums = (file_hash(shard),)
+            job = TrainingJob((shard,), config, 0, copy.root / "_training" / "1", sums)
+            for dies_at in (3, None):
+                shutil.rmtree(copy.root)
+                copy.root.mkdir()
+                if dies_at:
+                    with pytest.raises(KilledError):
+                        job.work(ALONE, say, KilledAt(dies_at))
+                    assert "_training/1/step-000000002.pt" in copy.bucket.list()
+                else:
+                    job.work(ALONE, say, Unnoticed())
+            shutil.rmtree(copy.root)
+            job.collect(tmp_path / "there")
+    for name in (CHECKPOINT, "metrics.jsonl"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
 
 
 #: The command where neither Ray nor Beam can be imported.
