@@ -419,7 +419,12 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background ignores the first
         signal.signal(number, interrupt)
     write = sys.stdout.write
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name, contextlib.ExitStack() as stack:
+    # In a bucket it waits for what a command does in its TMPDIR, which must have a short name.
+    place = "/tmp" if options.bucket else None
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-", dir=place) as name,
+        contextlib.ExitStack() as stack,
+    ):
         folder, sample = Path(name), SmallSample()
         runs = Folders(folder)
         if options.bucket:
