@@ -41,6 +41,7 @@ from benchmarks.memory import fresh_process
 from benchmarks.photographs import photographs
 from clip_model import ARCHITECTURES
 from clip_model.flops import peak_flops, step_flops
+from clip_model.model import trim
 from clip_model.preprocess import normalised
 from pipelines.training.accumulation import backward
 from pipelines.training.data import Stream
@@ -198,8 +199,8 @@ def ceiling(task: Task) -> list[float]:
     stamps = list[float]()
     for step in range(task.steps + 1):
         batch = batches[step % len(batches)]
-        tokens = batch.tokens[:, : int(batch.tokens.argmax(dim=-1).max()) + 1]
-        backward(state.compute, [normalised(batch.images.to(device)), tokens.to(device)], parts)
+        inputs = [normalised(batch.images.to(device)), trim(batch.tokens).to(device)]
+        backward(state.compute, inputs, parts)
         state.take_step(task.steps + 1)
         stamps.append(time.perf_counter())
     return stamps

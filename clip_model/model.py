@@ -137,11 +137,15 @@ class CLIP(nn.Module):
         return logits_per_image, logits_per_image.t()
 
 
-def trim(text: Tensor) -> Tensor:
-    """Token sequences without the padding behind the longest of them: [N, L] -> [N, L']."""
+def trim(text: Tensor, multiple: int = 1) -> Tensor:
+    """Token sequences without the padding behind the longest of them: [N, L] -> [N, L'].
+
+    Where they are long enough, L' is a multiple of `multiple`.
+    """
     if not len(text):
         return text
-    return text[:, : int(text.argmax(dim=-1).max()) + 1]
+    longest = int(text.argmax(dim=-1).max()) + 1  # the end token has the largest id
+    return text[:, : -(-longest // multiple) * multiple]
 
 
 def convert_weights(model: CLIP, dtype: torch.dtype = torch.float16) -> None:

@@ -71,16 +71,28 @@ def parser(command: str, description: str) -> argparse.ArgumentParser:
         help="where the run lives: a folder, or a bucket's s3://, gs:// or az:// "
         "(docs/buckets.md); by default runs/NAME, NAME as the configuration says",
     )
-    result.add_argument(
+    add_overrides(
+        result,
+        "override a key of the configuration; VALUE is YAML, paths in it are relative to the "
+        "working directory; may be given many times",
+    )
+    return result
+
+
+def add_overrides(to: argparse.ArgumentParser, text: str) -> None:
+    """The option ``--set``, whose values are ``overrides`` as ``config.build_settings`` takes them.
+
+    Args:
+        text: what ``--help`` says of it.
+    """
+    to.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY.SUB=VALUE",
         dest="overrides",
-        help="override a key of the configuration; VALUE is YAML, paths in it are relative to the "
-        "working directory; may be given many times",
+        help=text,
     )
-    return result
 
 
 def open_run(arguments: argparse.Namespace) -> Run:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli import EXIT_CODES, at_work, place_of, run_command, start
+from pipelines.cli import EXIT_CODES, add_overrides, at_work, place_of, run_command, start
 from pipelines.embed_job import EmbedFiles, EmbedRun, shard_files
 from pipelines.report import history_text
 from pipelines.run.config import ConfigError, RaySettings, build_settings, folder_of, read_tree
@@ -67,14 +67,8 @@ def parser() -> argparse.ArgumentParser:
         help="score the images for these by prompts",
     )
     add("--config", type=Path, metavar="FILE.yaml", help="more of the section `embeddings`")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY.SUB=VALUE",
-        dest="overrides",
-        help="a key of the section `embeddings` of docs/configuration.md, VALUE in YAML",
-    )
+    text = "a key of the section `embeddings` of docs/configuration.md, VALUE in YAML"
+    add_overrides(result, text)
     add("--actors", type=int, metavar="N", help="Ray actors (default: none, or one for each GPU)")
     add("--gpus-per-actor", type=float, metavar="SHARE", help="of Ray actors; may be a fraction")
     add("--history", action="store_true", help="print what each command on DIR has done, no more")

@@ -19,16 +19,12 @@ from pipelines.run.receipts import Outcome, Shard, Side
 from pipelines.stages.base import Stage
 from pipelines.training.settings import TrainSettings
 from workers.base import supervisor
-from workers.base.copies import copy_of, discard
+from workers.base.copies import copy_of
 from workers.base.tally import Tally
 from workers.embedding.meter import Activity
 
 if TYPE_CHECKING:
     from pipelines.training.job import TrainingJob
-
-#: The stage's output files: the weights, and lines of JSON that say how the training went.
-CHECKPOINT = "model.safetensors"
-METRICS = "metrics.jsonl"
 
 #: The setting that `auto` leaves to the machines.
 PRECISION = "model.precision"
@@ -90,9 +86,8 @@ def remove_trainings(folder: Path) -> None:
     """Remove all that trainings have kept to go on from, beside the stage's folder."""
     trainings = Side.TRAINING.of(folder)
     if copy := copy_of(folder):
-        below = f"{copy.name_of(trainings)}/"
-        for name in [name for name in copy.sizes if name.startswith(below)]:
-            discard(copy.root / name)
+        # The store is asked: other processes have written them.
+        copy.remove(copy.bucket.list(copy.name_of(trainings)))
     shutil.rmtree(trainings, ignore_errors=True)
 
 
@@ -170,7 +165,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     workers = Workers.of_group(ray.train.torch.get_device())
     with Reporter(lambda: activity, config["folder"], f"train-{workers.rank}"):
-        job.work(workers, say if workers.rank == 0 else _say_nothing, Preemption())
+        job.work(workers, say, Preemption())
 
 
 class Preemption:
@@ -186,7 +181,3 @@ class Preemption:
 
     def obeyed(self) -> None:
         self._is_obeyed = True
-
-
-def _say_nothing(_note: str, _share: float) -> None:
-    pass

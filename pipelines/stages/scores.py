@@ -12,7 +12,7 @@ from pipelines.run.models import checkpoint_inputs, is_file
 from pipelines.run.receipts import Outcome, Shard
 from pipelines.run.references import check_templates
 from pipelines.stages.base import Stage
-from pipelines.stages.model import CHECKPOINT
+from pipelines.training import CHECKPOINT
 from workers.base.storage import write_json
 from workers.base.tally import Tally
 
@@ -50,15 +50,11 @@ class ScoreModels:
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from pipelines.evaluation.scoring import score_models
-        from pipelines.training.held_out import read_examples
+        from pipelines.training.held_out import read_held_out
 
         tally = Tally()
         held_out = self.config.model.held_out
-        examples = list(
-            read_examples(
-                shard.files["dataset"], self.config.seed, held_out, held_out=True, tally=tally
-            )
-        )
+        examples = list(read_held_out(shard.files["dataset"], self.config.seed, held_out, tally))
         models = {"trained": str(shard.file("trained"))}
         if start := self.config.model.start_from:
             name = Path(start).name if is_file(start) else start  # the same wherever it lies

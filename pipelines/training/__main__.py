@@ -22,10 +22,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pipelines.cli import place_of, run_command
+from pipelines.cli import add_overrides, place_of, run_command
 from pipelines.embed_job import shard_files
 from pipelines.run.config import ConfigError, build_settings, folder_of, read_tree
-from pipelines.training.job import CHECKPOINT, TrainingJob
+from pipelines.training import CHECKPOINT
+from pipelines.training.job import TrainingJob
 from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
 from workers.base.exit_codes import ExitCode
@@ -51,14 +52,8 @@ def parser() -> argparse.ArgumentParser:
     add("--out", required=True, metavar="DIR", help="where the model goes")
     add("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
     add("--config", type=Path, metavar="FILE.yaml", help="the section `model`, alone in a file")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY.SUB=VALUE",
-        dest="overrides",
-        help="a key of the section `model` of docs/configuration.md, VALUE in YAML",
-    )
+    text = "a key of the section `model` of docs/configuration.md, VALUE in YAML"
+    add_overrides(result, text)
     return result
 
 
@@ -83,7 +78,7 @@ def train(arguments: argparse.Namespace) -> ExitCode:
             if workers.rank == 0:
                 job.renew()
             workers.barrier()
-            job.work(workers, _say if workers.rank == 0 else _say_nothing, Sigterm())
+            job.work(workers, _say, Sigterm())
             if workers.rank == 0:
                 tally = job.collect(out)
                 say(f"{out / CHECKPOINT}: trained on {tally.kept:,} of {tally.rows_in:,} pairs")
@@ -129,10 +124,6 @@ class Sigterm:
 
 def _say(note: str, _share: float) -> None:
     log.info("%s", note)
-
-
-def _say_nothing(_note: str, _share: float) -> None:
-    pass
 
 
 if __name__ == "__main__":

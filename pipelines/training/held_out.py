@@ -36,19 +36,18 @@ def is_held_out_sum(sha256: str, seed: int, share: float) -> bool:
     return draw(seed, "held out", sha256) < share
 
 
-def read_examples(
-    shards: Sequence[Path], seed: int, share: float, *, held_out: bool, tally: Tally
+def read_held_out(
+    shards: Sequence[Path], seed: int, share: float, tally: Tally
 ) -> Iterator[Example]:
-    """The examples of one part, in the order of the shards; memory holds one row group.
+    """The examples that are held out, in the order of the shards; memory holds one row group.
 
-    The pairs of the other part are counted in ``tally`` as rejected.
+    The others, which ``Index`` gives to training, are counted in ``tally`` as rejected.
     """
-    other = "for_training" if held_out else "held_out"
     for shard in shards:
         for batch in pq.ParquetFile(shard).iter_batches(columns=["pair_id", "jpg", "caption"]):
             for row in batch.to_pylist():
-                if is_held_out(row["jpg"], seed, share) == held_out:
+                if is_held_out(row["jpg"], seed, share):
                     tally.keep()
                     yield Example(**row)
                 else:
-                    tally.reject(other, row["pair_id"], {"caption": row["caption"]})
+                    tally.reject("for_training", row["pair_id"], {"caption": row["caption"]})

@@ -13,9 +13,9 @@ from pathlib import Path
 from shutil import copyfile
 
 import clip_model
+from pipelines.training import CHECKPOINT, METRICS
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.loop import Notice, Say, train
-from pipelines.training.metrics import FILE as METRICS
 from pipelines.training.metrics import write_lines
 from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
@@ -24,8 +24,6 @@ from workers.base.failures import NeedsMendingError
 from workers.base.storage import write_json, write_text
 from workers.base.tally import Tally
 
-#: The weights.
-CHECKPOINT = "model.safetensors"
 _TALLY = "tally.json"
 #: Why there is no model, where no further attempt would change it.
 _REFUSAL = "refusal.txt"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clip_model.config import ClipConfig
 from clip_model.flops import step_flops
-from clip_model.model import CLIP
+from clip_model.model import CLIP, trim
 from clip_model.preprocess import normalised
 from pipelines.training.accumulation import backward
 from pipelines.training.checkpoints import Checkpoints
@@ -102,7 +102,7 @@ def train(
         shards: Parquet files or tars of pairs (``workers.embedding.shard_reader``).
         folder: of this training, which goes on from what it finds there.
         workers: this process and those that it trains with; all call this with the same arguments.
-        say: called every few seconds with the step, the loss and the pairs a second.
+        say: called by the first worker every few seconds: the step, the loss, the pairs a second.
         contents: the sha256 of each shard, where they are known.
 
     Raises:
@@ -135,13 +135,15 @@ def train(
     lines = Log(folder if workers.rank == 0 else None, total, kept["log"] if kept else None)
     held_out = HeldOutRetrieval(shards, of_data, config) if settings.evaluate_every else None
     clock = Clock(workers.peak_flops())
+    # Few lengths, where each is compiled.
+    rounded_to = TOKENS_ROUNDED_TO if settings.compile else 1
     _warn_of_warm_up(settings.optimizer.warmup_steps, total)
 
     with closing(stream.batches(state.step)) as batches, closing(lines):
         while state.step < total:
             batch = next(batches)
             images = normalised(batch.images.to(workers.device))  # [n, 3, R, R]
-            tokens = _cut(batch.tokens, settings).to(workers.device)  # [n, L]
+            tokens = trim(batch.tokens, rounded_to).to(workers.device)  # [n, L]
             torch.manual_seed(int(2**32 * draw(seed, state.step, batch.first)))  # of dropout
             parts = workers.parts(batch.sizes)
             share = backward(state.compute, [images, tokens], parts, settings.chunk)
@@ -158,7 +160,7 @@ def train(
                 recall = held_out.recall(state.compute, workers)
                 lines.judged(state.step, recall)
                 score = sum(recall.values())
-            if tick or state.step in (1, total):
+            if workers.rank == 0 and (tick or state.step in (1, total)):
                 speed = clock.speed(stream.waited)
                 lines.show(state.step, speed)
                 say(_progress(state.step, total, settings, loss, speed), state.step / total)
@@ -221,14 +223,6 @@ def _warn_of_warm_up(steps: int, total: int) -> None:
             "reaches the learning rate",
             *(total, steps),
         )
-
-
-def _cut(tokens: Tensor, settings: TrainSettings) -> Tensor:
-    """Without the padding behind the longest caption; of few lengths, where each is compiled."""
-    longest = int(tokens.argmax(dim=-1).max()) + 1  # the end token has the largest id
-    if settings.compile:
-        longest = -(-longest // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO
-    return tokens[:, :longest]
 
 
 def _stop(what: str, step: int, ids: Sequence[str], settings: TrainSettings) -> NoReturn:

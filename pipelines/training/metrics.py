@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 #: The lines of a training, about.
 LINES = 1000
-FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
 Line = dict[str, Any]

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 import clip_model
+from pipelines.stages.model import remove_trainings
+from pipelines.training import CHECKPOINT, loop
 from pipelines.training import job as jobs
-from pipelines.training import loop
 from pipelines.training.__main__ import Sigterm
 from pipelines.training.checkpoints import Checkpoints
-from pipelines.training.job import CHECKPOINT, MOST_BEGINNINGS, TrainingJob
+from pipelines.training.job import MOST_BEGINNINGS, TrainingJob
 from pipelines.training.loop import DivergedError, Unnoticed
 from pipelines.training.parallel import Workers
 from tests.pipelines.training.test_training import KilledAt, KilledError, settings
@@ -193,18 +194,23 @@ def test_in_a_bucket_another_machine_goes_on_with_it(store, tmp_path, monkeypatc
             write_dataset(list(images(60)), shard)
             copy.publish(shard)
             sums = (file_hash(shard),)
-            job = TrainingJob((shard,), config, 0, copy.root / "_training" / "1", sums)
+            job = TrainingJob((shard,), config, 0, copy.root / "_training/model/1", sums)
             for dies_at in (3, None):
                 shutil.rmtree(copy.root)
                 copy.root.mkdir()
                 if dies_at:
                     with pytest.raises(KilledError):
                         job.work(ALONE, say, KilledAt(dies_at))
-                    assert "_training/1/step-000000002.pt" in copy.bucket.list()
+                    assert "_training/model/1/step-000000002.pt" in copy.bucket.list()
                 else:
                     job.work(ALONE, say, Unnoticed())
             shutil.rmtree(copy.root)
             job.collect(tmp_path / "there")
+            copy.sizes.clear()  # as a process has it that has written none of them
+            remove_trainings(copy.root / "1")
+            assert [n for n in copy.bucket.list() if n.startswith("_training")]
+            remove_trainings(copy.root / "model")
+            assert not [n for n in copy.bucket.list() if n.startswith("_training")]
     for name in (CHECKPOINT, "metrics.jsonl"):
         assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
 

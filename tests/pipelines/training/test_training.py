@@ -19,8 +19,10 @@ from pipelines.run.receipts import Shard
 from pipelines.stages.scores import ScoreModels
 from pipelines.training import loop
 from pipelines.training.checkpoints import Checkpoints
-from pipelines.training.held_out import Example, is_held_out, read_examples
+from pipelines.training.held_out import Example, is_held_out, read_held_out
+from pipelines.training.index import Index, hashes_of
 from pipelines.training.loop import DivergedError, Unnoticed, train
+from pipelines.training.order import DataSettings
 from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
 from tests.shards import TINY, images, jpeg, save_tiny_model, write_dataset
@@ -288,13 +290,15 @@ def test_another_resolution_and_pieces_of_a_batch_are_trained_on(shards, tmp_pat
     assert losses(trained) == pytest.approx(losses(whole), rel=1e-4)
 
 
-def test_the_parts_are_disjoint_whole_and_split_by_image(shards):
-    tallies = Tally(), Tally()
-    training = list(read_examples(shards, 0, 0.3, held_out=False, tally=tallies[0]))
-    held_out = list(read_examples(shards, 0, 0.3, held_out=True, tally=tallies[1]))
+def test_the_parts_are_disjoint_whole_and_split_by_image(shards, tmp_path):
+    tally = Tally()
+    data = DataSettings(batch_size=2, held_out=0.3, seed=0)
+    index = Index.of(shards, tmp_path / "index", data)
+    training = [image for n in range(len(shards)) for image in index.shard(n).images.tolist()]
+    held_out = list(read_held_out(shards, 0, 0.3, tally))
     assert len(training) + len(held_out) == 60
-    assert not {e.jpg for e in training} & {e.jpg for e in held_out}
-    assert tallies[0].rejected["held_out"] == tallies[1].kept == len(held_out)
+    assert not set(training) & {hashes_of(e.jpg, ())[0] for e in held_out}
+    assert index.tally.rejected["held_out"] == tally.kept == len(held_out)
     assert is_held_out(b"x", 0, 1.0)
     assert not is_held_out(b"x", 0, 0.0)
 
@@ -326,7 +330,7 @@ def test_a_caption_of_any_length_is_cut_in_training_and_in_scores(tmp_path):
     write_dataset(pairs, tmp_path / "00000.parquet")
     config, shards = settings(tmp_path, epochs=1, held_out=0.5), [tmp_path / "00000.parquet"]
     run(shards, config, tmp_path / "t")
-    examples = list(read_examples(shards, 0, 0.5, held_out=True, tally=Tally()))
+    examples = list(read_held_out(shards, 0, 0.5, Tally()))
     scores = score_models({"start": config.start_from}, examples, ScoreSettings())
     assert scores["captions"] == len(examples) > 5
 
