@@ -13,6 +13,9 @@ PRECISIONS = ["fp32", "bf16"] if HAS_BFLOAT16 else ["fp32"]
 needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor has no bfloat16")
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+
+
 def hide_bfloat16(monkeypatch, tmp_path):
     """Let Linux say of the processor that it has no instructions for bfloat16."""
     flags = tmp_path / "cpuinfo"

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -25,6 +25,7 @@ from pipelines.training.index import Failure, Index
 from pipelines.training.lanes import Files, Lane, Row
 from pipelines.training.order import DataSettings, Order, Window
 from workers.base.failures import NeedsMendingError
+from workers.base.gpu_copies import Sender
 from workers.base.hardware import usable_cores
 from workers.embedding.encoders import one_threaded
 from workers.embedding.overlap import overlap
@@ -71,7 +72,9 @@ class Stream:
         rank: int = 0,
         world_size: int = 1,
         threads: int | None = None,
+        pinned: bool = False,
     ) -> None:
+        """``pinned``: the images are in memory from which a GPU copies while it computes."""
         self.order = Order(index, settings)
         self.steps_per_epoch = self.order.steps_per_epoch
         #: Seconds in which the taker waited for data.
@@ -97,6 +100,7 @@ class Stream:
         ]
         self._threads = threads or usable_cores()
         self._resolution, self._context_length = resolution, context_length
+        self._pinned = pinned
         #: From a file's bytes and the place of the square to pixels.
         self.crop = random_crop_bytes_transform(resolution)
 
@@ -152,7 +156,7 @@ class Stream:
         rows = sum(self.order.lane_size(lane.number) for lane in self._lanes)
         size = self._resolution
         return (
-            torch.empty(rows, 3, size, size, dtype=torch.uint8),
+            torch.empty(rows, 3, size, size, dtype=torch.uint8, pin_memory=self._pinned),
             torch.empty(rows, self._context_length, dtype=torch.int32),
         )
 
@@ -212,6 +216,17 @@ class Stream:
             )
         self.replaced += window.replaced
         self.clashing += window.clashing
+
+
+def sent_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches with their images on a device; to a GPU, each is sent before its turn."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    sender = Sender(device)
+    started = ((batch, sender.send(batch.images)) for batch in batches)
+    for batch, images in overlap(started, 1):
+        yield replace(batch, images=images)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -23,7 +24,7 @@ from clip_model.model import CLIP, trim
 from clip_model.preprocess import normalised
 from pipelines.training.accumulation import backward
 from pipelines.training.checkpoints import Checkpoints
-from pipelines.training.data import Stream
+from pipelines.training.data import Stream, sent_ahead
 from pipelines.training.index import Index
 from pipelines.training.metrics import Clock, Line, Log
 from pipelines.training.order import DataSettings
@@ -127,6 +128,7 @@ def train(
         rank=workers.rank,
         world_size=workers.size,
         threads=settings.data.threads or settings.cpus,
+        pinned=workers.device.type == "cuda",
     )
     if begun:
         state.load(begun["step"], kept or {})
@@ -140,9 +142,8 @@ def train(
     _warn_of_warm_up(settings.optimizer.warmup_steps, total)
 
     with closing(stream.batches(state.step)) as batches, closing(lines):
-        while state.step < total:
-            batch = next(batches)
-            images = normalised(batch.images.to(workers.device))  # [n, 3, R, R]
+        for batch in sent_ahead(islice(batches, total - state.step), workers.device):
+            images = normalised(batch.images)  # [n, 3, R, R]
             tokens = trim(batch.tokens, rounded_to).to(workers.device)  # [n, L]
             torch.manual_seed(int(2**32 * draw(seed, state.step, batch.first)))  # of dropout
             parts = workers.parts(batch.sizes)

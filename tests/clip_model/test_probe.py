@@ -24,6 +24,7 @@ from clip_model.probe import (
     sweep_l2,
 )
 from tests.clip_model.test_model import SMALL_RESNET, SMALL_VIT
+from tests.processors import needs_gpu
 
 COEFFICIENTS = 1e-4  # largest difference from scikit-learn's, both run to a slope of 1e-8
 
@@ -70,7 +71,7 @@ def test_predictions_are_scikit_learns_with_its_defaults(l2: float, dtype: torch
     assert (ours == test[1]).double().mean() > 0.89
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_gpu_gives_the_cpus_coefficients() -> None:
     features, labels = digits()
     cpu = fit_probe(features, labels, tolerance=1e-8)

@@ -23,6 +23,7 @@ import clip_model
 from clip_model import CLIP
 from clip_model.model import convert_weights
 from clip_model.preprocess import fold_normalisation
+from workers.base.gpu_copies import Sender
 from workers.base.hardware import computes_bfloat16, fastest_device
 from workers.embedding.meter import Meter
 from workers.embedding.overlap import Handle
@@ -182,14 +183,11 @@ class GpuEncoder:
         self.meter = meter
         self.batch_size = batch_size
         self.depth = 2
-        self._device = model.logit_scale.device
-        self._copies = torch.cuda.Stream(self._device)
+        self._sender = Sender(model.logit_scale.device)
         self._image_tower = _compiled(model.encode_image)
         self._text_tower = _compiled(model.encode_text)
 
     def new_batch(self) -> Tensor:
-        # PyTorch keeps pinned memory and gives it out again when its copy has ended: two or
-        # three buffers in turn, without any book-keeping here.
         return _empty_batch(self.model, self.batch_size, pinned=True)
 
     def encode_images(self, levels: Tensor, rows: int) -> GpuFeatures:
@@ -205,11 +203,8 @@ class GpuEncoder:
 
     @torch.inference_mode()
     def _start(self, tower: Callable[[Tensor], Tensor], pinned: Tensor, rows: int) -> GpuFeatures:
-        with torch.cuda.stream(self._copies):
-            batch = pinned.to(self._device, non_blocking=True)
-        compute = torch.cuda.current_stream(self._device)
-        compute.wait_stream(self._copies)
-        batch.record_stream(compute)  # its memory is not given away while the tower reads it
+        batch = self._sender.send(pinned).result()
+        compute = torch.cuda.current_stream(batch.device)
         begun = torch.cuda.Event(enable_timing=True)
         begun.record(compute)  # passes when the batch is there and the one before is done
         features = F.normalize(tower(batch).float(), dim=-1)
