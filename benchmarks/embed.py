@@ -43,7 +43,7 @@ from workers.embedding.shard_reader import read_shard
 
 CPU_MODEL, GPU_MODELS = "ViT-B/32", ("ViT-B/32", "ViT-L/14")
 BOTH, IMAGES = InputSettings(), InputSettings(parts="images")
-GPU_BATCHES = 100  # of the row without decoding
+GPU_BATCHES = 20  # of the row without decoding
 PRODUCT_SIZE = 2_048  # of the matrices whose product is the most that a CPU gives in float32
 MEMORY_IMAGES = 1_000  # of a shard whose peak memory is measured, once, twice and four times
 

@@ -22,8 +22,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Logits held at a time, unless a caller says otherwise: with more, a CPU's cache overflows; with
-# fewer, its matrix products are slower (`python -m benchmarks.loss --blocks`).
+# fewer, its matrix products are slower, and a GPU, which has no such cache, waits for its next
+# kernel (`python -m benchmarks.loss --blocks`).
 BLOCK_LOGITS = 2**21
+GPU_BLOCK_LOGITS = 2**25
 MIN_BLOCK = 128  # rows
 NORM_EPS = 1e-12  # as in torch.nn.functional.normalize
 
@@ -100,7 +102,7 @@ def contrastive_loss(
     with _without_autocast(image_features):
         parts = parts or OnePart(len(image_features))
         images, texts, scale = _prepared(image_features, text_features, logit_scale, parts)
-        return _InfoNCE.apply(images, texts, scale, parts, block or _block(parts.total))  # type: ignore[no-untyped-call]
+        return _InfoNCE.apply(images, texts, scale, parts, block or _block(images, parts))  # type: ignore[no-untyped-call]
 
 
 def sigmoid_loss(
@@ -121,7 +123,7 @@ def sigmoid_loss(
         parts = parts or OnePart(len(image_features))
         images, texts, scale = _prepared(image_features, text_features, logit_scale, parts)
         bias = logit_bias.to(images.dtype)
-        return _Sigmoid.apply(images, texts, scale, bias, parts, block or _block(parts.total))  # type: ignore[no-untyped-call]
+        return _Sigmoid.apply(images, texts, scale, bias, parts, block or _block(images, parts))  # type: ignore[no-untyped-call]
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -146,8 +148,9 @@ def _prepared(
     return images, parts.gather(texts.to(images.dtype)), logit_scale.to(images.dtype)
 
 
-def _block(total: int) -> int:
-    return max(MIN_BLOCK, BLOCK_LOGITS // max(1, total))
+def _block(images: Tensor, parts: Parts) -> int:
+    logits = GPU_BLOCK_LOGITS if images.is_cuda else BLOCK_LOGITS
+    return max(MIN_BLOCK, logits // max(1, parts.total))
 
 
 class _InfoNCE(torch.autograd.Function):

@@ -99,15 +99,17 @@ def make_optimizer(
         ValueError: Muon has no matrix to move.
     """
     groups = parameter_groups(model, weight_decay)
-    betas = (constants.beta1, constants.beta2)
+    of_adam: dict[str, Any] = {"betas": (constants.beta1, constants.beta2), "eps": constants.eps}
+    # One kernel instead of a dozen, in a third of the time; on a CPU it would round otherwise.
+    of_adam["fused"] = all(parameter.is_cuda for parameter in model.parameters()) or None
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=constants.eps)
+        return torch.optim.AdamW(groups, lr=learning_rate, **of_adam)
     matrices = hidden_matrices(model)
     if not matrices:
         raise ValueError("for Muon there is no transformer block that is trained: take adamw")
     chosen = set(map(id, matrices))
     rest = [{**g, "params": [p for p in g["params"] if id(p) not in chosen]} for g in groups]
-    adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=betas, eps=constants.eps)
+    adamw = torch.optim.AdamW(rest, lr=learning_rate, **of_adam)
     # An update as long as AdamW's usual one, so that its learning rate and decay hold here, too
     # (arXiv 2502.16982).
     muon = torch.optim.Muon(

@@ -23,6 +23,7 @@ from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
 from pipelines.training.start import starting_model
 from workers.base.failures import NeedsMendingError
+from workers.base.hardware import without_tf32
 
 #: What an objective's weights of its model are called by.
 _MODEL = "model."
@@ -35,6 +36,8 @@ class TrainingState:
         self, settings: TrainSettings, seed: int, precision: str, workers: Workers
     ) -> None:
         """As a training begins. Raises NeedsMendingError where a setting does not fit the model."""
+        if precision == "fp32":
+            without_tf32()
         self.settings, self.is_first = settings.optimizer, workers.rank == 0
         self.model = starting_model(settings, seed)
         try:

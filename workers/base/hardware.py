@@ -43,6 +43,12 @@ def fastest_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def without_tf32() -> None:
+    """Let float32 be float32 in this process: convolutions on a GPU would take TF32's 10 bits."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is faster there than float32, and not emulated.
 

@@ -24,7 +24,7 @@ from clip_model import CLIP
 from clip_model.model import convert_weights
 from clip_model.preprocess import fold_normalisation
 from workers.base.gpu_copies import Sender
-from workers.base.hardware import computes_bfloat16, fastest_device
+from workers.base.hardware import computes_bfloat16, fastest_device, without_tf32
 from workers.embedding.meter import Meter
 from workers.embedding.overlap import Handle
 from workers.embedding.settings import EmbedSettings, Precision
@@ -87,6 +87,8 @@ def encoder_of(
     device = model.logit_scale.device
     if precision_on(device, settings) == "bf16":
         convert_weights(model, torch.bfloat16)
+    else:
+        without_tf32()
     folded = fold_normalisation(model.eval().requires_grad_(False))
     # Convolutions of a ResNet are a quarter faster with the channels innermost.
     folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
