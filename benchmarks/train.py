@@ -279,14 +279,15 @@ def gpu_row(task: Task) -> dict[str, Any]:
     sides = {"ours": ours, "ceiling": ceiling}
     if find_spec("open_clip_train"):
         sides["open_clip"] = theirs
-    rates = {name: measured(side, task)[0] for name, side in sides.items()}
+    rates = {}
+    for name, side in sides.items():
+        rates[name] = measured(side, task)[0]
+        sys.stderr.write(f"{task.architecture} {name}: {rates[name]:.0f} pairs/s\n")
     config = ARCHITECTURES[task.architecture]
     flops = step_flops(config, task.batch_size, 32).model / task.batch_size
     peak = peak_flops(torch.cuda.get_device_name())
     mfu = rates["ours"] * flops / peak if peak else None
-    row = {"model": task.architecture, "batch": task.batch_size, **rates, "mfu": mfu}
-    sys.stderr.write(f"{row}\n")
-    return row
+    return {"model": task.architecture, "batch": task.batch_size, **rates, "mfu": mfu}
 
 
 def show_cpu(rows: list[dict[str, Any]], peaks: list[dict[str, Any]]) -> None:

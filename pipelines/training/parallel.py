@@ -234,6 +234,11 @@ class Parallel:
         set_model_state_dict(self.module, state.get("objective", {}), options=options)
         optimizer_state = state.get("optimizer", {})
         set_optimizer_state_dict(self.module, optimizer, optimizer_state, options=options)
+        for parameter, kept in optimizer.state.items():
+            for name, value in kept.items():
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    # AdamW's kernel for GPUs wants them as their weight lies in memory.
+                    kept[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _copied(value: Any) -> Any:

@@ -25,6 +25,7 @@ from pipelines.training.loop import DivergedError, Unnoticed, train
 from pipelines.training.order import DataSettings
 from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
+from pipelines.training.state import TrainingState
 from tests.shards import TINY, images, jpeg, save_tiny_model, write_dataset
 from workers.base.failures import NeedsMendingError
 from workers.base.tally import Tally
@@ -361,3 +362,23 @@ def test_a_data_set_without_held_out_pairs_is_scored_with_nothing(shards, tmp_pa
 def test_nothing_held_out_is_refused_with_what_to_do():
     with pytest.raises(ValueError, match=r"raise model\.held_out"):
         score_models({}, [], ScoreSettings())
+
+
+def test_what_an_optimizer_keeps_comes_back_as_its_weight_lies_in_memory(tmp_path):
+    """AdamW's kernel for GPUs refuses what lies otherwise, as a convolution's did."""
+    config, alone = settings(tmp_path), Workers(torch.device("cpu"))
+    before, after = (TrainingState(config, 0, "fp32", alone) for _ in range(2))
+    for parameter in before.objective.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    before.take_step(10)
+    torch.save(before.kept(), tmp_path / "kept.pt")
+    after.load(1, torch.load(tmp_path / "kept.pt"))
+    pairs = zip(before.objective.parameters(), after.objective.parameters(), strict=True)
+    strides = set()
+    for parameter, other in pairs:
+        strides.add(parameter.is_contiguous())
+        for name, value in before.optimizer.state[parameter].items():
+            came_back = after.optimizer.state[other][name]
+            assert torch.equal(came_back, value)
+            assert came_back.stride() == value.stride()
+    assert strides == {True, False}
