@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -88,7 +88,7 @@ def embed_in_actors(
     actors = Actors.of(ray, len(shards))
     threads = work.settings.threads or actors.threads
     settings = work.settings.model_copy(update={"threads": threads})
-    return in_ray_actors(Embed(settings, work.source), shards, folder, actors)
+    return in_ray_actors(replace(work, settings=settings), shards, folder, actors)
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Embed:
 
     settings: EmbedSettings
     source: InputSettings = BOTH_PARTS
+    rounded: bool = True  # to float16
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -111,7 +112,8 @@ class Embed:
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         path = shard.file("images")
-        return self.embedder.embed_shard(path, out / f"{shard.name}.parquet", self.source)
+        out = out / f"{shard.name}.parquet"
+        return self.embedder.embed_shard(path, out, self.source, rounded=self.rounded)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ def embeddings_schema(
     texts: bool = True,
     labels: bool = False,
     scores: Sequence[str] = (),
+    rounded: bool = True,
 ) -> pa.Schema:
     """``embeddings/``: the CLIP features of each pair, for a model of ``dim`` dimensions.
 
@@ -121,8 +122,10 @@ def embeddings_schema(
             need images.
         labels, scores: which columns of ``labels_schema`` are there too, where images are
             labelled as they are embedded (``pipelines.embed``); a run has a stage of its own.
+        rounded: to float16; else embeddings are as the towers gave them, in float32.
     """
-    embedding = pa.list_(pa.field("item", pa.float16(), nullable=False), dim)
+    number = pa.float16() if rounded else pa.float32()
+    embedding = pa.list_(pa.field("item", number, nullable=False), dim)
     fields = [pa.field("pair_id", pa.string(), nullable=False)]
     if images:
         fields.append(pa.field("image_embedding", embedding, nullable=False))

@@ -79,7 +79,7 @@ class Embedder:
         self._labels = Labels.of(settings, self.model)
 
     def embed_shard(
-        self, shard: Path, out: Path, source: InputSettings = BOTH_PARTS
+        self, shard: Path, out: Path, source: InputSettings = BOTH_PARTS, *, rounded: bool = True
     ) -> dict[str, Tally]:
         """Embed a shard; rows keep their order.
 
@@ -87,6 +87,7 @@ class Embedder:
             shard: Parquet or webdataset tar with images, captions or both.
             out: file to write, with the columns of ``contracts.embeddings_schema``.
             source: which columns are read, and which towers work.
+            rounded: to float16, as all that a run stores; else float32.
 
         Returns:
             The tally of the rows; one that lacks a part, does not decode, or is not finite when
@@ -96,7 +97,7 @@ class Embedder:
             ShardError: the shard cannot be read.
         """
         tally = Tally()
-        schema = self.schema(source)
+        schema = self.schema(source, rounded=rounded)
         samples = read_shard(shard, source, self.meter.read, out.stem)
         windows = self._windows(samples, source, tally)
         with (
@@ -110,7 +111,7 @@ class Embedder:
                 self.meter.wrote(rows)
         return {"images" if source.images else "texts": tally}
 
-    def schema(self, source: InputSettings = BOTH_PARTS) -> pa.Schema:
+    def schema(self, source: InputSettings = BOTH_PARTS, *, rounded: bool = True) -> pa.Schema:
         """The columns of the embeddings; its metadata say of which model, in which precision."""
         columns = embeddings_schema(
             self.model.config.embed_dim,
@@ -118,6 +119,7 @@ class Embedder:
             texts=source.texts,
             labels=bool(self._labels.sets),
             scores=[name for name, _ in self._labels.scores],
+            rounded=rounded,
         )
         return columns.with_metadata(self.metadata)
 

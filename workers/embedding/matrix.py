@@ -14,6 +14,6 @@ COSINE_ERROR = 2.0**-12
 
 
 def embedding_matrix(column: pa.ChunkedArray) -> Float32s:
-    """Fixed-size lists of float16 -> [N, D] float32."""
+    """Fixed-size lists of float16 or float32 -> [N, D] float32."""
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.astype(np.float32).reshape(len(column), column.type.list_size)

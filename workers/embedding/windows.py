@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -72,9 +71,9 @@ def window_table(
             length = features.norm(dim=-1)
             sound[f"{name} embedding"] = (length - 1).abs() < UNIT_TOLERANCE  # not so for NaN
     if window.images is not None:
-        columns.append(_float16_rows(window.images))
+        columns.append(_rows(window.images, schema.field("image_embedding")))
     if texts is not None:
-        columns.append(_float16_rows(texts))
+        columns.append(_rows(texts, schema.field("text_embedding")))
     if window.images is not None and texts is not None:
         columns.append(pa.array((window.images * texts).sum(dim=-1).numpy()))
     if window.images is not None:
@@ -128,8 +127,8 @@ def _sound_rows(window: Window, table: pa.Table, sound: dict[str, Tensor]) -> Em
     return Embedded(table.filter(pa.array(keep.numpy())), bad)
 
 
-def _float16_rows(features: Tensor) -> pa.FixedSizeListArray:
-    """[N, D] float32 -> N lists of D float16."""
-    values = pa.array(features.numpy().astype(np.float16).ravel())
-    field = pa.field("item", pa.float16(), nullable=False)
-    return pa.FixedSizeListArray.from_arrays(values, type=pa.list_(field, features.shape[1]))
+def _rows(features: Tensor, column: pa.Field) -> pa.FixedSizeListArray:
+    """[N, D] float32 -> N lists of D numbers of the column's type."""
+    number = column.type.value_type.to_pandas_dtype()
+    values = pa.array(features.numpy().astype(number).ravel())
+    return pa.FixedSizeListArray.from_arrays(values, type=column.type)

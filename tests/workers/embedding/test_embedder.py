@@ -507,3 +507,22 @@ def test_neither_ray_nor_beam_nor_a_crawler_is_needed():
     program = "import sys, workers.embedding.embedder; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert others.isdisjoint(result.stdout.decode().split())
+
+
+def test_embeddings_are_rounded_unless_they_are_asked_for_as_they_are(model_path, shard, tmp_path):
+    embedder = Embedder(EmbedSettings(model=model_path, precision="fp32"))
+    tables = {}
+    for rounded in (True, False):
+        out = tmp_path / f"{rounded}.parquet"
+        embedder.embed_shard(shard[0], out, rounded=rounded)
+        tables[rounded] = pq.read_table(out)
+    types = {key: table.schema.field("image_embedding").type for key, table in tables.items()}
+    assert {key: type.value_type for key, type in types.items()} == {
+        True: pa.float16(),
+        False: pa.float32(),
+    }
+    for name in ("image_embedding", "text_embedding"):
+        exact, rounded = (matrix(tables[key], name) for key in (False, True))
+        assert (exact.astype(np.float16) == rounded).all()
+        assert (exact != rounded).any()
+        np.testing.assert_allclose(np.linalg.norm(exact, axis=1), 1, atol=1e-6)
