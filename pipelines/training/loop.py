@@ -133,7 +133,7 @@ def train(
     if begun:
         state.load(begun["step"], kept or {})
         stream.failures.update(begun["failures"])
-    total = stream.steps_per_epoch * settings.epochs
+    total = settings.steps or stream.steps_per_epoch * settings.epochs
     lines = Log(folder if workers.rank == 0 else None, total, kept["log"] if kept else None)
     held_out = HeldOutRetrieval(shards, of_data, config) if settings.evaluate_every else None
     clock = Clock(workers.peak_flops())
@@ -164,7 +164,7 @@ def train(
             if workers.rank == 0 and (tick or state.step in (1, total)):
                 speed = clock.speed(stream.waited)
                 lines.show(state.step, speed)
-                say(_progress(state.step, total, settings, loss, speed), state.step / total)
+                say(_progress(state.step, total, stream, loss, speed), state.step / total)
             leaving = bool(tick) and workers.any(notice.given())
             if (
                 leaving
@@ -252,11 +252,11 @@ def _flops(config: ClipConfig, settings: TrainSettings, data: DataSettings, toke
 
 
 def _progress(
-    step: int, total: int, settings: TrainSettings, loss: float, speed: Mapping[str, float]
+    step: int, total: int, stream: Stream, loss: float, speed: Mapping[str, float]
 ) -> str:
-    steps = total // settings.epochs
+    steps = stream.steps_per_epoch
     epoch, at = divmod(step - 1, steps)
     return (
-        f"epoch {epoch + 1} of {settings.epochs}, step {at + 1} of {steps}, loss {loss:.3f}, "
+        f"epoch {epoch + 1} of {-(-total // steps)}, step {at + 1} of {steps}, loss {loss:.3f}, "
         f"{speed['pairs/s']:,.0f} pairs/s, {speed['waiting for data']:.0%} waiting for data"
     )

@@ -106,7 +106,7 @@ def cost_of(recipe: Recipe) -> Cost:
         two_pass=settings.chunk is not None,
     )
     trained_on = round(recipe.cost.pairs * (1 - settings.held_out))
-    steps = trained_on // settings.batch_size * settings.epochs
+    steps = settings.steps or trained_on // settings.batch_size * settings.epochs
     return Cost(steps, steps * settings.batch_size, steps * a_step.model, steps * a_step.total)
 
 

@@ -149,6 +149,12 @@ class TrainSettings(Settings):
         "bag_of_words: the paper's baselines, which predict the caption or its words",
     )
     epochs: int = Field(default=4, ge=1, description="passes over the training split")
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="of the training, however many passes they are, for the same number of pairs "
+        "seen on data sets of different sizes; null: as many as epochs have",
+    )
     batch_size: int = Field(
         default=256, ge=2, description="pairs a step, of all workers; all negatives of another"
     )

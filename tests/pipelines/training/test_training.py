@@ -382,3 +382,21 @@ def test_what_an_optimizer_keeps_comes_back_as_its_weight_lies_in_memory(tmp_pat
             assert torch.equal(came_back, value)
             assert came_back.stride() == value.stride()
     assert strides == {True, False}
+
+
+def test_so_many_steps_are_done_however_many_epochs_they_are(shards, tmp_path):
+    said = []
+
+    def say(note, share):
+        said.append((note.split(", loss")[0], share))
+
+    trained = run(shards, settings(tmp_path, steps=7), tmp_path / "t", say=say)
+    assert [line["step"] for line in trained.metrics] == list(range(1, 8))
+    per_epoch = trained.pairs.kept // 16
+    assert said[-1] == (
+        f"epoch {-(-7 // per_epoch)} of {-(-7 // per_epoch)}, step "
+        f"{6 % per_epoch + 1} of {per_epoch}",
+        1.0,
+    )
+    same = run(shards, settings(tmp_path, epochs=1, steps=7), tmp_path / "same")
+    assert same.metrics == trained.metrics
