@@ -14,6 +14,7 @@ from workers.selection.duplicate_filters import (
     SemanticDuplicates,
 )
 from workers.selection.property_filters import Caption, Label, Language, Score, Size
+from workers.selection.sample_filter import Sample
 from workers.selection.similarity_filters import Agreement, Similarity, TopFraction, TopPerQuery
 
 #: All filters that a step can name: the one list of them.
@@ -31,6 +32,7 @@ AnyFilter = (
     | SemanticDuplicates
     | Contamination
     | Agreement
+    | Sample
 )
 
 

@@ -44,6 +44,7 @@ EXAMPLES: dict[str, dict[str, object]] = {
     "semantic_duplicates": {"max_similarity": None, "cluster_rows": 3},
     "contamination": {"max_image_similarity": None, "max_text_similarity": None},
     "agreement": {"min": 0.25},
+    "sample": {"pairs": 7},
 }
 
 

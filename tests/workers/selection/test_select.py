@@ -99,6 +99,31 @@ def test_the_top_fraction_is_exact_over_all_shards(share, kept, tmp_path):
     assert tally.counts()["kept"] == kept
 
 
+@pytest.mark.parametrize(
+    ("step", "kept"),
+    [({"pairs": 3}, 3), ({"pairs": 99}, 10), ({"share": 0.5}, 5), ({"share": 0.0}, 0)],
+)
+def test_a_sample_has_the_size_that_is_asked_for_and_others_have_another(step, kept, tmp_path):
+    rows = [{"similarity": value / 100} for value in range(10)]
+    shards = [make_shard(tmp_path, "a", rows[:4]), make_shard(tmp_path, "b", rows[4:])]
+    step = {"filter": "sample", **step}
+    drawn = {}
+    for seed in range(20):
+        reasons, tally = run_steps(shards, tmp_path, step, seed=seed)
+        drawn[seed] = {pair_id for pair_id, reason in reasons.items() if reason is None}
+        assert tally.counts()["kept"] == len(drawn[seed]) == kept
+        assert set(reasons.values()) <= {None, "not_in_sample"}
+    if 0 < kept < 10:
+        assert len(set(map(frozenset, drawn.values()))) > 10
+        assert set().union(*drawn.values()) == set(reasons)
+
+
+@pytest.mark.parametrize("step", [{}, {"pairs": 3, "share": 0.5}])
+def test_a_sample_has_one_size(step):
+    with pytest.raises(ValueError, match="one of the two"):
+        SelectionSettings.model_validate({"steps": [{"filter": "sample", **step}]})
+
+
 def test_each_query_keeps_its_best_pairs(tmp_path):
     rows = [
         {"similarity": 0.9, "query_ids": [1]},
