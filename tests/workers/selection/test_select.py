@@ -105,10 +105,10 @@ def test_the_top_fraction_is_exact_over_all_shards(share, kept, tmp_path):
 )
 def test_a_sample_has_the_size_that_is_asked_for_and_others_have_another(step, kept, tmp_path):
     rows = [{"similarity": value / 100} for value in range(10)]
-    shards = [make_shard(tmp_path, "a", rows[:4]), make_shard(tmp_path, "b", rows[4:])]
     step = {"filter": "sample", **step}
     drawn = {}
     for seed in range(20):
+        shards = [make_shard(tmp_path, "a", rows[:4]), make_shard(tmp_path, "b", rows[4:])]
         reasons, tally = run_steps(shards, tmp_path, step, seed=seed)
         drawn[seed] = {pair_id for pair_id, reason in reasons.items() if reason is None}
         assert tally.counts()["kept"] == len(drawn[seed]) == kept
