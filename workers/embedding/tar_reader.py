@@ -63,6 +63,16 @@ def _read_stream(
     path: Path, settings: InputSettings, others: Collection[str]
 ) -> Iterator[tuple[Sample, float]]:
     """The rows of a whole tar, and the share of it that has been read."""
+    for name, members, share in read_members(path):
+        yield tar_sample(name, members, settings, others), share
+
+
+def read_members(path: Path) -> Iterator[tuple[str, dict[str, bytes], float]]:
+    """Of each row of a tar its identity, its members by ending, and the share that has been read.
+
+    Raises:
+        ShardError: the tar is broken.
+    """
     try:
         size = path.stat().st_size
         with (
@@ -72,8 +82,7 @@ def _read_stream(
         ):
             names = Names()
             for key, members in _rows(tar):
-                share = file.tell() / size
-                yield _tar_sample(names.one_more(key), members, settings, others), share
+                yield names.one_more(key), members, file.tell() / size
             _check_rest(path, tar)
     except _BROKEN as error:
         raise _broken(path, error) from error
@@ -134,7 +143,7 @@ def read_tar_chunk(
             with tarfile.open(fileobj=window, mode="r|") as tar:
                 for row, (key, members) in enumerate(_rows(tar)):
                     name = chunk.names.get(row) or printable(key)
-                    yield _tar_sample(name, members, settings, others)
+                    yield tar_sample(name, members, settings, others)
     except _BROKEN as error:
         raise _broken(path, error) from error
 
@@ -249,14 +258,15 @@ def _key_and_ending(member: str) -> tuple[str, str]:
     return str(path.parent / key), ".".join(parts).lower()  # "." / key is key
 
 
-def _tar_sample(
+def tar_sample(
     identity: str, members: dict[str, bytes], settings: InputSettings, others: Collection[str]
 ) -> Sample:
+    """A row of a tar, and those of the values of its JSON that are asked for."""
     ending = find_name(members, [settings.image_column] if settings.image_column else IMAGE_COLUMNS)
     text, problem, texts = as_caption(
         _tar_text(members, settings.text_column) if settings.texts else None
     )
-    row = _json_row(members) if others else {}
+    row = json_row(members) if others else {}
     return Sample(
         identity,
         members[ending] if ending and settings.images else None,
@@ -267,7 +277,7 @@ def _tar_sample(
     )
 
 
-def _json_row(members: dict[str, bytes]) -> dict[str, Any]:
+def json_row(members: dict[str, bytes]) -> dict[str, Any]:
     """What a row's JSON says of it; nothing where there is none, or it is damaged."""
     try:
         row = json.loads(members.get("json", b"{}"))
@@ -281,7 +291,7 @@ def _tar_text(members: dict[str, bytes], wanted: str | None) -> Any:
     names = (wanted,) if wanted else TEXT_COLUMNS
     if ending := find_name(members, names):
         return members[ending].decode("utf-8", errors="replace")
-    texts = {name: value for name, value in _json_row(members).items() if _is_text(value)}
+    texts = {name: value for name, value in json_row(members).items() if _is_text(value)}
     found = find_name(texts, names)
     return texts[found] if found else None
 
