@@ -57,7 +57,7 @@ class NpzSettings(Settings):
     """A npz file with pictures, uint8 [N, H, W] or [N, H, W, 3], and labels, [N] or [N, 1]; or
     [N, classes], 0 or 1 for each class."""
 
-    path: FileName
+    path: FileName = Field(description=f"the file; {PLACEHOLDER} in a text is the split's name")
     images: str | None = Field(
         default=None, description="array of the pictures; null: x_SPLIT or SPLIT_images"
     )
@@ -175,12 +175,14 @@ class NpzSource(_ArraySource):
 
     @classmethod
     def splits(cls, settings_of: Callable[[str], NpzSettings]) -> tuple[str, ...]:
-        there = _arrays_in(existing(settings_of(SPLITS[0]).path, "file"))
-        asked = {split: settings_of(split) for split in SPLITS}
-        if asked[SPLITS[0]].images and len({settings.images for settings in asked.values()}) == 1:
+        if settings_of("a") != settings_of("b"):
+            return splits_where(settings_of, _names_arrays)
+        settings = settings_of("a")
+        if settings.images:
             return ()
+        there = _arrays_in(existing(settings.path, "file"))
         return tuple(
-            split for split in SPLITS if set(_npz_names(asked[split], split, there)) <= set(there)
+            split for split in SPLITS if set(_npz_names(settings, split, there)) <= set(there)
         )
 
 
@@ -189,6 +191,13 @@ def _is_there(name: str) -> bool:
         return existing(name, "file").is_file()
     except SourceError:
         return False
+
+
+def _names_arrays(settings: NpzSettings) -> bool:
+    """Whether the file is there, and has the array of pictures if that is named."""
+    if not _is_there(settings.path):
+        return False
+    return settings.images is None or settings.images in _arrays_in(Path(settings.path))
 
 
 def _npz_names(settings: NpzSettings, split: str, there: list[str]) -> tuple[str, str]:

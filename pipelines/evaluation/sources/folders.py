@@ -34,8 +34,8 @@ class FolderSettings(Settings):
     """Pictures in folders that are named after their classes, at any depth below these."""
 
     path: FileName = Field(
-        description="the folder; where it holds train/ and test/ (or val/) with folders in them, "
-        "these are its splits"
+        description="the folder; where it holds two of train/, test/ and val/ with folders in "
+        "them, these are its splits"
     )
 
 
@@ -89,10 +89,11 @@ class FolderSource(Source):
 
 
 def _splits(root: Path) -> tuple[str, ...]:
-    """`train` and one to judge on; without its like, or with nothing but pictures in it, a folder
-    of such a name is a class."""
+    """Two folders or more of such names with folders in them, or one and nothing else. Otherwise
+    a folder that is called so is a class."""
+    folders = [path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
     found = tuple(name for name in SPLITS if _holds_folders(root / name))
-    return found if "train" in found and len(found) > 1 else ()
+    return found if len(found) > 1 or len(found) == len(folders) else ()
 
 
 def _holds_folders(folder: Path) -> bool:

@@ -60,7 +60,8 @@ class ShardSettings(Settings):
 class TarSettings(ShardSettings):
     """webdataset tars: `image`, `label` and `caption` are endings of members, or keys of the JSON.
 
-    A label is a class number, a class name, or in an ending `npy` a 0 or 1 for each class.
+    A label is a class number, a class name, or in an ending `npy` a 0 or 1 for each class. Where
+    labels are names and no `classes` are given, all tars are read once more to know them.
     """
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import struct
 
@@ -90,6 +91,14 @@ def test_a_class_of_vehicles_called_train_is_no_split(make_folder):
     options = make_folder(["train/a.jpg", "test/a.jpg", "car/a.jpg"])
     assert find_splits("folder", options) == ()
     assert open_source("folder", options, "test").classes == ("car", "test", "train")
+    options = make_folder(["train/old/a.jpg"])
+    assert open_source("folder", options, "test").classes == ("car", "test", "train")
+
+
+def test_a_split_that_is_alone(make_folder):
+    options = make_folder(["val/cat/a.jpg", ".git/x/y.jpg"])
+    assert find_splits("folder", options) == ("val",)
+    assert open_source("folder", options, "val").classes == ("cat",)
 
 
 def test_a_picture_beside_the_class_folders_has_no_label_and_an_empty_file_no_picture(make_folder):
@@ -447,6 +456,23 @@ def test_hugging_face_s_lists_of_labels(hugging_face):
     assert not any(item.reason for item in items)
 
 
+@pytest.mark.parametrize(
+    "feature",
+    [
+        {"names": NAMES, "_type": "ClassLabel"},
+        {"feature": {"names": NAMES, "_type": "ClassLabel"}, "_type": "Sequence"},
+        [{"names": NAMES, "_type": "ClassLabel"}],
+    ],
+)
+def test_class_names_as_releases_of_datasets_have_written_them(tmp_path, feature):
+    info = {"info": {"features": {"label": feature, "image": {"_type": "Image"}}}}
+    table = pa.table({"image": PICTURES, "label": [0, 1, 2]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = open_source("parquet", {"path": str(tmp_path / "a.parquet")}, "test")
+    assert source.classes == NAMES
+
+
 def test_labels_that_are_not_told_cost_their_rows(hugging_face):
     items = read("parquet", {"path": str(hugging_face / "hidden.parquet")})
     assert [item.labels for item in items] == [(2,), (), ()]
@@ -619,6 +645,18 @@ def test_the_layouts_of_keras_and_medmnist(tmp_path):
     assert "has no array x_val; it has x_train" in opening_error("npz", {"path": str(keras)}, "val")
 
 
+def test_npz_files_of_a_split_each(tmp_path):
+    for split in ("train", "val"):
+        np.savez(tmp_path / f"{split}.npz", pixels=RAMP, kind=TARGETS)
+    options = {"path": f"{tmp_path}/{{split}}.npz", "images": "pixels", "labels": "kind"}
+    assert find_splits("npz", options) == ("val", "train")
+    assert len(read("npz", options, "val")) == 3
+    np.savez(tmp_path / "all.npz", pixels_test=RAMP, kind_test=TARGETS)
+    options = {"path": "all.npz", "images": "pixels_{split}", "labels": "kind_{split}"}
+    assert find_splits("npz", options, folder=tmp_path) == ("test",)
+    assert len(read("npz", options, folder=tmp_path)) == 3
+
+
 def test_labels_of_an_array_that_are_names(tmp_path):
     np.savez(tmp_path / "a.npz", x_test=RAMP, y_test=np.array(["cat", "ape", ""]))
     source = open_source("npz", {"path": str(tmp_path / "a.npz")}, "test")
@@ -730,6 +768,46 @@ def test_a_torchvision_set_that_cannot_be_had_is_refused_at_once(tmp_path, keys,
 
 
 # All
+
+
+def test_the_same_pictures_and_labels_whatever_the_format(tmp_path, make_benchmark):
+    levels, labels = RAMP[[0, 1, 2, 1]], [1, 0, 2, 0]
+    pictures = [encoded(Image.fromarray(each), "PNG") for each in levels]
+    rows = [{"png": png, "cls": label} for png, label in zip(pictures, labels, strict=True)]
+    for number, (png, label) in enumerate(zip(pictures, labels, strict=True)):
+        (tmp_path / f"folder/{label}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"folder/{label}/{number}.png").write_bytes(png)
+    write_parquet(tmp_path / "a.parquet", image=pictures, label=labels)
+    np.savez(tmp_path / "a.npz", x_test=levels, y_test=labels)
+    (tmp_path / "x").write_bytes(idx(levels))
+    (tmp_path / "y").write_bytes(idx(np.array(labels, np.uint8)))
+    write_webdataset(tmp_path / "a.tar", rows)
+    make_benchmark(rows)
+    everything = {
+        "folder": {"path": "folder"},
+        "tar": {"path": "a.tar"},
+        "parquet": {"path": "a.parquet"},
+        "idx": {"images": "x", "labels": "y"},
+        "npz": {"path": "a.npz"},
+        "torchvision": {"dataset": "ImageFolder", "root": "folder"},
+        "clip_benchmark": {"path": "."},
+    }
+    assert set(everything) == set(FORMATS)
+    expected = sorted((label, each.tolist()) for label, each in zip(labels, levels, strict=True))
+    for format, options in everything.items():
+        items = read(format, options, folder=tmp_path)
+        found = sorted((*item.labels, levels_of(item).tolist()) for item in items)
+        assert found == expected, format
+        assert len({item.id for item in items}) == len(labels)
+
+
+def test_two_classes_of_one_name_are_told_apart_by_numbers_alone(tmp_path):
+    options = write_parquet(tmp_path / "a.parquet", image=PICTURES, label=["crane", "ape", "ape"])
+    classes = ["crane", ("ape", "monkey"), "crane"]
+    assert "two classes are called 'crane'" in opening_error("parquet", options, classes=classes)
+    options = write_parquet(tmp_path / "a.parquet", image=PICTURES, label=[0, 1, 2])
+    items = read("parquet", options, classes=classes)
+    assert [item.labels for item in items] == [(0,), (1,), (2,)]
 
 
 @pytest.mark.parametrize("format", FORMATS)
