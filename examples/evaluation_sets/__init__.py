@@ -1,0 +1,1 @@
+"""Labelled and captioned pictures that packages carry, laid out for `examples/suite.yaml`."""
