@@ -1,0 +1,1 @@
+"""The report of an evaluation: tables, figures and all results as JSON."""
