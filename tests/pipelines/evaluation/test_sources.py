@@ -578,7 +578,7 @@ def test_idx_files_as_torchvision_reads_them(tmp_path, packed):
     write = gzip.compress if packed else bytes
     for part in ("train", "t10k"):
         for name, array in (("images-idx3", RAMP), ("labels-idx1", TARGETS)):
-            content = idx(array)
+            content = idx(array if part == "t10k" else array[:2])
             raw = tmp_path / "FashionMNIST/raw"
             raw.mkdir(parents=True, exist_ok=True)
             (raw / f"{part}-{name}-ubyte").write_bytes(content)
