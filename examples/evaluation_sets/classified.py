@@ -82,6 +82,8 @@ def by_path(name: str, files: Mapping[str, Path | bytes], out: Path) -> Report:
 
 
 def of_stamps(name: str) -> Callable[[Roots, Path], Report]:
+    """What builds a set of Tux Paint's stamps by the table of that name."""
+
     def build(roots: Roots, out: Path) -> Report:
         """Tux Paint's stamps of some kinds, without those that are others turned round."""
         files = {path: file for path, file in stamp_files(roots).items() if not is_mirrored(path)}
@@ -168,6 +170,7 @@ def icons(roots: Roots, out: Path) -> Report:
 
 
 def icons_of(theme: Path, report: Report) -> Iterator[Drawn]:
+    """A theme's icon of each class that it has one of."""
     files: dict[str, list[Path]] = {}
     for path in sorted(theme.rglob("*.png")):
         if path.is_file():  # some are links to what another package has

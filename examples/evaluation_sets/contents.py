@@ -33,16 +33,19 @@ Roots = Mapping[Package, Path]  # where each is unpacked
 
 
 def existing(path: Path) -> Path:
+    """The path. Raises SetError where nothing is there."""
     if not path.exists():
         raise SetError(f"the package has no {'/'.join(path.parts[-3:])}")
     return path
 
 
 def stamp_files(roots: Roots) -> dict[str, Path]:
+    """Tux Paint's stamps that are PNG, by their path among the stamps, without ending."""
     return pictures_below(roots[STAMPS] / "usr/share/tuxpaint/stamps")
 
 
 def is_mirrored(name: str) -> bool:
+    """Whether a stamp is another one turned round, as its name says."""
     return name.endswith("_mirror")
 
 

@@ -116,6 +116,7 @@ def test_idx_comes_back_the_same_and_has_the_same_bytes(tmp_path):
     write_idx(tmp_path / "a.gz", values)
     write_idx(tmp_path / "b.gz", values)
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+    assert (tmp_path / "a.gz").read_bytes()[4:8] == bytes(4)  # no time of writing
     assert np.array_equal(read_idx(tmp_path / "a.gz"), values)
     (tmp_path / "raw").write_bytes(gzip.decompress((tmp_path / "a.gz").read_bytes()))
     assert np.array_equal(read_idx(tmp_path / "raw"), values)
