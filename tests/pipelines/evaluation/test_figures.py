@@ -126,6 +126,22 @@ def test_the_numbers_of_a_figure_are_those_of_its_data(folder, name):
     ]
 
 
+def test_the_data_is_that_of_the_results_in_percent(folder):
+    results = {(one["set"], one["model"]): one for one in judged.results(MODELS)}
+    expected = {
+        "zero_shot_minus_probe": lambda one, row: one["probe"]["difference"],
+        "zero_shot_and_probe": lambda one, row: one["probe"]["zero_shot"],
+        "few_shot_by_set": lambda one, row: (
+            one["few_shot"][str(row["shots"])] if row["shots"] else one["probe"]["zero_shot"]
+        ),
+    }
+    for name, entry_of in expected.items():
+        for row in pq.read_table(folder / f"{name}.parquet").to_pylist():
+            entry = entry_of(results[row["set"], row["model"]], row)
+            numbers = [100 * number for number in (entry["value"], *entry["interval"])]
+            assert [row["value"], row["low"], row["high"]] == pytest.approx(numbers, abs=1e-4)
+
+
 def numbers_said(label):
     """Of the text that a screen reader reads: numbers after colons, but of no name."""
     label = re.sub(r"(set|model|kind): [^;]*", "", label).replace("−", "-")
