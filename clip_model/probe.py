@@ -116,11 +116,17 @@ def fit_probe(
     It minimises the sum of the cross-entropies plus l2 / 2 times the squared weights; the
     intercept is free. It runs where the features are, in their precision (float32 at least).
 
+    Features lie in a narrow cone, along whose axes their variances differ by orders of magnitude,
+    which makes the search slow. So it goes on in centred coordinates in which the curvature of
+    the loss at the start is about the same along every axis: the optimum is the same one, in a
+    fraction of the steps.
+
     Args:
         features: [N, D].
         labels: integers [N], any two or more different ones.
         l2: the paper's lambda, scikit-learn's 1 / C. The default is that of OpenAI's README.
-        tolerance: the largest slope of the mean loss at which it stops, scikit-learn's `tol`.
+        tolerance: the largest slope of the mean loss, in these coordinates, at which it stops;
+            scikit-learn's `tol`.
 
     Raises:
         ValueError: rows and labels differ in number, there is but one class, l2 is not a positive
@@ -128,31 +134,51 @@ def fit_probe(
     """
     _check(features, labels, l2)
     classes, targets = labels.to(features.device).unique(return_inverse=True)
-    x = features.detach().to(torch.promote_types(features.dtype, torch.float32))
     rows = 1 if len(classes) == 2 else len(classes)
     with torch.inference_mode(mode=False), torch.enable_grad():
-        x, targets = x.clone(), targets.clone()  # what inference mode made cannot be trained on
+        # What inference mode made cannot be trained on.
+        x = features.detach().to(torch.promote_types(features.dtype, torch.float32)).clone()
+        targets = targets.clone()
+        mean = x.mean(dim=0)
+        x = x - mean
+        directions, variances = _principal_axes(x)
+        scale = (variances / len(classes) + l2 / len(x)).rsqrt()  # R
+        x = x @ (directions * scale)  # NR
         weight = x.new_zeros(rows, x.shape[1]).requires_grad_()
         bias = x.new_zeros(rows).requires_grad_()
         optimizer = torch.optim.LBFGS(
             [weight, bias],
             max_iter=max_iterations,
             max_eval=2 * max_iterations,
-            history_size=10,
+            history_size=30,
             tolerance_grad=tolerance,
-            tolerance_change=64 * torch.finfo(x.dtype).eps,
+            tolerance_change=torch.finfo(x.dtype).eps,
             line_search_fn="strong_wolfe",
         )
 
         def mean_loss() -> Tensor:
             optimizer.zero_grad()
             loss = F.cross_entropy(_class_logits(x, weight, bias), targets)
-            loss = loss + weight.square().sum() * (l2 / 2 / len(x))
+            loss = loss + (weight * scale).square().sum() * (l2 / 2 / len(x))
             loss.backward()
             return loss
 
         optimizer.step(mean_loss)
-    return LinearProbe(classes, weight.detach(), bias.detach())
+    fitted = (weight.detach() * scale) @ directions.t()
+    return LinearProbe(classes, fitted, bias.detach() - fitted @ mean)
+
+
+def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of centred rows [N, D], directions [D, R] and the variances along them [R], R = min(N, D).
+
+    An optimum lies in the span of the rows, as what is outside it only adds to the penalty.
+    """
+    if len(x) < x.shape[1]:
+        _, sizes, rows = torch.linalg.svd(x.double(), full_matrices=False)
+        directions, variances = rows.t(), sizes.square() / len(x)
+    else:
+        variances, directions = torch.linalg.eigh((x.t() @ x / len(x)).double())
+    return directions.to(x), variances.clamp_min(0).to(x)
 
 
 def _check(features: Tensor, labels: Tensor, l2: float) -> None:

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from clip_model import CLIP
 from clip_model.probe import (
+    LinearProbe,
     Split,
     binary_sweep,
     few_shot_curve,
@@ -61,14 +62,46 @@ def test_coefficients_are_scikit_learns(classes: int, l2: float) -> None:
     np.testing.assert_allclose(probabilities, theirs.predict_proba(train[0]), rtol=0, atol=1e-5)
 
 
+def loss(probe: LinearProbe, split: Split, l2: float) -> float:
+    features, labels = split[0].double(), split[1]
+    logits = torch.nn.functional.linear(features, probe.weight.double(), probe.bias.double())
+    penalty = probe.weight.double().square().sum() * (l2 / 2 / len(features))
+    return (torch.nn.functional.cross_entropy(logits, labels) + penalty).item()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("l2", [1e-2, 1 / 0.316, 100.0])
-def test_predictions_are_scikit_learns_with_its_defaults(l2: float, dtype: torch.dtype) -> None:
+def test_with_defaults_it_is_nearer_to_the_optimum_than_scikit_learn(
+    l2: float, dtype: torch.dtype
+) -> None:
     train, test = halves(digits(dtype))
-    theirs = sklearn_fit(*train, l2, tol=1e-4).predict(test[0].numpy())
-    ours = fit_probe(*train, l2).predict(test[0])
-    assert (ours.numpy() != theirs).mean() <= 0.005
-    assert (ours == test[1]).double().mean() > 0.89
+    best, theirs = (sklearn_fit(train[0].double(), train[1], l2, tol) for tol in (1e-9, 1e-4))
+    ours = fit_probe(*train, l2)
+    of_best, of_theirs = (
+        loss(
+            LinearProbe(ours.classes, torch.from_numpy(m.coef_), torch.from_numpy(m.intercept_)),
+            train,
+            l2,
+        )
+        for m in (best, theirs)
+    )
+    assert loss(ours, train, l2) - of_best < (of_theirs - of_best) / 2
+    assert (ours.predict(test[0]).numpy() != best.predict(test[0].numpy())).mean() <= 0.005
+    assert (ours.predict(test[0]) == test[1]).double().mean() > 0.89
+
+
+def test_features_in_a_narrow_cone_and_fewer_rows_than_dimensions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(24) % 3
+    features = 10 + torch.randn(24, 40, generator=generator).double() * torch.logspace(0, -4, 40)
+    # Its L-BFGS gives up after 1,000 steps here.
+    theirs = LogisticRegression(C=10, solver="newton-cholesky", tol=1e-10)
+    theirs.fit(features.numpy(), labels.numpy())
+    ours = fit_probe(features, labels, 0.1, tolerance=1e-9)
+    np.testing.assert_allclose(ours.weight.numpy(), theirs.coef_, rtol=0, atol=COEFFICIENTS)
+    np.testing.assert_allclose(ours.bias.numpy(), theirs.intercept_, rtol=0, atol=1e-2)
+    logits = theirs.decision_function(features.numpy())
+    np.testing.assert_allclose(ours.logits(features).numpy(), logits, rtol=0, atol=COEFFICIENTS)
 
 
 @needs_gpu
