@@ -14,6 +14,7 @@ MODULES = {
     "wit-compact": "pipelines.compact",
     "wit-embed": "pipelines.embed",
     "wit-evaluate": "pipelines.evaluate",
+    "wit-proxy": "pipelines.proxy",
     "wit-queries": "query_builder",
     "wit-takedown": "pipelines.takedown",
     "wit-train": "pipelines.train",

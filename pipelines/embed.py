@@ -69,11 +69,17 @@ def parser() -> argparse.ArgumentParser:
     add("--config", type=Path, metavar="FILE.yaml", help="more of the section `embeddings`")
     text = "a key of the section `embeddings` of docs/configuration.md, VALUE in YAML"
     add_overrides(result, text)
+    add_ray_options(result)
+    add("--history", action="store_true", help="print what each command on DIR has done, no more")
+    return result
+
+
+def add_ray_options(to: argparse._ActionsContainer) -> None:
+    """The options that ``ray_settings`` reads."""
+    add = to.add_argument
     add("--actors", type=int, metavar="N", help="Ray actors (default: none, or one for each GPU)")
     add("--gpus-per-actor", type=float, metavar="SHARE", help="of Ray actors; may be a fraction")
-    add("--history", action="store_true", help="print what each command on DIR has done, no more")
     add("--ray-address", metavar="ADDRESS", help="a running Ray cluster to work on")
-    return result
 
 
 def main(argv: Sequence[str] | None = None) -> ExitCode:

@@ -37,8 +37,8 @@ class Stage(ABC):
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.folder = run.directory / self.name
         self.receipts = run.receipts(self.name)
+        self.folder = self.receipts.folder
         #: The files from outside the run that its plan covers, for the run's record.
         self.inputs: dict[str, Any] = {}
 

@@ -1,0 +1,152 @@
+"""Any models on any data sets: what ``pipelines.evaluate`` does with ``--model``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.cli import at_work, place_of
+from pipelines.embed import add_ray_options, ray_settings
+from pipelines.evaluation.judge import read_results, robustness_of
+from pipelines.evaluation.report.write import write_report
+from pipelines.evaluation.sources import SourceError
+from pipelines.evaluation.sources.datacomp import DATACOMP, datacomp_name
+from pipelines.evaluation.stages import Candidate, EvaluationRun, Features, Results, Sets
+from pipelines.evaluation.suite import Suite, tree_of_folder
+from pipelines.run.config import ConfigError, build_settings, folder_of, read_tree
+from pipelines.run.history import Journal
+from pipelines.run.models import architecture
+from pipelines.run.runner import run_stage
+from workers.base.copies import publish
+from workers.base.exit_codes import ExitCode
+from workers.base.output import say
+from workers.base.settings import ShellText
+from workers.embedding.settings import EmbedSettings
+
+#: Where judgements go by default.
+OUT = "runs/evaluation"
+
+
+def add_options(to: argparse.ArgumentParser) -> None:
+    """The options of models and data sets."""
+    group = to.add_argument_group("any models on any data sets (docs/evaluation.md)")
+    add = group.add_argument
+    add(
+        "--model",
+        nargs="+",
+        action="extend",
+        metavar="[LABEL=]NAME_OR_PATH",
+        help="judge these models: known names or checkpoints, with what the report calls them",
+    )
+    add("--suite", type=Path, metavar="SUITE.yaml", help="on the data sets of a file")
+    add("--data", metavar="FOLDER", help="or on pictures in folders by class, all of them")
+    text = f"where the judgements go (default: {OUT}); what is there already is not done again"
+    add("--out", metavar="DIR", default=OUT, help=text)
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
+    add_ray_options(group)
+
+
+def evaluate_models(arguments: argparse.Namespace) -> ExitCode:
+    """Judge each model on each data set; what has a receipt is not done again."""
+    suite = suite_of(arguments)
+    candidates = candidates_of(arguments)
+    run = EvaluationRun.of(suite, place_of("--out", arguments.out), ray_settings(arguments))
+    with at_work(run, "evaluate") as journal:
+        journal.code, results = judged(run, candidates, journal)
+        if results is not None:
+            say(report(run, results, candidates))
+    return journal.code
+
+
+def judged(
+    run: EvaluationRun, candidates: Sequence[Candidate], journal: Journal
+) -> tuple[ExitCode, list[dict[str, Any]] | None]:
+    """The exit code, and what was found of each model and data set; None where that is not all.
+
+    The run must be locked. Raises ConfigError for what can be seen to be wrong before any work.
+    """
+    results = Results(run, candidates)
+    stages = [Sets(run), *(Features(run, one) for one in candidates), results]
+    for stage in sorted(stages, key=lambda stage: isinstance(stage, Sets)):  # that reads most
+        stage.check()
+    for stage in stages:
+        if not (result := run_stage(stage, journal)).ended:
+            return result.code, None
+    files = [results.folder / o.file for receipt in results.done() for o in receipt.outputs]
+    return ExitCode.COMPLETE, read_results(files)
+
+
+def suite_of(arguments: argparse.Namespace) -> Suite:
+    """The suite that the arguments name. Raises ConfigError."""
+    if (arguments.suite is None) == (arguments.data is None):
+        raise ConfigError("--model: say on which data sets, with --suite FILE or --data FOLDER")
+    if arguments.data is not None:
+        try:
+            tree = tree_of_folder(arguments.data)
+        except SourceError as error:
+            raise ConfigError(f"--data: {error}") from error
+        return build_settings(Suite, tree, arguments.overrides, "--data")
+    tree = read_tree(arguments.suite)
+    source = str(arguments.suite)
+    return build_settings(Suite, tree, arguments.overrides, source, folder_of(arguments.suite))
+
+
+def candidates_of(arguments: argparse.Namespace) -> list[Candidate]:
+    """The models. Raises ConfigError where two have one label."""
+    found: dict[str, Candidate] = {}
+    for text in arguments.model:
+        label, equals, name = text.rpartition("=")
+        if not equals:
+            label = Path(name).stem if "/" in name and Path(name).exists() else name
+        label = re.sub(r"[^A-Za-z0-9._@-]+", "-", label)
+        if label in found:
+            raise ConfigError(f"--model: two are called {label}; name one: LABEL={name}")
+        tree = {"model": ShellText(name), "precision": arguments.precision}
+        settings = build_settings(EmbedSettings, tree, (), "--model")
+        found[label] = Candidate(label, settings)
+    return list(found.values())
+
+
+def report(
+    run: EvaluationRun, results: list[dict[str, Any]], candidates: Sequence[Candidate]
+) -> str:
+    """Write what was found of these models and data sets; the report's text."""
+    suite, folder = run.suite, run.directory
+    info = {
+        "models": {one.label: size_of(one) for one in candidates},
+        "averages": averages_of(suite),
+    }
+    differences = robustness_of(folder / "results", results, suite.robustness, suite.protocols)
+    write_report([*results, *differences], folder, info)
+    for path in (folder / "report.md", folder / "results.json", *(folder / "figures").iterdir()):
+        publish(path)
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def averages_of(suite: Suite) -> dict[str, list[str]]:
+    """The data sets whose mean is printed: all; and DataComp's, where all of them are there."""
+    averages = {"all sets": list(suite.sets)} if len(suite.sets) > 1 else {}
+    names = {
+        datacomp_name(Path(data_set.test.options.model_dump()["path"]).name): name
+        for name, data_set in suite.sets.items()
+        if data_set.format == "clip_benchmark"
+    }
+    if DATACOMP.keys() <= names.keys():
+        averages["DataComp's 38 sets"] = [names[name] for name in DATACOMP]
+    return averages
+
+
+def size_of(candidate: Candidate) -> dict[str, float]:
+    """A model's arithmetic for an image, and its weights."""
+    import torch
+
+    from clip_model.flops import image_flops
+    from clip_model.model import CLIP
+
+    config = architecture(candidate.settings.model, "--model")
+    with torch.device("meta"):
+        parameters = sum(one.numel() for one in CLIP(config).parameters())
+    return {"gflops": image_flops(config) / 1e9, "parameters": parameters}

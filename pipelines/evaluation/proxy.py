@@ -1,0 +1,173 @@
+"""Does a selection pay? One small model trained on each of several selections of one pool.
+
+    the pool's pairs ─▶ selection ─▶ data set of each choice ─▶ a model a seed ─▶ one suite for all
+
+Every choice is a run of its own that reads the pool's embeddings, so its selection, data set and
+trainings have receipts and go on where they were interrupted, as those of any run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from pipelines.run.config import Config
+from pipelines.run.directory import Run
+from pipelines.run.engines import in_process
+from pipelines.run.opt_outs import opt_out_files
+from pipelines.run.receipts import Outcome, Receipts, Shard
+from pipelines.stages.selection import Select, Selection
+from pipelines.training.settings import TrainSettings
+from workers.base.settings import FileName, Settings
+from workers.selection.sample_filter import Sample
+from workers.selection.settings import SelectionSettings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+#: What a choice has of its own; all else is the pool's.
+OWN = ("selection", "dataset", "model")
+
+
+class Choice(SelectionSettings):
+    """A selection of the pool's pairs."""
+
+    as_many_as: str | None = Field(
+        default=None,
+        description="another choice: of what the steps leave, as many pairs as that one keeps, "
+        "drawn at random; the control that tells a better selection from a smaller one",
+    )
+
+
+class ProxySettings(Settings):
+    """Which selections of which pool are compared, by what."""
+
+    pool: FileName = Field(
+        description="directory of the run whose embedded pairs are chosen of, as it was configured"
+    )
+    choices: dict[Name, Choice] = Field(
+        min_length=2, description="selections by name; the others are compared with the first"
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        default=(0, 1, 2), min_length=2, description="a model of each choice is trained for each"
+    )
+    model: TrainSettings = Field(
+        default=TrainSettings(steps=200),
+        description="of all trainings; `steps` must be said, so that all see as many pairs",
+    )
+    suite: FileName = Field(
+        description="YAML file of the data sets that judge (docs/evaluation.md)"
+    )
+
+    @model_validator(mode="after")
+    def _is_fair(self) -> ProxySettings:
+        if self.model.steps is None:
+            raise ValueError("model.steps: say how many, so that all choices see as many pairs")
+        names = list(self.choices)
+        for name, choice in self.choices.items():
+            if (
+                choice.as_many_as is not None
+                and choice.as_many_as not in names[: names.index(name)]
+            ):
+                raise ValueError(
+                    f"choices.{name}.as_many_as: {choice.as_many_as!r} is no choice before this one"
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class ChoiceRun(Run):
+    """The pool's run, with a choice's own selection and data set, and a model of one seed."""
+
+    #: Of the choice; ``directory`` is the pool's.
+    place: Path = field(kw_only=True)
+    seed: int | None = field(kw_only=True, default=None)
+
+    @property
+    def home(self) -> Path:
+        return self.place if self.seed is None else self.place / f"seed-{self.seed}"
+
+    def receipts(self, stage: str) -> Receipts:
+        if stage not in OWN:
+            return super().receipts(stage)
+        return Receipts((self.home if stage == "model" else self.place) / stage)
+
+
+class ChosenPairs(Selection):
+    """The stage ``selection`` of a choice, which leaves the pool's folder as it is."""
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        config = self.run.config
+        work = Select(config.selection, config.seed, opt_out_files(self.run))
+        return in_process(work, shards, self.folder)
+
+
+def run_of_choice(
+    pool: Run,
+    place: Path,
+    choice: Choice,
+    model: TrainSettings,
+    seed: int | None,
+    pairs: int | None,
+) -> ChoiceRun:
+    """A choice's run.
+
+    Args:
+        place: its folder.
+        pairs: as many of what the steps leave are drawn; None: all stay.
+    """
+    steps = choice.steps if pairs is None else (*choice.steps, Sample(filter="sample", pairs=pairs))
+    changed: dict[str, Any] = {
+        "selection": SelectionSettings(steps=steps),
+        "model": model,
+        "gates": {},
+        "services": {},
+    }
+    if seed is not None:
+        changed["seed"] = seed
+    config: Config = pool.config.model_copy(update=changed)
+    return ChoiceRun(config, pool.directory, place=place, seed=seed)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better a choice's models are than those of the first choice, in points."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "no difference shown"
+
+
+#: Of Student's t, two-sided 95%, by degrees of freedom from 1.
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+NORMAL95 = 1.960
+
+
+def difference(ours: Mapping[int, float], first: Mapping[int, float]) -> Difference:
+    """The mean over the seeds that both have, with its 95% interval by Student's t.
+
+    Two models of one seed begin with the same weights, so they are compared with each other. The
+    interval is of trainings: other test pictures would add what the suite's intervals say.
+
+    Raises:
+        ValueError: fewer than two seeds are in both.
+    """
+    seeds = sorted(ours.keys() & first.keys())
+    if len(seeds) < 2:
+        raise ValueError("an interval takes two seeds or more")
+    differences = [ours[seed] - first[seed] for seed in seeds]
+    mean, freedom = fmean(differences), len(seeds) - 1
+    quantile = T95[freedom - 1] if freedom <= len(T95) else NORMAL95
+    half = quantile * stdev(differences) / math.sqrt(len(seeds))
+    return Difference(mean, mean - half, mean + half)

@@ -1,0 +1,120 @@
+"""What a comparison of selections says: scores, differences, and a verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pipelines.evaluation.proxy import Difference, ProxySettings, difference
+from workers.base.storage import write_json, write_text
+
+#: The name of the mean over all data sets.
+AVERAGE = "average"
+
+#: By seed.
+Scores = Mapping[int, float]
+
+
+def write_proxy_report(
+    settings: ProxySettings,
+    kept: Mapping[str, int],
+    results: Sequence[Mapping[str, Any]],
+    folder: Path,
+) -> str:
+    """Write ``proxy.md`` and ``proxy.json`` into the folder; the first one's text.
+
+    Args:
+        kept: pairs of each choice.
+        results: of each model ``CHOICE.SEED`` and data set, as ``Judge`` writes them.
+    """
+    scores = scores_of(results)
+    first = next(iter(settings.choices))
+    differences = {
+        name: {of: difference(scores[name][of], scores[first][of]) for of in scores[first]}
+        for name in settings.choices
+        if name != first
+    }
+    text = "\n".join(_lines(settings, kept, scores, differences)) + "\n"
+    write_text(text, folder / "proxy.md")
+    write_json(
+        {
+            "pairs": dict(kept),
+            "seen": settings.model.steps * settings.model.batch_size,  # type: ignore[operator]
+            "scores": scores,
+            "differences": {
+                name: {of: asdict(one) | {"verdict": one.verdict} for of, one in of_sets.items()}
+                for name, of_sets in differences.items()
+            },
+        },
+        folder / "proxy.json",
+    )
+    return text
+
+
+def scores_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:
+    """By choice, data set (and ``AVERAGE``) and seed: the share that `headline` names."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for result in results:
+        choice, _, seed = result["model"].rpartition(".")
+        by_set = found.setdefault(choice, {AVERAGE: {}})
+        by_set.setdefault(result["set"], {})[int(seed)] = headline(result)
+    for by_set in found.values():
+        sets = [of for of in by_set if of != AVERAGE]
+        seeds = by_set[sets[0]]
+        by_set[AVERAGE] = {seed: fmean(by_set[of][seed] for of in sets) for seed in seeds}
+    return found
+
+
+def headline(result: Mapping[str, Any]) -> float:
+    """The one number of a result: zero-shot by its own prompts, or else by the most there are;
+    of retrieval, the mean of recall at 1 in both directions.
+    """
+    if result["task"] == "retrieval":
+        return fmean(result[way]["1"]["value"] for way in ("image_to_text", "text_to_image"))
+    by_prompts = result["zero_shot"]
+    kind = next(kind for kind in ("own", "ensemble", "one", "bare") if kind in by_prompts)
+    value: float = by_prompts[kind]["value"]
+    return value
+
+
+def _lines(
+    settings: ProxySettings,
+    kept: Mapping[str, int],
+    scores: Mapping[str, Mapping[str, Scores]],
+    differences: Mapping[str, Mapping[str, Difference]],
+) -> Iterator[str]:
+    first, seeds = next(iter(settings.choices)), len(settings.seeds)
+    seen = (settings.model.steps or 0) * settings.model.batch_size
+    yield "# Does the selection pay?"
+    yield ""
+    yield f"Every model has seen {seen:,} pairs; {seeds} seeds a choice. Scores in percent."
+    for name, of_sets in differences.items():
+        one = of_sets[AVERAGE]
+        words = {
+            "better": f"`{name}` is better than `{first}`",
+            "worse": f"`{name}` is worse than `{first}`",
+            "no difference shown": f"between `{name}` and `{first}` no difference could be shown",
+        }[one.verdict]
+        yield ""
+        words = f"{words[0].upper()}{words[1:]}"
+        yield f"**{words}**: {_points(one)} points on the average of all sets."
+    yield ""
+    yield "| choice | pairs | " + " | ".join(scores[first]) + " |"
+    yield "|---|--:|" + "--:|" * len(scores[first])
+    for name in settings.choices:
+        cells = [f"{100 * fmean(scores[name][of].values()):.1f}" for of in scores[first]]
+        yield f"| `{name}` | {kept[name]:,} | " + " | ".join(cells) + " |"
+    yield ""
+    yield f"Differences from `{first}`, points, with the 95% interval of {seeds} trainings:"
+    yield ""
+    yield "| choice | " + " | ".join(scores[first]) + " |"
+    yield "|---|" + "--:|" * len(scores[first])
+    for name, of_sets in differences.items():
+        yield f"| `{name}` | " + " | ".join(_points(one) for one in of_sets.values()) + " |"
+
+
+def _points(one: Difference) -> str:
+    return f"{100 * one.value:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"

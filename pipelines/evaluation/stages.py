@@ -1,0 +1,292 @@
+"""The evaluation of models as a run of three kinds of stages, resumable and never done twice.
+
+    data sets ─▶ sets/ ─▶ features/MODEL/ for each model ─▶ results/ for each model and data set
+
+What was done for other models and data sets stays: one more model costs one model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clip_model.templates import ClassName
+from pipelines.evaluation.judge import Judge
+from pipelines.evaluation.sources import Item, SourceError, Task
+from pipelines.evaluation.suite import SPLITS, DataSet, Split, Suite
+from pipelines.run.config import Config, ConfigError, RaySettings, digest
+from pipelines.run.directory import Run
+from pipelines.run.engines import in_process, in_ray_tasks
+from pipelines.run.models import architecture
+from pipelines.run.precision import check_precision
+from pipelines.run.progress import Reporter
+from pipelines.run.receipts import Outcome, Receipt, Shard
+from pipelines.stages.base import Stage
+from pipelines.stages.embeddings import Content, Embed, content_of, embed_in_actors
+from workers.base.copies import bring
+from workers.base.storage import ROW_GROUP_ROWS, table_writer
+from workers.base.tally import Tally
+from workers.embedding.overlap import in_chunks
+from workers.embedding.settings import EmbedSettings, InputSettings
+
+#: Pictures in a file of a data set: a shard for the model.
+PICTURES = 8_192
+
+#: ``sets/``: the pictures of a split; its metadata have the classes and templates of the data.
+PICTURE = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),
+        pa.field("labels", pa.list_(pa.int32()), nullable=False),
+        pa.field("captions", pa.list_(pa.string()), nullable=False),
+    ]
+)
+SAID = b"said"  # its key
+
+IMAGES = InputSettings(parts="images", id_column="id", image_column="image")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is judged."""
+
+    label: str  # what the report calls it
+    settings: EmbedSettings
+
+    @cached_property
+    def content(self) -> Content:
+        """Raises ConfigError where there is no such model."""
+        return content_of(self.settings)
+
+
+@dataclass(frozen=True)
+class EvaluationRun(Run):
+    """A folder of judgements."""
+
+    suite: Suite = field(kw_only=True)
+    #: Where the work is done; None for this process, without Ray.
+    ray: RaySettings | None = field(kw_only=True, default=None)
+    option: ClassVar[str] = "--out"
+
+    @classmethod
+    def of(cls, suite: Suite, place: Path | str, ray: RaySettings | None) -> EvaluationRun:
+        config = Config(name="evaluate", queries="none")
+        directory = Run.open(config, place).directory
+        return cls(config, directory, suite=suite, ray=ray)
+
+
+class Evaluation(Stage):
+    """What the three have in common: what was done of other models and data sets stays."""
+
+    run: EvaluationRun
+
+    def discard_others(self, shards: Sequence[Shard]) -> None:  # noqa: ARG002 - they stay
+        self.receipts.clear_scratch()
+
+    def done(self) -> list[Receipt]:
+        return [receipt for shard in self.plan() if (receipt := self.receipts.valid(shard))]
+
+    def again(self, *_: object, **__: object) -> list[Shard]:
+        """Nothing: what a picture lacks comes at no other time."""
+        return []
+
+
+class Sets(Evaluation):
+    """A shard a split of a data set."""
+
+    name = "sets"
+
+    def check(self) -> None:
+        """Open each data set: what can be seen to be wrong costs no model any time."""
+        for name, data_set in self.run.suite.sets.items():
+            for split in splits_of(data_set):
+                try:
+                    data_set.open(split)
+                except SourceError as error:
+                    raise ConfigError(f"sets.{name}.{split}: {error}") from error
+
+    def plan(self) -> list[Shard]:
+        return [
+            self._shard(name, split)
+            for name, data_set in self.run.suite.sets.items()
+            for split in splits_of(data_set)
+        ]
+
+    def _shard(self, name: str, split: Split) -> Shard:
+        """As `make` has it, names, sizes and times of the files stand for their content."""
+        data_set = self.run.suite.sets[name]
+        source = data_set.open(split)
+        files, classes = source.files, source.classes
+        stamps = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        pictures = data_set.pictures(split)
+        assert pictures is not None
+        options = pictures.options.model_dump(mode="json")
+        key = digest([self.version, data_set.format, pictures.split, options, stamps, classes])
+        return Shard(f"{name}.{split}", key, values={"set": name, "split": split})
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        return in_process(WriteSet(self.run.suite), shards, self.folder)
+
+    def files(self, name: str, split: Split) -> list[Path]:
+        """The files of a split that was written; none where there is none."""
+        receipt = self.receipts.get(f"{name}.{split}")
+        return [self.folder / output.file for output in receipt.outputs] if receipt else []
+
+
+def splits_of(data_set: DataSet) -> list[Split]:
+    return [split for split in SPLITS if data_set.pictures(split) is not None]
+
+
+@dataclass(frozen=True)
+class WriteSet:
+    """The work on a split: its pictures as Parquet."""
+
+    suite: Suite
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        data_set: DataSet = self.suite.sets[shard.values["set"]]
+        source = data_set.open(shard.values["split"])
+        said = json.dumps(
+            {"classes": source.classes, "templates": source.templates, "task": source.task}
+        )
+        schema, tally = PICTURE.with_metadata({SAID: said}), Tally()
+        sound = _sound(source.items(), tally)
+        for number, items in enumerate(in_chunks(sound, PICTURES)):
+            with table_writer(schema, out / f"{shard.name}-{number:05d}.parquet") as file:
+                for some in in_chunks(items, ROW_GROUP_ROWS):
+                    file.write_table(_table(some, schema))
+        return {"pictures": tally}
+
+
+def _sound(items: Iterator[Item], tally: Tally) -> Iterator[Item]:
+    for item in items:
+        if item.reason:
+            tally.fail(item.reason, item.id, {"id": item.id, "error": item.problem})
+        else:
+            tally.keep()
+            yield item
+
+
+def _table(items: Sequence[Item], schema: pa.Schema) -> pa.Table:
+    columns = {
+        "id": [item.id for item in items],
+        "image": [item.image for item in items],
+        "labels": [list(item.labels) for item in items],
+        "captions": [list(item.captions) for item in items],
+    }
+    return pa.table(columns, schema=schema)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the data says of itself."""
+
+    classes: tuple[ClassName, ...] | None
+    templates: tuple[str, ...] | None
+    task: Task
+
+    @classmethod
+    def of(cls, path: Path) -> Said:
+        """Of a file of ``sets/``."""
+        bring([path])
+        said = json.loads(pq.read_schema(path).metadata[SAID])
+        classes = said["classes"]
+        if classes is not None:
+            classes = tuple(one if isinstance(one, str) else tuple(one) for one in classes)
+        return cls(classes, said["templates"] and tuple(said["templates"]), said["task"])
+
+
+class Features(Evaluation):
+    """A model's features of all pictures: a shard a file of a data set."""
+
+    name = "features"
+    reads: ClassVar[tuple[str, ...]] = ("sets",)
+
+    def __init__(self, run: EvaluationRun, candidate: Candidate) -> None:
+        self.candidate = candidate
+        self.name = f"features/{candidate.label}"  # type: ignore[misc] # of each model its own
+        super().__init__(run)
+
+    def check(self) -> None:
+        _ = self.candidate.content
+
+    def prepare(self) -> None:
+        if not all(map(self.receipts.is_done, self.plan())):
+            check_precision(self.candidate.settings, self.run.ray)
+
+    def plan(self) -> list[Shard]:
+        content, sets = self.candidate.content, Sets(self.run)
+        return [
+            self.shard(path.stem, content.identity, {"images": [path], **content.files})
+            for name in self.run.suite.sets
+            for split in SPLITS
+            for path in sets.files(name, split)
+        ]
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        settings = self.candidate.settings
+        architecture(settings.model, "--model")  # every shard would fail for what is no model
+        work = Embed(settings, IMAGES, rounded=False)
+        if self.run.ray is not None:
+            yield from embed_in_actors(work, shards, self.folder, self.run.ray)
+            return
+        with Reporter(work.activity, self.folder, "here"):
+            yield from in_process(work, shards, self.folder)
+
+
+class Results(Evaluation):
+    """A shard a model and data set."""
+
+    name = "results"
+    version = 1
+
+    def __init__(self, run: EvaluationRun, candidates: Sequence[Candidate]) -> None:
+        super().__init__(run)
+        self.candidates = candidates
+        self.reads = ("sets", *(f"features/{one.label}" for one in candidates))  # type: ignore[misc]
+
+    def plan(self) -> list[Shard]:
+        return [
+            self._shard(candidate, name) for candidate in self.candidates for name in self._sets()
+        ]
+
+    def _sets(self) -> list[str]:
+        sets = Sets(self.run)
+        return [name for name in self.run.suite.sets if sets.files(name, "test")]
+
+    def _shard(self, candidate: Candidate, name: str) -> Shard:
+        data_set, sets = self.run.suite.sets[name], Sets(self.run)
+        features = self.run.directory / "features" / candidate.label
+        pictures = {split: sets.files(name, split) for split in SPLITS}
+        files: dict[str, list[Path]] = {"model": list(candidate.content.files["model"])}
+        for split, paths in pictures.items():
+            if paths:
+                files[split] = paths
+                files[f"{split} features"] = [features / path.name for path in paths]
+        said = Said.of(pictures["test"][0])
+        task = data_set.task or said.task
+        values = {
+            "model": candidate.label,
+            "set": name,
+            "task": task,
+            "metric": data_set.metric or ("map" if task == "multilabel" else "top1"),
+            "classes": said.classes,
+            "templates": data_set.own_templates(said.templates),
+            "published": candidate.content.identity["published"],
+        }
+        settings = self.run.suite.protocols.identity()
+        return self.shard(f"{candidate.label}.{name}", settings, files, values)
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        models = {one.label: one.settings.model for one in self.candidates}
+        work = Judge(models, self.run.suite.protocols)
+        if self.run.ray is not None:
+            return in_ray_tasks(work, shards, self.folder, self.run.ray)
+        return in_process(work, shards, self.folder)

@@ -1,0 +1,188 @@
+"""The command on models of its own: data sets to report, resumed, cached, refused."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from torch.nn import functional as F
+
+import clip_model
+from clip_model.preprocess import normalised
+from pipelines.evaluate import main
+from pipelines.run.receipts import Receipts
+from tests.shards import jpeg, save_tiny_model
+
+COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
+
+
+def shade(colour, number):
+    return tuple(min(255, level + 7 * (number % 8)) for level in colour)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return [save_tiny_model(folder / f"m{seed}.safetensors", seed) for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 8 pictures of each of three colours."""
+    folder = tmp_path_factory.mktemp("data") / "colours"
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(8):
+            (folder / name / f"{number}.jpg").write_bytes(jpeg(shade(colour, number)))
+    return folder
+
+
+def results(out):
+    return json.loads((out / "results.json").read_text())["results"]
+
+
+def test_a_folder_of_pictures_is_all_it_takes(models, pictures, tmp_path, capsys):
+    assert main(["--model", *models, "--data", str(pictures), "--out", str(tmp_path)]) == 0
+    assert "m0" in capsys.readouterr().out
+    found = results(tmp_path)
+    assert [(one["model"], one["set"], one["pictures"]) for one in found] == [
+        ("m0", "colours", 24),
+        ("m1", "colours", 24),
+    ]
+    model, _ = clip_model.load(models[0])
+    files = sorted(pictures.glob("*/*.jpg"))
+    levels = torch.stack(
+        [clip_model.preprocess.image_bytes_transform(32)(path.read_bytes()) for path in files]
+    )
+    classes = sorted(COLOURS)
+    with torch.inference_mode():
+        features = F.normalize(model.encode_image(normalised(levels)), dim=-1)
+    classifier = clip_model.zero_shot_classifier(model, classes, "ImageNet")
+    right = (features @ classifier.t()).argmax(dim=-1) == torch.tensor(
+        [classes.index(path.parent.name) for path in files]
+    )
+    assert found[0]["zero_shot"]["ensemble"]["value"] == pytest.approx(right.double().mean().item())
+    table = pq.read_table(tmp_path / "results" / "m0.colours.parquet")
+    assert table["id"].to_pylist() == [f"{path.parent.name}/{path.name}" for path in files]
+    assert (tmp_path / "report.md").is_file()
+
+
+def test_one_model_more_costs_one_model(models, pictures, tmp_path, caplog):
+    command = ["--data", str(pictures), "--out", str(tmp_path)]
+    assert main(["--model", models[0], *command]) == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/m0*") if path.is_file()}
+    caplog.clear()
+    assert main(["--model", *models, *command]) == 0
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert before == after
+    assert len(before) >= 3
+    assert [one["model"] for one in results(tmp_path)] == ["m0", "m1"]
+    assert main(["--model", models[1], *command]) == 0
+    assert [one["model"] for one in results(tmp_path)] == ["m1"]
+    assert Receipts(tmp_path / "results").get("m0.colours")
+
+
+def test_a_checkpoint_that_has_changed_is_judged_again(models, pictures, tmp_path):
+    path = tmp_path / "model.safetensors"
+    values = []
+    for checkpoint in models:
+        path.write_bytes(Path(checkpoint).read_bytes())
+        assert (
+            main(["--model", f"it={path}", "--data", str(pictures), "--out", str(tmp_path / "o")])
+            == 0
+        )
+        features = pq.read_table(*(tmp_path / "o" / "features" / "it").glob("*.parquet"))
+        values.append(features["image_embedding"].to_pylist())
+    assert values[0] != values[1]
+
+
+def suite(folder, **sets):
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump({"sets": sets}, sort_keys=False))
+    return ["--suite", str(path), "--out", str(folder / "out")]
+
+
+def test_a_suite_has_several_sets_and_says_how_they_differ(models, pictures, tmp_path):
+    given = {"format": "folder", "test": str(pictures)}
+    other = tmp_path / "other"
+    for name, colour in COLOURS.items():
+        (other / name).mkdir(parents=True)
+        for number in range(4):
+            darker = tuple(level // 2 for level in shade(colour, number))
+            (other / name / f"{number}.jpg").write_bytes(jpeg(darker))
+    options = suite(tmp_path, light=given, dark={"format": "folder", "test": "other"})
+    tree = yaml.safe_load((tmp_path / "suite.yaml").read_text())
+    tree["robustness"] = {"light": "dark"}
+    tree["protocols"] = {"prompts": ["bare", "own"], "shots": [1, 2], "seeds": [0, 1]}
+    tree["sets"]["light"]["templates"] = ["a {} picture"]
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    assert main(["--model", models[0], *options]) == 0
+    light, dark, difference = results(tmp_path / "out")
+    assert list(light["zero_shot"]) == ["bare", "own"]
+    assert list(dark["zero_shot"]) == ["bare"]
+    assert list(light["few_shot"]) == ["1", "2"]
+    assert difference["task"] == "robustness"
+    assert difference["difference"]["value"] == pytest.approx(
+        light["zero_shot"][light["best_prompts"]]["top1"]
+        - dark["zero_shot"][dark["best_prompts"]]["top1"]
+    )
+
+
+def test_pictures_that_cannot_be_read_are_counted_and_said(models, pictures, tmp_path):
+    folder = tmp_path / "data"
+    for path in pictures.glob("*/*.jpg"):
+        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (folder / path.parent.name / path.name).write_bytes(path.read_bytes())
+    (folder / "red" / "0.jpg").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    assert main(["--model", models[0], "--data", str(folder), "--out", str(out)]) == 0
+    (found,) = results(out)
+    assert found["pictures"] == 23
+    assert any("1 picture" in warning for warning in found["warnings"])
+    receipt = Receipts(out / "results").get("m0.data")
+    assert receipt
+    assert receipt.rows["pictures"] == {
+        "in": 24,
+        "kept": 23,
+        "rejected": {},
+        "failed": {"not_embedded": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--suite", "s.yaml"], "with --model"),
+        (["--model", "starter"], "--suite FILE or --data FOLDER"),
+        (["--model", "nosuch", "--data", "."], "nosuch"),
+        (["--model", "starter", "--data", "absent"], "absent"),
+        (["--model", "starter", "starter", "--data", "."], "two are called starter"),
+        (["--model", "starter", "--data", ".", "--run-dir", "x"], "--run-dir"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_a_line(
+    arguments, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"format": "nosuch"}, "there are folder"),
+        ({"test": {"path": "absent"}}, "sets.it.test"),
+        ({"test": {"path": ".", "nosuch": 1}}, "nosuch"),
+        ({"classes": "NoSuchSet"}, "NoSuchSet"),
+        ({"metric": "best"}, "metric"),
+    ],
+)
+def test_a_suite_that_is_wrong_says_where(models, pictures, tmp_path, capsys, changed, said):
+    options = suite(tmp_path, it={"format": "folder", "test": str(pictures)} | changed)
+    assert main(["--model", models[0], *options]) == 2
+    assert said in capsys.readouterr().err
