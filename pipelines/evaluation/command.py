@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,21 @@ from typing import Any
 
 from pipelines.cli import at_work, place_of
 from pipelines.embed import add_ray_options, ray_settings
+from pipelines.embed_job import shard_files
+from pipelines.evaluation.contamination import Seen, contamination, parquet_pairs
 from pipelines.evaluation.judge import read_results, robustness_of
 from pipelines.evaluation.report.write import write_report
 from pipelines.evaluation.sources import SourceError
 from pipelines.evaluation.sources.datacomp import DATACOMP, datacomp_name
-from pipelines.evaluation.stages import Candidate, EvaluationRun, Features, Results, Sets
+from pipelines.evaluation.stages import (
+    Candidate,
+    EvaluationRun,
+    Features,
+    Results,
+    Said,
+    Sets,
+    items_of,
+)
 from pipelines.evaluation.suite import Suite, tree_of_folder
 from pipelines.run.config import ConfigError, build_settings, folder_of, read_tree
 from pipelines.run.history import Journal
@@ -25,6 +36,8 @@ from workers.base.exit_codes import ExitCode
 from workers.base.output import say
 from workers.base.settings import ShellText
 from workers.embedding.settings import EmbedSettings
+
+log = logging.getLogger(__name__)
 
 #: Where judgements go by default.
 OUT = "runs/evaluation"
@@ -43,6 +56,13 @@ def add_options(to: argparse.ArgumentParser) -> None:
     )
     add("--suite", type=Path, metavar="SUITE.yaml", help="on the data sets of a file")
     add("--data", metavar="FOLDER", help="or on pictures in folders by class, all of them")
+    add(
+        "--trained-on",
+        nargs="+",
+        default=[],
+        metavar="PARQUET",
+        help="say which of the pictures stand in these shards of a training, a run's dataset/ say",
+    )
     text = f"where the judgements go (default: {OUT}); what is there already is not done again"
     add("--out", metavar="DIR", default=OUT, help=text)
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
@@ -53,11 +73,12 @@ def evaluate_models(arguments: argparse.Namespace) -> ExitCode:
     """Judge each model on each data set; what has a receipt is not done again."""
     suite = suite_of(arguments)
     candidates = candidates_of(arguments)
+    trained_on = shard_files(arguments.trained_on) if arguments.trained_on else []
     run = EvaluationRun.of(suite, place_of("--out", arguments.out), ray_settings(arguments))
     with at_work(run, "evaluate") as journal:
         journal.code, results = judged(run, candidates, journal)
         if results is not None:
-            say(report(run, results, candidates))
+            say(report(run, results, candidates, trained_on))
     return journal.code
 
 
@@ -111,19 +132,36 @@ def candidates_of(arguments: argparse.Namespace) -> list[Candidate]:
 
 
 def report(
-    run: EvaluationRun, results: list[dict[str, Any]], candidates: Sequence[Candidate]
+    run: EvaluationRun,
+    results: list[dict[str, Any]],
+    candidates: Sequence[Candidate],
+    trained_on: Sequence[Path] = (),
 ) -> str:
     """Write what was found of these models and data sets; the report's text."""
     suite, folder = run.suite, run.directory
-    info = {
+    info: dict[str, Any] = {
         "models": {one.label: size_of(one) for one in candidates},
         "averages": averages_of(suite),
     }
+    if trained_on:
+        info["seen"] = seen_in(trained_on, run)
     differences = robustness_of(folder / "results", results, suite.robustness, suite.protocols)
     write_report([*results, *differences], folder, info)
     for path in (folder / "report.md", folder / "results.json", *(folder / "figures").iterdir()):
         publish(path)
     return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def seen_in(trained_on: Sequence[Path], run: EvaluationRun) -> dict[str, dict[str, Any]]:
+    """What of each data set's test pictures stands in the training data."""
+    log.info("looking for the test pictures in %d shards of training data", len(trained_on))
+    seen, sets = Seen.of(parquet_pairs(trained_on)), Sets(run)
+    found = {}
+    for name in run.suite.sets:
+        files = sets.files(name, "test")
+        classes = Said.of(files[0]).classes or ()
+        found[name] = contamination(items_of(files), seen, classes)
+    return found
 
 
 def averages_of(suite: Suite) -> dict[str, list[str]]:

@@ -184,6 +184,17 @@ def _table(items: Sequence[Item], schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+def items_of(files: Sequence[Path]) -> Iterator[Item]:
+    """The pictures of a split that was written."""
+    bring(files)
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROW_GROUP_ROWS):
+                for row in batch.to_pylist():
+                    labels, captions = tuple(row["labels"]), tuple(row["captions"])
+                    yield Item(row["id"], row["image"], labels, captions)
+
+
 @dataclass(frozen=True)
 class Said:
     """What the data says of itself."""

@@ -48,7 +48,8 @@ def write_report(results: Sequence[Result], folder: Path, info: Mapping[str, Any
             what one lacks is not shown. Tables and figures have the sets in this order.
         info: ``models``: by label, in the order they are to stand in, ``gflops`` of an image and
             ``parameters`` where they are known; ``averages``: by name, sets whose mean is printed
-            for each model that was judged on all of them, such as DataComp's 38.
+            for each model that was judged on all of them, such as DataComp's 38; ``seen``: by
+            set, what of it stands in training data, as ``contamination`` says it.
 
     Raises:
         ValueError: nothing to report, or two results of one model and set.
@@ -63,9 +64,33 @@ def write_report(results: Sequence[Result], folder: Path, info: Mapping[str, Any
     }
     figures = make_figures(shown, gflops)
     write_figures(figures, folder / "figures")
-    lines = report_lines(shown, models, averages, figures)
+    lines = [*report_lines(shown, models, averages, figures), *_seen(info.get("seen", {}))]
     write_text("\n".join(lines), folder / "report.md")
     write_json(_json({"info": info, "results": list(results)}), folder / "results.json")
+
+
+def _seen(by_set: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    if not by_set:
+        return
+    yield from heading("Seen in training")
+    yield (
+        "Test pictures that stand in the training data: the same file, a perceptual hash within a "
+        "few bits, the same caption; and class names that stand in its captions."
+    )
+    yield ""
+    header = ["set", "pictures", "same file", "same picture", "same caption", "class names"]
+    yield from table(
+        header,
+        (
+            [
+                escape(name),
+                *(f"{found[key]:,}" for key in ("pictures", "same_bytes", "same_hash")),
+                f"{found['same_caption']:,}",
+                f"{len(found['class_names']['in_captions']):,} of {found['class_names']['all']:,}",
+            ]
+            for name, found in by_set.items()
+        ),
+    )
 
 
 def _json(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -149,6 +150,24 @@ def test_pictures_that_cannot_be_read_are_counted_and_said(models, pictures, tmp
         "rejected": {},
         "failed": {"not_embedded": 1},
     }
+
+
+def test_test_pictures_that_were_trained_on_are_said(models, pictures, tmp_path):
+    """Of 24, three as the same file."""
+    trained_on = tmp_path / "trained.parquet"
+    known = sorted(pictures.glob("red/*.jpg"))[:3]
+    rows = [
+        {"jpg": path.read_bytes(), "caption": f"a red thing {n}"} for n, path in enumerate(known)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), trained_on)
+    out = ["--out", str(tmp_path / "out"), "--trained-on", str(trained_on)]
+    assert main(["--model", models[0], "--data", str(pictures), *out]) == 0
+    (found,) = json.loads((tmp_path / "out" / "results.json").read_text())["info"]["seen"].values()
+    assert (found["pictures"], found["same_bytes"]) == (24, 3)
+    assert found["class_names"] == {"all": 3, "in_captions": ["red"]}
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "## Seen in training" in report
+    assert "| colours | 24 | 3 |" in report
 
 
 @pytest.mark.parametrize(
