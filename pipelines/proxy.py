@@ -12,6 +12,7 @@ from pipelines.evaluation.command import judged
 from pipelines.evaluation.proxy import (
     ChosenPairs,
     ProxySettings,
+    SmallModel,
     run_of_choice,
 )
 from pipelines.evaluation.proxy_report import write_proxy_report
@@ -23,7 +24,6 @@ from pipelines.run.history import Journal
 from pipelines.run.runner import is_complete, run_stage
 from pipelines.stages.base import Stage
 from pipelines.stages.dataset import Dataset
-from pipelines.stages.model import Model
 from pipelines.training import CHECKPOINT
 from workers.base.exit_codes import ExitCode
 from workers.base.file_systems import local_folder
@@ -130,7 +130,8 @@ def _models(settings: ProxySettings, pool: Run, run: EvaluationRun) -> Iterator[
     for name, choice in settings.choices.items():
         for seed in settings.seeds:
             place = run.directory / "choices" / name
-            yield Model(run_of_choice(pool, place, choice, settings.model, seed, None))
+            chosen = run_of_choice(pool, place, choice, settings.model, seed, None)
+            yield SmallModel(chosen, run.ray)
 
 
 def _checkpoints(settings: ProxySettings, run: EvaluationRun) -> Iterator[tuple[str, Path]]:

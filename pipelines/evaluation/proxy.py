@@ -17,11 +17,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from pipelines.run.config import Config
+from pipelines.run.config import Config, RaySettings
 from pipelines.run.directory import Run
 from pipelines.run.engines import in_process
 from pipelines.run.opt_outs import opt_out_files
+from pipelines.run.precision import decided
 from pipelines.run.receipts import Outcome, Receipts, Shard
+from pipelines.stages.model import PRECISION, Model, TrainHere
 from pipelines.stages.selection import Select, Selection
 from pipelines.training.settings import TrainSettings
 from workers.base.settings import FileName, Settings
@@ -104,6 +106,25 @@ class ChosenPairs(Selection):
         config = self.run.config
         work = Select(config.selection, config.seed, opt_out_files(self.run))
         return in_process(work, shards, self.folder)
+
+
+class SmallModel(Model):
+    """The stage ``model`` of a choice and a seed, without Ray unless it is asked for."""
+
+    def __init__(self, run: Run, ray: RaySettings | None) -> None:
+        super().__init__(run)
+        self.ray = ray
+
+    def prepare(self) -> None:
+        settings = decided(self.run.config.model, self.run.decision(PRECISION), self.ray, self.name)
+        self.run.note_decision(PRECISION, settings.precision)
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        if self.ray is not None:
+            return super().execute(shards)
+        return in_process(
+            TrainHere(self._settings(), self.run.config.seed, self.folder), shards, self.folder
+        )
 
 
 def run_of_choice(

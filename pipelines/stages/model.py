@@ -103,15 +103,7 @@ class TrainOnRay:
         import ray.train
         from ray.train.torch import TorchTrainer
 
-        from pipelines.training.job import TrainingJob
-
-        # The key ties what is there to this data and these settings: nothing else goes on from it.
-        training = Side.TRAINING.of(self.folder) / shard.key[:32]
-        sums = {source.path: source.sha256 for source in shard.sources}
-        shards = shard.files["dataset"]
-        contents = tuple(sums[path] for path in shards)
-        job = TrainingJob(shards, self.settings, self.seed, training, contents)
-        job.renew()
+        job = job_of(shard, self.settings, self.seed, self.folder)
         with tempfile.TemporaryDirectory() as storage:  # Ray's own; it keeps nothing of ours
             trainer = TorchTrainer(
                 train_worker,
@@ -148,6 +140,44 @@ class TrainOnRay:
         least, _ = self.settings.worker_range
         there = int(ray.cluster_resources().get("CPU", 0))
         return max(1, min(self.settings.cpus, there // least)) if there else self.settings.cpus
+
+
+def job_of(shard: Shard, settings: TrainSettings, seed: int, folder: Path) -> TrainingJob:
+    """The training that a shard of the stage in a folder is, begun or to be gone on with."""
+    from pipelines.training.job import TrainingJob
+
+    # The key ties what is there to this data and these settings: nothing else goes on from it.
+    training = Side.TRAINING.of(folder) / shard.key[:32]
+    sums = {source.path: source.sha256 for source in shard.sources}
+    shards = shard.files["dataset"]
+    job = TrainingJob(shards, settings, seed, training, tuple(sums[path] for path in shards))
+    job.renew()
+    return job
+
+
+@dataclass(frozen=True)
+class TrainHere:
+    """Trains in this process: for small models, for which Ray's workers are too long in coming."""
+
+    settings: TrainSettings
+    seed: int
+    folder: Path  # of the stage
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from pipelines.training.loop import Unnoticed
+        from pipelines.training.parallel import Workers
+        from workers.base.hardware import fastest_device
+
+        job = job_of(shard, self.settings, self.seed, self.folder)
+        activity = Activity(note="starting")
+
+        def say(note: str, share: float) -> None:
+            nonlocal activity
+            activity = Activity(note=note, under_way=share)
+
+        with Reporter(lambda: activity, self.folder, "here"):
+            job.work(Workers(fastest_device()), say, Unnoticed())
+        return {"pairs": job.collect(out)}
 
 
 def train_worker(config: dict[str, Any]) -> None:
