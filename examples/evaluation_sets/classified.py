@@ -20,7 +20,6 @@ from examples.evaluation_sets.contents import (
     WESNOTH,
     Roots,
     existing,
-    is_mirrored,
     pictures_below,
     stamp_files,
 )
@@ -63,9 +62,11 @@ def class_of(path: str, table: Mapping[str, Sequence[str]]) -> str | None:
     return None
 
 
-def by_path(name: str, files: Mapping[str, Path | bytes], out: Path) -> Report:
-    """Folders by class, as classes.yaml has them."""
-    report = Report()
+def by_path(
+    name: str, files: Mapping[str, Path | bytes], out: Path, report: Report | None = None
+) -> Report:
+    """Folders by class, as classes.yaml has them; returns the report, a new one or the given."""
+    report = report or Report()
     table = class_table(name)
 
     def drawn() -> Iterator[Drawn]:
@@ -85,9 +86,8 @@ def of_stamps(name: str) -> Callable[[Roots, Path], Report]:
     """What builds a set of Tux Paint's stamps by the table of that name."""
 
     def build(roots: Roots, out: Path) -> Report:
-        """Tux Paint's stamps of some kinds, without those that are others turned round."""
-        files = {path: file for path, file in stamp_files(roots).items() if not is_mirrored(path)}
-        return by_path(name, files, out)
+        report = Report()
+        return by_path(name, stamp_files(roots, report), out, report)
 
     return build
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from examples.evaluation_sets.layout import SetError
+from examples.evaluation_sets.layout import Report, SetError
 from examples.evaluation_sets.packages import Package
 
 SCIKIT_LEARN = Package(
@@ -39,14 +39,27 @@ def existing(path: Path) -> Path:
     return path
 
 
-def stamp_files(roots: Roots) -> dict[str, Path]:
-    """Tux Paint's stamps that are PNG, by their path among the stamps, without ending."""
-    return pictures_below(roots[STAMPS] / "usr/share/tuxpaint/stamps")
+#: Stamps that are drawings of openclipart's, which the starter model was trained on.
+TRAINED_ON = frozenset(
+    (
+        *(f"town/houses/cartoon/{name}" for name in ("cityhouse", "fairytale_castle", "igloo")),
+        *(f"town/houses/cartoon/{name}" for name in ("pinkhome", "swisshome", "tent", "tepee")),
+        *("town/houses/cartoon/wooden_cottage", "animals/marsupials/cartoon/kangaroo-silo"),
+        "seasonal/halloween/jackolantern_mean",
+    )
+)
 
 
-def is_mirrored(name: str) -> bool:
-    """Whether a stamp is another one turned round, as its name says."""
-    return name.endswith("_mirror")
+def stamp_files(roots: Roots, report: Report) -> dict[str, Path]:
+    """Tux Paint's stamps that are PNG, by their path among the stamps, without ending.
+
+    Those that are others turned round, as their names say, are left out, and those trained on.
+    """
+    files = pictures_below(roots[STAMPS] / "usr/share/tuxpaint/stamps")
+    mirrored = {name for name in files if name.endswith("_mirror")}
+    report.left_out["a picture turned round"] += len(mirrored)
+    report.left_out["trained on"] += len(TRAINED_ON & files.keys())
+    return {name: path for name, path in files.items() if name not in mirrored | TRAINED_ON}
 
 
 def pictures_below(folder: Path) -> dict[str, Path]:

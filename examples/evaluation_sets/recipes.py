@@ -29,7 +29,6 @@ from examples.evaluation_sets.contents import (
     WESNOTH,
     Roots,
     existing,
-    is_mirrored,
     stamp_files,
 )
 from examples.evaluation_sets.layout import (
@@ -101,12 +100,10 @@ def stamps(roots: Roots, out: Path) -> Report:
     report = Report()
 
     def pairs() -> Iterator[Drawn]:
-        for name, path in stamp_files(roots).items():
+        for name, path in stamp_files(roots, report).items():
             text = path.with_suffix(".txt")
             if name.startswith("symbols/alphabets/"):
                 report.left_out["a letter"] += 1
-            elif is_mirrored(name):
-                report.left_out["a picture turned round"] += 1
             elif not text.is_file():
                 report.left_out["without a sentence"] += 1
             else:

@@ -384,7 +384,12 @@ def test_stamps_become_classes_and_pairs(tmp_path):
     report = recipes.SETS["plants"].build(roots, tmp_path / "plants")
     assert set(report.classes) == set(classified.class_table("plants"))
     assert not list((tmp_path / "plants").rglob("*_mirror*"))
+    for name in contents.TRAINED_ON:
+        (stamps / name).parent.mkdir(parents=True, exist_ok=True)
+        (stamps / f"{name}.png").write_bytes(picture("blue"))
     report = recipes.stamps(roots, tmp_path)
+    assert report.left_out["trained on"] == len(contents.TRAINED_ON)
+    number += len(contents.TRAINED_ON)
     captions = pq.read_table(tmp_path / "stamps.parquet")["caption"].to_pylist()
     assert len(captions) == report.pictures == number - report.left_out.total()
     assert all(caption.startswith("Number") for caption in captions)
