@@ -289,6 +289,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--images", type=int, help="fewer images, for a small site")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument(
+        "--wrong-captions",
+        type=float,
+        default=NoiseShares.wrong_caption,
+        metavar="SHARE",
+        help="of the images with another image's name (default: %(default)s)",
+    )
     parser.add_argument("--truth", type=Path, help="write what the pages say to this Parquet file")
     parser.add_argument(
         "--describe", action="store_true", help="print the counts of all noise and stop"
@@ -301,7 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     hosts = tuple(options.hosts.split(","))
-    settings = SiteSettings(options.port, hosts, options.images, options.seed)
+    shares = NoiseShares(wrong_caption=options.wrong_captions)
+    settings = SiteSettings(options.port, hosts, options.images, options.seed, shares)
     try:
         if options.describe:
             sys.stdout.write(describe(Site(settings, settings.port)))
