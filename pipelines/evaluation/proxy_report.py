@@ -37,7 +37,15 @@ def write_proxy_report(
         for name in settings.choices
         if name != first
     }
-    text = "\n".join(_lines(settings, kept, scores, differences)) + "\n"
+    controlled = {
+        choice.as_many_as: (
+            name,
+            difference(scores[choice.as_many_as][AVERAGE], scores[name][AVERAGE]),
+        )
+        for name, choice in settings.choices.items()
+        if choice.as_many_as
+    }
+    text = "\n".join(_lines(settings, kept, scores, differences, controlled)) + "\n"
     write_text(text, folder / "proxy.md")
     write_json(
         {
@@ -47,6 +55,10 @@ def write_proxy_report(
             "differences": {
                 name: {of: asdict(one) | {"verdict": one.verdict} for of, one in of_sets.items()}
                 for name, of_sets in differences.items()
+            },
+            "over_controls": {
+                name: asdict(one) | {"control": control, "verdict": one.verdict}
+                for name, (control, one) in controlled.items()
             },
         },
         folder / "proxy.json",
@@ -85,6 +97,7 @@ def _lines(
     kept: Mapping[str, int],
     scores: Mapping[str, Mapping[str, Scores]],
     differences: Mapping[str, Mapping[str, Difference]],
+    controlled: Mapping[str, tuple[str, Difference]],
 ) -> Iterator[str]:
     first, seeds = next(iter(settings.choices)), len(settings.seeds)
     seen = (settings.model.steps or 0) * settings.model.batch_size
@@ -92,15 +105,11 @@ def _lines(
     yield ""
     yield f"Every model has seen {seen:,} pairs; {seeds} seeds a choice. Scores in percent."
     for name, of_sets in differences.items():
-        one = of_sets[AVERAGE]
-        words = {
-            "better": f"`{name}` is better than `{first}`",
-            "worse": f"`{name}` is worse than `{first}`",
-            "no difference shown": f"between `{name}` and `{first}` no difference could be shown",
-        }[one.verdict]
         yield ""
-        words = f"{words[0].upper()}{words[1:]}"
-        yield f"**{words}**: {_points(one)} points on the average of all sets."
+        yield _in_words(name, first, of_sets[AVERAGE])
+    for name, (control, one) in controlled.items():
+        yield ""
+        yield _in_words(name, control, one)
     yield ""
     yield "| choice | pairs | " + " | ".join(scores[first]) + " |"
     yield "|---|--:|" + "--:|" * len(scores[first])
@@ -114,6 +123,15 @@ def _lines(
     yield "|---|" + "--:|" * len(scores[first])
     for name, of_sets in differences.items():
         yield f"| `{name}` | " + " | ".join(_points(one) for one in of_sets.values()) + " |"
+
+
+def _in_words(name: str, other: str, one: Difference) -> str:
+    words = {
+        "better": f"`{name}` is better than `{other}`",
+        "worse": f"`{name}` is worse than `{other}`",
+        "no difference shown": f"Between `{name}` and `{other}` no difference could be shown",
+    }[one.verdict]
+    return f"**{words}**: {_points(one)} points on the average of all sets."
 
 
 def _points(one: Difference) -> str:

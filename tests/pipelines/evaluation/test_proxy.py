@@ -1,5 +1,6 @@
 """Selections compared by models: settings, folders, the verdict."""
 
+import json
 import random
 from typing import Any
 
@@ -103,6 +104,9 @@ def test_the_report_says_in_words_which_selection_is_better(tmp_path):
     kept = {"raw": 1000, "similar": 600, "control": 600}
     text = write_proxy_report(settings(), kept, found, tmp_path)
     assert "**`similar` is better than `raw`**: +10.0 [+7.5, +12.5] points on the average" in text
-    assert "between `control` and `raw` no difference could be shown" in text.lower()
+    assert "Between `control` and `raw` no difference could be shown" in text
+    assert "**`similar` is better than `control`**: +10.0 [+7.5, +12.5] points" in text
+    over = json.loads((tmp_path / "proxy.json").read_text())["over_controls"]["similar"]
+    assert (over["control"], over["verdict"]) == ("control", "better")
     assert "640 pairs" in text
     assert (tmp_path / "proxy.md").read_text() == text
