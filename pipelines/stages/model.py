@@ -25,6 +25,8 @@ from workers.embedding.meter import Activity
 
 if TYPE_CHECKING:
     from pipelines.training.job import TrainingJob
+    from pipelines.training.loop import Notice
+    from pipelines.training.parallel import Workers
 
 #: The setting that `auto` leaves to the machines.
 PRECISION = "model.precision"
@@ -169,14 +171,7 @@ class TrainHere:
         from workers.base.hardware import fastest_device
 
         job = job_of(shard, self.settings, self.seed, self.folder)
-        activity = Activity(note="starting")
-
-        def say(note: str, share: float) -> None:
-            nonlocal activity
-            activity = Activity(note=note, under_way=share)
-
-        with Reporter(lambda: activity, self.folder, "here"):
-            job.work(Workers(fastest_device()), say, Unnoticed())
+        _work_on(job, Workers(fastest_device()), Unnoticed(), self.folder, "here")
         return {"pairs": job.collect(out)}
 
 
@@ -186,16 +181,20 @@ def train_worker(config: dict[str, Any]) -> None:
 
     from pipelines.training.parallel import Workers
 
-    job: TrainingJob = config["job"]
+    workers = Workers.of_group(ray.train.torch.get_device())
+    _work_on(config["job"], workers, Preemption(), config["folder"], f"train-{workers.rank}")
+
+
+def _work_on(job: TrainingJob, workers: Workers, notice: Notice, folder: Path, worker: str) -> None:
+    """Do a worker's part of a training, and say how far it is."""
     activity = Activity(note="starting")
 
     def say(note: str, share: float) -> None:
         nonlocal activity
         activity = Activity(note=note, under_way=share)
 
-    workers = Workers.of_group(ray.train.torch.get_device())
-    with Reporter(lambda: activity, config["folder"], f"train-{workers.rank}"):
-        job.work(workers, say, Preemption())
+    with Reporter(lambda: activity, folder, worker):
+        job.work(workers, say, notice)
 
 
 class Preemption:
