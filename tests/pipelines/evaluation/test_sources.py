@@ -699,6 +699,7 @@ def test_arrays_that_do_not_fit_are_refused_at_once(tmp_path, images, labels, sa
         (gzip.compress(idx(RAMP))[:-9], "is damaged"),
         (gzip.compress(idx(RAMP)[:-1]), "is cut short: 2 of 3 are there"),
     ],
+    ids=["empty", "png", "short", "long", "no header", "cut gzip", "gzip of less"],
 )
 def test_a_damaged_idx_file_is_named(tmp_path, content, says):
     (tmp_path / "x").write_bytes(content)
