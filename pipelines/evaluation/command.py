@@ -16,7 +16,7 @@ from pipelines.evaluation.contamination import Seen, contamination, parquet_pair
 from pipelines.evaluation.judge import read_results, robustness_of
 from pipelines.evaluation.report.write import write_report
 from pipelines.evaluation.sources import SourceError
-from pipelines.evaluation.sources.datacomp import DATACOMP, datacomp_name
+from pipelines.evaluation.sources.datacomp import DATACOMP
 from pipelines.evaluation.stages import (
     Candidate,
     EvaluationRun,
@@ -165,15 +165,18 @@ def seen_in(trained_on: Sequence[Path], run: EvaluationRun) -> dict[str, dict[st
 
 
 def averages_of(suite: Suite) -> dict[str, list[str]]:
-    """The data sets whose mean is printed: all; and DataComp's, where all of them are there."""
+    """The data sets whose mean is printed: all; and DataComp's, where all of them are there.
+
+    Of some, DataComp counts what takes more than labels and captions: its own average is never had.
+    """
     averages = {"all sets": list(suite.sets)} if len(suite.sets) > 1 else {}
-    names = {
-        datacomp_name(Path(data_set.test.options.model_dump()["path"]).name): name
-        for name, data_set in suite.sets.items()
-        if data_set.format == "clip_benchmark"
-    }
-    if DATACOMP.keys() <= names.keys():
-        averages["DataComp's 38 sets"] = [names[name] for name in DATACOMP]
+    names = {data_set.datacomp: name for name, data_set in suite.sets.items()}
+    ours = [name for name, about in DATACOMP.items() if about.our_metric]
+    if names.keys() >= set(ours):
+        title = (
+            f"those {len(ours)} of DataComp's {len(DATACOMP)} sets whose number is DataComp's own"
+        )
+        averages[title] = [names[name] for name in ours]
     return averages
 
 

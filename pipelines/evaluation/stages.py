@@ -287,7 +287,7 @@ class Results(Evaluation):
             "model": candidate.label,
             "set": name,
             "task": task,
-            "metric": data_set.metric or ("map" if task == "multilabel" else "top1"),
+            "metric": data_set.metric_of(task),
             "classes": said.classes,
             "templates": data_set.own_templates(said.templates),
             "published": candidate.content.identity["published"],

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from clip_model.templates import ClassName, class_set, template_set
 from pipelines.evaluation.settings import Metric, ProtocolSettings
 from pipelines.evaluation.sources import FORMATS, Source, Task, find_splits
+from pipelines.evaluation.sources.datacomp import DATACOMP, datacomp_name
 from workers.base.settings import Settings
 
 Split = Literal["test", "train"]
@@ -44,8 +45,8 @@ class DataSet(Settings):
     )
     metric: Metric | None = Field(
         default=None,
-        description="the number that stands for the data set; null: top1, or map of pictures that "
-        "have any number of labels",
+        description="the number that stands for the data set; null: top1, of pictures with any "
+        "number of labels map, of DataComp's sets what DataComp counts",
     )
     classes: Names | str | None = Field(
         default=None,
@@ -96,6 +97,20 @@ class DataSet(Settings):
         if name == "train" and classes is None:
             classes = self.open("test").classes  # a split may lack a class of the other
         return kind(pictures.options, pictures.split, classes)
+
+    @property
+    def datacomp(self) -> str | None:
+        """Which of DataComp's 38 sets it is, by the name of its folder; None for all others."""
+        if self.format != "clip_benchmark":
+            return None
+        return datacomp_name(Path(self.test.options.model_dump()["path"]).name)
+
+    def metric_of(self, task: Task) -> Metric:
+        """The number that stands for it: the suite's, DataComp's, or what is usual."""
+        if self.metric or task == "multilabel":
+            return self.metric or "map"
+        by_class = self.datacomp and DATACOMP[self.datacomp].our_metric == "mean_per_class"
+        return "mean_per_class" if by_class else "top1"
 
     def _said_classes(self) -> tuple[ClassName, ...] | None:
         return class_set(self.classes) if isinstance(self.classes, str) else self.classes

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 import clip_model
 from clip_model.preprocess import normalised
 from pipelines.evaluate import main
+from pipelines.evaluation.command import averages_of
+from pipelines.evaluation.sources.datacomp import DATACOMP
+from pipelines.evaluation.suite import Suite
 from pipelines.run.receipts import Receipts
 from tests.shards import jpeg, save_tiny_model
 
@@ -205,3 +208,19 @@ def test_a_suite_that_is_wrong_says_where(models, pictures, tmp_path, capsys, ch
     options = suite(tmp_path, it={"format": "folder", "test": str(pictures)} | changed)
     assert main(["--model", models[0], *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_datacomps_sets_are_known_by_their_folders(tmp_path):
+    sets = {
+        f"set{number}": {"format": "clip_benchmark", "test": f"wds_{name.replace('/', '-')}_test"}
+        for number, name in enumerate(DATACOMP)
+    }
+    suite = Suite.model_validate({"sets": sets}, context={"folder": tmp_path})
+    assert [one.datacomp for one in suite.sets.values()] == list(DATACOMP)
+    metrics = {one.datacomp: one.metric_of("classification") for one in suite.sets.values()}
+    assert metrics["vtab/caltech101"] == "mean_per_class"
+    assert metrics["imagenet1k"] == "top1"
+    every, datacomp = averages_of(suite).values()
+    assert (len(every), len(datacomp)) == (38, 33)
+    missing = Suite.model_validate({"sets": {"set0": sets["set0"], "set1": sets["set1"]}})
+    assert list(averages_of(missing)) == ["all sets"]
