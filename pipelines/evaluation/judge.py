@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from pipelines.evaluation.protocols import (
 from pipelines.evaluation.settings import ProtocolSettings
 from pipelines.run.receipts import Shard
 from workers.base.copies import bring
+from workers.base.failures import NeedsMendingError
 from workers.base.storage import write_json, write_table
 from workers.base.tally import Tally
 from workers.embedding.matrix import embedding_matrix
@@ -77,7 +78,7 @@ class Judge:
         for name in missing:
             tally.fail("not_embedded", name, {"id": name})
         if not test.ids:
-            return {"pictures": tally}
+            raise NeedsMendingError(f"{of['set']}: none of its {len(missing)} pictures decodes")
         if of["task"] == "retrieval":
             judged = judge_retrieval(tower, test, self.protocols)
         else:
@@ -109,18 +110,15 @@ def read_pictures(pictures: Sequence[Path], features: Sequence[Path]) -> tuple[P
     for some, of_them in zip(pictures, features, strict=True):
         embedded = pq.read_table(of_them, columns=["pair_id", "image_embedding"])
         place = {name: row for row, name in enumerate(embedded["pair_id"].to_pylist())}
-        known = [row for row in _facts(some) if row["id"] in place]
-        missing += [row["id"] for row in _facts(some) if row["id"] not in place]
+        facts = pq.read_table(some, columns=["id", "labels", "captions"]).to_pylist()
+        known = [row for row in facts if row["id"] in place]
+        missing += [row["id"] for row in facts if row["id"] not in place]
         matrix = torch.from_numpy(embedding_matrix(embedded["image_embedding"]))
         rows.append(matrix[[place[row["id"]] for row in known]])
         ids += [row["id"] for row in known]
         labels += [tuple(row["labels"]) for row in known]
         captions += [tuple(row["captions"]) for row in known]
     return Pictures(ids, torch.cat(rows), labels, captions), missing
-
-
-def _facts(path: Path) -> Iterator[dict[str, Any]]:
-    yield from pq.read_table(path, columns=["id", "labels", "captions"]).to_pylist()
 
 
 def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from pipelines.evaluation.proxy import Difference, ProxySettings, difference
+from pipelines.evaluation.report.estimates import recall_at_1, zero_shot
 from workers.base.storage import write_json, write_text
 
 #: The name of the mean over all data sets.
@@ -81,15 +82,15 @@ def scores_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[
 
 
 def headline(result: Mapping[str, Any]) -> float:
-    """The one number of a result: zero-shot by its own prompts, or else by the most there are;
-    of retrieval, the mean of recall at 1 in both directions.
+    """The one number of a result, as the report of an evaluation has it.
+
+    Raises:
+        ValueError: it has none, as of classes of which none has pictures of both kinds.
     """
-    if result["task"] == "retrieval":
-        return fmean(result[way]["1"]["value"] for way in ("image_to_text", "text_to_image"))
-    by_prompts = result["zero_shot"]
-    kind = next(kind for kind in ("own", "ensemble", "one", "bare") if kind in by_prompts)
-    value: float = by_prompts[kind]["value"]
-    return value
+    of_task = recall_at_1 if result["task"] == "retrieval" else zero_shot
+    if (found := of_task(result)) is None:
+        raise ValueError(f"{result['model']} has no score on {result['set']}")
+    return found.value
 
 
 def _lines(

@@ -31,6 +31,7 @@ from pipelines.run.receipts import Outcome, Receipt, Shard
 from pipelines.stages.base import Stage
 from pipelines.stages.embeddings import Content, Embed, content_of, embed_in_actors
 from workers.base.copies import bring
+from workers.base.failures import NeedsMendingError
 from workers.base.storage import ROW_GROUP_ROWS, table_writer
 from workers.base.tally import Tally
 from workers.embedding.overlap import in_chunks
@@ -104,31 +105,32 @@ class Sets(Evaluation):
     name = "sets"
 
     def check(self) -> None:
-        """Open each data set: what can be seen to be wrong costs no model any time."""
-        for name, data_set in self.run.suite.sets.items():
-            for split in splits_of(data_set):
-                try:
-                    data_set.open(split)
-                except SourceError as error:
-                    raise ConfigError(f"sets.{name}.{split}: {error}") from error
+        """What can be seen to be wrong with a data set costs no model any time."""
+        self.plan()
 
     def plan(self) -> list[Shard]:
+        return self._shards
+
+    @cached_property
+    def _shards(self) -> list[Shard]:
+        """Each data set is opened once. Raises ConfigError where one cannot be used."""
         return [
-            self._shard(name, split)
+            self._shard(name, data_set, split)
             for name, data_set in self.run.suite.sets.items()
-            for split in splits_of(data_set)
+            for split in SPLITS
+            if data_set.pictures(split) is not None
         ]
 
-    def _shard(self, name: str, split: Split) -> Shard:
+    def _shard(self, name: str, data_set: DataSet, split: Split) -> Shard:
         """As `make` has it, names, sizes and times of the files stand for their content."""
-        data_set = self.run.suite.sets[name]
-        source = data_set.open(split)
-        files, classes = source.files, source.classes
-        stamps = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-        pictures = data_set.pictures(split)
-        assert pictures is not None
-        options = pictures.options.model_dump(mode="json")
-        key = digest([self.version, data_set.format, pictures.split, options, stamps, classes])
+        try:
+            source = data_set.open(split)
+        except SourceError as error:
+            raise ConfigError(f"sets.{name}.{split}: {error}") from error
+        stamps = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in source.files]
+        options = source.settings.model_dump(mode="json")
+        identity = [data_set.format, source.split, options, stamps, source.classes]
+        key = digest([self.version, *identity])
         return Shard(f"{name}.{split}", key, values={"set": name, "split": split})
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
@@ -138,10 +140,6 @@ class Sets(Evaluation):
         """The files of a split that was written; none where there is none."""
         receipt = self.receipts.get(f"{name}.{split}")
         return [self.folder / output.file for output in receipt.outputs] if receipt else []
-
-
-def splits_of(data_set: DataSet) -> list[Split]:
-    return [split for split in SPLITS if data_set.pictures(split) is not None]
 
 
 @dataclass(frozen=True)
@@ -162,6 +160,8 @@ class WriteSet:
             with table_writer(schema, out / f"{shard.name}-{number:05d}.parquet") as file:
                 for some in in_chunks(items, ROW_GROUP_ROWS):
                     file.write_table(_table(some, schema))
+        if not tally.kept:
+            raise NeedsMendingError(f"{shard.name}: none of its {tally.rows_in} pictures is of use")
         return {"pictures": tally}
 
 
@@ -264,13 +264,8 @@ class Results(Evaluation):
         self.reads = ("sets", *(f"features/{one.label}" for one in candidates))  # type: ignore[misc]
 
     def plan(self) -> list[Shard]:
-        return [
-            self._shard(candidate, name) for candidate in self.candidates for name in self._sets()
-        ]
-
-    def _sets(self) -> list[str]:
-        sets = Sets(self.run)
-        return [name for name in self.run.suite.sets if sets.files(name, "test")]
+        sets = self.run.suite.sets
+        return [self._shard(one, name) for one in self.candidates for name in sets]
 
     def _shard(self, candidate: Candidate, name: str) -> Shard:
         data_set, sets = self.run.suite.sets[name], Sets(self.run)

@@ -10,31 +10,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import clip_model
-from clip_model import CLIP, ClipConfig, contrastive_loss, sigmoid_loss, tokenize
-from clip_model.config import ModifiedResNetConfig, TextConfig, VisionTransformerConfig
+from clip_model import CLIP, contrastive_loss, sigmoid_loss, tokenize
 from clip_model.model import convert_weights
+from tests.clip_model.test_towers import CAPTIONS, RESNET, VIT, built
 from tests.processors import needs_gpu
 
 pytestmark = needs_gpu
 
-TEXT = TextConfig(width=64, layers=2, heads=2)
-VIT = ClipConfig(32, 32, VisionTransformerConfig(2, 64, 8), TEXT)
-RESNET = ClipConfig(32, 64, ModifiedResNetConfig((2, 1, 1, 1), 8), TEXT)
-CAPTIONS = ["a cat", "a rather longer caption about two dogs and a bone", "sea"]
 #: How far unit vectors may be from those of float32 on a CPU, as a length.
 LENGTHS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 EVERY_TOWER = pytest.mark.parametrize("config", [VIT, RESNET], ids=["vit", "resnet"])
 EVERY_TYPE = pytest.mark.parametrize("dtype", list(LENGTHS), ids=str)
-
-
-def built(config: ClipConfig) -> CLIP:
-    torch.manual_seed(0)
-    model = CLIP(config)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bn3.weight"):
-            torch.nn.init.ones_(parameter)  # else each block of the ResNet is its shortcut
-    return model.eval()
 
 
 def features(model: CLIP, compiled: bool = False) -> tuple[Tensor, Tensor]:
@@ -54,7 +41,7 @@ def features(model: CLIP, compiled: bool = False) -> tuple[Tensor, Tensor]:
 @EVERY_TYPE
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_features_are_those_of_the_cpu(config, dtype, compiled) -> None:
-    model = built(config)
+    model = built(config).eval()
     expected = features(model)
     model = model.cuda()
     if dtype != torch.float32:
@@ -64,7 +51,7 @@ def test_features_are_those_of_the_cpu(config, dtype, compiled) -> None:
 
 
 def test_a_checkpoint_is_loaded_in_half_precision_as_openais_is(tmp_path) -> None:
-    clip_model.save(built(VIT), tmp_path / "model.safetensors", half=False)
+    clip_model.save(built(VIT).eval(), tmp_path / "model.safetensors", half=False)
     model, _ = clip_model.load(tmp_path / "model.safetensors")
     assert model.logit_scale.is_cuda
     assert model.visual.conv1.weight.dtype == torch.float16

@@ -155,6 +155,24 @@ def test_pictures_that_cannot_be_read_are_counted_and_said(models, pictures, tmp
     }
 
 
+def test_a_set_of_which_no_picture_is_of_use_is_said_and_never_left_out(
+    models, pictures, tmp_path, capsys
+):
+    """Empty files are known when the set is written, damaged ones when it is embedded."""
+    for name, content in (("empty", b""), ("damaged", b"no picture")):
+        folder = tmp_path / name / "red"
+        folder.mkdir(parents=True)
+        (folder / "0.jpg").write_bytes(content)
+        sets = {
+            "good": {"format": "folder", "test": str(pictures)},
+            name: {"format": "folder", "test": str(folder.parent)},
+        }
+        options = suite(folder.parent, **sets)
+        assert main(["--model", models[0], *options]) == 3
+        assert f"{name}" in capsys.readouterr().err
+        assert not (folder.parent / "out" / "report.md").exists()
+
+
 def test_test_pictures_that_were_trained_on_are_said(models, pictures, tmp_path):
     """Of 24, three as the same file."""
     trained_on = tmp_path / "trained.parquet"

@@ -88,7 +88,8 @@ def results(scores):
         for seed, value in enumerate(values):
             model = f"{choice}.{seed}"
             zero_shot = {"bare": {"value": 0.0}, "own": {"value": value}}
-            yield {"model": model, "set": "a", "task": "classification", "zero_shot": zero_shot}
+            about = {"task": "classification", "best_prompts": "own"}
+            yield {"model": model, "set": "a", **about, "zero_shot": zero_shot}
             ways = {way: {"1": {"value": value}} for way in ("image_to_text", "text_to_image")}
             yield {"model": model, "set": "b", "task": "retrieval", **ways}
 
