@@ -4,8 +4,9 @@
 the same as JSON. The two are idx files of labelled pictures, such as those of Fashion-MNIST, which
 ``python -m examples.evaluation_sets`` lays out. Features are the starter model's, of unit length.
 The other side is scikit-learn's `LogisticRegression` with its defaults for as many iterations; both
-take turns and the medians count. A loss is the mean cross-entropy with its penalty, in float64; the
-optimum is that of scikit-learn in float64, run until nothing changes.
+take turns and the medians count. It ends far from the optimum, so it runs once more in float64 with
+the first tolerance that brings its loss as near as ours must be. A loss is the mean cross-entropy
+with its penalty, in float64; the optimum is that of scikit-learn's Newton solver.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from workers.embedding.settings import EmbedSettings
 
 L2 = {"the paper's README": 1 / 0.316, "weaker": 0.0316}
 TEST_SHARE = 0.2
+NEAR = 1e-6  # a loss is as good as the optimum's
+TOLERANCES = (1e-5, 1e-6, 1e-7, 1e-8)
 
 
 def features_of(model: str, images: Path, labels: Path) -> tuple[Tensor, Tensor]:
@@ -71,10 +74,12 @@ def compared(name: str, l2: float, x: Tensor, targets: Tensor, rounds: int) -> d
     """Times and losses of both."""
     from sklearn.linear_model import LogisticRegression
 
-    def theirs(tol: float = 1e-4, dtype: Any = np.float32, iterations: int = 1000) -> Any:
-        solver = LogisticRegression(C=1 / l2, max_iter=iterations, tol=tol)
+    def theirs(dtype: Any = np.float32, **settings: Any) -> Any:
+        solver = LogisticRegression(C=1 / l2, **{"max_iter": 1000} | settings)
         return solver.fit(x.numpy().astype(dtype), targets.numpy())
 
+    best = theirs(np.float64, solver="newton-cholesky", tol=1e-10)
+    optimum = loss_at(best.coef_, best.intercept_, x, targets, l2)
     works: dict[str, Callable[[], Any]] = {
         "ours": lambda: fit_probe(x, targets, l2),
         "theirs": theirs,
@@ -87,9 +92,14 @@ def compared(name: str, l2: float, x: Tensor, targets: Tensor, rounds: int) -> d
             found[side] = work()
             times[side].append(time.perf_counter() - start)
     ours, fitted = found["ours"], found["theirs"]
-    best = theirs(tol=1e-10, dtype=np.float64, iterations=10_000)
-    optimum = loss_at(best.coef_, best.intercept_, x, targets, l2)
     taken = {side: median(some) for side, some in times.items()}
+    for tolerance in TOLERANCES:
+        start = time.perf_counter()
+        near = theirs(np.float64, tol=tolerance, max_iter=10_000)
+        as_near = time.perf_counter() - start
+        near_above = loss_at(near.coef_, near.intercept_, x, targets, l2) - optimum
+        if near_above <= NEAR:
+            break
     return {
         "l2": l2,
         "name": name,
@@ -99,6 +109,10 @@ def compared(name: str, l2: float, x: Tensor, targets: Tensor, rounds: int) -> d
         "optimum": optimum,
         "ours_above": loss_at(ours.weight, ours.bias, x, targets, l2) - optimum,
         "theirs_above": loss_at(fitted.coef_, fitted.intercept_, x, targets, l2) - optimum,
+        "near_tolerance": tolerance,
+        "near_seconds": as_near,
+        "near_above": near_above,
+        "near_ratio": as_near / taken["ours"],
     }
 
 
@@ -121,11 +135,19 @@ def main() -> int:
     write = sys.stdout.write
     shape = f"{kept:,} x {features.shape[1]}"
     write(f"{shape}, {usable_cores()} cores\n")
-    write(f"{'L2':>8}{'scikit-learn, s':>17}{'ours, s':>9}{'ratio':>7}")
-    write(f"{'loss above the optimum: theirs':>33}{'ours':>10}\n")
+    write(f"{'L2':>8}{'':18}{'seconds':>9}{'ratio':>7}{'loss above the optimum':>24}\n")
     for row in rows:
-        write(f"{row['l2']:8.4f}{row['theirs_seconds']:17.2f}{row['ours_seconds']:9.2f}")
-        write(f"{row['ratio']:7.2f}{row['theirs_above']:33.1e}{row['ours_above']:10.1e}\n")
+        of = {
+            "ours": (row["ours_seconds"], 1.0, row["ours_above"]),
+            "scikit-learn": (row["theirs_seconds"], row["ratio"], row["theirs_above"]),
+            f"  tol={row['near_tolerance']:.0e}": (
+                row["near_seconds"],
+                row["near_ratio"],
+                row["near_above"],
+            ),
+        }
+        for side, (seconds, ratio, above) in of.items():
+            write(f"{row['l2']:8.4f}  {side:16}{seconds:9.2f}{ratio:7.2f}{above:24.1e}\n")
     for shots, values in curve.items():
         write(f"{shots:3} labelled examples a class: {fmean(values):.1%}\n")
     result = {"rows": rows, "train": kept, "dim": features.shape[1], "few_shot": curve}

@@ -78,7 +78,7 @@ class LinearProbe:
             ValueError: a row's features are not finite; the error says which rows'.
         """
         _check_finite(features)
-        return _class_logits(features.to(self.weight), self.weight, self.bias)
+        return _with_other_class(F.linear(features.to(self.weight), self.weight, self.bias))
 
     def predict(self, features: Tensor) -> Tensor:
         """The likeliest label of each row: [N, D] -> [N]."""
@@ -96,11 +96,11 @@ class LinearProbe:
         return right.double().mean().item()
 
 
-def _class_logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    logits = F.linear(features, weight, bias)
-    if len(weight) == 1:  # the other class's logit is 0
-        logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
-    return logits
+def _with_other_class(logits: Tensor) -> Tensor:
+    """Of two classes one has a row of weights, the other one's logit is 0: [N, 1] -> [N, 2]."""
+    if logits.shape[1] > 1:
+        return logits
+    return torch.cat([torch.zeros_like(logits), logits], dim=-1)
 
 
 def fit_probe(
@@ -109,12 +109,14 @@ def fit_probe(
     l2: float = 1 / 0.316,
     *,
     max_iterations: int = 1000,
-    tolerance: float = 1e-4,
+    tolerance: float = 5e-6,
 ) -> LinearProbe:
     """Logistic regression as scikit-learn's `LogisticRegression(C=1 / l2, max_iter=1000)`.
 
     It minimises the sum of the cross-entropies plus l2 / 2 times the squared weights; the
-    intercept is free. It runs where the features are, in their precision (float32 at least).
+    intercept is free. It runs where the features are; products are in their precision (float32 at
+    least), weights and losses in float64: in float32 the search ends where losses no longer
+    differ, short of the optimum.
 
     Features lie in a narrow cone, along whose axes their variances differ by orders of magnitude,
     which makes the search slow. So it goes on in centred coordinates in which the curvature of
@@ -125,8 +127,8 @@ def fit_probe(
         features: [N, D].
         labels: integers [N], any two or more different ones.
         l2: the paper's lambda, scikit-learn's 1 / C. The default is that of OpenAI's README.
-        tolerance: the largest slope of the mean loss, in these coordinates, at which it stops;
-            scikit-learn's `tol`.
+        tolerance: the largest slope of the mean loss, in these coordinates, at which it stops. The
+            default's loss is within 1e-6 of the optimum's.
 
     Raises:
         ValueError: rows and labels differ in number, there is but one class, l2 is not a positive
@@ -144,28 +146,30 @@ def fit_probe(
         directions, variances = _principal_axes(x)
         scale = (variances / len(classes) + l2 / len(x)).rsqrt()  # R
         x = x @ (directions * scale)  # NR
-        weight = x.new_zeros(rows, x.shape[1]).requires_grad_()
-        bias = x.new_zeros(rows).requires_grad_()
+        weight = x.new_zeros(rows, x.shape[1], dtype=torch.float64).requires_grad_()
+        bias = x.new_zeros(rows, dtype=torch.float64).requires_grad_()
         optimizer = torch.optim.LBFGS(
             [weight, bias],
             max_iter=max_iterations,
             max_eval=2 * max_iterations,
             history_size=30,
             tolerance_grad=tolerance,
-            tolerance_change=torch.finfo(x.dtype).eps,
+            tolerance_change=torch.finfo(weight.dtype).eps,
             line_search_fn="strong_wolfe",
         )
 
         def mean_loss() -> Tensor:
             optimizer.zero_grad()
-            loss = F.cross_entropy(_class_logits(x, weight, bias), targets)
+            logits = F.linear(x, weight.to(x.dtype)).double() + bias  # NK
+            loss = F.cross_entropy(_with_other_class(logits), targets)
             loss = loss + (weight * scale).square().sum() * (l2 / 2 / len(x))
             loss.backward()
             return loss
 
         optimizer.step(mean_loss)
-    fitted = (weight.detach() * scale) @ directions.t()
-    return LinearProbe(classes, fitted, bias.detach() - fitted @ mean)
+    fitted = (weight.detach() * scale) @ directions.t().double()
+    intercept = bias.detach() - fitted @ mean.double()
+    return LinearProbe(classes, fitted.to(x.dtype), intercept.to(x.dtype))
 
 
 def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
