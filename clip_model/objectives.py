@@ -22,6 +22,10 @@ from clip_model.optimisation import clamp_logit_scale
 
 SIGMOID_SCALE, SIGMOID_BIAS = math.log(10.0), -10.0  # what SigLIP starts from
 WORDS_AT_A_TIME = 1024  # of a language model's predictions: 0.2 GB of float32 logits
+# Of `zero_shot`, which keeps nothing for a backward pass.
+SENTENCES_AT_A_TIME = 256
+IMAGES_AT_A_TIME = 256  # of words' logits: 50 MB
+PLACES_AT_A_TIME = 16_384  # in the text transformer: some 100 MB where it is 500 wide
 
 
 class Objective(nn.Module, ABC):
@@ -47,6 +51,19 @@ class Objective(nn.Module, ABC):
     def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
         """This part's share: the shares of all parts sum to the loss of the whole batch."""
 
+    @abstractmethod
+    def zero_shot(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """How well sentences fit images, by what the objective has learnt.
+
+        Args:
+            images: [n, E], what the image tower makes of them, not normalised.
+            tokens: [C, L], a sentence of each class, padded with 0.
+
+        Returns:
+            [n, C] scores; an image's class is the one with its highest. Scores of different
+            images are not compared.
+        """
+
     def shared(self) -> list[nn.Parameter]:
         """The weights that `loss` uses and `forward` does not: all of them are scalars."""
         return []
@@ -66,6 +83,9 @@ class Contrastive(Objective):
     def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
         images, texts = features
         return contrastive_loss(images, texts, self.model.logit_scale, parts)
+
+    def zero_shot(self, images: Tensor, tokens: Tensor) -> Tensor:
+        return _cosines(self.model, images, tokens)
 
     def shared(self) -> list[nn.Parameter]:
         return [self.model.logit_scale]
@@ -90,6 +110,9 @@ class Sigmoid(Objective):
     def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
         images, texts = features
         return sigmoid_loss(images, texts, self.model.logit_scale, self.logit_bias, parts)
+
+    def zero_shot(self, images: Tensor, tokens: Tensor) -> Tensor:
+        return _cosines(self.model, images, tokens)
 
     def shared(self) -> list[nn.Parameter]:
         return [self.model.logit_scale, self.logit_bias]
@@ -144,6 +167,51 @@ class PredictCaption(Objective):
     def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
         return features[0].sum() / parts.total
 
+    @torch.inference_mode()
+    def zero_shot(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """The mean log-likelihood of a sentence's tokens given the image, the end token's included.
+
+        As in training: a sum would be the likelihood of the whole sentence, in which a short name
+        beats a long one whatever the image shows.
+
+        What a place costs is the sum over the vocabulary, which is the same for all sentences that
+        begin alike: it is computed once an image and beginning. Sentences of one length go
+        through the transformer together, so there is no padding.
+        """
+        ends = tokens.argmax(dim=-1)  # C
+        begun, is_first = _beginnings(tokens, ends)  # C(L-1)
+        prefixes = self.image_prefix(images)  # nD
+        totals = prefixes.new_empty(len(images), int(begun.max()) + 1)
+        scores = prefixes.new_empty(len(images), len(tokens))
+        for end in ends.unique().tolist():
+            for some in (ends == end).nonzero()[:, 0].split(max(1, PLACES_AT_A_TIME // end)):
+                words, new = tokens[some, 1 : end + 1].long(), is_first[some, :end]  # ce
+                at_once = max(1, PLACES_AT_A_TIME // words.numel())
+                rows = torch.arange(len(images), device=images.device)
+                for block in rows.split(at_once):
+                    x = self._predictions(prefixes[block], words)  # bceD
+                    if new.any():
+                        totals[block[:, None], begun[some, :end][new]] = self._totals(x[:, new])
+                    logits = (x * self.model.token_embedding(words)).sum(dim=-1)  # bce
+                    costs = totals[block][:, begun[some, :end]] - logits
+                    scores[block[:, None], some] = -costs.mean(dim=-1)
+        return scores
+
+    def _predictions(self, prefixes: Tensor, words: Tensor) -> Tensor:
+        """From what each word is predicted: prefixes [b, D] and words [c, e] -> [b, c, e, D]."""
+        shape = (len(prefixes), *words.shape, prefixes.shape[-1])
+        known = self.model.token_embedding(words[:, :-1]).expand(len(prefixes), -1, -1, -1)
+        x = torch.cat([prefixes[:, None, None].expand(-1, len(words), -1, -1), known], dim=2)
+        x = self.model.contextual(x.flatten(0, 1).to(self.model.dtype))
+        return full_precision(x).view(shape)
+
+    def _totals(self, x: Tensor) -> Tensor:
+        """Logarithms of the sums over the vocabulary: [..., D] -> [...]."""
+        weight = self.model.token_embedding.weight
+        blocks = x.flatten(0, -2).split(WORDS_AT_A_TIME)
+        sums = [full_precision(block @ weight.t()).logsumexp(dim=-1) for block in blocks]
+        return torch.cat(sums).view(x.shape[:-1])
+
 
 class PredictWords(Objective):
     """The paper's second baseline: which words the caption has, in whatever order.
@@ -170,6 +238,27 @@ class PredictWords(Objective):
     def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
         return features[0].sum() / parts.total
 
+    @torch.inference_mode()
+    def zero_shot(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """The mean log-likelihood of a sentence's distinct tokens, as in training.
+
+        Raises:
+            ValueError: a sentence has no tokens.
+        """
+        words, counts = _distinct_words(tokens)  # CL
+        if not counts.any(dim=-1).all():
+            raise ValueError("a sentence of a class has no words")
+        known, places = words[counts].unique(return_inverse=True)  # U
+        shares = images.new_zeros(len(tokens), len(known))  # CU
+        shares[counts.nonzero()[:, 0], places] = 1.0
+        shares /= shares.sum(dim=-1, keepdim=True)
+        scores = []
+        for some in images.split(IMAGES_AT_A_TIME):
+            logits = full_precision(self.words(some))  # bV
+            logs = logits[:, known] - logits.logsumexp(dim=-1, keepdim=True)  # bU
+            scores.append(logs @ shares.to(logs.dtype).t())
+        return torch.cat(scores)
+
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "contrastive": Contrastive,
@@ -177,6 +266,31 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "caption": PredictCaption,
     "bag_of_words": PredictWords,
 }
+
+
+@torch.inference_mode()
+def _cosines(model: CLIP, images: Tensor, tokens: Tensor) -> Tensor:
+    texts = torch.cat([model.encode_text(some) for some in tokens.split(SENTENCES_AT_A_TIME)])
+    return F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).t()  # nC
+
+
+def _beginnings(tokens: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Which sentences begin alike.
+
+    Returns:
+        [C, L - 1] both: the number of what stands before each token behind the start, and whether
+        it stands there first, if sentences are taken by their length.
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    begun = torch.zeros(len(tokens), tokens.shape[1] - 1, dtype=torch.long)
+    is_first = torch.zeros_like(begun, dtype=torch.bool)
+    texts, lengths = tokens.tolist(), ends.tolist()
+    for row in sorted(range(len(texts)), key=lengths.__getitem__):
+        for place in range(lengths[row]):
+            beginning = tuple(texts[row][1 : place + 1])
+            is_first[row, place] = beginning not in numbers
+            begun[row, place] = numbers.setdefault(beginning, len(numbers))
+    return begun.to(tokens.device), is_first.to(tokens.device)
 
 
 def _cross_entropies(x: Tensor, words: Tensor, weight: Tensor) -> Tensor:

@@ -17,10 +17,13 @@ from torch import Tensor
 
 from clip_model.architecture import infer_config
 from clip_model.config import (
+    CONTEXT_LENGTH,
     HEAD_WIDTH,
     MLP_RATIO,
+    VOCAB_SIZE,
     ClipConfig,
     ModifiedResNetConfig,
+    TextConfig,
     VisionTransformerConfig,
 )
 from clip_model.json_file import read_json, read_section, replacing, write_json
@@ -92,6 +95,59 @@ def from_open_clip(
     preprocess = read_section(fields, "preprocess_cfg") if model is not fields else {}
     _check_preprocess(preprocess, config.image_resolution, f"{config_path}, preprocess_cfg")
     return tensors, config
+
+
+def described(fields: Mapping[str, Any], where: str) -> ClipConfig:
+    """The architecture that a configuration of open_clip's describes, for new weights.
+
+    Args:
+        fields: of a file of its `model_configs`, or of an `open_clip_config.json`.
+        where: the file, for the error.
+
+    Raises:
+        RuntimeError: a key is missing, is not known, or asks for what is not done here.
+    """
+    model = read_section(fields, "model_cfg") or fields
+    vision, text = read_section(model, "vision_cfg"), read_section(model, "text_cfg")
+    if vision.get("timm_model_name"):
+        raise RuntimeError(f"{where}: an image tower of timm's is not made here")
+    try:
+        config = ClipConfig(
+            model["embed_dim"],
+            vision["image_size"],
+            _image_tower(vision),
+            TextConfig(
+                text["width"],
+                text["layers"],
+                text.get("heads", 8),
+                text.get("context_length", CONTEXT_LENGTH),
+                text.get("vocab_size", VOCAB_SIZE),
+            ),
+            model.get("quick_gelu", False),
+        )
+    except KeyError as error:
+        raise RuntimeError(f"{where}: {error} is missing") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RuntimeError(f"{where}: {error}") from error
+    _check_model(model, config, where)
+    if config.image_resolution < smallest_side(config.vision):
+        raise RuntimeError(f"{where}: images of {config.image_resolution} pixels have no patch")
+    return config
+
+
+def smallest_side(vision: VisionTransformerConfig | ModifiedResNetConfig) -> int:
+    """Pixels of the smallest image that a tower makes anything of."""
+    return vision.patch_size if isinstance(vision, VisionTransformerConfig) else 32
+
+
+def _image_tower(vision: Mapping[str, Any]) -> VisionTransformerConfig | ModifiedResNetConfig:
+    if isinstance(layers := vision["layers"], list):
+        return ModifiedResNetConfig(tuple(layers), vision["width"])
+    mlp_width = int(vision["width"] * vision.get("mlp_ratio", MLP_RATIO))
+    head_width = vision.get("head_width", HEAD_WIDTH)
+    return VisionTransformerConfig(
+        layers, vision["width"], vision["patch_size"], head_width, mlp_width
+    )
 
 
 def _lone_config(

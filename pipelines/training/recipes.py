@@ -10,12 +10,13 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from clip_model.config import ARCHITECTURES, STARTER, ClipConfig
+from clip_model.config import ClipConfig
 from clip_model.flops import PEAK_FLOPS, step_flops
 from pipelines.cli import run_command
 from pipelines.run.config import ConfigError
 from pipelines.run.config_errors import explain
 from pipelines.training.settings import RECIPES, TrainSettings, read_recipe, recipe_names
+from pipelines.training.start import known_or_described
 from workers.base.exit_codes import ExitCode
 from workers.base.settings import Settings
 
@@ -112,8 +113,7 @@ def cost_of(recipe: Recipe) -> Cost:
 
 def architecture_of(settings: TrainSettings) -> ClipConfig:
     """Of new weights, or of the published model that a training goes on from."""
-    name = settings.architecture or settings.start_from
-    return {"starter": STARTER, **ARCHITECTURES}[str(name)]
+    return known_or_described(settings.architecture or str(settings.start_from))
 
 
 def table(mfu: float) -> Iterator[str]:

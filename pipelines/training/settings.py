@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
+from clip_model.json_file import parse_json
 from pipelines.run.yaml_text import parse
 from workers.base.settings import Settings, Share, located, read_text
 from workers.embedding.settings import ModelName
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 #: The recipes that come with the project, by their file's name.
 RECIPES = Path(__file__).with_name("recipes")
 
-Architecture = Literal[
+Known = Literal[
     "starter",
     "RN50",
     "RN101",
@@ -31,6 +32,31 @@ Architecture = Literal[
     "ViT-L/14@336px",
 ]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _with_table(value: Any, info: ValidationInfo) -> Any:
+    """The table of a file, which must describe a CLIP."""
+    where = "the table"
+    if isinstance(value, str) and value.endswith(".json"):
+        where = located(value, str, info)
+        try:
+            value = parse_json(read_text(Path(where)))
+        except OSError as error:
+            raise ValueError(f"cannot read {where}: {error.strerror}") from error
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    if isinstance(value, dict):
+        from clip_model.open_clip import described
+
+        try:
+            described(value, where)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+    return value
+
+
+#: A known name, or what open_clip has in a file of JSON for an architecture.
+Architecture = Annotated[Known | dict[str, Any], BeforeValidator(_with_table)]
 
 
 class OptimizerSettings(Settings):
@@ -135,7 +161,10 @@ class TrainSettings(Settings):
         description="a known model's name or a checkpoint file to go on from; null: new weights",
     )
     architecture: Architecture | None = Field(
-        default=None, description="of new weights; null: as start_from has it"
+        default=None,
+        description="of new weights: a known name, a JSON file with a configuration of open_clip's "
+        "(docs/training.md), or the same as a table, which is what is kept; null: as start_from "
+        "has it",
     )
     resolution: int | None = Field(
         default=None,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 import clip_model
 from clip_model.config import ARCHITECTURES, STARTER, ClipConfig
 from clip_model.model import CLIP
+from clip_model.open_clip import described
 from clip_model.positions import resize_positions
 from pipelines.training.settings import TrainSettings
 from workers.base.failures import NeedsMendingError
@@ -22,7 +26,7 @@ def starting_model(settings: TrainSettings, seed: int) -> CLIP:
     """
     if settings.architecture:
         torch.manual_seed(seed)
-        model = CLIP(_architecture(settings.architecture))
+        model = CLIP(known_or_described(settings.architecture))
     else:
         assert settings.start_from is not None  # the settings are validated
         model, _ = clip_model.load(settings.start_from, device="cpu", half=False)
@@ -39,5 +43,8 @@ def starting_model(settings: TrainSettings, seed: int) -> CLIP:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _architecture(name: str) -> ClipConfig:
-    return STARTER if name == "starter" else ARCHITECTURES[name]
+def known_or_described(said: str | Mapping[str, Any]) -> ClipConfig:
+    """Of `model.architecture`: a known name, or a configuration of open_clip's kind."""
+    if isinstance(said, str):
+        return STARTER if said == "starter" else ARCHITECTURES[said]
+    return described(said, "model.architecture")

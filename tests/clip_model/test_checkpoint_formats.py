@@ -21,11 +21,13 @@ from clip_model.architecture import infer_config
 from clip_model.checkpoint import Format, checkpoint_files, checkpoint_path, read_weights
 from clip_model.config import (
     ARCHITECTURES,
+    STARTER,
     ModifiedResNetConfig,
     TextConfig,
     VisionTransformerConfig,
 )
 from clip_model.model import convert_weights
+from clip_model.open_clip import _their_config, described
 from clip_model.positions import resize_positions
 
 TEXT = TextConfig(width=128, layers=2, heads=2, context_length=20, vocab_size=300)
@@ -352,6 +354,54 @@ def test_other_normalisation_is_refused(tmp_path) -> None:
     path.write_text(json.dumps(fields | {"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}))
     with pytest.raises(RuntimeError, match="'mean' must be"):
         reload(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("name", ["starter", "odd", *ARCHITECTURES])
+def test_a_configuration_of_open_clips_describes_new_weights(name) -> None:
+    odd = replace(VIT, vision=VisionTransformerConfig(2, 96, 8, 32, 200), quick_gelu=False)
+    config = {"starter": STARTER, "odd": odd, **ARCHITECTURES}[name]
+    fields = _their_config(config)
+    assert described(fields, "here") == config
+    assert described(fields["model_cfg"], "here") == config
+
+
+def test_what_open_clip_takes_for_granted_is_taken_here() -> None:
+    vision = {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32}
+    text = {"width": 512, "layers": 12}
+    fields = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": text}
+    assert described(fields, "here") == replace(ARCHITECTURES["ViT-B/32"], quick_gelu=False)
+
+
+@pytest.mark.parametrize(
+    ("part", "more", "message"),
+    [
+        ("vision_cfg", {"layers": None}, "layers must be a whole number"),
+        ("vision_cfg", {"layers": [1, 2]}, "must be four numbers"),
+        ("vision_cfg", {"width": "64"}, "width"),
+        ("vision_cfg", {"mlp_ratio": "4"}, "here"),
+        ("vision_cfg", {"mlp_ratio": 1e400}, "infinity"),
+        ("vision_cfg", {"patch_size": 0}, "patch_size must be from 1"),
+        ("vision_cfg", {"patch_size": 64}, "no patch"),
+        ("vision_cfg", {"pool_type": "avg"}, "'pool_type' must be 'tok'"),
+        ("vision_cfg", {"timm_model_name": "vit"}, "timm"),
+        ("text_cfg", {"heads": 3}, "not a multiple of 3 heads"),
+        ("text_cfg", {"hf_model_name": "bert"}, "'hf_model_name' must be"),
+        ("text_cfg", {"depth": 3}, "nothing is known of 'depth'"),
+    ],
+)
+def test_new_weights_of_another_kind_are_refused(part, more, message) -> None:
+    fields = _their_config(VIT)["model_cfg"]
+    fields[part] |= more
+    with pytest.raises(RuntimeError, match=message):
+        described(fields, "here")
+
+
+@pytest.mark.parametrize("missing", ["embed_dim", "vision_cfg", "text_cfg"])
+def test_what_new_weights_need_is_named(missing) -> None:
+    fields = _their_config(VIT)["model_cfg"]
+    del fields[missing]
+    with pytest.raises(RuntimeError, match="here: '.*' is missing"):
+        described(fields, "here")
 
 
 def test_half_precision_files_become_float32(tmp_path) -> None:

@@ -187,3 +187,50 @@ def test_cross_entropies_are_in_full_precision() -> None:
     assert costs.dtype == torch.float32
     expected = objective(images.float(), tokens)[0]
     assert F.l1_loss(costs, expected) < 0.05
+
+
+#: Some begin alike, one is the beginning of another, one stands there twice.
+SENTENCES = ["a dog", "a dog and a cat", "a dog and a bird", "cat", "a dog", "three red apples"]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("at_a_time", [1, 20, 10_000])
+def test_zero_shot_scores_are_those_of_each_image_with_each_sentence(
+    name: str, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for constant in ("SENTENCES", "IMAGES", "PLACES", "WORDS"):
+        monkeypatch.setattr(f"clip_model.objectives.{constant}_AT_A_TIME", at_a_time)
+    objective, images = make(OBJECTIVES[name]).eval(), batch()[0]
+    tokens = tokenize(SENTENCES)
+    rows = []
+    for image in images:
+        first, *more = objective(image.expand(len(tokens), -1, -1, -1), tokens)
+        rows.append(F.cosine_similarity(first, more[0]) if more else -first)
+    found = objective.zero_shot(objective.model.encode_image(images), tokens)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, torch.stack(rows))
+
+
+def test_the_vocabulary_is_summed_over_once_for_what_begins_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows of logits: one an image and beginning, not one an image, sentence and place."""
+    objective, (images, _) = make(PredictCaption), batch()
+    rows: list[int] = []
+    totals = PredictCaption._totals
+
+    def counted(self: PredictCaption, x: torch.Tensor) -> torch.Tensor:
+        rows.append(x.shape[:-1].numel())
+        return totals(self, x)
+
+    monkeypatch.setattr(PredictCaption, "_totals", counted)
+    objective.zero_shot(objective.model.encode_image(images), tokenize(SENTENCES))
+    words = [text.split() for text in SENTENCES]  # each word is a token here
+    beginnings = {tuple(text[:place]) for text in words for place in range(len(text) + 1)}
+    assert sum(rows) == len(images) * len(beginnings)
+
+
+def test_a_sentence_without_words_has_no_likelihood_by_its_words() -> None:
+    objective = make(PredictWords)
+    with pytest.raises(ValueError, match="no words"):
+        objective.zero_shot(torch.ones(2, 16).double(), tokenize(["a dog", ""]))

@@ -1,15 +1,20 @@
 """The recipes against the paper, what they cost, and a configuration that names one."""
 
+import json
+from itertools import pairwise
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import yaml
 
 from clip_model.config import ARCHITECTURES
+from clip_model.flops import image_flops
 from clip_model.objectives import OBJECTIVES
 from pipelines.run.config import ConfigError, build_settings
 from pipelines.training.recipes import cost_of, load_recipe, main
-from pipelines.training.settings import Architecture, TrainSettings, recipe_names
+from pipelines.training.settings import Known, TrainSettings, recipe_names
+from pipelines.training.start import known_or_described, starting_model
 from workers.base.exit_codes import ExitCode
 
 #: Peak learning rate and resolution; tables 19 and 20 of arXiv 2103.00020.
@@ -110,9 +115,48 @@ def test_a_recipe_of_ones_own_lies_beside_the_configuration(tmp_path):
     assert settings_of({"recipe": "mine.yaml"}, folder=tmp_path).epochs == 9
 
 
+#: The architectures of examples/scale.
+SCALE = Path(__file__).parents[3] / "examples" / "scale"
+
+
+def test_an_architecture_of_ones_own_is_a_file_and_what_is_kept_is_its_content(tmp_path):
+    fields = json.loads((SCALE / "vit-1.json").read_text())
+    (tmp_path / "mine.json").write_text(json.dumps(fields))
+    settings = settings_of({"architecture": "mine.json"}, folder=tmp_path)
+    assert (settings.architecture, settings.start_from) == (fields, None)
+    assert settings_of({}, f"architecture={tmp_path}/mine.json") == settings
+    assert settings_of({"architecture": fields}).identity() == settings.identity()
+    assert TrainSettings.model_validate(settings.model_dump(mode="json")) == settings
+    recipe = {"recipe": "seconds", "architecture": "mine.json"}
+    assert settings_of(recipe, folder=tmp_path).architecture == fields
+    model = starting_model(settings, seed=0)
+    assert model.config == known_or_described(fields)
+    assert model.config.vision.layers == fields["vision_cfg"]["layers"]
+    fields["vision_cfg"]["layers"] += 1
+    (tmp_path / "mine.json").write_text(json.dumps(fields))
+    other = settings_of({"architecture": "mine.json"}, folder=tmp_path)
+    assert other.identity() != settings.identity()
+
+
+@pytest.mark.parametrize("family", ["rn", "vit"])
+def test_four_sizes_of_each_family_are_told_apart_by_their_compute(family):
+    files = [str(SCALE / f"{family}-{size}.json") for size in range(1, 5)]
+    sizes = [starting_model(settings_of({"architecture": file}), 0).config for file in files]
+    flops = [image_flops(config) for config in sizes]
+    assert all(1.5 * small < large for small, large in pairwise(flops))
+    assert {config.text.layers for config in sizes} == {3}
+    if family == "rn":
+        assert {config.text.width / config.vision.width for config in sizes} == {8}
+
+
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
+        ({"architecture": "RN51"}, "architecture: must be starter, .* or must be a mapping"),
+        ({"architecture": "none.json"}, "architecture: cannot read .*none.json: No such file"),
+        ({"architecture": "bad.json"}, "architecture: .*bad.json: not JSON"),
+        ({"architecture": "latin.json"}, "architecture: .*save the file as UTF-8"),
+        ({"architecture": {}}, "architecture: the table: 'embed_dim' is missing"),
         ({"recipe": "vit-b-33"}, "cannot read .*vit-b-33.*clipa-b-16-112, .*vit-l-14-336"),
         ({"recipe": "bad.yaml"}, "bad.yaml has no `model:`"),
         ({"recipe": "nested.yaml"}, "names a recipe itself"),
@@ -134,6 +178,8 @@ def test_a_recipe_of_ones_own_lies_beside_the_configuration(tmp_path):
 )
 def test_what_makes_no_sense_is_refused_with_what_to_do(tree, message, tmp_path):
     (tmp_path / "bad.yaml").write_text("epochs: 3\n")
+    (tmp_path / "bad.json").write_text("epochs: 3\n")
+    (tmp_path / "latin.json").write_bytes(b'{"name": "caf\xe9"}')
     (tmp_path / "nested.yaml").write_text("model: {recipe: vit-b-32}\n")
     (tmp_path / "wrong.yaml").write_text("model: {start_from: starter, epochs: 0}\n")
     with pytest.raises(ConfigError, match=message):
@@ -143,7 +189,7 @@ def test_what_makes_no_sense_is_refused_with_what_to_do(tree, message, tmp_path)
 def test_the_names_that_settings_take_are_those_that_there_are():
     fields = TrainSettings.model_fields
     assert set(get_args(fields["objective"].annotation)) == OBJECTIVES.keys()
-    assert set(get_args(Architecture)) == {"starter", *ARCHITECTURES}
+    assert set(get_args(Known)) == {"starter", *ARCHITECTURES}
 
 
 def test_what_changes_the_speed_alone_is_no_part_of_a_trainings_identity():
