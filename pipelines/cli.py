@@ -22,6 +22,7 @@ from pipelines.run.lock import LockedError
 from pipelines.run.metrics import write_metrics
 from pipelines.run.runner import check, run_stages
 from pipelines.run.services import ServiceError, ServiceKilledError
+from pipelines.stages import STAGES
 from workers.base.bucket import is_bucket
 from workers.base.exit_codes import PASSING, ExitCode, explain
 from workers.base.file_systems import local_folder
@@ -181,6 +182,8 @@ def run_locked(run: Run, stages: Sequence[str], command: str) -> ExitCode:
     """Bring stages up to date with the run locked, logged and recorded; print the report."""
     check(run, stages)
     with at_work(run, command) as journal:
+        for doubt in (doubt for name in stages for doubt in STAGES[name](run).doubts()):
+            log.warning("%s", doubt)
         is_new = not run.is_recorded()
         _record(run)
         try:

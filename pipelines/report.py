@@ -10,10 +10,12 @@ from typing import Any
 from pipelines.run.directory import Run
 from pipelines.run.health import findings
 from pipelines.run.history import SILENCE, Entry, Work, now, read_history, read_state
+from pipelines.run.precision import said_by
 from pipelines.run.runner import Plan, Standing, is_complete, standings
 from pipelines.run.totals import StageTotals
 from pipelines.stages import STAGES
 from pipelines.stages.embeddings import PRECISION
+from pipelines.stages.selection import Selection
 from workers.base.copies import bring
 from workers.base.storage import DAMAGED_PARQUET, write_text
 
@@ -41,6 +43,7 @@ def plan_text(run: Run, names: Sequence[str]) -> str:
             again = f", {len(plan.again)} to try again" if plan.again else ""
             done = f"{len(plan.todo)} shards to do, {len(plan.done)} done{again}"
             lines.append(f"  {name:<11} {stage.skipped or done}")
+        lines += [f"  {'':<11} {doubt}" for doubt in stage.doubts()]
     return "\n".join(lines)
 
 
@@ -141,7 +144,7 @@ def write_report(run: Run) -> str:
     ]
     lines += _health_lines(run)
     if "embeddings" in done:
-        lines += _precision_lines(run)
+        lines += _model_lines(run)
     lines += _cost_lines(run, done)
     if {"embeddings", "dataset"} <= done:
         lines += _calibration_lines(run)
@@ -196,9 +199,14 @@ def _health_lines(run: Run) -> Iterator[str]:
         yield ""
 
 
-def _precision_lines(run: Run) -> Iterator[str]:
-    if precision := run.decision(PRECISION):
-        yield f"Embedded in {precision}."
+def _model_lines(run: Run) -> Iterator[str]:
+    """Which model all similarities and thresholds are of."""
+    files = run.outputs("embeddings")
+    if (precision := run.decision(PRECISION)) and (model := said_by(files, "model")):
+        yield f"Embedded by {model} in {precision}; similarities are cosines of its features."
+        yield ""
+    for doubt in Selection(run).doubts():
+        yield f"Warning: {doubt}."
         yield ""
 
 

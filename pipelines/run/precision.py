@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pyarrow.parquet as pq
 
@@ -68,11 +68,16 @@ def check_precision(settings: EmbedSettings, ray: RaySettings | None) -> None:
 
 def precision_of(files: Sequence[Path]) -> str | None:
     """What embeddings say of themselves; None if there are none."""
+    return said_by(files, "precision")
+
+
+def said_by(files: Sequence[Path], key: Literal["model", "precision"]) -> str | None:
+    """What the first of some files of embeddings says of all; None if it says nothing."""
     try:
         metadata = pq.read_schema(readable(files[0])).metadata if files else None
     except DAMAGED_PARQUET:
         return None
-    return (metadata or {}).get(b"precision", b"").decode() or None
+    return (metadata or {}).get(key.encode(), b"").decode() or None
 
 
 @cache

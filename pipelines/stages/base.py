@@ -60,6 +60,10 @@ class Stage(ABC):
     def check(self) -> None:  # noqa: B027 - most stages have nothing to check
         """Raise ConfigError for what can be seen to be wrong before any stage has started."""
 
+    def doubts(self) -> Iterator[str]:
+        """What of the configuration is no mistake, and yet may not be what was meant."""
+        yield from ()
+
     def prepare(self) -> None:  # noqa: B027 - most stages have nothing to decide
         """Decide what the configuration leaves open, once, when the stages it reads are complete.
 

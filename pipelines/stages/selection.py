@@ -31,17 +31,28 @@ class Selection(Stage):
 
     def check(self) -> None:
         self.references()
-        config = self.run.config
-        available = Available(
-            config.embeddings, lambda: embed_dim(config.embeddings), config.queries != "none"
-        )
-        for number, step in enumerate(config.selection.steps):
+        available = self._available()
+        for number, step in enumerate(self.run.config.selection.steps):
             try:
                 step.check(available)
             except ConfigError:  # of the model, not of the step
                 raise
             except ValueError as error:
                 raise ConfigError(f"selection.steps.{number}.{error}") from error
+
+    def doubts(self) -> Iterator[str]:
+        available = self._available()
+        for number, step in enumerate(self.run.config.selection.steps):
+            yield from (f"selection.steps.{number}.{doubt}" for doubt in step.doubts(available))
+
+    def _available(self) -> Available:
+        config = self.run.config
+        return Available(
+            config.embeddings,
+            lambda: embed_dim(config.embeddings),
+            config.queries != "none",
+            lambda: _label(config.embeddings.model),
+        )
 
     def references(self) -> list[dict[str, list[Path]]]:
         """The files that each step's settings name, such as an evaluation set's embeddings."""
@@ -76,6 +87,12 @@ class Selection(Stage):
             shards,
             self.folder,
         )
+
+
+def _label(model: str) -> str:
+    from workers.embedding.embedder import model_label
+
+    return model_label(model)
 
 
 def embedded_shards(files: Files) -> list[EmbeddedShard]:

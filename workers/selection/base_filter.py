@@ -41,6 +41,7 @@ class Available:
     embeddings: EmbedSettings
     dim: Callable[[], int]  # of the embeddings; a model's file may have to be read for it
     has_queries: bool
+    model: Callable[[], str] = lambda: ""  # of the embeddings, as they call it; likewise
 
 
 class Filter(Settings):
@@ -67,6 +68,10 @@ class Filter(Settings):
 
     def check(self, available: Available) -> None:
         """Raise ValueError, ``SETTING: what is wrong``, for what can be known before a run."""
+
+    def doubts(self, available: Available) -> Iterator[str]:  # noqa: ARG002 - most have none
+        """What is no mistake, and yet may not be what was meant: for people to read."""
+        yield from ()
 
     def fit(self, survivors: Survivors, seed: int) -> Keeps:  # noqa: ARG002 - most need neither
         """What says which rows stay, after a look at all pairs that are left.

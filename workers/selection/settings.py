@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -43,3 +43,6 @@ class SelectionSettings(Settings):
         default=(Similarity(filter="similarity", min=0.28),),
         description="in this order; see the sections below",
     )
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"steps": [step.identity() for step in self.steps]}

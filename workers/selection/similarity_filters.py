@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,15 +37,39 @@ from workers.selection.top_share import (
     float_keys,
 )
 
+#: Thresholds that are often taken over, and the model that they were found for: LAION-5B's of
+#: English captions and LAION-400M's.
+PUBLISHED = {0.28: "ViT-B/32", 0.3: "ViT-B/32"}
+
 
 class Similarity(Filter):
     """Pairs whose image and caption are close enough."""
+
+    TUNING: ClassVar[frozenset[str]] = frozenset({"model"})
 
     reason = "low_similarity"
     columns = ("similarity",)
 
     filter: Literal["similarity"]
-    min: Cosine = Field(description="cosine of image and caption (LAION: 0.28, 0.30)")
+    min: Cosine = Field(
+        description="cosine of image and caption; each model has its own scale "
+        "(LAION, with ViT-B/32: 0.28, 0.30)"
+    )
+    model: str | None = Field(
+        default=None,
+        description="that `min` was found for, as `python -m pipelines.calibrate` calls it: where "
+        "`embeddings` has another one, `--plan`, the log and the report say so; null: unknown, "
+        "but for LAION's two numbers",
+    )
+
+    def doubts(self, available: Available) -> Iterator[str]:
+        known, used = self.model or PUBLISHED.get(self.min), available.model()
+        if known and known != used:
+            yield (
+                f"min: {self.min:g} was found for {known}, and the embeddings are by {used}, whose "
+                "similarities have another scale: `python -m pipelines.calibrate` says what each "
+                "threshold keeps and proposes one"
+            )
 
     def keeps(self, rows: pa.Table) -> Keep:
         return floats(rows, "similarity") >= np.float32(self.min)

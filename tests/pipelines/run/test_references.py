@@ -8,12 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipelines.report import plan_text
 from pipelines.run.config import Config, ConfigError, load_config
 from pipelines.run.directory import Run
 from pipelines.run.runner import check
 from pipelines.stages import DATASET_STAGES, STAGES
 from tests.shards import save_tiny_model
 from workers.base.contracts import embeddings_schema
+from workers.embedding.embedder import model_label
 
 EMBEDDINGS = {
     "label_sets": {"colour": {"classes": ["red", "green"]}, "things": {"classes": "CIFAR10"}},
@@ -214,3 +216,32 @@ def test_a_truth_that_a_service_makes_may_be_absent(checked):
     command = ["python", "-m", "site", "--truth", made]
     service = {"command": command, "ready": "http://a/", "stages": ["pages"]}
     checked(report={"truth": made}, services={"site": service})
+
+
+@pytest.mark.parametrize(
+    ("step", "doubted"),
+    [
+        ({"min": 0.28}, "ViT-B/32"),  # LAION's
+        ({"min": 0.3}, "ViT-B/32"),
+        ({"min": 0.31}, None),
+        ({"min": 0.28, "model": "starter"}, "starter"),
+        ({"min": 0.31, "model": "starter"}, "starter"),
+    ],
+)
+def test_a_threshold_of_another_model_is_doubted(checked, step, doubted):
+    run = checked([{"filter": "similarity", **step}])
+    own = model_label(run.config.embeddings.model)
+    doubts = list(STAGES["selection"](run).doubts())
+    assert bool(doubts) == bool(doubted)
+    if doubted:
+        assert f"steps.0.min: {step['min']} was found for {doubted}" in doubts[0]
+        assert own in doubts[0]
+        assert doubts[0] in plan_text(run, ["selection"])
+
+
+def test_whom_a_threshold_was_found_for_changes_no_key(checked):
+    of_own = {"filter": "similarity", "min": 0.31}
+    runs = [checked([of_own]), checked([of_own | {"model": "starter"}])]
+    identities = [run.config.selection.identity() for run in runs]
+    assert identities[0] == identities[1]
+    assert identities[0]["steps"] == [of_own | {"name": None}]

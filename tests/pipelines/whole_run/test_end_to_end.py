@@ -138,7 +138,7 @@ def test_the_report_says_what_came_out(finished):
     assert decisions == dict.fromkeys(
         ("embeddings.precision", "model.precision"), precision.decode()
     )
-    assert f"Embedded in {precision.decode()}." in report
+    assert f"Embedded by starter in {precision.decode()};" in report
     for phrase in ("robots_txt", "Area under the ROC curve", "zero-shot top-1", "Peak memory"):
         assert phrase in report
 
@@ -157,13 +157,16 @@ def test_the_trained_model_loads_and_was_scored_beside_its_start(finished):
 def test_planted_noise_says_what_each_threshold_is_worth(finished, commands):
     result = commands.run("pipelines.calibrate", finished)
     assert result.returncode == 0, result.stderr
-    rows = [line.split("|")[1:-1] for line in result.stdout.splitlines() if line.startswith("| 0")]
+    table, proposal = result.stdout.split("Cosines by starter")
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith(("| 0", "| -"))]
     kept = [int(row[1].replace(",", "")) for row in rows]
     precision = [float(row[4]) for row in rows]
+    assert len(kept) == 16
     assert kept == sorted(kept, reverse=True)
     assert 0.7 < precision[0] < precision[-5]
     assert precision[-5] > 0.85
-    assert "| 1 similarity |" in result.stdout
+    assert "| 1 similarity |" in proposal
+    assert re.search(r"- {filter: similarity, min: 0.\d{4}, model: starter}", proposal)
 
 
 def test_a_second_run_does_nothing_and_says_so(finished, commands):
