@@ -283,7 +283,7 @@ def plan(files: Sequence[Path], settings_digest: str, done: Sequence[Receipt] = 
         done: the receipts of what has been embedded before.
     """
     moved = {r.key: r.shard for r in done if r.made_of and _has_gone(r.made_of)}
-    shards = {_origin(path): _shard(path, settings_digest, moved) for path in files}
+    shards = {origin_of(path): _shard(path, settings_digest, moved) for path in files}
     names = Counter(shard.name for shard in shards.values())
     if twice := [path for path, shard in shards.items() if names[shard.name] > 1]:
         raise ConfigError(f"SHARDS: {' and '.join(twice)} cannot be told apart; embed them apart")
@@ -294,12 +294,12 @@ def _has_gone(origin: str) -> bool:
     return not is_bucket(origin) and not Path(origin).exists()
 
 
-def _origin(path: Path) -> str:
+def origin_of(path: Path) -> str:
     """What a file is called whatever folder it is named from: an object, by its URL."""
     return as_urls(str(path)) if copy_of(path) else abspath(path)  # noqa: PTH100 - as it is named
 
 
-def _stamp(path: Path) -> tuple[int, int | str]:
+def stamp_of(path: Path) -> tuple[int, int | str]:
     """What changes when a file's content does."""
     if copy := copy_of(path):
         stat = copy.found[copy.name_of(path)]
@@ -309,8 +309,8 @@ def _stamp(path: Path) -> tuple[int, int | str]:
 
 
 def _shard(path: Path, settings_digest: str, moved: Mapping[str, str]) -> Shard:
-    origin = _origin(path)
-    key = digest([settings_digest, [path.name, *_stamp(path)]])
+    origin = origin_of(path)
+    key = digest([settings_digest, [path.name, *stamp_of(path)]])
     name = f"{_stem(path)}-{hashlib.sha256(os.fsencode(origin)).hexdigest()[:PATH_DIGITS]}"
     file = path if copy_of(path) else Path(origin)
     return Shard(moved.get(key, name), key, {"images": (file,)}, made_of=printable(origin))

@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.run import clock
 from pipelines.run.attempts import check_sources, hash_once
-from pipelines.run.config import Config, ConfigError, digest
-from pipelines.run.lock import is_changing_record, is_record, lock_folder
+from pipelines.run.config import Config, digest
+from pipelines.run.lock import is_changing_record, lock_folder, open_folder
 from pipelines.run.receipts import Receipts, RowCounts, Sha256, first_problem
 from pipelines.run.rewrite import finish_rewrite
 from pipelines.run.totals import StageTotals
-from workers.base.copies import bring, copy_of, open_copy
-from workers.base.credentials import shown, shown_settings
+from workers.base.copies import bring, copy_of
+from workers.base.credentials import shown_settings
 from workers.base.settings import printable
 from workers.base.storage import remove_leftovers, write_json
 
@@ -53,19 +53,7 @@ class Run:
 
         Raises ConfigError for a bucket that cannot be reached.
         """
-        if isinstance(directory, Path):
-            return cls(config, directory.absolute())
-        try:
-            copy = open_copy(directory)
-            copy.bucket.check()
-            copy.look(is_record)
-        except ValueError as error:
-            raise ConfigError(f"{cls.option} {error}") from error
-        except OSError as error:
-            raise ConfigError(
-                f"{cls.option} {shown(directory)} cannot be reached: {error.strerror}"
-            ) from error
-        return cls(config, copy.root)
+        return cls(config, open_folder(cls.option, directory))
 
     @property
     def home(self) -> Path:

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from pipelines.training.held_out import is_held_out_sum
 from pipelines.training.order import DataSettings, Hashes
 from workers.base.arrays import Bools, Int32s, Int64s, UInt64s
-from workers.base.copies import as_urls, bring, drop, version_of
+from workers.base.copies import as_urls, bring, drop, publish, version_of
 from workers.base.hardware import usable_cores
 from workers.base.opt_outs import URL_COLUMNS, VALUE_COLUMNS, Kind, OptOuts
 from workers.base.settings import printable
@@ -227,6 +227,7 @@ class _Maker:
 
     def tally_of(self, shard: Path, file: Path) -> Tally:
         """What became of a shard's rows; its index is made if it is not there, or damaged."""
+        bring([file])
         try:
             with pa.memory_map(str(file)) as source:
                 about = json.loads(pa.ipc.open_file(source).schema.metadata[_ABOUT])
@@ -244,6 +245,7 @@ class _Maker:
         drop(shard)
         tally.check()
         write_shard_index(kept.as_index(chunks, starts), tally, file)
+        publish(file)
         return tally
 
     def _read(self, shard: Path, chunk: Chunk, kept: _Rows, tally: Tally) -> None:

@@ -21,7 +21,7 @@ from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
 from workers.base.copies import bring, discard, publish
 from workers.base.failures import NeedsMendingError
-from workers.base.storage import write_json, write_text
+from workers.base.storage import replacing, write_json, write_text
 from workers.base.tally import Tally
 
 _TALLY = "tally.json"
@@ -117,6 +117,7 @@ class TrainingJob:
             raise NeedsMendingError(refusal)
         bring(self.folder / file for file in (_TALLY, CHECKPOINT, METRICS))
         out.mkdir(parents=True, exist_ok=True)
-        for file in (CHECKPOINT, METRICS):
-            copyfile(self.folder / file, out / file)
+        for file in (METRICS, CHECKPOINT):
+            with replacing(out / file) as temporary:
+                copyfile(self.folder / file, temporary)
         return Tally.from_counts(json.loads((self.folder / _TALLY).read_bytes()))

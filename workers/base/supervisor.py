@@ -83,6 +83,26 @@ def supervised(
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def temporary_files() -> Iterator[None]:
+    """Have those of this process, which nobody watches, in a folder that goes with it.
+
+    What one that was killed has left goes with the next one.
+    """
+    _remove_leftovers()
+    before = tempfile.tempdir
+    _keep_compiled(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
+        held = lock(Path(name))
+        (Path(name) / _MARK).touch()
+        tempfile.tempdir = name
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+            os.close(held)
+
+
 def last_end() -> str | None:
     """How the worker before this one ended, where this one was started in its place."""
     return os.environ.get(_LAST_END)
@@ -288,9 +308,15 @@ def _open_session() -> Path | None:
     except OSError:
         return None
     os.environ[_SESSION] = os.environ["TMPDIR"] = str(folder)
+    _keep_compiled(before)
     os.environ.setdefault("RAY_TMPDIR", before)  # where Ray looks for a cluster of this machine
     tempfile.tempdir = None
     return folder
+
+
+def _keep_compiled(folder: str) -> None:
+    """Let the next command have what torch.compile makes: it lies where temporary files do."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{folder}/torchinductor_{os.getuid()}")
 
 
 def _remove_leftovers() -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +17,6 @@ import clip_model
 from pipelines.stages.model import remove_trainings
 from pipelines.training import CHECKPOINT, loop
 from pipelines.training import job as jobs
-from pipelines.training.__main__ import Sigterm
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.job import MOST_BEGINNINGS, TrainingJob
 from pipelines.training.loop import DivergedError, Unnoticed
@@ -213,78 +209,3 @@ def test_in_a_bucket_another_machine_goes_on_with_it(store, tmp_path, monkeypatc
             assert not [n for n in copy.bucket.list() if n.startswith("_training")]
     for name in (CHECKPOINT, "metrics.jsonl"):
         assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
-
-
-#: The command where neither Ray nor Beam can be imported.
-WITHOUT_RAY = """
-import runpy, sys
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("ray", "apache_beam"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Missing())
-sys.argv[0] = "training"
-runpy.run_module("pipelines.training", run_name="__main__")
-"""
-
-
-def test_the_command_needs_neither_ray_nor_beam_and_gives_what_the_job_does(job, tmp_path):
-    start = str(job.settings.start_from)
-    given = job.settings.model_dump(mode="json") | {"start_from": start}
-    (tmp_path / "model.yaml").write_text(json.dumps(given))
-    shards, out = str(job.shards[0]), tmp_path / "out"
-    command = [sys.executable, "-c", WITHOUT_RAY, shards, "--out", str(out)]
-    done = subprocess.run(
-        [*command, "--config", str(tmp_path / "model.yaml"), "--set", "epochs=1"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert (done.returncode, done.stdout) == (0, f"{out / CHECKPOINT}: trained on 43 of 60 pairs\n")
-    job.work(ALONE, say, Unnoticed())
-    job.collect(tmp_path / "here")
-    names = (CHECKPOINT, "metrics.jsonl")
-    same = [(out / name).read_bytes() == (tmp_path / "here" / name).read_bytes() for name in names]
-    assert all(same)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--set", "epoch=1"], "epoch"),
-        (["--out", "s3://bucket/x"], "--out: a folder"),
-        (["--set", "precision=fp16"], "precision"),
-    ],
-)
-def test_what_cannot_be_used_is_refused(job, capsys, options, said):
-    from pipelines.training.__main__ import main
-
-    assert main([str(job.shards[0]), "--out", str(job.folder), *options]) == 2
-    errors = capsys.readouterr().err
-    assert said in errors
-    assert "Traceback" not in errors
-
-
-def test_a_training_that_refuses_ends_with_3(job, capsys):
-    from pipelines.training.__main__ import main
-
-    options = [f"start_from={job.settings.start_from}", "held_out=0", "evaluate_every=1"]
-    flags = [word for option in options for word in ("--set", option)]
-    assert main([str(job.shards[0]), "--out", str(job.folder), *flags]) == 3
-    assert "raise model.held_out" in capsys.readouterr().err
-
-
-def test_sigterm_is_a_notice_and_obeyed_it_ends_the_process():
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        notice = Sigterm()
-        assert not notice.given()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert notice.given()
-        with pytest.raises(SystemExit) as end:
-            notice.obeyed()
-        assert end.value.code == 143
-    finally:
-        signal.signal(signal.SIGTERM, before)
