@@ -26,6 +26,16 @@ def resident_bytes() -> int:
     return _status("VmRSS")
 
 
+def anonymous_bytes(pid: int) -> int:
+    """The memory that a process has written to, now; what it has in common with others is divided
+    among them, and pages of files that are mapped are none. 0 of a process that has ended."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return 1024 * sum(int(size) for size in re.findall(r"Pss_(?:Anon|Shmem):\s+(\d+) kB", text))
+
+
 def _status(key: str) -> int:
     found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
