@@ -15,7 +15,7 @@ from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
 from pipelines.run.precision import said_by
 from pipelines.run.runner import is_complete
-from pipelines.stages.selection import Selection, embedded_shards
+from pipelines.stages.selection import Selection, embedded_shards, known_selection
 from workers.base.arrays import Bools, Float32s
 from workers.base.exit_codes import ExitCode
 from workers.base.output import say
@@ -82,7 +82,7 @@ def calibrate(arguments: argparse.Namespace) -> ExitCode:
         similarity = np.concatenate([shard.read(["similarity"])["similarity"] for shard in noisy])
         say("\n".join(_threshold_table(similarity, is_wrong)))
         say("\n".join(_proposal(run, similarity, is_wrong, arguments.precision)))
-        select(noisy, Path(folder) / "selection", run.config.selection, run.config.seed)
+        select(noisy, Path(folder) / "selection", known_selection(run.config), run.config.seed)
         say("\n".join(_step_table(run, noisy, is_wrong)))
     return ExitCode.COMPLETE
 

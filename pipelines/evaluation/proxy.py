@@ -24,7 +24,7 @@ from pipelines.run.opt_outs import opt_out_files
 from pipelines.run.precision import decided
 from pipelines.run.receipts import Outcome, Receipts, Shard
 from pipelines.stages.model import PRECISION, Model, TrainHere
-from pipelines.stages.selection import Select, Selection
+from pipelines.stages.selection import Select, Selection, known_selection
 from pipelines.training.settings import TrainSettings
 from workers.base.settings import FileName, Settings
 from workers.selection.sample_filter import Sample
@@ -104,7 +104,7 @@ class ChosenPairs(Selection):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
-        work = Select(config.selection, config.seed, opt_out_files(self.run))
+        work = Select(known_selection(config), config.seed, opt_out_files(self.run))
         return in_process(work, shards, self.folder)
 
 

@@ -69,3 +69,14 @@ def check_truth(config: Config, run_dir: Path) -> None:
 def embed_dim(settings: EmbedSettings) -> int:
     """The dimensions of a model's embeddings. One that is published is not downloaded for it."""
     return architecture(settings.model, "embeddings.model").embed_dim
+
+
+def temperature(settings: EmbedSettings) -> float:
+    """What a model's logits were divided by. Of one that is published it is known: 0.01."""
+    from clip_model.checkpoint import PUBLISHED, checkpoint_path, read_weights
+
+    if settings.model in PUBLISHED:
+        return 0.01
+    architecture(settings.model, "embeddings.model")  # says what is wrong with it
+    weights, _ = read_weights(checkpoint_path(settings.model))
+    return float((-weights["logit_scale"].float()).exp())

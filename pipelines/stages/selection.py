@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.run.config import ConfigError
+from pipelines.run.config import Config, ConfigError
 from pipelines.run.engines import in_process
 from pipelines.run.opt_outs import identity_of, shared_opt_outs
 from pipelines.run.receipts import Files, Outcome, Shard
-from pipelines.run.references import embed_dim
+from pipelines.run.references import embed_dim, temperature
 from pipelines.stages.base import Stage
 from pipelines.stages.queries import named_files
 from workers.base.opt_outs import OptOutFiles
@@ -31,7 +31,7 @@ class Selection(Stage):
 
     def check(self) -> None:
         self.references()
-        available = self._available()
+        available = available_in(self.run.config)
         for number, step in enumerate(self.run.config.selection.steps):
             try:
                 step.check(available)
@@ -41,18 +41,9 @@ class Selection(Stage):
                 raise ConfigError(f"selection.steps.{number}.{error}") from error
 
     def doubts(self) -> Iterator[str]:
-        available = self._available()
+        available = available_in(self.run.config)
         for number, step in enumerate(self.run.config.selection.steps):
             yield from (f"selection.steps.{number}.{doubt}" for doubt in step.doubts(available))
-
-    def _available(self) -> Available:
-        config = self.run.config
-        return Available(
-            config.embeddings,
-            lambda: embed_dim(config.embeddings),
-            config.queries != "none",
-            lambda: _label(config.embeddings.model),
-        )
 
     def references(self) -> list[dict[str, list[Path]]]:
         """The files that each step's settings name, such as an evaluation set's embeddings."""
@@ -83,16 +74,38 @@ class Selection(Stage):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         return in_process(
-            Select(self.run.config.selection, self.run.config.seed, shared_opt_outs(self.run)),
+            Select(
+                known_selection(self.run.config), self.run.config.seed, shared_opt_outs(self.run)
+            ),
             shards,
             self.folder,
         )
 
 
-def _label(model: str) -> str:
-    from workers.embedding.embedder import model_label
+def available_in(config: Config) -> Available:
+    """What the steps of a configuration can refer to."""
+    embeddings = config.embeddings
 
-    return model_label(model)
+    def model() -> str:
+        from workers.embedding.embedder import model_label
+
+        return model_label(embeddings.model)
+
+    return Available(
+        embeddings,
+        dim=lambda: embed_dim(embeddings),
+        model=model,
+        temperature=lambda: temperature(embeddings),
+        has_queries=config.queries != "none",
+    )
+
+
+def known_selection(config: Config) -> SelectionSettings:
+    """The steps with what they leave to the model of the embeddings."""
+    available = available_in(config)
+    return SelectionSettings(
+        steps=tuple(step.known_for(available) for step in config.selection.steps)
+    )
 
 
 def embedded_shards(files: Files) -> list[EmbeddedShard]:

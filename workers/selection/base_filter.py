@@ -9,7 +9,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,9 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from workers.base.arrays import Bools, Float32s
+from workers.base.file_systems import find_files
 from workers.base.settings import Settings
+from workers.base.storage import schema_with
 from workers.embedding.settings import EmbedSettings
 
 Keep = Bools
@@ -39,9 +42,11 @@ class Available:
     """What a configuration gives filters to refer to."""
 
     embeddings: EmbedSettings
-    dim: Callable[[], int]  # of the embeddings; a model's file may have to be read for it
+    # Of the embeddings and their model, whose file may have to be read for it.
+    dim: Callable[[], int]
+    model: Callable[[], str]  # as files of embeddings name it
+    temperature: Callable[[], float]  # that it was trained with
     has_queries: bool
-    model: Callable[[], str] = lambda: ""  # of the embeddings, as they call it; likewise
 
 
 class Filter(Settings):
@@ -73,6 +78,10 @@ class Filter(Settings):
         """What is no mistake, and yet may not be what was meant: for people to read."""
         yield from ()
 
+    def known_for(self, available: Available) -> Self:  # noqa: ARG002 - most are as written
+        """With what the settings leave to the model of the embeddings."""
+        return self
+
     def fit(self, survivors: Survivors, seed: int) -> Keeps:  # noqa: ARG002 - most need neither
         """What says which rows stay, after a look at all pairs that are left.
 
@@ -96,6 +105,41 @@ def check_names(names: Sequence[str], known: Collection[str], setting: str, wher
             more = f" and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
             there = f"there are {', '.join(shown)}{more}" if known else "there is none"
             raise ValueError(f"{setting}: {name!r} is not in {where}; {there}")
+
+
+def check_embeddings(
+    files: Sequence[str], columns: Sequence[str], setting: str, available: Available
+) -> None:
+    """Raise ValueError for files that have no embeddings in ``columns`` by the run's model."""
+    dim, model = available.dim(), available.model()
+    for file in find_files(files):
+        try:
+            schema = schema_with(file, columns)
+            for column in columns:
+                _check_dim(schema.field(column).type, dim, f"{file}: {column}")
+            _check_model(schema, model, file)
+        except ValueError as error:
+            raise ValueError(f"{setting}: {error}") from error
+
+
+def _check_dim(kind: pa.DataType, dim: int, what: str) -> None:
+    if not pa.types.is_fixed_size_list(kind):
+        raise ValueError(f"{what} holds {kind}, not embeddings as pipelines.embed writes them")
+    if kind.list_size != dim:
+        raise ValueError(
+            f"{what} has {kind.list_size} dimensions, the embeddings of embeddings.model {dim}: "
+            "embed them with the same model"
+        )
+
+
+def _check_model(schema: pa.Schema, model: str, file: Path) -> None:
+    """Files of other programs may not say by which model they are."""
+    made_by = (schema.metadata or {}).get(b"model", model.encode()).decode()
+    if made_by != model:
+        raise ValueError(
+            f"{file} was made by the model {made_by}, and embeddings.model is {model}: embed it "
+            "with the same model"
+        )
 
 
 def floats(rows: pa.Table, column: str) -> Float32s:

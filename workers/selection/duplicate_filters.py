@@ -16,7 +16,6 @@ from pydantic import Field
 from workers.base.arrays import Float32s
 from workers.base.file_systems import find_files
 from workers.base.settings import FileName
-from workers.base.storage import schema_with
 from workers.embedding.matrix import COSINE_ERROR, embedding_matrix
 from workers.selection.base_filter import (
     Available,
@@ -26,6 +25,7 @@ from workers.selection.base_filter import (
     Keeps,
     Survivors,
     among,
+    check_embeddings,
 )
 from workers.selection.duplicates import Tables
 from workers.selection.exact_duplicates import exact_duplicates
@@ -121,18 +121,11 @@ class Contamination(Filter):
         return (images, texts) if self.max_text_similarity < 1 else (images,)
 
     def check(self, available: Available) -> None:
-        dim = available.dim()
-        for file in find_files(self.embeddings):
-            try:
-                schema = schema_with(file, self.reads())
-                for column in self.reads():
-                    _check_dim(schema.field(column).type, dim, f"{file}: {column}")
-            except ValueError as error:
-                raise ValueError(f"embeddings: {error}") from error
+        check_embeddings(self.embeddings, self.reads(), "embeddings", available)
 
     def fit(self, survivors: Survivors, seed: int) -> Keeps:  # noqa: ARG002 - other files tell
         files = find_files(self.embeddings)
-        return partial(self._new, {column: _references(files, column) for column in self.reads()})
+        return partial(self._new, {column: references(files, column) for column in self.reads()})
 
     def _new(self, references: Mapping[str, Float32s], rows: pa.Table) -> Keep:
         """The rows that the references, by column, do not hold."""
@@ -167,16 +160,7 @@ def _nearest(embeddings: npt.NDArray[Any], references: Float32s) -> npt.NDArray[
     return best
 
 
-def _references(files: Sequence[Path], column: str) -> Float32s:
+def references(files: Sequence[Path], column: str) -> Float32s:
+    """The embeddings of all files: [M, D]."""
     tables = [pq.read_table(file, columns=[column]) for file in files]
     return np.concatenate([embedding_matrix(table[column]) for table in tables])
-
-
-def _check_dim(kind: pa.DataType, dim: int, what: str) -> None:
-    if not pa.types.is_fixed_size_list(kind):
-        raise ValueError(f"{what} holds {kind}, not embeddings as pipelines.embed writes them")
-    if kind.list_size != dim:
-        raise ValueError(
-            f"{what} has {kind.list_size} dimensions, the embeddings of embeddings.model {dim}: "
-            "embed the evaluation set with the same model"
-        )

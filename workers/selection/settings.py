@@ -15,6 +15,7 @@ from workers.selection.duplicate_filters import (
 )
 from workers.selection.property_filters import Caption, Label, Language, Score, Size
 from workers.selection.sample_filter import Sample
+from workers.selection.scored_filters import NegClipLoss, NormSim, Weighted
 from workers.selection.similarity_filters import Agreement, Similarity, TopFraction, TopPerQuery
 
 #: All filters that a step can name: the one list of them.
@@ -32,6 +33,9 @@ AnyFilter = (
     | SemanticDuplicates
     | Contamination
     | Agreement
+    | NegClipLoss
+    | NormSim
+    | Weighted
     | Sample
 )
 

@@ -1,6 +1,7 @@
 """What a configuration refers to is there, or the command says so before it does anything."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,9 +14,11 @@ from pipelines.run.config import Config, ConfigError, load_config
 from pipelines.run.directory import Run
 from pipelines.run.runner import check
 from pipelines.stages import DATASET_STAGES, STAGES
+from pipelines.stages.selection import known_selection
 from tests.shards import save_tiny_model
 from workers.base.contracts import embeddings_schema
 from workers.embedding.embedder import model_label
+from workers.embedding.settings import EmbedSettings
 
 EMBEDDINGS = {
     "label_sets": {"colour": {"classes": ["red", "green"]}, "things": {"classes": "CIFAR10"}},
@@ -49,8 +52,8 @@ def checked(tmp_path):
     return _checked
 
 
-def embedded(path, dim=32, drop=()):
-    table = embeddings_schema(dim).empty_table()
+def embedded(path, dim=32, drop=(), metadata=None):
+    table = embeddings_schema(dim).empty_table().replace_schema_metadata(metadata)
     pq.write_table(table.drop_columns(list(drop)), path)
     return [str(path)]
 
@@ -69,6 +72,8 @@ def test_what_is_there_may_be_referred_to(checked, tmp_path):
             {"filter": "contamination", "embeddings": images},
             {"filter": "contamination", "embeddings": whole, "max_text_similarity": 0.9},
             {"filter": "agreement", "embeddings": whole, "min": 0.3},
+            {"filter": "norm_sim", "target": images, "share": 0.2},
+            {"filter": "weighted", "scores": {"similarity": 1, "photo": 0.5}, "share": 0.2},
         ],
         report={"truth": str(tmp_path / "truth.parquet")},
     )
@@ -96,6 +101,13 @@ def test_what_is_there_may_be_referred_to(checked, tmp_path):
          "image_embedding has 512 dimensions, the embeddings of embeddings.model 32: embed the"),
         ({"filter": "contamination", "embeddings": "LISTS"}, "holds list<.*, not embeddings"),
         ({"filter": "contamination", "embeddings": "TEXT"}, "cannot be read as Parquet"),
+        ({"filter": "contamination", "embeddings": "OTHER"},
+         "other.parquet was made by the model starter, and embeddings.model is sha256:.*: embed"),
+        ({"filter": "norm_sim", "target": "OTHER", "share": 0.2},
+         "selection.steps.0.target: .*other.parquet was made by the model starter, and"),
+        ({"filter": "norm_sim", "target": "WIDE", "share": 0.2}, "image_embedding has 512 dim"),
+        ({"filter": "weighted", "scores": {"foto": 1}, "share": 0.2},
+         "selection.steps.0.scores: 'foto' is not in similarity, neg_clip_loss, embeddings.attr"),
     ],
 )  # fmt: skip
 def test_a_step_that_refers_to_nothing_is_refused(checked, tmp_path, step, message):
@@ -107,9 +119,12 @@ def test_a_step_that_refers_to_nothing_is_refused(checked, tmp_path, step, messa
         "WIDE": embedded(tmp_path / "wide.parquet", dim=512),
         "LISTS": [str(tmp_path / "lists.parquet")],
         "TEXT": [str(tmp_path / "text.parquet")],
+        "OTHER": embedded(tmp_path / "other.parquet", metadata={"model": "starter"}),
     }
-    if isinstance(step.get("embeddings"), str):
-        step = step | {"embeddings": files[step["embeddings"]]}
+    step = {
+        key: files[value] if isinstance(value, str) and value in files else value
+        for key, value in step.items()
+    }
     with pytest.raises(ConfigError, match=message):
         checked([step])
 
@@ -245,3 +260,18 @@ def test_whom_a_threshold_was_found_for_changes_no_key(checked):
     identities = [run.config.selection.identity() for run in runs]
     assert identities[0] == identities[1]
     assert identities[0]["steps"] == [of_own | {"name": None}]
+
+
+def test_a_score_that_takes_a_temperature_has_that_of_the_model(checked):
+    step = {"filter": "neg_clip_loss", "share": 0.5}
+    mixed = {"filter": "weighted", "scores": {"neg_clip_loss": 1}, "share": 0.5}
+    run = checked([step, step | {"temperature": 0.5}, mixed])
+    steps: Any = known_selection(run.config).steps
+    alone, said, within = steps
+    assert alone.temperature == within.neg_clip_loss.temperature == pytest.approx(0.07)
+    assert said.temperature == 0.5
+    published = run.config.model_copy(
+        update={"embeddings": EmbedSettings.model_validate({"model": "ViT-B/32"})}
+    )
+    steps = known_selection(published).steps
+    assert steps[0].temperature == 0.01

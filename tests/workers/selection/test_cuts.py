@@ -45,6 +45,13 @@ EXAMPLES: dict[str, dict[str, object]] = {
     "contamination": {"max_image_similarity": None, "max_text_similarity": None},
     "agreement": {"min": 0.25},
     "sample": {"pairs": 7},
+    "neg_clip_loss": {"share": 0.4, "batch_size": 8, "batches": 2, "temperature": 0.05},
+    "norm_sim": {"share": 0.4, "norm": 2},
+    "weighted": {
+        "share": 0.4,
+        "scores": {"photo": -1, "neg_clip_loss": 1},
+        "neg_clip_loss": {"batch_size": 8, "temperature": 0.05},
+    },
 }
 
 
