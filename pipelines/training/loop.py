@@ -10,10 +10,10 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from clip_model.preprocess import normalised
 from pipelines.training.accumulation import backward
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.data import Stream, sent_ahead
-from pipelines.training.index import Index
+from pipelines.training.index import Failure, Index
 from pipelines.training.metrics import Clock, Line, Log
 from pipelines.training.order import DataSettings
 from pipelines.training.parallel import Workers
@@ -132,7 +132,7 @@ def train(
     )
     if begun:
         state.load(begun["step"], kept or {})
-        stream.failures.update(begun["failures"])
+        stream.failures.update(_failures(begun))
     total = settings.steps or stream.steps_per_epoch * settings.epochs
     lines = Log(folder if workers.rank == 0 else None, total, kept["log"] if kept else None)
     held_out = HeldOutRetrieval(shards, of_data, config) if settings.evaluate_every else None
@@ -175,7 +175,8 @@ def train(
             ):
                 _check_weights(state, workers, batch.ids, settings)
                 kept = state.kept() | {"precision": precision, "log": lines.state()}
-                kept["failures"] = dict(workers.gather(list(stream.failures.items())))
+                failures = workers.gather(list(stream.failures.items()))
+                kept["failures"] = {place: astuple(failure) for place, failure in failures}
                 if workers.rank == 0:
                     checkpoints.save(kept, score)
                     lines.flush()
@@ -184,7 +185,7 @@ def train(
                     notice.obeyed()
     if workers.rank > 0 or kept is None:
         return None
-    pairs = index.account(kept["failures"])
+    pairs = index.account(_failures(kept))
     return Trained(trained_model(kept, config), pairs, kept["log"]["lines"])
 
 
@@ -204,6 +205,11 @@ def _index(
         Index.of(shards[mine], folder / "index", data, contents=known, threads=threads)
         workers.barrier()
     return Index.of(shards, folder / "index", data, contents=contents, threads=threads)
+
+
+def _failures(kept: Mapping[str, Any]) -> dict[tuple[int, int], Failure]:
+    """Those of a checkpoint, which holds plain data."""
+    return {place: Failure(*said) for place, said in kept["failures"].items()}
 
 
 def _batch_size(settings: TrainSettings, pairs: int) -> int:
