@@ -45,15 +45,19 @@ def twemoji_images() -> list[TestImage]:
     ]
 
 
-def as_on_the_web(path: Path) -> Image.Image:
-    """The image on white, through JPEG."""
-    with Image.open(path) as opened:
-        drawn = opened.convert("RGBA")
+def web_jpeg(drawn: Image.Image) -> bytes:
+    """A drawing on white, as JPEG."""
     page = Image.new("RGBA", drawn.size, "white")
     page.alpha_composite(drawn)
     buffer = io.BytesIO()
     page.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return Image.open(buffer)
+    return buffer.getvalue()
+
+
+def drawn_jpeg(path: Path) -> bytes:
+    """The same of an image's file."""
+    with Image.open(path) as opened:
+        return web_jpeg(opened.convert("RGBA"))
 
 
 @torch.inference_mode()
@@ -64,7 +68,9 @@ def encode_images(
     chunks = []
     for start in range(0, len(images), 256):
         batch = images[start : start + 256]
-        pixels = torch.stack([preprocess(as_on_the_web(image.path)) for image in batch])
+        pixels = torch.stack(
+            [preprocess(Image.open(io.BytesIO(drawn_jpeg(image.path)))) for image in batch]
+        )
         chunks.append(model.encode_image(pixels))
     return F.normalize(torch.cat(chunks), dim=-1)
 

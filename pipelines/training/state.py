@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_model.config import ClipConfig
 from clip_model.model import CLIP
-from clip_model.objectives import OBJECTIVES
+from clip_model.objectives import OBJECTIVES, Objective
 from clip_model.optimisation import (
     adam_constants,
     clip_gradients,
@@ -125,3 +125,12 @@ def trained_model(kept: dict[str, Any], config: ClipConfig) -> CLIP:
         assign=True,
     )
     return model.eval()
+
+
+def trained_objective(kept: dict[str, Any], config: ClipConfig, name: str) -> Objective:
+    """The same with the weights that the objective has beside the model: to judge by its own."""
+    weights = kept["average"] or kept["objective"]
+    with torch.device("meta"):
+        objective = OBJECTIVES[name](CLIP(config))
+    objective.load_state_dict({key: value.cpu() for key, value in weights.items()}, assign=True)
+    return objective.eval()

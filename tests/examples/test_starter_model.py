@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -17,7 +18,7 @@ from PIL import Image, ImageDraw
 import clip_model
 from clip_model.config import ClipConfig, ModifiedResNetConfig, TextConfig
 from examples.starter_model import __main__ as command
-from examples.starter_model import augment, data, train
+from examples.starter_model import augment, data, pairs, train
 from examples.starter_model.data import Concept, Drawing
 
 SMALL = ClipConfig(
@@ -269,3 +270,42 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--cache", "--out", "--only", "--steps", "--batch-size", "--processes"):
         assert option in text
     assert command.parse_arguments(["--steps", "7"]).steps == 7
+
+
+# --- pairs ---------------------------------------------------------------------------------------
+
+
+def test_emoji_are_laid_out_as_pairs_and_twemoji_as_what_judges_them(tmp_path: Path) -> None:
+    index = data.EmojiIndex()
+    drawings = [
+        data.emoji_drawing(style, codes, index, png=png(colour, "disc"))
+        for codes, colour in (("1f34e", "red"), ("1f34f", "green"), ("1f44b-1f3fb", "grey"))
+        for style in ("openmoji", "noto")
+    ]
+    drawings.append(Drawing("made", "name:disc", "other", ("disc",), png=png("blue", "disc")))
+    images, concepts = data.group(drawings, data.render_all(drawings, processes=1))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    np.save(cache / "images.npy", images)
+    (cache / "concepts.json").write_text(json.dumps([vars(concept) for concept in concepts]))
+    assert pairs.main([str(tmp_path / "out"), "--cache", str(cache)]) == 0
+    table = pq.read_table(tmp_path / "out" / pairs.PAIRS)
+    rows = {row["pair_id"]: row for row in table.to_pylist()}
+    assert sorted(rows) == [
+        f"emoji:{codes}" for codes in ("1f34e.0", "1f34e.1", "1f34f.2", "1f34f.3")
+    ]
+    assert rows["emoji:1f34e.1"]["caption"][0] == "red apple"
+    picture = np.asarray(Image.open(io.BytesIO(rows["emoji:1f34e.0"]["jpg"])).convert("RGB"))
+    assert picture.shape == (data.SIDE, data.SIDE, 3)
+    assert picture[1, 1].min() > 240  # white
+    red, green, _ = picture[data.SIDE // 2, data.SIDE // 2]
+    assert red > 200
+    assert green < 80
+    judges = pq.read_table(tmp_path / "out" / pairs.TEST)
+    assert sorted(judges["name"].to_pylist()) == ["green apple", "red apple"]
+    assert not set(judges["image"].to_pylist()) & set(table["jpg"].to_pylist())
+
+
+def test_pairs_without_drawings_say_what_makes_them(tmp_path: Path, capsys) -> None:
+    assert pairs.main([str(tmp_path / "out"), "--cache", str(tmp_path)]) == 2
+    assert "examples.starter_model --only prepare" in capsys.readouterr().err

@@ -93,19 +93,13 @@ def curves(
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
     series = _series("model", models)
     at = {"x": x, "xOffset": alt.XOffset("model:N", sort=list(models)), "y": y, **series}
-    line = {name: channel for name, channel in at.items() if name != "shape"}
     level = (
         alt.Chart()
         .mark_rule(strokeDash=[4, 3], opacity=0.6, aria=False)
         .encode(y=y, color=series["color"])
         .transform_filter(alt.datum["shots"] == 0)
     )
-    lines = (
-        alt.Chart()
-        .mark_line(strokeWidth=1.2, opacity=0.7, aria=False)
-        .encode(**line)
-        .transform_filter(alt.datum["shots"] > 0)
-    )
+    lines = _line(at).transform_filter(alt.datum["shots"] > 0)
     layers = [level, lines, _bars(at, "y"), _points(at, 30 if sets else 50)]
     if sets is None:
         return alt.layer(*layers, data=_data(rows)).properties(width=420, height=260)
@@ -145,9 +139,18 @@ def against(rows: Rows, models: Sequence[str], x_title: str, y_title: str) -> al
 
 
 def by_compute(
-    rows: Rows, models: Sequence[str], titles: Sequence[str], x_title: str
+    rows: Rows,
+    models: Sequence[str],
+    titles: Sequence[str],
+    x_title: str,
+    y_title: str = "mean score (%)",
+    joined: bool = False,
 ) -> alt.FacetChart:
-    """A panel a ``kind``, a point a model: ``x`` on a logarithmic scale against ``value``."""
+    """A panel a ``kind``, a point a row: ``x`` on a logarithmic scale against ``value``.
+
+    Args:
+        joined: a line goes through the points of a model.
+    """
     x = alt.X(
         "x:Q",
         title=x_title,
@@ -158,9 +161,9 @@ def by_compute(
         ),
         axis=alt.Axis(format="~g", tickCount=5),
     )
-    y = alt.Y("value:Q", title="mean score (%)", scale=alt.Scale(zero=False))
+    y = alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False))
     at = {"x": x, "y": y, **_series("model", models)}
-    layers = [_bars(at, "y"), _points(at, 60)]
+    layers = [*([_line(at)] if joined else []), _bars(at, "y"), _points(at, 60)]
     inner = alt.layer(*layers, data=_data(rows)).properties(width=300, height=240)
     chart = inner.facet(facet=_facet("kind", titles), columns=2)
     return chart.resolve_scale(y="independent").resolve_axis(x="independent")
@@ -241,6 +244,11 @@ def _bars(at: Mapping[str, Any], along: str) -> alt.Chart:
     if "color" not in at:
         mark = alt.Chart().mark_rule(strokeWidth=1.2, aria=False, color=COLOURS[0])
     return mark.encode(**channels, **{f"{along}2": "high:Q"})
+
+
+def _line(at: Mapping[str, Any]) -> alt.Chart:
+    channels = {name: channel for name, channel in at.items() if name != "shape"}
+    return alt.Chart().mark_line(strokeWidth=1.2, opacity=0.7, aria=False).encode(**channels)
 
 
 def _points(at: Mapping[str, Any], size: int = 36) -> alt.Chart:
