@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clip_model.checkpoint import available_models, load, save
     from clip_model.config import ARCHITECTURES, ClipConfig
+    from clip_model.distillation import distillation_loss
     from clip_model.image_files import ImageError, decode_image
     from clip_model.inert_pickle import UnsafeCheckpointError
     from clip_model.loss import contrastive_loss, sigmoid_loss
@@ -57,6 +58,7 @@ __all__ = [
     "convert_weights",
     "decode",
     "decode_image",
+    "distillation_loss",
     "encode",
     "encode_texts",
     "few_shot_curve",
@@ -85,6 +87,7 @@ __all__ = [
 _HOMES = {  # by module
     "checkpoint": "available_models load save",
     "config": "ARCHITECTURES ClipConfig",
+    "distillation": "distillation_loss",
     "inert_pickle": "UnsafeCheckpointError",
     "loss": "contrastive_loss sigmoid_loss",
     "metrics": "roc_auc",

@@ -99,10 +99,10 @@ def contrastive_loss(
     Raises:
         ValueError: the two shapes differ.
     """
-    with _without_autocast(image_features):
+    with without_autocast(image_features):
         parts = parts or OnePart(len(image_features))
-        images, texts, scale = _prepared(image_features, text_features, logit_scale, parts)
-        return _InfoNCE.apply(images, texts, scale, parts, block or _block(images, parts))  # type: ignore[no-untyped-call]
+        images, texts, scale = prepared(image_features, text_features, logit_scale, parts)
+        return _InfoNCE.apply(images, texts, scale, parts, block or block_rows(images, parts))  # type: ignore[no-untyped-call]
 
 
 def sigmoid_loss(
@@ -119,11 +119,11 @@ def sigmoid_loss(
     diagonal and -1 beside it; arXiv 2303.15343. Arguments, result and errors are those of
     `contrastive_loss`.
     """
-    with _without_autocast(image_features):
+    with without_autocast(image_features):
         parts = parts or OnePart(len(image_features))
-        images, texts, scale = _prepared(image_features, text_features, logit_scale, parts)
+        images, texts, scale = prepared(image_features, text_features, logit_scale, parts)
         bias = logit_bias.to(images.dtype)
-        return _Sigmoid.apply(images, texts, scale, bias, parts, block or _block(images, parts))  # type: ignore[no-untyped-call]
+        return _Sigmoid.apply(images, texts, scale, bias, parts, block or block_rows(images, parts))  # type: ignore[no-untyped-call]
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -131,11 +131,12 @@ def full_precision(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _without_autocast(features: Tensor) -> torch.autocast:
+def without_autocast(features: Tensor) -> torch.autocast:
+    """Within it, no autocast is on where the features are."""
     return torch.autocast(features.device.type, enabled=False)
 
 
-def _prepared(
+def prepared(
     image_features: Tensor, text_features: Tensor, logit_scale: Tensor, parts: Parts
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Own images [n, E], all texts [N, E] and the scale, all of one type."""
@@ -148,7 +149,8 @@ def _prepared(
     return images, parts.gather(texts.to(images.dtype)), logit_scale.to(images.dtype)
 
 
-def _block(images: Tensor, parts: Parts) -> int:
+def block_rows(images: Tensor, parts: Parts) -> int:
+    """Rows of logits that are held at a time where a caller does not say."""
     logits = GPU_BLOCK_LOGITS if images.is_cuda else BLOCK_LOGITS
     return max(MIN_BLOCK, logits // max(1, parts.total))
 
@@ -158,7 +160,7 @@ class _InfoNCE(torch.autograd.Function):
     def forward(
         ctx: Any, images: Tensor, texts: Tensor, logit_scale: Tensor, parts: Parts, block: int
     ) -> Tensor:
-        pairs = _Pairs(images, texts, logit_scale, parts.first, block)
+        pairs = Pairs(images, texts, logit_scale, parts.first, block)
         rows, matching = images.new_empty(2, len(images))  # n each
         columns = images.new_full((len(texts),), -torch.inf)  # N
         for own, logits in pairs.blocks():
@@ -182,8 +184,8 @@ class _InfoNCE(torch.autograd.Function):
             pairs.diagonal(own, weights).sub_(2)
             return weights
 
-        with _without_autocast(images):
-            pairs = _Pairs(images, texts, logit_scale, ctx.first, ctx.block, only_block)
+        with without_autocast(images):
+            pairs = Pairs(images, texts, logit_scale, ctx.first, ctx.block, only_block)
             *gradients, _ = pairs.gradients(by_logits, gradient / (2 * len(texts)))
         return *gradients, None, None
 
@@ -199,7 +201,7 @@ class _Sigmoid(torch.autograd.Function):
         parts: Parts,
         block: int,
     ) -> Tensor:
-        pairs = _Pairs(images, texts, logit_scale, parts.first, block)
+        pairs = Pairs(images, texts, logit_scale, parts.first, block)
         total = images.new_zeros(())
         for own, logits in pairs.blocks():
             logits += logit_bias
@@ -219,13 +221,13 @@ class _Sigmoid(torch.autograd.Function):
             pairs.diagonal(own, weights).sub_(1)
             return weights
 
-        with _without_autocast(images):
-            pairs = _Pairs(images, texts, logit_scale, ctx.first, ctx.block, only_block)
+        with without_autocast(images):
+            pairs = Pairs(images, texts, logit_scale, ctx.first, ctx.block, only_block)
             gradients = pairs.gradients(by_logits, gradient / len(texts))
         return *gradients, None, None
 
 
-class _Pairs:
+class Pairs:
     """A part's logits exp(logit_scale) * I T^t, some rows at a time, and gradients through them.
 
     Args:

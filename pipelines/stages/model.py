@@ -17,6 +17,7 @@ from pipelines.run.precision import decided, on_record
 from pipelines.run.progress import Reporter
 from pipelines.run.receipts import Outcome, Shard, Side
 from pipelines.stages.base import Stage
+from pipelines.stages.queries import named_files
 from pipelines.training.settings import TrainSettings
 from workers.base import supervisor
 from workers.base.copies import copy_of
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: The setting that `auto` leaves to the machines.
 PRECISION = "model.precision"
+#: The setting that names a teacher's files.
+TEACHER = "model.distillation.embeddings"
 
 
 class Model(Stage):
@@ -41,6 +44,7 @@ class Model(Stage):
 
     def check(self) -> None:
         checkpoint_inputs(self.run.config.model.start_from, "model.start_from")
+        self._check_teacher()
         if self.run.config.model.held_out == 1:
             raise ConfigError("model.held_out: 1 leaves no pair to train on")
         ray, (least, _) = self.run.config.ray, self.run.config.model.worker_range
@@ -63,8 +67,10 @@ class Model(Stage):
         if is_file(settings.start_from):
             del identity["start_from"]  # its content counts, not its name
         start, published = checkpoint_inputs(settings.start_from, "model.start_from")
-        dataset = self.run.outputs("dataset")
-        files = {"dataset": dataset, "start": start}
+        files = {"dataset": self.run.outputs("dataset"), "start": start}
+        if settings.distillation:
+            files["teacher"] = named_files(settings.distillation.embeddings, TEACHER)
+            identity["distillation"]["embeddings"] = len(files["teacher"])  # as with start_from
         return [self.shard("all", identity | {"published": published}, files)]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
@@ -75,6 +81,15 @@ class Model(Stage):
         start_ray(config.ray)
         work = TrainOnRay(self._settings(), config.seed, self.folder)
         return in_process(work, shards, self.folder)
+
+    def _check_teacher(self) -> None:
+        if distillation := self.run.config.model.distillation:
+            from pipelines.training.teacher import Teacher
+
+            try:
+                Teacher.of(distillation)
+            except ValueError as error:
+                raise ConfigError(f"{TEACHER}: {error}") from error
 
     def _settings(self) -> TrainSettings:
         """With the precision that was decided; `auto` while none was."""

@@ -35,6 +35,7 @@ from pipelines.training.checkpoints import LIST
 from pipelines.training.job import TrainingJob
 from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
+from pipelines.training.teacher import Teacher
 from workers.base.bucket import is_bucket
 from workers.base.copies import copy_of, publish
 from workers.base.exit_codes import ExitCode
@@ -121,7 +122,16 @@ def identity_of(settings: TrainSettings, seed: int, contents: Sequence[str]) -> 
     """
     files, published = checkpoint_inputs(settings.start_from, "start_from")
     start = {"start_from": [*published, *map(file_hash, files)]} if files or published else {}
-    return settings.identity() | start | {"--seed": seed, "SHARDS": digest(list(contents))}
+    teacher = {}
+    if settings.distillation:
+        try:
+            known = Teacher.of(settings.distillation).identity
+        except ValueError as error:
+            raise ConfigError(f"distillation.embeddings: {error}") from error
+        teacher = {"distillation": settings.distillation.identity() | {"embeddings": digest(known)}}
+    return (
+        settings.identity() | start | teacher | {"--seed": seed, "SHARDS": digest(list(contents))}
+    )
 
 
 @contextmanager

@@ -48,6 +48,7 @@ class Batch:
     tokens: Tensor  # int32 [n, context], not trimmed
     first: int  # place of the first row in the global batch
     sizes: tuple[int, ...]  # rows of every worker; their sum is the batch size
+    teacher: tuple[Tensor, Tensor] | None = None  # float16 [n, D], its images and captions
 
 
 class Stream:
@@ -76,6 +77,7 @@ class Stream:
     ) -> None:
         """``pinned``: the images are in memory from which a GPU copies while it computes."""
         self.order = Order(index, settings)
+        self._index = index
         self.steps_per_epoch = self.order.steps_per_epoch
         #: Seconds in which the taker waited for data.
         self.waited = 0.0
@@ -152,12 +154,13 @@ class Stream:
         last = window + 1 == self.order.windows_per_epoch
         return (epoch + 1, 0) if last else (epoch, window + 1)
 
-    def _new_batch(self) -> tuple[Tensor, Tensor]:
+    def _new_batch(self) -> tuple[Tensor, Tensor, Tensor]:
         rows = sum(self.order.lane_size(lane.number) for lane in self._lanes)
-        size = self._resolution
+        size, teacher = self._resolution, self._index.teacher
         return (
             torch.empty(rows, 3, size, size, dtype=torch.uint8, pin_memory=self._pinned),
             torch.empty(rows, self._context_length, dtype=torch.int32),
+            torch.empty(2, rows, teacher.width if teacher else 0, dtype=torch.float16),
         )
 
     def _fill(self, draft: _Draft, begin: int, places: Sequence[tuple[int, int]]) -> _Part:
@@ -166,6 +169,8 @@ class Stream:
         for number, (lane, slot) in enumerate(places, start=begin):
             row, caption, levels = self._decoded(draft.loaded, draft.step, lane, slot, failures)
             draft.images[number] = levels
+            if self._index.teacher:
+                draft.teacher.numpy()[:, number] = self._index.teacher_of(row.place)
             ids.append(row.id)
             captions.append(caption)
         tokens = tokenize(captions, self._context_length, truncate=True)
@@ -205,7 +210,8 @@ class Stream:
                     "%s: the image does not decode, another takes its place: %s", row.id, error
                 )
         ids = list(chain.from_iterable(part.ids for part in parts))
-        return Batch(ids, draft.images, draft.tokens, self._first, self._sizes)
+        teacher = (draft.teacher[0], draft.teacher[1]) if self._index.teacher else None
+        return Batch(ids, draft.images, draft.tokens, self._first, self._sizes, teacher)
 
     def _count(self, window: Window) -> None:
         if window.clashing and not self.clashing:
@@ -240,9 +246,9 @@ class _Loaded:
 class _Draft:
     """A batch under way."""
 
-    def __init__(self, loaded: _Loaded, step: int, room: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, loaded: _Loaded, step: int, room: tuple[Tensor, Tensor, Tensor]) -> None:
         self.loaded, self.step = loaded, step
-        self.images, self.tokens = room
+        self.images, self.tokens, self.teacher = room
 
     def parts(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
         """Its places in parts for a thread each: the number of the first, lanes and slots."""

@@ -23,7 +23,8 @@ from pydantic import TypeAdapter
 
 from pipelines.training.held_out import is_held_out_sum
 from pipelines.training.order import DataSettings, Hashes
-from workers.base.arrays import Bools, Int32s, Int64s, UInt64s
+from pipelines.training.teacher import NOWHERE, Teacher, open_gathered
+from workers.base.arrays import Bools, Float16s, Int32s, Int64s, UInt64s
 from workers.base.copies import as_urls, bring, drop, publish, version_of
 from workers.base.hardware import usable_cores
 from workers.base.opt_outs import URL_COLUMNS, VALUE_COLUMNS, Kind, OptOuts
@@ -76,6 +77,7 @@ class ShardIndex:
     images: UInt64s  # [n], hashes
     captions: UInt64s  # [m], hashes
     first_captions: Int32s  # [n + 1], where each row's captions begin
+    teacher: Float16s | None = None  # [n, 2, D], of image and caption, where there is one
 
     def hashes(self, begin: int, end: int) -> Hashes:
         """Of the rows from ``begin`` to ``end``."""
@@ -84,6 +86,18 @@ class ShardIndex:
             np.asarray(self.images[begin:end]),
             self.captions[first[0] : first[-1]],
             (first - first[0]).astype(np.int64),
+        )
+
+    def only(self, kept: Bools) -> ShardIndex:
+        """Of its rows those that are kept."""
+        counts = np.diff(self.first_captions)
+        return ShardIndex(
+            self.chunks,
+            np.concatenate([[0], kept.cumsum()])[self.starts],
+            self.rows[kept],
+            self.images[kept],
+            self.captions[np.repeat(kept, counts)],
+            np.concatenate([[0], counts[kept].cumsum()]).astype(np.int32),
         )
 
 
@@ -105,6 +119,7 @@ class Index:
     rows: Int64s  # [shards], that are trained on
     tally: Tally
     source: InputSettings = field(default_factory=InputSettings)
+    teacher: Teacher | None = None
 
     @classmethod
     def of(
@@ -116,6 +131,7 @@ class Index:
         source: InputSettings | None = None,
         opt_outs: Sequence[OptOuts] = (),
         contents: Sequence[str] | None = None,
+        teacher: Teacher | None = None,
         threads: int | None = None,
     ) -> Index:
         """Open the index of shards, and make first what of it is not there.
@@ -129,13 +145,14 @@ class Index:
                 pair_id, sha256 and image_hash, and by the sha256 of their image as it is here.
             contents: the sha256 of each shard, where somebody knows them; else a shard is known by
                 its name, size and time. Give them for shards in a bucket, which says no time.
+            teacher: whose embeddings are learnt from; rows that it lacks are left out.
 
         Raises:
-            ShardError: a shard cannot be read.
+            ShardError: a shard, or a file of the teacher's, cannot be read.
         """
         source = source or InputSettings()
         lists = tuple(filter(None, opt_outs))
-        maker = _Maker(settings.seed, settings.held_out, source, lists)
+        maker = _Maker(settings.seed, settings.held_out, source, lists, teacher)
         known = contents or [_identity(path) for path in shards]
         files = [
             folder / f"{path.name.partition('.')[0]}-{maker.key(content)}.arrow"
@@ -149,10 +166,17 @@ class Index:
             )
             tallies = [tally for _, tally in overlap(made, 2 * threads)]
         rows = np.array([tally.kept for tally in tallies], np.int64)
-        return cls(tuple(shards), tuple(files), rows, Tally.total(tallies), source)
+        return cls(tuple(shards), tuple(files), rows, Tally.total(tallies), source, teacher)
 
     def shard(self, number: int) -> ShardIndex:
         return open_shard_index(self.files[number])
+
+    def teacher_of(self, place: tuple[int, int]) -> Float16s:
+        """The teacher's embeddings of a row's image and caption, [2, D], if there is a teacher."""
+        shard, row = place
+        vectors = self.shard(shard).teacher
+        assert vectors is not None
+        return vectors[row]
 
     def account(self, failures: Mapping[tuple[int, int], Failure]) -> Tally:
         """The tally once all workers' ``Stream.failures`` are known: those rows were not kept."""
@@ -194,6 +218,7 @@ def open_shard_index(file: Path) -> ShardIndex:
     batch = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
     about = json.loads(batch.schema.metadata[_ABOUT])
     rows, images, captions = batch.columns
+    gathered = _gathered(file)
     return ShardIndex(
         _CHUNKS.validate_python(about["chunks"]),
         np.array(about["starts"], np.int64),
@@ -201,7 +226,13 @@ def open_shard_index(file: Path) -> ShardIndex:
         images.to_numpy(),
         captions.values.to_numpy(),
         captions.offsets.to_numpy(),
+        open_gathered(gathered) if gathered.exists() else None,
     )
+
+
+def _gathered(file: Path) -> Path:
+    """Where the teacher's embeddings of the rows of an index are."""
+    return file.with_suffix(".npy")
 
 
 @dataclass(frozen=True)
@@ -212,6 +243,7 @@ class _Maker:
     held_out: float
     source: InputSettings
     opt_outs: tuple[OptOuts, ...]
+    teacher: Teacher | None
 
     def key(self, content: str) -> str:
         """What the file of a shard's index is known by."""
@@ -223,17 +255,22 @@ class _Maker:
             self.source.model_dump(),
             [(opt_outs.reason, opt_outs.digest()) for opt_outs in self.opt_outs],
         ]
+        if self.teacher:
+            about.append(self.teacher.identity)
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
     def tally_of(self, shard: Path, file: Path) -> Tally:
         """What became of a shard's rows; its index is made if it is not there, or damaged."""
-        bring([file])
+        bring([file, _gathered(file)] if self.teacher else [file])
         try:
             with pa.memory_map(str(file)) as source:
                 about = json.loads(pa.ipc.open_file(source).schema.metadata[_ABOUT])
-                return _TALLY.validate_python(about["tally"])
-        except (OSError, pa.ArrowException):
-            return self._make(shard, file)
+            tally = _TALLY.validate_python(about["tally"])
+            if not self.teacher or len(open_gathered(_gathered(file))) == tally.kept:
+                return tally
+        except (OSError, ValueError, pa.ArrowException):
+            pass
+        return self._make(shard, file)
 
     def _make(self, shard: Path, file: Path) -> Tally:
         bring([shard])
@@ -243,8 +280,15 @@ class _Maker:
             self._read(shard, chunk, kept, tally)
             starts.append(len(kept.rows))
         drop(shard)
+        index = kept.as_index(chunks, starts)
+        if self.teacher:
+            places = self.teacher.find(kept.ids, shard.name.partition(".")[0])
+            known = _known(kept.ids, places, tally)
+            self.teacher.gather(places[known], _gathered(file))
+            publish(_gathered(file))
+            index = index.only(known)
         tally.check()
-        write_shard_index(kept.as_index(chunks, starts), tally, file)
+        write_shard_index(index, tally, file)
         publish(file)
         return tally
 
@@ -271,6 +315,8 @@ class _Maker:
         else:
             tally.keep()
             kept.add(row, _image_hash(digest), map(_caption_hash, sample.captions))
+            if self.teacher:
+                kept.ids.append(sample.id)
 
     def _listed(self, samples: Sequence[Sample]) -> list[str | None]:
         """For each row, why the columns that stand beside it say that it is left out."""
@@ -286,6 +332,15 @@ class _Maker:
 
     def _listed_sum(self, sha256: str) -> str | None:
         return next((o.reason for o in self.opt_outs if o.has(Kind.SHA256, sha256)), None)
+
+
+def _known(ids: Sequence[str], places: Int32s, tally: Tally) -> Bools:
+    """Which rows a teacher has embedded; the others were not kept after all."""
+    known: Bools = places[:, 0] != NOWHERE
+    for row in np.flatnonzero(~known).tolist():
+        tally.rows_in, tally.kept = tally.rows_in - 1, tally.kept - 1
+        tally.reject("not_in_teacher", ids[row], {"pair_id": ids[row]})
+    return known
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -310,6 +365,7 @@ class _Rows:
     images: array[int] = field(default_factory=lambda: array("Q"))
     captions: array[int] = field(default_factory=lambda: array("Q"))
     first_captions: array[int] = field(default_factory=lambda: array("i", [0]))
+    ids: list[str] = field(default_factory=list)  # where they are joined with a teacher's
 
     def add(self, row: int, image: int, captions: Iterable[int]) -> None:
         self.rows.append(row)

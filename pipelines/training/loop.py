@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -32,6 +33,7 @@ from pipelines.training.parallel import Workers
 from pipelines.training.retrieval import HeldOutRetrieval
 from pipelines.training.settings import TrainSettings
 from pipelines.training.state import TrainingState, trained_model
+from pipelines.training.teacher import Teacher
 from workers.base.failures import NeedsMendingError
 from workers.base.sampling import draw
 from workers.base.tally import Tally
@@ -147,7 +149,8 @@ def train(
             tokens = trim(batch.tokens, rounded_to).to(workers.device)  # [n, L]
             torch.manual_seed(int(2**32 * draw(seed, state.step, batch.first)))  # of dropout
             parts = workers.parts(batch.sizes)
-            share = backward(state.compute, [images, tokens], parts, settings.chunk)
+            teacher = [one.to(workers.device) for one in batch.teacher or ()]  # [n, D] each
+            share = backward(state.compute, [images, tokens, *teacher], parts, settings.chunk)
             tick = share.new_tensor(workers.rank == 0 and clock.has_passed(SAY_EVERY))
             loss, tick = workers.sum(torch.stack([share, tick])).tolist()
             if not math.isfinite(loss):
@@ -198,13 +201,33 @@ def _index(
     workers: Workers,
 ) -> Index:
     """That of all shards, of which each worker makes some, where they share a disk."""
-    data, threads = settings.of_data(seed), settings.cpus
+    of_some = partial(
+        Index.of,
+        folder=folder / "index",
+        settings=settings.of_data(seed),
+        teacher=_teacher(settings),
+        threads=settings.cpus,
+    )
     if workers.size > 1:
         mine = slice(workers.rank, None, workers.size)
-        known = contents[mine] if contents else None
-        Index.of(shards[mine], folder / "index", data, contents=known, threads=threads)
+        of_some(shards[mine], contents=contents[mine] if contents else None)
         workers.barrier()
-    return Index.of(shards, folder / "index", data, contents=contents, threads=threads)
+    index = of_some(shards, contents=contents)
+    if unknown := index.tally.rejected["not_in_teacher"]:
+        if not index.tally.kept:
+            raise NeedsMendingError(
+                f"model.distillation.embeddings: of {unknown:,} pairs to train on the teacher has "
+                "embedded none: name the files with the embeddings of these pairs, by pair_id"
+            )
+        log.warning("%s pairs are left out: the teacher has not embedded them", f"{unknown:,}")
+    return index
+
+
+def _teacher(settings: TrainSettings) -> Teacher | None:
+    try:
+        return Teacher.of(settings.distillation) if settings.distillation else None
+    except ValueError as error:
+        raise NeedsMendingError(f"model.distillation.embeddings: {error}") from error
 
 
 def _failures(kept: Mapping[str, Any]) -> dict[tuple[int, int], Failure]:

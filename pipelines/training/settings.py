@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from clip_model.json_file import parse_json
 from pipelines.run.yaml_text import parse
-from workers.base.settings import Settings, Share, located, read_text
+from workers.base.settings import FileName, Settings, Share, located, read_text
 from workers.embedding.settings import ModelName
 
 if TYPE_CHECKING:
@@ -142,6 +142,24 @@ class CheckpointSettings(Settings):
     keep: int = Field(default=2, ge=1, description="the last so many; the best is kept beside them")
 
 
+class DistillationSettings(Settings):
+    """Learn from a teacher, too: from its embeddings of the pairs, which are stored."""
+
+    embeddings: tuple[FileName, ...] = Field(
+        min_length=1,
+        description="Parquet files of the same pairs' embeddings by the teacher, any model, as the "
+        "stage embeddings and `pipelines.embed` write them; globs",
+    )
+    weight: float = Field(
+        default=1.0, gt=0.0, description="of the distance to the teacher's similarities in the loss"
+    )
+    temperature: float = Field(
+        default=0.01,
+        gt=0.0,
+        description="of the teacher's similarities: the one that it was trained to",
+    )
+
+
 class TrainSettings(Settings):
     """Train a CLIP on the data set."""
 
@@ -176,6 +194,11 @@ class TrainSettings(Settings):
         default="contrastive",
         description="contrastive: CLIP's symmetric loss; sigmoid: SigLIP's; caption and "
         "bag_of_words: the paper's baselines, which predict the caption or its words",
+    )
+    distillation: DistillationSettings | None = Field(
+        default=None,
+        description="learn from a teacher's embeddings, too (docs/training.md); null: from the "
+        "pairs alone",
     )
     epochs: int = Field(default=4, ge=1, description="passes over the training split")
     steps: int | None = Field(
@@ -258,6 +281,10 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"evaluate_every: retrieval does not judge what {self.objective} learns; leave it "
                 "at null"
+            )
+        if self.distillation and self.objective != "contrastive":
+            raise ValueError(
+                "distillation: a teacher's similarities go with objective: contrastive"
             )
         if self.optimizer.average and self.parallelism == "fsdp":
             raise ValueError("optimizer.average takes whole weights: parallelism: ddp")

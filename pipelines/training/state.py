@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clip_model.config import ClipConfig
+from clip_model.distillation import Distilled
 from clip_model.model import CLIP
 from clip_model.objectives import OBJECTIVES, Objective
 from clip_model.optimisation import (
@@ -41,7 +42,7 @@ class TrainingState:
         self.settings, self.is_first = settings.optimizer, workers.rank == 0
         self.model = starting_model(settings, seed)
         try:
-            self.objective = OBJECTIVES[settings.objective](self.model)
+            self.objective = _objective(settings, self.model)
         except ValueError as error:
             raise NeedsMendingError(f"model.objective: {error}") from error
         self.objective.to(workers.device).train()
@@ -109,6 +110,12 @@ class TrainingState:
             self.average = {
                 name: value.to(self.average[name].device) for name, value in kept["average"].items()
             }
+
+
+def _objective(settings: TrainSettings, model: CLIP) -> Objective:
+    if teacher := settings.distillation:
+        return Distilled(model, teacher.weight, teacher.temperature)
+    return OBJECTIVES[settings.objective](model)
 
 
 def trained_model(kept: dict[str, Any], config: ClipConfig) -> CLIP:

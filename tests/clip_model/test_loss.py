@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clip_model import contrastive_loss, sigmoid_loss
+from clip_model import contrastive_loss, distillation_loss, sigmoid_loss
 
 SCALE, BIAS = math.log(8.0), -3.0
+TEACHER_SCALE = math.log(20.0)
 Loss = Callable[..., Tensor]
 
 
@@ -47,11 +48,35 @@ def naive_sigmoid(images: Tensor, texts: Tensor, logit_scale: Tensor, bias: Tens
     return -F.logsigmoid(belong * logits).sum() / len(logits)
 
 
-BOTH = pytest.mark.parametrize(
+def some_teacher(n: int) -> tuple[Tensor, Tensor]:
+    """Embeddings of another width."""
+    images, texts = torch.randn(2, n, 3, generator=torch.Generator().manual_seed(n + 1))
+    return images.half(), texts.half()
+
+
+def distillation(images: Tensor, texts: Tensor, logit_scale: Tensor, **options) -> Tensor:
+    teacher = some_teacher(len(images))
+    return distillation_loss(images, texts, logit_scale, teacher, TEACHER_SCALE, **options)
+
+
+def naive_distillation(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+    scale = logit_scale.new_tensor(TEACHER_SCALE)
+    seen_images, seen_texts = some_teacher(len(images))
+    teacher = all_logits(seen_images.to(images.dtype), seen_texts.to(images.dtype), scale)
+    student = all_logits(images, texts, logit_scale)
+    of_rows, of_columns = (
+        F.kl_div(s.log_softmax(1), t.log_softmax(1), log_target=True, reduction="batchmean")
+        for s, t in ((student, teacher), (student.t(), teacher.t()))
+    )
+    return (of_rows + of_columns) / 2
+
+
+EACH = pytest.mark.parametrize(
     ("loss", "naive", "scalars"),
     [
         pytest.param(contrastive_loss, naive_contrastive, (SCALE,), id="contrastive"),
         pytest.param(sigmoid_loss, naive_sigmoid, (SCALE, BIAS), id="sigmoid"),
+        pytest.param(distillation, naive_distillation, (SCALE,), id="distillation"),
     ],
 )
 
@@ -77,7 +102,7 @@ def test_equals_the_definition(n: int) -> None:
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("block", [1, 3, 7, 100, None])
 @pytest.mark.parametrize("n", [1, 7])
 def test_blocks_change_neither_loss_nor_gradients(loss, naive, scalars, block, n) -> None:
@@ -87,7 +112,7 @@ def test_blocks_change_neither_loss_nor_gradients(loss, naive, scalars, block, n
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("block", [2, 100])
 def test_a_graph_that_is_kept_gives_its_gradient_twice(loss, naive, scalars, block) -> None:
     leaves = [one.requires_grad_() for one in (*some_features(5), *torch.tensor(scalars).double())]
@@ -96,7 +121,7 @@ def test_a_graph_that_is_kept_gives_its_gradient_twice(loss, naive, scalars, blo
     torch.testing.assert_close(torch.autograd.grad(value, leaves), first, rtol=0, atol=0)
 
 
-@BOTH
+@EACH
 def test_half_the_bits_are_computed_in_all_of_them(loss, naive, scalars) -> None:
     """bfloat16 features, and autocast forward and backward, cost no more than their own bits."""
     inputs = (*some_features(50, torch.bfloat16), *torch.tensor(scalars))
@@ -109,7 +134,7 @@ def test_half_the_bits_are_computed_in_all_of_them(loss, naive, scalars) -> None
         torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=1e-5)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("block", [1, 4])
 def test_the_largest_temperature_neither_overflows_nor_underflows(
     loss, naive, scalars, block
@@ -137,7 +162,7 @@ class LargestTensor(TorchDispatchMode):
         return made
 
 
-@BOTH
+@EACH
 def test_no_tensor_of_all_pairs_is_made(loss, naive, scalars) -> None:
     inputs = (*some_features(200), *torch.tensor(scalars))
     with LargestTensor() as largest:
@@ -159,13 +184,29 @@ def test_perfect_features_cost_nothing() -> None:
     assert contrastive_loss(eye, eye, torch.tensor(math.log(100.0))).item() < 1e-6
 
 
-@BOTH
+def test_who_sees_what_the_teacher_sees_has_nothing_to_learn() -> None:
+    """At the teacher's temperature; turned and mirrored, features have the same cosines."""
+    images, texts = (one.float() for one in some_teacher(9))
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
+    inputs = images @ turn, texts @ turn, torch.tensor(TEACHER_SCALE)
+    loss, *gradients = with_gradients(distillation, *inputs, block=4)
+    assert loss.abs() < 1e-5
+    assert max(by.abs().max() for by in gradients) < 1e-4
+    assert distillation(texts @ turn, images @ turn, inputs[2]) > 0.1
+
+
+def test_a_teacher_has_seen_the_same_pairs() -> None:
+    with pytest.raises(ValueError, match="4 pairs, of the teacher 3"):
+        distillation_loss(*some_features(4), torch.tensor(SCALE), some_teacher(3), 1.0)
+
+
+@EACH
 def test_length_of_features_does_not_matter(loss, naive, scalars) -> None:
     (images, texts), scalars = some_features(4), torch.tensor(scalars)
     torch.testing.assert_close(loss(images * 3, texts / 7, *scalars), loss(images, texts, *scalars))
 
 
-@BOTH
+@EACH
 def test_features_of_no_length_give_a_number(loss, naive, scalars) -> None:
     (images, texts), scalars = some_features(3), torch.tensor(scalars).double()
     images[1] = texts[2] = 0
@@ -174,7 +215,8 @@ def test_features_of_no_length_give_a_number(loss, naive, scalars) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "scalars"), [(contrastive_loss, (1.0,)), (sigmoid_loss, (1.0, -2.0))]
+    ("loss", "scalars"),
+    [(contrastive_loss, (1.0,)), (sigmoid_loss, (1.0, -2.0)), (distillation, (1.0,))],
 )
 @pytest.mark.parametrize("block", [2, None])
 def test_gradient_reaches_all_inputs(loss, scalars, block) -> None:

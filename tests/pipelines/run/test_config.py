@@ -183,6 +183,7 @@ LOCATED = [
     ("queries.wordnet", "wordnet"),
     ("embeddings.model", "clip.safetensors"),
     ("model.start_from", "sub/clip.safetensors"),
+    ("model.distillation", "teacher/*.parquet"),
     ("embeddings.heads", "head.safetensors"),
     ("report.truth", "truth.parquet"),
     ("queries.list", "queries.txt"),
@@ -196,6 +197,8 @@ def setting_of(key, path):
     """The value of a key that names a path somewhere."""
     if key == "selection.steps":
         return [{"filter": "agreement", "embeddings": [path], "min": 0.3}]
+    if key == "model.distillation":
+        return {"embeddings": [path]}
     if key == "images.local_roots":
         return {"aesthetic": path}
     if key == "embeddings.heads":
@@ -210,7 +213,7 @@ def configured(config, key):
     value = value["aesthetic"] if isinstance(value, dict) else value
     value = value.path if key == "embeddings.heads" else value
     value = value[0] if isinstance(value, tuple) else value
-    return value.embeddings[0] if key == "selection.steps" else value
+    return value.embeddings[0] if key in ("selection.steps", "model.distillation") else value
 
 
 @pytest.mark.parametrize(("key", "path"), LOCATED)

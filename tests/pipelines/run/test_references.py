@@ -201,7 +201,7 @@ def test_a_folder_that_is_moved_with_its_configuration_has_the_same_keys(tmp_pat
 name: test
 queries: {{dumps: [dump.xml]}}
 pairs: {{inputs: [list.csv]}}
-model: {{start_from: {model.name}}}
+model: {{start_from: {model.name}, distillation: {{embeddings: [other.parquet]}}}}
 selection: {{steps: [{{filter: agreement, embeddings: [other.parquet], min: 0.3}}]}}
 """
     there_are = {"embeddings": [model], "images": [model]}

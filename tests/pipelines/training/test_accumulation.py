@@ -89,31 +89,6 @@ def test_a_chunk_as_large_as_the_batch_is_one_pass():
         assert torch.equal(one.grad, other.grad)
 
 
-class WithTeacher(Contrastive):
-    """Draws towards stored embeddings, which pass through and have no gradient."""
-
-    def forward(self, images, tokens, *teacher):
-        return *super().forward(images, tokens), *teacher
-
-    def loss(self, features, parts):
-        images, texts, teacher = features
-        away = (images - teacher).square().sum() / parts.total
-        return super().loss((images, texts), parts) + away
-
-
-@pytest.mark.parametrize("chunk", [None, 5])
-def test_inputs_may_pass_through_to_the_loss(chunk):
-    teacher = torch.randn(ROWS, CONFIG.embed_dim, dtype=torch.float64)
-    objective = make(WithTeacher)
-    loss = objective.loss(objective(*batch(), teacher), OnePart(ROWS))
-    loss.backward()
-    expected = {name: p.grad for name, p in objective.named_parameters()}
-    objective = make(WithTeacher)
-    backward(ALONE.wrap(objective), [*batch(), teacher], OnePart(ROWS), chunk)
-    found = {name: p.grad for name, p in objective.named_parameters()}
-    torch.testing.assert_close(found, expected)
-
-
 def test_features_are_computed_in_half_precision_and_the_loss_in_full():
     torch.manual_seed(0)
     objective = Contrastive(CLIP(CONFIG))

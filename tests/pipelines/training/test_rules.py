@@ -40,7 +40,7 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 #: What has tests of its own: where it starts, how long it is, what is said of it on the way.
 ELSEWHERE = {"recipe", "start_from", "architecture", "epochs", "steps", "evaluate_every"} | {
-    *("precision", "use_gpu", "chunk", "threads"),
+    *("precision", "use_gpu", "chunk", "threads", "distillation"),
 }
 
 

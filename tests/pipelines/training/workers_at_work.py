@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 import clip_model.loss
 from clip_model import CLIP, ClipConfig
 from clip_model.config import TextConfig, VisionTransformerConfig
+from clip_model.distillation import Distilled
 from clip_model.loss import OnePart
 from clip_model.objectives import OBJECTIVES, Objective
 from clip_model.optimisation import adam_constants, make_optimizer
@@ -29,6 +30,7 @@ CONFIG = ClipConfig(
     text=TextConfig(width=32, layers=2, heads=2, context_length=9, vocab_size=101),
 )
 ROWS = 12
+WEIGHT, TEMPERATURE = 0.7, 0.05  # of the distillation
 SIZES: dict[int, list[tuple[int, ...]]] = {
     1: [(12,)],
     2: [(6, 6), (4, 8)],
@@ -55,6 +57,9 @@ CASES = [
     Case(sharding="fsdp"),
     Case("sigmoid", blocks=True, equal=False),
     Case("sigmoid", "fsdp", chunk=3),
+    Case("distilled", blocks=True, equal=False),
+    Case("distilled", chunk=2, equal=False),
+    Case("distilled", "fsdp", chunk=2, blocks=True),
     Case("caption", chunk=2, equal=False),
     Case("caption", "fsdp"),
     Case("bag_of_words", equal=False),
@@ -64,7 +69,9 @@ CASES = [
 
 def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Objective:
     torch.manual_seed(seed)
-    return OBJECTIVES[name](CLIP(CONFIG)).to(dtype)
+    model = CLIP(CONFIG)
+    made = Distilled(model, WEIGHT, TEMPERATURE) if name == "distilled" else OBJECTIVES[name](model)
+    return made.to(dtype)
 
 
 def batch(step: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -79,10 +86,19 @@ def batch(step: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Te
     return images, tokens.scatter(1, ends, 100)
 
 
-def own_rows(workers: Workers, sizes: tuple[int, ...], step: int, dtype: torch.dtype):
+def teacher() -> tuple[Tensor, Tensor]:
+    """Its embeddings of the whole batch, as they are stored: float16 [12, 5] each."""
+    images, texts = torch.randn(2, ROWS, 5, generator=torch.Generator().manual_seed(9))
+    return nn.functional.normalize(images).half(), nn.functional.normalize(texts).half()
+
+
+def own_rows(workers: Workers, sizes: tuple[int, ...], inputs: tuple[Tensor, ...]) -> list[Tensor]:
     first = sum(sizes[: workers.rank])
-    rows = slice(first, first + sizes[workers.rank])
-    return [one[rows] for one in batch(step, dtype)]
+    return [one[first : first + sizes[workers.rank]] for one in inputs]
+
+
+def inputs_of(name: str) -> tuple[Tensor, ...]:
+    return batch() + (teacher() if name == "distilled" else ())
 
 
 def whole(value: Tensor) -> Tensor:
@@ -94,7 +110,7 @@ def gradients_of(case: Case, workers: Workers) -> tuple[Tensor, dict[str, Tensor
     clip_model.loss.MIN_BLOCK = clip_model.loss.BLOCK_LOGITS = 2 if case.blocks else ROWS**2
     sizes = SIZES[workers.size][0 if case.equal else -1]
     parallel = workers.wrap(make(case.objective, seed=workers.rank), case.sharding)
-    inputs = own_rows(workers, sizes, 0, torch.float64)
+    inputs = own_rows(workers, sizes, inputs_of(case.objective))
     loss = workers.sum(backward(parallel, inputs, workers.parts(sizes), case.chunk))
     names = parallel.objective.named_parameters()
     return loss, {n: whole(p.grad).clone() for n, p in names if p.grad is not None}
@@ -114,7 +130,7 @@ class Training:
         sizes = SIZES[self.workers.size][-1]
         for step in range(first, last):
             self.optimizer.zero_grad()
-            inputs = own_rows(self.workers, sizes, step, self.dtype)
+            inputs = own_rows(self.workers, sizes, batch(step, self.dtype))
             backward(self.parallel, inputs, self.workers.parts(sizes), chunk=4)
             self.optimizer.step()
             self.parallel.objective.after_step()
@@ -184,16 +200,30 @@ def work(rank: int, size: int, folder: Path) -> None:
 def reference(name: str) -> tuple[Tensor, dict[str, Tensor]]:
     """The definition of the loss over the whole batch in one process, and its gradients."""
     objective = make(name)
-    features = objective(*batch())
+    features = objective(*inputs_of(name))
     if objective.separable:
         loss = objective.loss(features, OnePart(ROWS))
     else:
-        images, texts = (nn.functional.normalize(one, dim=-1) for one in features)
-        logits = objective.model.logit_scale.exp() * images @ texts.t()
+        logits = objective.model.logit_scale.exp() * cosines(*features[:2])
         loss = naive_loss(logits, getattr(objective, "logit_bias", None))
+    if name == "distilled":
+        loss = loss + WEIGHT * naive_distance(logits, cosines(*features[2:]) / TEMPERATURE)
     loss.backward()
     names = objective.named_parameters()
     return loss.detach(), {n: p.grad for n, p in names if p.grad is not None}
+
+
+def cosines(images: Tensor, texts: Tensor) -> Tensor:
+    images, texts = (nn.functional.normalize(one.double(), dim=-1) for one in (images, texts))
+    return images @ texts.t()
+
+
+def naive_distance(logits: Tensor, teachers: Tensor) -> Tensor:
+    rows, columns = (
+        (q.log_softmax(dim) - p.log_softmax(dim)).neg() * p.softmax(dim)
+        for q, p, dim in ((logits, teachers, 1), (logits, teachers, 0))
+    )
+    return (rows + columns).sum() / (2 * ROWS)
 
 
 def naive_loss(logits: Tensor, bias: Tensor | None) -> Tensor:
