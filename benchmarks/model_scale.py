@@ -1,7 +1,7 @@
 """The paper's figure 9 for small models: zero-shot accuracy against compute, ResNets and ViTs.
 
     python -m examples.starter_model --only prepare
-    python -m examples.starter_model.pairs runs/emoji
+    python -m examples.starter_model.pairs runs/emoji --concepts 400
     python -m benchmarks.model_scale runs/emoji --out runs/scale
 
 trains the architectures of examples/scale (or of `--architectures`), from the smallest to the

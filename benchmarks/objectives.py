@@ -1,7 +1,7 @@
 """The paper's figure 2: how many pairs each objective has to see for the same zero-shot accuracy.
 
     python -m examples.starter_model --only prepare
-    python -m examples.starter_model.pairs runs/emoji
+    python -m examples.starter_model.pairs runs/emoji --concepts 400
     python -m benchmarks.objectives runs/emoji --out runs/efficiency
 
 trains the contrastive objective and the two baselines on the same pairs, in the same batches, with

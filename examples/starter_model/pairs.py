@@ -27,32 +27,35 @@ from workers.base.storage import write_table
 PAIRS, TEST = "pairs.parquet", "twemoji.parquet"
 
 
+def drawn(concepts: Sequence[Concept], count: int | None) -> list[Concept]:
+    """Emoji without a skin tone that Twemoji has, too: the first by the hash of their names."""
+    names = {one.caption for one in twemoji_images() if one.kind == "emoji"}
+    found = [one for one in concepts if one.kind == "emoji" and one.names[0] in names]
+    return sorted(found, key=lambda one: _hash(one.names[0]))[:count]
+
+
 def pairs(images: np.ndarray, concepts: Sequence[Concept]) -> pa.Table:
-    """A row an image of each emoji without a skin tone: `pair_id`, `jpg`, and `caption`, a list."""
+    """A row an image: `pair_id`, `jpg`, and `caption`, a list."""
     rows = [
         (f"{concept.key}.{row}", web_jpeg(Image.fromarray(images[row])), concept.names)
         for concept in concepts
-        if concept.kind == "emoji"
         for row in concept.rows
     ]
-    # Styles come one after the other; a shuffled file needs no large window.
-    rows.sort(key=lambda row: hashlib.sha256(row[0].encode()).digest())
+    # An emoji's images come one after the other; a shuffled file needs no large window.
+    rows.sort(key=lambda row: _hash(row[0]))
     ids, jpgs, names = (list(column) for column in zip(*rows, strict=True))
     return pa.table({"pair_id": ids, "jpg": jpgs, "caption": names})
 
 
 def twemoji(concepts: Sequence[Concept]) -> pa.Table:
-    """Twemoji of those emoji: `image`, and `name`, which no two share."""
-    trained = {concept.names[0] for concept in concepts if concept.kind == "emoji"}
-    found = [one for one in twemoji_images() if one.kind == "emoji" and one.caption in trained]
-    # Not as they stand in Unicode: the first of them are as good as any.
-    found.sort(key=lambda one: hashlib.sha256(one.caption.encode()).digest())
-    return pa.table(
-        {
-            "image": [drawn_jpeg(one.path) for one in found],
-            "name": [one.caption for one in found],
-        }
-    )
+    """Twemoji of those emoji, in their order: `image`, and `name`, which no two share."""
+    paths = {one.caption: one.path for one in twemoji_images() if one.kind == "emoji"}
+    names = [one.names[0] for one in concepts]
+    return pa.table({"image": [drawn_jpeg(paths[name]) for name in names], "name": names})
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=Path.home() / ".cache" / "starter_model",
         help="what `examples.starter_model --only prepare` has made (default: %(default)s)",
     )
+    parser.add_argument(
+        "--concepts",
+        type=int,
+        metavar="N",
+        help="so many emoji, drawn by the hash of their names: fewer are learnt from fewer pairs "
+        "(default: all)",
+    )
     options = parser.parse_args(arguments)
     if not (options.cache / "concepts.json").exists():
         sys.stderr.write(
@@ -74,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "makes them\n"
         )
         return 2
-    images, concepts = load(options.cache)
+    images, there = load(options.cache)
+    concepts = drawn(there, options.concepts)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, table in ((PAIRS, pairs(images, concepts)), (TEST, twemoji(concepts))):
         write_table(table, options.out / name)

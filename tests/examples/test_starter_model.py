@@ -304,6 +304,10 @@ def test_emoji_are_laid_out_as_pairs_and_twemoji_as_what_judges_them(tmp_path: P
     judges = pq.read_table(tmp_path / "out" / pairs.TEST)
     assert sorted(judges["name"].to_pylist()) == ["green apple", "red apple"]
     assert not set(judges["image"].to_pylist()) & set(table["jpg"].to_pylist())
+    assert pairs.main([str(tmp_path / "one"), "--cache", str(cache), "--concepts", "1"]) == 0
+    (name,) = pq.read_table(tmp_path / "one" / pairs.TEST)["name"].to_pylist()
+    captions = pq.read_table(tmp_path / "one" / pairs.PAIRS)["caption"].to_pylist()
+    assert [caption[0] for caption in captions] == [name, name]
 
 
 def test_pairs_without_drawings_say_what_makes_them(tmp_path: Path, capsys) -> None:
