@@ -38,6 +38,7 @@ class CLIP(nn.Module):
         self.config = config
         self.context_length = text.context_length
         self.vocab_size = text.vocab_size
+        self.trims_captions = True  # until graphs are compiled for the lengths that are given
         self.visual = _image_tower(config)
         self.token_embedding = nn.Embedding(text.vocab_size, text.width)
         self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim))
@@ -98,7 +99,7 @@ class CLIP(nn.Module):
 
         No token sees what follows it, so the padding behind the longest caption is cut off first:
         the same features for less work. A compiled graph cannot depend on the tokens' values, so
-        inside `torch.compile` nothing is cut; give it `trim(text)`.
+        inside `torch.compile`, and after `compile_blocks`, nothing is cut; give it `trim(text)`.
 
         Raises:
             ValueError: the sequences are longer than the context.
@@ -107,8 +108,7 @@ class CLIP(nn.Module):
         self._refuse_half_on_cpu()
         if text.shape[-1] > self.context_length:
             raise ValueError(f"{text.shape[-1]} tokens, but the context has {self.context_length}")
-        if not torch.compiler.is_compiling():
-            text = trim(text)
+        text = self.trimmed(text)
         end = text.argmax(dim=-1)  # N, for the end token has the largest id
         x = self.token_embedding(text).to(self.dtype)  # NLD
         if self.config.text.kind == "cbow":
@@ -116,6 +116,10 @@ class CLIP(nn.Module):
         else:
             x = self.contextual(x)[torch.arange(len(x), device=x.device), end]  # NLD -> ND
         return x @ self.text_projection  # ND @ DE -> NE
+
+    def trimmed(self, text: Tensor) -> Tensor:
+        """`trim`, unless a graph is being compiled or was compiled for the length that is given."""
+        return trim(text) if self.trims_captions and not torch.compiler.is_compiling() else text
 
     def contextual(self, x: Tensor) -> Tensor:
         """Embedded tokens through the text transformer, where each sees those before it: NLD."""

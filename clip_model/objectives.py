@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from clip_model.loss import Parts, contrastive_loss, full_precision, sigmoid_loss
-from clip_model.model import CLIP, trim
+from clip_model.model import CLIP
 from clip_model.optimisation import clamp_logit_scale
 
 SIGMOID_SCALE, SIGMOID_BIAS = math.log(10.0), -10.0  # what SigLIP starts from
@@ -144,7 +144,7 @@ class PredictCaption(Objective):
         model.text_projection.requires_grad_(False)
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-        model, tokens = self.model, trim(tokens)
+        model, tokens = self.model, self.model.trimmed(tokens)
         prefix = self.image_prefix(model.encode_image(images))  # nD
         known = model.token_embedding(tokens[:, 1:-1])  # n(L-2)D
         x = torch.cat([prefix[:, None], known], dim=1).to(model.dtype)

@@ -243,7 +243,9 @@ class TrainSettings(Settings):
     gradient_checkpointing: bool = Field(
         default=False, description="compute each block again in the backward pass, to save memory"
     )
-    compile: bool = Field(default=False, description="torch.compile; pays on GPUs")
+    compile: bool = Field(
+        default=False, description="torch.compile, a block at a time; pays on GPUs"
+    )
     parallelism: Literal["ddp", "fsdp"] = Field(
         default="ddp", description="whether each worker has all weights, or they are divided"
     )

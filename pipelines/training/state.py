@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clip_model.compilation import compile_blocks
 from clip_model.config import ClipConfig
 from clip_model.distillation import Distilled
 from clip_model.model import CLIP
@@ -47,7 +48,7 @@ class TrainingState:
             raise NeedsMendingError(f"model.objective: {error}") from error
         self.objective.to(workers.device).train()
         if settings.compile:
-            self.objective.compile(dynamic=False)
+            compile_blocks(self.model)
         #: The objective as all workers compute it together.
         self.compute = workers.wrap(
             self.objective, settings.parallelism, torch.bfloat16 if precision == "bf16" else None

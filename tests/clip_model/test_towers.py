@@ -7,11 +7,14 @@ import copy
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
 from clip_model import CLIP, ClipConfig, contrastive_loss, tokenize
+from clip_model.compilation import compile_blocks
 from clip_model.config import ModifiedResNetConfig, TextConfig, VisionTransformerConfig
 from clip_model.model import convert_weights, trim
+from clip_model.resnet import Bottleneck
 from clip_model.vision_transformer import VisionTransformer, kept_patches
 
 TEXT = TextConfig(width=64, layers=2, heads=2)
@@ -139,6 +142,46 @@ def test_training_compiles_without_a_graph_break(config: ClipConfig) -> None:
     torch.compiler.reset()
     loss().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["", "checkpointed"])
+def test_blocks_that_are_compiled_learn_the_same_by_one_graph_of_a_shape(
+    config: ClipConfig, checkpointed: bool
+) -> None:
+    plain = built(config).train()
+    plain.set_grad_checkpointing(checkpointed)
+    compiled = copy.deepcopy(plain)
+    torch.compiler.reset()
+    graphs = CompileCounterWithBackend("aot_eager")
+    compile_blocks(compiled, graphs)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    images, texts = random_images(plain), trim(tokenize(CAPTIONS))
+    for _ in range(2):
+        for model in (plain, compiled):
+            features = model.encode_image(images), model.encode_text(texts)
+            contrastive_loss(*features, model.logit_scale).backward()
+    for (name, one), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        assert one.grad is not None, name
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6, msg=name)
+    for (name, before), after in zip(plain.named_buffers(), compiled.buffers(), strict=True):
+        torch.testing.assert_close(after, before, msg=name)
+    of_text = config.text.kind == "transformer"
+    of_images = sum(isinstance(m, Bottleneck) for m in plain.modules()) or 1
+    if checkpointed and of_images > 1:
+        of_images *= 2  # the second time, BatchNorms rest
+    assert graphs.frame_count == of_images + of_text
+    with torch.inference_mode():
+        for model in (plain, compiled):
+            model.eval()
+        torch.testing.assert_close(
+            compiled.encode_text(texts), plain.encode_text(texts), rtol=1e-5, atol=1e-6
+        )
+        longer = F.pad(texts, (0, 3))
+        torch.testing.assert_close(
+            compiled.encode_text(longer), plain.encode_text(texts), rtol=1e-5, atol=1e-6
+        )
+    assert graphs.frame_count == of_images + 3 * of_text, "what is longer is another shape"
 
 
 def test_trim_keeps_the_longest_caption() -> None:

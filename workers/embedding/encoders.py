@@ -8,7 +8,6 @@ the one before and the answer of the one before that go on at once, in fixed sha
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 import clip_model
 from clip_model import CLIP
+from clip_model.compilation import compile_blocks, has_compiler
 from clip_model.model import convert_weights
 from clip_model.preprocess import fold_normalisation
 from workers.base.gpu_copies import Sender
@@ -186,22 +186,22 @@ class GpuEncoder:
         self.batch_size = batch_size
         self.depth = 2
         self._sender = Sender(model.logit_scale.device)
-        self._image_tower = _compiled(model.encode_image)
-        self._text_tower = _compiled(model.encode_text)
+        if has_compiler():
+            compile_blocks(model)
 
     def new_batch(self) -> Tensor:
         return _empty_batch(self.model, self.batch_size, pinned=True)
 
     def encode_images(self, levels: Tensor, rows: int) -> GpuFeatures:
         levels[rows:] = 0  # the tail of a shard has the shape of every other batch
-        return self._start(self._image_tower, levels, rows)
+        return self._start(self.model.encode_image, levels, rows)
 
     def encode_texts(self, tokens: Tensor) -> GpuFeatures:
         rows, length = tokens.shape
         room = min(-(-length // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO, self.model.context_length)
         padded = torch.zeros(self.batch_size, room, dtype=tokens.dtype, pin_memory=True)
         padded[:rows, :length] = tokens
-        return self._start(self._text_tower, padded, rows)
+        return self._start(self.model.encode_text, padded, rows)
 
     @torch.inference_mode()
     def _start(self, tower: Callable[[Tensor], Tensor], pinned: Tensor, rows: int) -> GpuFeatures:
@@ -215,10 +215,3 @@ class GpuEncoder:
         copied = torch.cuda.Event(enable_timing=True)
         copied.record(compute)
         return GpuFeatures(host, begun, copied, rows, self.meter)
-
-
-def _compiled(tower: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Compiled for each shape that comes, where Triton finds a C compiler; else as it is."""
-    if any(shutil.which(name) for name in ("cc", "gcc", "clang")):
-        return torch.compile(tower, dynamic=False)
-    return tower

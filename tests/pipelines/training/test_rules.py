@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from clip_model import CLIP
-from pipelines.training import loop
+from clip_model.compilation import compile_blocks
+from pipelines.training import loop, state
 from pipelines.training.accumulation import backward
 from pipelines.training.parallel import Workers
 from pipelines.training.settings import BatchSettings, OptimizerSettings, TrainSettings
 from pipelines.training.state import TrainingState
 from tests.pipelines.training.test_training import KilledAt, KilledError, losses, run, settings
 from tests.shards import images, jpeg, write_dataset
+from workers.embedding.encoders import TOKENS_ROUNDED_TO
 
 #: Changes that must make other weights, and what they are compared with.
 CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -141,6 +144,26 @@ def test_a_chunk_is_the_most_that_a_tower_sees_and_its_blocks_keep_what_is_asked
 @pytest.fixture
 def _all_the_time(monkeypatch):
     monkeypatch.setattr(loop, "SAY_EVERY", 0.0)
+
+
+def test_compiled_blocks_learn_the_same_and_captions_have_few_lengths(
+    place, tmp_path, weights, monkeypatch
+):
+    """For each length a graph is compiled."""
+    lengths = set()
+    encode_text = CLIP.encode_text
+
+    def noted(model, text):
+        lengths.add(text.shape[1])
+        return encode_text(model, text)
+
+    compiled = partial(compile_blocks, backend="aot_eager")  # in a tenth of the time
+    monkeypatch.setattr(state, "compile_blocks", compiled)
+    monkeypatch.setattr(CLIP, "encode_text", noted)
+    trained = run([place / "00000.parquet"], settings(place, epochs=1, compile=True), tmp_path)
+    assert lengths == {TOKENS_ROUNDED_TO}
+    found = torch.cat([p.detach().flatten() for p in trained.model.parameters()])
+    torch.testing.assert_close(found, weights({}), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.usefixtures("_all_the_time")
