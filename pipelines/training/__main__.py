@@ -40,6 +40,7 @@ from workers.base.bucket import is_bucket
 from workers.base.copies import copy_of, publish
 from workers.base.exit_codes import ExitCode
 from workers.base.failures import NeedsMendingError
+from workers.base.opt_outs import OptOuts, OptOutSettings
 from workers.base.output import say
 from workers.base.storage import file_hash, remove_leftovers, write_json
 from workers.base.supervisor import temporary_files
@@ -67,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
     add("--out", required=True, metavar="DIR", help=text)
     add("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
     add("--config", type=Path, metavar="FILE.yaml", help="the section `model`, alone in a file")
+    text = "the section `opt_outs` alone in a file: lists of what must not be trained on"
+    add("--opt-outs", type=Path, metavar="FILE.yaml", help=text)
     text = "a key of the section `model` of docs/configuration.md, VALUE in YAML"
     add_overrides(result, text)
     return result
@@ -90,10 +93,16 @@ def train(arguments: argparse.Namespace) -> ExitCode:
         with temporary_files() if in_bucket else nullcontext():
             shards = shard_files(arguments.shards)
             contents = [digest([origin_of(path), *stamp_of(path)]) for path in shards]
-            identity = partial(identity_of, settings, arguments.seed, contents)
+            opt_outs = opt_outs_in(arguments.opt_outs)
+            identity = partial(identity_of, settings, arguments.seed, contents, opt_outs)
             with process_group() as workers, at_work_in(out, identity, workers) as place:
                 job = TrainingJob(
-                    tuple(shards), settings, arguments.seed, place / STATE, tuple(contents)
+                    tuple(shards),
+                    settings,
+                    arguments.seed,
+                    place / STATE,
+                    tuple(contents),
+                    (opt_outs,) if opt_outs else (),
                 )
                 _do(job, workers, place)
     except NeedsMendingError as error:
@@ -114,7 +123,20 @@ def _do(job: TrainingJob, workers: Workers, out: Path) -> None:
         say(f"{out / CHECKPOINT}: trained on {tally.kept:,} of {tally.rows_in:,} pairs")
 
 
-def identity_of(settings: TrainSettings, seed: int, contents: Sequence[str]) -> dict[str, Any]:
+def opt_outs_in(file: Path | None) -> OptOuts:
+    """The lists that a file names; none without one. Raises ConfigError."""
+    if file is None:
+        return OptOuts.none()
+    settings = build_settings(OptOutSettings, read_tree(file), (), str(file), folder_of(file))
+    try:
+        return OptOuts.read(settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--opt-outs {file}: {error}") from error
+
+
+def identity_of(
+    settings: TrainSettings, seed: int, contents: Sequence[str], opt_outs: OptOuts
+) -> dict[str, Any]:
     """What the weights depend on: a training is gone on with by the same alone.
 
     Args:
@@ -129,9 +151,8 @@ def identity_of(settings: TrainSettings, seed: int, contents: Sequence[str]) -> 
         except ValueError as error:
             raise ConfigError(f"distillation.embeddings: {error}") from error
         teacher = {"distillation": settings.distillation.identity() | {"embeddings": digest(known)}}
-    return (
-        settings.identity() | start | teacher | {"--seed": seed, "SHARDS": digest(list(contents))}
-    )
+    given = {"--seed": seed, "SHARDS": digest(list(contents)), "--opt-outs": opt_outs.digest()}
+    return settings.identity() | start | teacher | given
 
 
 @contextmanager

@@ -14,35 +14,30 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
 from pipelines.training.held_out import is_held_out_sum
+from pipelines.training.opted_out import read_listed
 from pipelines.training.order import DataSettings, Hashes
 from pipelines.training.teacher import NOWHERE, Teacher, open_gathered
 from workers.base.arrays import Bools, Float16s, Int32s, Int64s, UInt64s
 from workers.base.copies import as_urls, bring, drop, publish, version_of
 from workers.base.hardware import usable_cores
-from workers.base.opt_outs import URL_COLUMNS, VALUE_COLUMNS, Kind, OptOuts
+from workers.base.opt_outs import OptOuts
 from workers.base.settings import printable
 from workers.base.storage import replacing
 from workers.base.tally import Tally
-from workers.base.urls import normal_urls
-from workers.embedding.overlap import in_chunks, overlap
+from workers.embedding.overlap import overlap
 from workers.embedding.samples import Sample, failure_reason
 from workers.embedding.settings import InputSettings
-from workers.embedding.shard_reader import list_chunks, read_chunk
+from workers.embedding.shard_reader import list_chunks
 from workers.embedding.tar_reader import Chunk
 
 #: Raise it when a file's content changes for the same shard and settings.
 VERSION = 1
-
-#: Rows that are looked up in lists of opt-outs at once.
-LOOKED_UP_AT_ONCE = 64
 
 #: Shards whose index is open at a time; one costs a few kilobytes.
 OPEN_SHARDS = 64
@@ -293,12 +288,9 @@ class _Maker:
         return tally
 
     def _read(self, shard: Path, chunk: Chunk, kept: _Rows, tally: Tally) -> None:
-        others = (*URL_COLUMNS, *VALUE_COLUMNS) if self.opt_outs else ()
-        samples = enumerate(read_chunk(shard, chunk, self.source, others))
-        for some in in_chunks(samples, LOOKED_UP_AT_ONCE):
-            listed = self._listed([sample for _, sample in some])
-            for (row, sample), reason in zip(some, listed, strict=True):
-                self._judge(row, sample, reason, kept, tally)
+        with_reasons = read_listed(shard, chunk, self.source, self.opt_outs)
+        for row, (sample, reason) in enumerate(with_reasons):
+            self._judge(row, sample, reason, kept, tally)
 
     def _judge(
         self, row: int, sample: Sample, listed: str | None, kept: _Rows, tally: Tally
@@ -307,7 +299,6 @@ class _Maker:
             tally.fail(failure[0], sample.id, {"error": failure[1]})
             return
         digest = hashlib.sha256(sample.image or b"").digest()
-        listed = listed or self._listed_sum(digest.hex())
         if listed:
             tally.reject_many(listed, 1, ())  # whatever it is, no sample shows it
         elif is_held_out_sum(digest.hex(), self.seed, self.held_out):
@@ -318,21 +309,6 @@ class _Maker:
             if self.teacher:
                 kept.ids.append(sample.id)
 
-    def _listed(self, samples: Sequence[Sample]) -> list[str | None]:
-        """For each row, why the columns that stand beside it say that it is left out."""
-        reasons: list[str | None] = [None] * len(samples)
-        if not self.opt_outs:
-            return reasons
-        table = _columns([sample.others for sample in samples])
-        for opt_outs in self.opt_outs:
-            found: Bools = opt_outs.has_rows(table)
-            for at in np.flatnonzero(found):
-                reasons[at] = reasons[at] or opt_outs.reason
-        return reasons
-
-    def _listed_sum(self, sha256: str) -> str | None:
-        return next((o.reason for o in self.opt_outs if o.has(Kind.SHA256, sha256)), None)
-
 
 def _known(ids: Sequence[str], places: Int32s, tally: Tally) -> Bools:
     """Which rows a teacher has embedded; the others were not kept after all."""
@@ -341,20 +317,6 @@ def _known(ids: Sequence[str], places: Int32s, tally: Tally) -> Bools:
         tally.rows_in, tally.kept = tally.rows_in - 1, tally.kept - 1
         tally.reject("not_in_teacher", ids[row], {"pair_id": ids[row]})
     return known
-
-
-def _columns(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """What rows say of themselves as texts in normal form, as ``OptOuts.has_rows`` takes them."""
-    columns = {}
-    for name in (*URL_COLUMNS, *VALUE_COLUMNS):
-        values = [row.get(name) for row in rows]
-        texts = pa.array([None if value is None else str(value) for value in values], pa.string())
-        if name in URL_COLUMNS:
-            texts = pc.fill_null(texts, "")
-            normal, _ = normal_urls(texts)
-            texts = pc.if_else(pc.starts_with(texts, "file://"), texts, normal)
-        columns[name] = texts
-    return pa.table(columns)
 
 
 @dataclass

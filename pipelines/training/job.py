@@ -21,6 +21,7 @@ from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
 from workers.base.copies import bring, discard, publish
 from workers.base.failures import NeedsMendingError
+from workers.base.opt_outs import OptOuts
 from workers.base.storage import replacing, write_json, write_text
 from workers.base.tally import Tally
 
@@ -41,6 +42,7 @@ class TrainingJob:
     seed: int
     folder: Path
     contents: tuple[str, ...] | None = None  # the sha256 of each shard, where they are known
+    opt_outs: tuple[OptOuts, ...] = ()  # whose rows are neither trained on nor judged by
 
     def renew(self) -> None:
         """Forget what earlier attempts have failed of: called once by who gives the job."""
@@ -68,6 +70,7 @@ class TrainingJob:
                 say,
                 notice,
                 self.contents,
+                self.opt_outs,
             )
         except NeedsMendingError as error:
             text = str(error)

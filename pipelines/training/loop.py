@@ -35,6 +35,7 @@ from pipelines.training.settings import TrainSettings
 from pipelines.training.state import TrainingState, trained_model
 from pipelines.training.teacher import Teacher
 from workers.base.failures import NeedsMendingError
+from workers.base.opt_outs import OptOuts
 from workers.base.sampling import draw
 from workers.base.tally import Tally
 from workers.embedding.encoders import TOKENS_ROUNDED_TO
@@ -98,6 +99,7 @@ def train(
     say: Say = _say_nothing,
     notice: Notice = Unnoticed(),  # noqa: B008 - it holds nothing
     contents: Sequence[str] | None = None,
+    opt_outs: Sequence[OptOuts] = (),
 ) -> Trained | None:
     """Train, and give the first worker the model; None to the others.
 
@@ -107,6 +109,7 @@ def train(
         workers: this process and those that it trains with; all call this with the same arguments.
         say: called by the first worker every few seconds: the step, the loss, the pairs a second.
         contents: the sha256 of each shard, where they are known.
+        opt_outs: whose rows are neither trained on nor judged by.
 
     Raises:
         DivergedError: the loss became NaN or infinite, or a weight did.
@@ -118,7 +121,7 @@ def train(
     begun = workers.broadcast({name: kept[name] for name in _SHARED} if kept else None)
     precision = begun["precision"] if begun else workers.agreed_precision(settings.precision)
 
-    index = _index(shards, contents, settings, seed, folder, workers)
+    index = _index(shards, contents, opt_outs, settings, seed, folder, workers)
     of_data = settings.of_data(seed, _batch_size(settings, index.tally.kept))
     state = TrainingState(settings, seed, precision, workers)
     config = state.model.config
@@ -137,7 +140,9 @@ def train(
         stream.failures.update(_failures(begun))
     total = settings.steps or stream.steps_per_epoch * settings.epochs
     lines = Log(folder if workers.rank == 0 else None, total, kept["log"] if kept else None)
-    held_out = HeldOutRetrieval(shards, of_data, config) if settings.evaluate_every else None
+    held_out = (
+        HeldOutRetrieval(shards, of_data, config, opt_outs) if settings.evaluate_every else None
+    )
     clock = Clock(workers.peak_flops())
     # Few lengths, where each is compiled.
     rounded_to = TOKENS_ROUNDED_TO if settings.compile else 1
@@ -195,6 +200,7 @@ def train(
 def _index(
     shards: Sequence[Path],
     contents: Sequence[str] | None,
+    opt_outs: Sequence[OptOuts],
     settings: TrainSettings,
     seed: int,
     folder: Path,
@@ -205,6 +211,7 @@ def _index(
         Index.of,
         folder=folder / "index",
         settings=settings.of_data(seed),
+        opt_outs=opt_outs,
         teacher=_teacher(settings),
         threads=settings.cpus,
     )

@@ -16,13 +16,15 @@ from clip_model.preprocess import image_bytes_transform, normalised
 from clip_model.retrieval import retrieval_recall
 from clip_model.tokenizer import tokenize
 from pipelines.training.held_out import is_held_out
+from pipelines.training.opted_out import read_listed
 from pipelines.training.order import DataSettings
 from pipelines.training.parallel import Parallel, Workers
 from workers.base.copies import bring, drop
 from workers.base.failures import NeedsMendingError
-from workers.embedding.samples import failure_reason
+from workers.base.opt_outs import OptOuts
+from workers.embedding.samples import Sample, failure_reason
 from workers.embedding.settings import InputSettings
-from workers.embedding.shard_reader import read_shard
+from workers.embedding.shard_reader import list_chunks
 
 BOTH_PARTS = InputSettings()
 #: Pairs that are asked of each other, at most.
@@ -34,10 +36,16 @@ BATCH = 64
 class HeldOutRetrieval:
     """The first held-out pairs, of which no two share an image or a caption."""
 
-    def __init__(self, shards: Sequence[Path], settings: DataSettings, config: ClipConfig) -> None:
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        settings: DataSettings,
+        config: ClipConfig,
+        opt_outs: Sequence[OptOuts] = (),
+    ) -> None:
         """Raises NeedsMendingError where none is held out."""
         decode = image_bytes_transform(config.image_resolution)
-        with closing(_decoded(shards, settings, decode)) as pairs:
+        with closing(_decoded(_different(shards, settings, opt_outs), decode)) as pairs:
             found = list(islice(pairs, SAMPLE))
         if not found:
             raise NeedsMendingError(
@@ -72,28 +80,38 @@ class HeldOutRetrieval:
 
 
 def _decoded(
-    shards: Sequence[Path], settings: DataSettings, decode: Callable[[bytes], Tensor]
+    pairs: Generator[tuple[bytes, str]], decode: Callable[[bytes], Tensor]
 ) -> Generator[tuple[Tensor, str]]:
-    with closing(_different(shards, settings)) as pairs:
+    with closing(pairs):
         for image, caption in pairs:
             with suppress(ImageError):  # no question, as it would be no answer
                 yield decode(image), caption
 
 
-def _different(shards: Sequence[Path], settings: DataSettings) -> Generator[tuple[bytes, str]]:
+def _different(
+    shards: Sequence[Path], settings: DataSettings, opt_outs: Sequence[OptOuts]
+) -> Generator[tuple[bytes, str]]:
     """Images and captions; of a list of captions, the first."""
     seen = set[bytes | str]()
+    with closing(_held_out(shards, settings, opt_outs)) as samples:
+        for sample in samples:
+            image, caption = sample.image or b"", sample.captions[0]
+            if seen.isdisjoint((image, caption)):
+                seen |= {image, caption}
+                yield image, caption
+
+
+def _held_out(
+    shards: Sequence[Path], settings: DataSettings, opt_outs: Sequence[OptOuts]
+) -> Generator[Sample]:
     for shard in shards:
         bring([shard])
         try:
-            for sample in read_shard(shard, BOTH_PARTS):
-                if failure_reason(sample, BOTH_PARTS, several=True):
-                    continue  # the index has counted it
-                image, caption = sample.image or b"", sample.captions[0]
-                if not is_held_out(image, settings.seed, settings.held_out):
-                    continue
-                if seen.isdisjoint((image, caption)):
-                    seen |= {image, caption}
-                    yield image, caption
+            for chunk in list_chunks(shard):
+                for sample, listed in read_listed(shard, chunk, BOTH_PARTS, opt_outs):
+                    if listed or failure_reason(sample, BOTH_PARTS, several=True):
+                        continue  # the index has counted it
+                    if is_held_out(sample.image or b"", settings.seed, settings.held_out):
+                        yield sample
         finally:
             drop(shard)

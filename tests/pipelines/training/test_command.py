@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from pipelines.run.lock import hold_folder
 from pipelines.training import CHECKPOINT, METRICS
 from pipelines.training.__main__ import STATE, Sigterm, main
 from pipelines.training.checkpoints import LIST
+from pipelines.training.held_out import is_held_out
 from pipelines.training.job import TrainingJob
 from pipelines.training.loop import Unnoticed
 from pipelines.training.parallel import Workers
@@ -95,6 +97,23 @@ def test_what_cannot_be_used_is_refused(job, capsys, options, said):
     errors = capsys.readouterr().err
     assert said in errors
     assert "Traceback" not in errors
+
+
+def test_what_a_list_names_is_not_trained_on(job, tmp_path, capsys, errors):
+    rows = pq.read_table(job.shards[0]).to_pylist()
+    held_out = [is_held_out(row["jpg"], 0, job.settings.held_out) for row in rows]
+    listed = [row["url"] for row, is_out in zip(rows, held_out, strict=True) if not is_out][:3]
+    (tmp_path / "urls.txt").write_text("\n".join(listed))
+    lists = tmp_path / "lists.yaml"
+    lists.write_text("urls: [urls.txt]\n")
+    command = [str(job.shards[0]), "--out", str(tmp_path / "out"), *options_of(job)]
+    assert main([*command, "--opt-outs", str(lists)]) == 0
+    assert "trained on 40 of 60 pairs" in capsys.readouterr().out
+    assert main(command) == 2
+    assert "other --opt-outs" in errors()
+    (tmp_path / "urls.txt").write_text("http://[\n")
+    assert main([*command, "--opt-outs", str(lists)]) == 2
+    assert "lists.yaml: " in errors()
 
 
 def test_a_training_that_refuses_ends_with_3(job, capsys):

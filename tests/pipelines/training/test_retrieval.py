@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from pipelines.training.retrieval import HeldOutRetrieval
 from tests.shards import TINY, images, jpeg, write_dataset, write_tar
 from workers.base.copies import open_copy
 from workers.base.failures import NeedsMendingError
+from workers.base.opt_outs import Kind, OptOuts
 
 DATA = DataSettings(batch_size=4, held_out=0.5, seed=3)
 
@@ -50,6 +52,16 @@ def test_shards_of_others_are_read_as_they_are_trained_on(tmp_path, kind):
         pq.write_table(pa.table(rows), path)
     found = HeldOutRetrieval([path], DATA, TINY)
     assert len(found._images) == len(held_out(pairs)) > 3
+
+
+def test_nobody_is_judged_by_what_a_list_names(tmp_path):
+    write_dataset(list(images(20)), tmp_path / "0.parquet")
+    rows = pq.read_table(tmp_path / "0.parquet").to_pylist()
+    asked = [row for row in rows if is_held_out(row["jpg"], DATA.seed, DATA.held_out)]
+    by_image = (Kind.SHA256, hashlib.sha256(asked[0]["jpg"]).hexdigest())
+    listed = OptOuts.of([by_image, (Kind.PAIR_ID, asked[1]["pair_id"])])
+    found = HeldOutRetrieval([tmp_path / "0.parquet"], DATA, TINY, [listed])
+    assert len(found._images) == len(asked) - 2
 
 
 def test_a_shard_in_a_bucket_is_fetched_and_does_not_stay(store):
