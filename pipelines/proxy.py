@@ -17,7 +17,7 @@ from pipelines.evaluation.proxy import (
 )
 from pipelines.evaluation.proxy_report import write_proxy_report
 from pipelines.evaluation.stages import Candidate, EvaluationRun
-from pipelines.evaluation.suite import Suite
+from pipelines.evaluation.suite import read_suite
 from pipelines.run.config import Config, ConfigError, build_settings, folder_of, read_tree
 from pipelines.run.directory import RECORD, Run, load_record
 from pipelines.run.history import Journal
@@ -66,8 +66,7 @@ def compare(arguments: argparse.Namespace) -> ExitCode:
     """Select, train and judge what has no receipt yet, and say what came of it."""
     tree, file = read_tree(arguments.choices), arguments.choices
     settings = build_settings(ProxySettings, tree, arguments.overrides, str(file), folder_of(file))
-    suite_file = Path(settings.suite)
-    suite = build_settings(Suite, read_tree(suite_file), (), str(suite_file), folder_of(suite_file))
+    suite = read_suite(Path(settings.suite))
     pool = pool_of(settings)
     out = place_of("--out", arguments.out)
     if isinstance(out, str):

@@ -271,8 +271,12 @@ def _score_lines(run: Run) -> Iterator[str]:
     if not files:
         return
     run.check_outputs("scores", drop=True)
-    scores = json.loads(files[0].read_text(encoding="utf-8"))
-    yield from score_table(scores)
+    by_name = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
+    yield from score_table(by_name["scores.json"])
+    if suite := by_name.get("suite.json"):
+        from pipelines.evaluation.report.trained import trained_table
+
+        yield from trained_table(by_name["scores.json"], suite["sets"])
 
 
 def score_table(scores: Mapping[str, Any]) -> Iterator[str]:

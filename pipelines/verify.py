@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.cli import open_run, parser, place_of, run_command, start
 from pipelines.run.attempts import damaged
-from pipelines.run.checks import Checker, missing_shards
+from pipelines.run.checks import EVALUATION, Checker, missing_shards
 from pipelines.run.config import Config, ConfigError
 from pipelines.run.directory import RECORD, Run, load_record
 from pipelines.run.lock import EMBED_HOME, lock_folder
@@ -20,6 +20,7 @@ from pipelines.run.progress import Progress
 from pipelines.run.receipts import Outcome, Receipt, Receipts, Side, Source
 from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.stages.embeddings import Embeddings
+from pipelines.stages.scores import SUITE
 from workers.base.copies import bring
 from workers.base.exit_codes import ExitCode
 from workers.base.output import say
@@ -31,8 +32,9 @@ DESCRIPTION = """\
 Read all that a run holds and compare: the sha256 of every output, inputs of the run too; rows with
 the receipts' counts; pair_ids, that each is there once and in order; joins of the stages; images,
 that they decode; embeddings, that they are finite and of unit length; the model, that it loads;
-the scores. CONFIG.yaml may also be the directory of a run, or of pipelines.embed's output; of what
-is in a bucket, --run-dir alone says it. Nothing is changed without --mend; of a run that another
+the scores, and what the models were judged on. CONFIG.yaml may also be the directory of a run, or
+what pipelines.embed or pipelines.evaluate has written; of what is in a bucket, --run-dir alone says
+it. Nothing is changed without --mend; of a run that another
 process works on, what is found may be work in progress. It takes about as long as reading the run
 and decoding its images.
 """
@@ -112,7 +114,7 @@ def _lock(directory: Path) -> AbstractContextManager[None]:
 
 def check_all(directory: Path) -> Iterator[Row]:
     """Check the stages of a run in their order, and what it has read from outside."""
-    stages = {stage: Receipts(directory / stage) for stage in STAGES}
+    stages = {stage: Receipts(directory / stage) for stage in [*STAGES, *_judgements(directory)]}
     done = {stage: receipts.all() for stage, receipts in stages.items()}
     inputs, problem = _inputs(directory)
     total = sum(map(len, done.values())) + len(inputs)
@@ -135,6 +137,15 @@ def check_all(directory: Path) -> Iterator[Row]:
             progress.advance(Outcome(source.path.name))
         if inputs or findings:
             yield Row("inputs", len(inputs), 0, findings)
+
+
+def _judgements(directory: Path) -> Iterator[str]:
+    """The stages of an evaluation, of that of a run's models too."""
+    for place in ("", f"{EVALUATION}/"):
+        models = Side.RECEIPTS.of(directory / place / "features" / "model").parent
+        labels = sorted(path.name for path in models.glob("[!.]*/"))
+        yield from (f"{place}{name}" for name in ("sets", *(f"features/{one}" for one in labels)))
+        yield f"{place}results"
 
 
 def _stage_findings(stage: str, receipts: Receipts) -> Iterator[Finding]:
@@ -195,6 +206,8 @@ def mend(directory: Path, findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.shard is not None:
             Receipts(directory / finding.stage).drop(finding.shard)
+        if finding.stage.startswith(f"{EVALUATION}/"):  # the shard that was made of it
+            Receipts(directory / "scores").drop(SUITE)
 
 
 def _what_to_do(directory: Path, findings: Sequence[Finding], *, mended: bool) -> Iterator[str]:
@@ -214,7 +227,14 @@ def _commands(directory: Path) -> dict[str, Sequence[str]]:
     """Which command makes the shards of which stages."""
     if _is_embed_job(directory):
         return {"python -m pipelines.embed, given as before": [Embeddings.name]}
-    commands = {"build_dataset": DATASET_STAGES, "train": ["model"], "evaluate": ["scores"]}
+    judgements = list(_judgements(directory))
+    if (Side.RECEIPTS.of(directory / "sets")).is_dir():
+        return {"the command that made it, given as before": judgements}
+    commands = {
+        "build_dataset": DATASET_STAGES,
+        "train": ["model"],
+        "evaluate": ["scores", *judgements],
+    }
     return {f"python -m pipelines.{name}": stages for name, stages in commands.items()}
 
 

@@ -26,8 +26,8 @@ from pipelines.evaluation.stages import (
     Sets,
     items_of,
 )
-from pipelines.evaluation.suite import Suite, tree_of_folder
-from pipelines.run.config import ConfigError, build_settings, folder_of, read_tree
+from pipelines.evaluation.suite import Suite, read_suite, tree_of_folder
+from pipelines.run.config import ConfigError, build_settings
 from pipelines.run.history import Journal
 from pipelines.run.models import architecture
 from pipelines.run.runner import run_stage
@@ -110,9 +110,7 @@ def suite_of(arguments: argparse.Namespace) -> Suite:
         except SourceError as error:
             raise ConfigError(f"--data: {error}") from error
         return build_settings(Suite, tree, arguments.overrides, "--data")
-    tree = read_tree(arguments.suite)
-    source = str(arguments.suite)
-    return build_settings(Suite, tree, arguments.overrides, source, folder_of(arguments.suite))
+    return read_suite(arguments.suite, arguments.overrides)
 
 
 def candidates_of(arguments: argparse.Namespace) -> list[Candidate]:

@@ -97,6 +97,7 @@ class Judge:
         columns = {name: values.numpy() for name, values in judged.predictions.items()}
         table = pa.table({"id": test.ids, "labels": test.labels, **columns})
         write_table(table, out / f"{shard.name}.parquet")
+        write_table(pa.table({"value": judged.draws}), out / f"{shard.name}.draws.parquet")
         return {"pictures": tally}
 
 

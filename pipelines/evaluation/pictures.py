@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from clip_model.probe import hash_order
 from clip_model.templates import ClassName
+from workers.base.arrays import Float64s
 
 #: An interval that reaches further than this from its middle is said to be wide.
 WIDE = 0.05
@@ -33,6 +34,9 @@ class Judged:
 
     result: dict[str, Any]
     predictions: dict[str, Tensor]  # int64 [N] by protocol; -1 where it does not judge a picture
+    #: [B] the bootstrap's values of the number that stands for the set: those of two models that
+    #: answered the same pictures are of the same draws, so that their difference is paired.
+    draws: Float64s
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def judge_classification(
             *taught.warnings,
         ],
     }
-    return Judged(result, {name: as_given(some, order) for name, some in predictions.items()})
+    given = {name: as_given(some, order) for name, some in predictions.items()}
+    return Judged(result, given, mean_of_known(draws[best]))
 
 
 def _checked(

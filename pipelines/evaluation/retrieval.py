@@ -58,12 +58,13 @@ def judge_retrieval(tower: TextTower, test: Pictures, settings: ProtocolSettings
         "image_to_text": (caption_ranks.cpu().numpy(), np.arange(len(pictures))),
         "text_to_image": (picture_ranks.cpu().numpy(), owner),
     }
+    recalls, draws = _recalls(found, len(pictures), settings)
     result: dict[str, Any] = {
         "task": "retrieval",
         "pictures": len(pictures),
         "captions": len(captions),
         "chance": len(pairs) / (len(pictures) * len(captions)),
-        **_recalls(found, len(pictures), settings),
+        **recalls,
     }
     first = min(settings.recall_at)
     result["warnings"] = [
@@ -71,7 +72,9 @@ def judge_retrieval(tower: TextTower, test: Pictures, settings: ProtocolSettings
         for way in found
         for line in about_interval(f"{way}@{first}", result[way][str(first)], len(pictures))
     ]
-    return Judged(result, {"image_to_text_rank": as_given(caption_ranks.cpu(), order)})
+    ranks = {"image_to_text_rank": as_given(caption_ranks.cpu(), order)}
+    both = [draws[f"{way}@{first}"][:, 0] for way in found]
+    return Judged(result, ranks, (both[0] + both[1]) / 2)
 
 
 def _pairs(captions: Sequence[tuple[str, ...]]) -> tuple[Tensor, list[str]]:
@@ -87,8 +90,11 @@ def _pairs(captions: Sequence[tuple[str, ...]]) -> tuple[Tensor, list[str]]:
 
 def _recalls(
     found: dict[str, tuple[Int64s, Int64s]], pictures: int, settings: ProtocolSettings
-) -> dict[str, dict[str, Any]]:
-    """Recall at each k by direction, of the ranks of the queries and the picture of each."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, Float64s]]:
+    """Recall at each k by direction, of the ranks of the queries and the picture of each.
+
+    And the bootstrap's values, by ``DIRECTION@K``.
+    """
     statistics: dict[str, Statistic] = {}
     for way, (ranks, owner) in found.items():
         for k in settings.recall_at:
@@ -104,7 +110,7 @@ def _recalls(
             if is_scarce(right):  # as if each picture had one query
                 interval = wilson(share * pictures, pictures)
             recalls[way][str(k)] = estimate(share, interval)
-    return recalls
+    return recalls, draws
 
 
 def _share_by_picture(right: Bools, owner: Int64s, pictures: int) -> Statistic:

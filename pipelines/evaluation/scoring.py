@@ -16,8 +16,12 @@ import clip_model
 from clip_model.model import CLIP
 from clip_model.preprocess import Preprocess
 from clip_model.retrieval import first_ranks, pair_matches
+from pipelines.evaluation.intervals import Estimate, bootstrap, share_of
+from pipelines.evaluation.measures import Measure, difference
+from pipelines.evaluation.settings import ProtocolSettings
 from pipelines.run.config import ScoreSettings
 from pipelines.training.held_out import Example
+from workers.base.arrays import Bools
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ def score_models(
 
     Returns:
         The numbers of images and captions, the chance of a right guess, and for each model
-        its scores as shares between 0 and 1.
+        its scores as shares between 0 and 1; and of zero-shot top-1 each model's estimate by
+        name, with the ``difference`` of the last model less the first where there are two.
 
     Raises:
         ValueError: there is no held-out pair, or features of a model are not finite.
@@ -44,11 +49,13 @@ def score_models(
     if not examples:
         raise ValueError("no pair is held out: raise model.held_out or select more pairs")
     questions = ask(examples)
+    ranks = {name: _ranks(name, path, questions, settings) for name, path in models.items()}
     return {
         "images": len(questions.jpgs),
         "captions": len(questions.captions),
         "chance": len(questions.pairs) / (len(questions.jpgs) * len(questions.captions)),
-        "models": {name: _score(name, path, questions, settings) for name, path in models.items()},
+        "models": {name: _shares(of, settings) for name, of in ranks.items()},
+        "zero_shot": _estimates({name: (of.caption < 1).numpy() for name, of in ranks.items()}),
     }
 
 
@@ -60,10 +67,17 @@ def ask(examples: Sequence[Example]) -> Questions:
     return Questions(list(row), list(column), torch.tensor(sorted(pairs)))
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """Where the first right answer stands, from 0."""
+
+    caption: Tensor  # [P] of each image, among the captions with the prompts
+    text: Tensor  # [P] of each image, among the captions as they are
+    image: Tensor  # [C] of each caption, among the images
+
+
 @torch.inference_mode()
-def _score(
-    name: str, checkpoint: str, questions: Questions, settings: ScoreSettings
-) -> dict[str, float]:
+def _ranks(name: str, checkpoint: str, questions: Questions, settings: ScoreSettings) -> Ranks:
     model, preprocess = clip_model.load(checkpoint, half=False)  # as on a CPU, on a GPU too
     images = _image_features(model, preprocess, questions.jpgs, settings.batch_size)  # [P, D]
     # Captions are cut as they were in training.
@@ -78,14 +92,33 @@ def _score(
     ).cpu()  # [C, D]
     captions_of = pair_matches(questions.pairs, len(texts))
     images_of = pair_matches(questions.pairs.flip(1), len(images))
-    class_rank = first_ranks(images, classes, captions_of)  # P
-    text_rank = first_ranks(images, texts, captions_of)  # P
-    image_rank = first_ranks(texts, images, images_of)  # C
-    scores = {f"zero-shot top-{k}": _share_within(class_rank, k) for k in (1, 5)}
+    return Ranks(
+        first_ranks(images, classes, captions_of),
+        first_ranks(images, texts, captions_of),
+        first_ranks(texts, images, images_of),
+    )
+
+
+def _shares(ranks: Ranks, settings: ScoreSettings) -> dict[str, float]:
+    scores = {f"zero-shot top-{k}": _share_within(ranks.caption, k) for k in (1, 5)}
     for k in settings.recall_at:
-        scores[f"image to text R@{k}"] = _share_within(text_rank, k)
-        scores[f"text to image R@{k}"] = _share_within(image_rank, k)
+        scores[f"image to text R@{k}"] = _share_within(ranks.text, k)
+        scores[f"text to image R@{k}"] = _share_within(ranks.image, k)
     return scores
+
+
+def _estimates(rights: Mapping[str, Bools]) -> dict[str, Estimate]:
+    """Of each model the share of images that it is right of; of two, how they differ."""
+    asked = ProtocolSettings()
+    measures = {name: Measure(share_of(some), len(some), some) for name, some in rights.items()}
+    statistics = {name: one.statistic for name, one in measures.items()}
+    pictures = max(map(len, rights.values()))
+    draws = bootstrap(pictures, statistics, asked.bootstrap, asked.seed)
+    found = {name: one.estimate(draws[name]) for name, one in measures.items()}
+    if len(measures) == 2:
+        (start, before), (trained, after) = zip(measures.values(), draws.values(), strict=True)
+        found["difference"] = difference(trained, after, start, before)
+    return found
 
 
 def _share_within(ranks: Tensor, k: int) -> float:

@@ -256,7 +256,7 @@ class Results(Evaluation):
     """A shard a model and data set."""
 
     name = "results"
-    version = 1
+    version = 2
 
     def __init__(self, run: EvaluationRun, candidates: Sequence[Candidate]) -> None:
         super().__init__(run)

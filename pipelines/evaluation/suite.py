@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from clip_model.templates import ClassName, class_set, template_set
 from pipelines.evaluation.settings import Metric, ProtocolSettings
 from pipelines.evaluation.sources import FORMATS, Source, Task, find_splits
 from pipelines.evaluation.sources.datacomp import DATACOMP, datacomp_name
+from pipelines.run.config import build_settings, folder_of, read_tree
 from workers.base.settings import Settings
 
 Split = Literal["test", "train"]
@@ -141,6 +143,11 @@ class Suite(Settings):
             if name not in self.sets:
                 raise ValueError(f"robustness: there is no data set {name!r} among the sets")
         return self
+
+
+def read_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
+    """The suite of a YAML file. Raises ConfigError."""
+    return build_settings(Suite, read_tree(path), overrides, str(path), folder_of(path))
 
 
 def tree_of_folder(folder: str) -> dict[str, Any]:

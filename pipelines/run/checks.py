@@ -44,6 +44,9 @@ SCHEMAS = {
     "dataset": DATASET,
 }
 
+#: The folder of a run in which its models are judged on a suite.
+EVALUATION = "evaluation"
+
 #: Images that are decoded, and rows of embeddings that are looked at, at a time.
 BATCH_IMAGES = 256
 BATCH_ROWS = 4096
@@ -65,7 +68,7 @@ class Checker:
 
     def shard(self, stage: str, receipt: Receipt) -> Iterator[str]:
         """What is wrong with the files of a shard of a stage."""
-        folder = self.directory / stage
+        folder, kind = self.directory / stage, _kind_of(stage)
         sound, rows = True, 0
         for output in receipt.outputs:
             if problem := file_problem(folder, output):
@@ -76,12 +79,12 @@ class Checker:
         if not sound:
             self.unsound.add(stage)
             return
-        if (counted := _counted(stage, receipt.rows)) is not None and counted != rows:
+        if (counted := _counted(kind, receipt.rows)) is not None and counted != rows:
             yield f"its receipt counts {counted:,} rows, its files hold {rows:,}"
         for output in sorted(receipt.outputs, key=lambda output: output.file):
             path = folder / output.file
             if path.parent == folder:
-                yield from (f"{path.name}: {text}" for text in self._content(stage, path, receipt))
+                yield from (f"{path.name}: {text}" for text in self._content(kind, path, receipt))
                 self.whole.add(path)
 
     def _content(self, stage: str, path: Path, receipt: Receipt) -> Iterator[str]:
@@ -121,6 +124,11 @@ class Checker:
             yield f"{strange:,} of its query_ids are not in queries/"
 
 
+def _kind_of(stage: str) -> str:
+    """What it has in common with others: `evaluation/features/MODEL` is one of `features`."""
+    return stage.removeprefix(f"{EVALUATION}/").partition("/")[0]
+
+
 def file_problem(folder: Path, output: Output) -> str | None:
     """What is wrong with a file: gone, changed, or no Parquet of as many rows."""
     path = folder / output.file
@@ -140,7 +148,7 @@ def file_problem(folder: Path, output: Output) -> str | None:
 
 def _counted(stage: str, rows: Mapping[str, Counts]) -> int | None:
     """The rows that a receipt counts for the shard's Parquet files; None where it has none."""
-    if stage not in (*SCHEMAS, "embeddings", "labels") or not rows:
+    if stage not in (*SCHEMAS, "embeddings", "labels", "sets", "features") or not rows:
         return None
     *_, counts = rows.values()  # the last kind of row is what goes on
     return int(counts["in" if stage == "selection" else "kept"])
@@ -340,8 +348,32 @@ class _Scores(BaseModel):
     models: dict[str, dict[str, float]]
 
 
+class _Estimate(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    value: float | None
+    interval: list[float | None]
+
+
+class _OnSet(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    set: str
+    pictures: int
+    start: _Estimate | None
+    trained: _Estimate
+    difference: _Estimate | None
+
+
+class _OnSuite(BaseModel):
+    sets: list[_OnSet]
+
+
 def _scores(_checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
     try:
+        if path.name == "suite.json":
+            _OnSuite.model_validate_json(path.read_bytes())
+            return
         scores = _Scores.model_validate_json(path.read_bytes())
     except ValidationError as error:
         yield f"it cannot be read: {first_problem(error)}"
@@ -349,6 +381,10 @@ def _scores(_checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
     values = [scores.chance, *(v for model in scores.models.values() for v in model.values())]
     if not all(math.isfinite(value) for value in values):
         yield "a score is not finite"
+
+
+def _features(_checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
+    yield from vectors(path)
 
 
 Check = Callable[[Checker, Path, Receipt], Iterator[str]]
@@ -364,4 +400,5 @@ CONTENT: dict[str, Check] = {
     "dataset": _dataset,
     "model": _model,
     "scores": _scores,
+    "features": _features,
 }

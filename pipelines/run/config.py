@@ -46,6 +46,12 @@ class ScoreSettings(Settings):
         default=(1, 5, 10), min_length=1, description="ranks of retrieval recall"
     )
     batch_size: int = Field(default=256, ge=1, description="images a forward pass")
+    suite: FileName | None = Field(
+        default=None,
+        description="YAML file of data sets (docs/evaluation.md) that judge both models too; the "
+        "report has them beside the held-out pairs, since what training wins on these it may lose "
+        "on other pictures",
+    )
 
 
 class Service(Settings):

@@ -27,9 +27,9 @@ class LockedError(RuntimeError):
 
 def is_record(name: str) -> bool:
     """Whether an object of a bucket is what a command wants to have of a run from its start on."""
-    first, _, rest = name.partition("/")
-    return is_changing_record(name) or (
-        first in (Side.RECEIPTS, Side.OUTPUTS, Side.ERRORS) and bool(rest)
+    folders = name.split("/")[:-1]  # an evaluation has such folders within its own
+    return is_changing_record(name) or any(
+        side in folders for side in (Side.RECEIPTS, Side.OUTPUTS, Side.ERRORS)
     )
 
 

@@ -42,6 +42,13 @@ def _check_beam(config: Config) -> None:
             raise ConfigError(f"beam.options: {error}") from error
 
 
+def _check_suite(run: Run) -> None:
+    if run.config.scores.suite:
+        from pipelines.evaluation.trained import evaluation_of, suite_identity
+
+        suite_identity(evaluation_of(run.config, run.directory))
+
+
 @dataclass(frozen=True)
 class Plan:
     """The shards of a stage: done and to do.
@@ -81,6 +88,7 @@ def check(run: Run, names: Sequence[str]) -> None:
     check_truth(run.config, run.directory)
     check_opt_outs(run)
     _check_beam(run.config)
+    _check_suite(run)
     for name in names:
         stage = STAGES[name](run)
         stage.receipts.refuse_foreign_data()

@@ -1,10 +1,11 @@
-"""Stage ``scores``: the trained model and the one it started from, on held-out pairs."""
+"""Stage ``scores``: the trained model and that which it started from, on pairs and a suite."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.run.config import Config, ConfigError
 from pipelines.run.engines import in_process
@@ -16,12 +17,16 @@ from pipelines.training import CHECKPOINT
 from workers.base.storage import write_json
 from workers.base.tally import Tally
 
+#: The shards: the held-out pairs, and where the configuration names one the suite.
+HELD_OUT, SUITE = "all", "suite"
+
 
 class Scores(Stage):
-    """One shard: all models are asked the same questions."""
+    """A shard of the held-out pairs, and one of a suite: all models are asked the same."""
 
     name = "scores"
     reads = ("dataset", "model")
+    version = 2
 
     def check(self) -> None:
         check_templates(self.run.config.scores.templates, "scores.templates")
@@ -30,18 +35,36 @@ class Scores(Stage):
 
     def plan(self) -> list[Shard]:
         config = self.run.config
+        start, published = checkpoint_inputs(config.model.start_from, "model.start_from")
+        trained = self.folder.parent / "model" / CHECKPOINT
+        models = {"trained": [trained], "start": start}
+
+        def shard(name: str, settings: dict[str, Any], files: dict[str, list[Path]]) -> Shard:
+            return self.shard(name, settings | {"published": published}, files | models)
+
         identity = config.scores.identity() | {
             "seed": config.seed,
             "held_out": config.model.held_out,
         }
-        start, published = checkpoint_inputs(config.model.start_from, "model.start_from")
-        trained = self.folder.parent / "model" / CHECKPOINT
-        dataset = self.run.outputs("dataset")
-        files = {"trained": [trained], "dataset": dataset, "start": start}
-        return [self.shard("all", identity | {"published": published}, files)]
+        del identity["suite"]  # which has a shard of its own
+        shards = [shard(HELD_OUT, identity, {"dataset": self.run.outputs("dataset")})]
+        if config.scores.suite:
+            from pipelines.evaluation.trained import evaluation_of, suite_identity
+
+            evaluation = evaluation_of(config, self.run.directory)
+            shards.append(shard(SUITE, suite_identity(evaluation), {}))
+        return shards
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
-        return in_process(ScoreModels(self.run.config), shards, self.folder)
+        config = self.run.config
+        for shard in shards:
+            if shard.name == HELD_OUT:
+                yield from in_process(ScoreModels(config), [shard], self.folder)
+            else:
+                from pipelines.evaluation.trained import JudgeSuite
+
+                work = JudgeSuite(config, self.run.directory)
+                yield from in_process(work, [shard], self.folder)
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def few_shot(results: Results, _: Mapping[str, float]) -> Figure | LeftOut:
         for name in results.sets
         if all((name, model, number) in of for model in models for number in shots)
     ]
-    if len(sets) < 2:
+    if not rows or len(sets) < 2:
         return LeftOut(title, "fewer than two sets have all few-shot probes of all models")
     means = []
     for model in models:

@@ -18,6 +18,14 @@ from pipelines.evaluation.report.estimates import (
 )
 from pipelines.evaluation.report.markdown import NOTHING, escape, table
 
+METRICS = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "mean_per_class": "mean of the classes' accuracies",
+    "map": "mean average precision",
+    "auc": "area under the ROC curve",
+    "jaccard": "Jaccard index",
+}
 WAYS = {"image_to_text": "image to text", "text_to_image": "text to image"}
 
 #: Below which table a warning about classification stands, by a word in it; others below the first.

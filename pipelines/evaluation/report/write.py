@@ -20,6 +20,7 @@ from pipelines.evaluation.report.estimates import (
 from pipelines.evaluation.report.figures import Figure, LeftOut, make_figures, write_figures
 from pipelines.evaluation.report.markdown import NOTHING, clean, counted, escape, table
 from pipelines.evaluation.report.tables import (
+    METRICS,
     chance_cell,
     few_shot_table,
     heading,
@@ -29,15 +30,6 @@ from pipelines.evaluation.report.tables import (
     zero_shot_table,
 )
 from workers.base.storage import write_json, write_text
-
-METRICS = {
-    "top1": "top-1 accuracy",
-    "top5": "top-5 accuracy",
-    "mean_per_class": "mean of the classes' accuracies",
-    "map": "mean average precision",
-    "auc": "area under the ROC curve",
-    "jaccard": "Jaccard index",
-}
 
 
 def write_report(results: Sequence[Result], folder: Path, info: Mapping[str, Any]) -> None:
