@@ -135,16 +135,89 @@ def fit_probe(
             number, or a feature is not finite.
     """
     _check(features, labels, l2)
+    if len(labels.unique()) < 2:
+        raise ValueError("a probe needs examples of at least two classes")
     classes, targets = labels.to(features.device).unique(return_inverse=True)
     rows = 1 if len(classes) == 2 else len(classes)
+
+    def loss(logits: Tensor) -> Tensor:
+        return F.cross_entropy(_with_other_class(logits), targets.clone())
+
+    weight, bias = _fit(features, rows, loss, 1 / len(classes), l2, max_iterations, tolerance)
+    return LinearProbe(classes, weight, bias)
+
+
+@dataclass(frozen=True)
+class OneVsRest:
+    """A logistic regression for each class, whether a row is of it: rows may be of several."""
+
+    classes: Tensor  # [K] numbers of those with examples and counterexamples, ascending
+    weight: Tensor  # [K, D]
+    bias: Tensor  # [K]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Of every class: [N, D] -> [N, K]. Raises ValueError for features not finite."""
+        _check_finite(features)
+        return F.linear(features.to(self.weight), self.weight, self.bias)
+
+
+def fit_one_vs_rest(
+    features: Tensor,
+    labels: Tensor,
+    l2: float = 1 / 0.316,
+    *,
+    max_iterations: int = 1000,
+    tolerance: float = 5e-6,
+) -> OneVsRest:
+    """As scikit-learn's `OneVsRestClassifier(LogisticRegression(C=1 / l2))`, in one search.
+
+    The classes share nothing but the features' axes: the sum of their losses, each as
+    ``fit_probe`` has it, is at its least where each of them is.
+
+    Args:
+        features: [N, D].
+        labels: which classes each row is of, bool [N, C]. Classes without examples, or without
+            counterexamples, are left out.
+
+    Raises:
+        ValueError: as of ``fit_probe``; no class has both kinds of examples.
+    """
+    _check(features, labels[:, 0] if labels.ndim == 2 else labels, l2)
+    examples = labels.sum(dim=0)
+    classes = ((examples > 0) & (examples < len(labels))).nonzero().flatten().to(features.device)
+    if not len(classes):
+        raise ValueError("a probe needs a class with examples and counterexamples")
+    targets = labels.to(features.device)[:, classes].double()
+
+    def loss(logits: Tensor) -> Tensor:
+        each = F.binary_cross_entropy_with_logits(logits, targets.clone(), reduction="none")
+        return each.sum(dim=-1).mean()
+
+    weight, bias = _fit(features, len(classes), loss, 1 / 4, l2, max_iterations, tolerance)
+    return OneVsRest(classes, weight, bias)
+
+
+def _fit(
+    features: Tensor,
+    rows: int,
+    loss_of: Callable[[Tensor], Tensor],
+    curvature: float,
+    l2: float,
+    max_iterations: int,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """Weights [rows, D] and biases [rows] of the least mean loss of the logits [N, rows].
+
+    Args:
+        curvature: of the loss along a logit, where all logits are 0.
+    """
     with torch.inference_mode(mode=False), torch.enable_grad():
         # What inference mode made cannot be trained on.
         x = features.detach().to(torch.promote_types(features.dtype, torch.float32)).clone()
-        targets = targets.clone()
         mean = x.mean(dim=0)
         x = x - mean
         directions, variances = _principal_axes(x)
-        scale = (variances / len(classes) + l2 / len(x)).rsqrt()  # R
+        scale = (variances * curvature + l2 / len(x)).rsqrt()  # R
         x = x @ (directions * scale)  # NR
         weight = x.new_zeros(rows, x.shape[1], dtype=torch.float64).requires_grad_()
         bias = x.new_zeros(rows, dtype=torch.float64).requires_grad_()
@@ -161,7 +234,7 @@ def fit_probe(
         def mean_loss() -> Tensor:
             optimizer.zero_grad()
             logits = F.linear(x, weight.to(x.dtype)).double() + bias  # NK
-            loss = F.cross_entropy(_with_other_class(logits), targets)
+            loss = loss_of(logits)
             loss = loss + (weight * scale).square().sum() * (l2 / 2 / len(x))
             loss.backward()
             return loss
@@ -169,7 +242,7 @@ def fit_probe(
         optimizer.step(mean_loss)
     fitted = (weight.detach() * scale) @ directions.t().double()
     intercept = bias.detach() - fitted @ mean.double()
-    return LinearProbe(classes, fitted.to(x.dtype), intercept.to(x.dtype))
+    return fitted.to(x.dtype), intercept.to(x.dtype)
 
 
 def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,8 +262,6 @@ def _check(features: Tensor, labels: Tensor, l2: float) -> None:
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"features [N, D] and labels [N] are needed, not {shapes}")
-    if len(labels.unique()) < 2:
-        raise ValueError("a probe needs examples of at least two classes")
     if not (l2 > 0 and math.isfinite(l2)):
         raise ValueError(f"the L2 strength must be a positive number, not {l2}")
     _check_finite(features)

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from clip_model.probe import (
     LinearProbe,
+    OneVsRest,
     Split,
+    binary_sweep,
     few_shot_rows,
+    fit_one_vs_rest,
     fit_probe,
     hash_order,
     shots_to_equal,
@@ -45,6 +48,7 @@ from workers.base.arrays import Float64s
 
 ZERO_SHOT = "zero-shot"
 PROBE = "probe"
+NO_SHOTS = "where pictures have several labels, examples of one class are examples of others too"
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,21 @@ class Lesson:
     settings: ProtocolSettings
 
     @property
+    def has_several(self) -> bool:
+        """Whether training pictures have several labels, or none."""
+        return any(len(some) != 1 for some in self.train.labels)
+
+    @property
     def split(self) -> Split:
         """The training pictures' features [N, E] and labels [N]."""
         labels = torch.tensor([some[0] for some in self.train.labels])
         return self.train.features, labels.to(self.train.features.device)
+
+    @property
+    def split_of_several(self) -> Split:
+        """The same where pictures have several: which classes each is of, bool [N, C]."""
+        known = torch.from_numpy(Truth.of(self.train.labels, len(self.classes)).matrix)
+        return self.train.features, known.to(self.train.features.device)
 
 
 @dataclass
@@ -91,9 +106,12 @@ def why_not(lesson: Lesson) -> str | None:
     """Why no probe can be fitted, if so."""
     if not lesson.settings.probe:
         return "the probe is turned off"
-    if any(len(some) != 1 for some in lesson.train.labels):
-        return "training pictures have several labels or none"
-    if len({some[0] for some in lesson.train.labels}) < 2:
+    if lesson.has_several:
+        if lesson.settings.metric not in RANKED:
+            return "training pictures have several labels or none, and the metric is of one"
+        if not _both_kinds(lesson.split_of_several[1]):
+            return "no class has training pictures and others beside them"
+    elif len({some[0] for some in lesson.train.labels}) < 2:
         return "the training pictures are of fewer than two classes"
     if not len(lesson.judged):
         return "no class has two pictures, of which one could judge"
@@ -108,11 +126,12 @@ def teach(lesson: Lesson, zero_shot: Answers) -> Taught:
     settings, metric = lesson.settings, lesson.settings.metric
     taught = Taught()
     probe, l2 = _swept_probe(lesson, taught.warnings)
-    answers = {ZERO_SHOT: zero_shot, PROBE: _answers(probe, lesson)}
+    answers = {ZERO_SHOT: zero_shot, PROBE: _answers(probe, lesson, lesson.judged.features)}
     shots = _possible_shots(lesson, taught.warnings)
     for count in shots:
         for seed in settings.seeds:
-            answers[_name(count, seed)] = _answers(_few_shot_probe(lesson, count, seed), lesson)
+            few = _few_shot_probe(lesson, count, seed)
+            answers[_name(count, seed)] = _answers(few, lesson, lesson.judged.features)
     truth = Truth.of(lesson.judged.labels, len(lesson.classes))
     measures = {name: measure(metric, some, truth) for name, some in answers.items()}
     statistics = {name: one.statistic for name, one in measures.items()}
@@ -134,6 +153,9 @@ def teach(lesson: Lesson, zero_shot: Answers) -> Taught:
             "values": point.by_seed,
             **estimate(point.value, percentiles(point.draws)),
         }
+    if lesson.has_several:
+        taught.equal_shots = _never(NO_SHOTS)
+        return taught
     examples = len(lesson.train) // len({some[0] for some in lesson.train.labels})
     full = _Point([], measures[PROBE].value, mean_of_known(draws[PROBE]))
     taught.equal_shots = _equal_shots(
@@ -142,7 +164,13 @@ def teach(lesson: Lesson, zero_shot: Answers) -> Taught:
     return taught
 
 
-def _swept_probe(lesson: Lesson, warnings: list[str]) -> tuple[LinearProbe, float]:
+def _both_kinds(known: Tensor) -> bool:
+    """Whether a class has pictures and counterexamples, bool [N, C]."""
+    count = known.sum(dim=0)
+    return bool(((count > 0) & (count < len(known))).any())
+
+
+def _swept_probe(lesson: Lesson, warnings: list[str]) -> tuple[LinearProbe | OneVsRest, float]:
     """A probe on all training pictures, its L2 strength chosen on a validation split by hash.
 
     The sweep fits up to 15 probes, so it takes no more than `sweep_examples` pictures, drawn by
@@ -150,22 +178,34 @@ def _swept_probe(lesson: Lesson, warnings: list[str]) -> tuple[LinearProbe, floa
     the same prior over the weights however many pictures there are.
     """
     settings = lesson.settings
-    features, labels = lesson.split
+    features, labels = lesson.split_of_several if lesson.has_several else lesson.split
     drawn = sorted(hash_order(lesson.train.ids, settings.seed)[: settings.sweep_examples])
     fitted, validated = (
         torch.tensor([drawn[row] for row in rows], dtype=torch.long, device=features.device)
         for rows in split_by_hash(lesson.train.take(drawn), settings.validation, settings.seed)
     )
-    l2 = settings.few_shot_l2
-    if len(validated) and len(labels[fitted].unique()) > 1:
-        l2 = sweep_l2(
-            (features[fitted], labels[fitted]), (features[validated], labels[validated])
-        ).l2
+    l2, train = settings.few_shot_l2, (features[fitted], labels[fitted])
+    if lesson.has_several and len(validated) and _both_kinds(labels[fitted]):
+        l2 = binary_sweep(lambda l2: _score(fit_one_vs_rest(*train, l2), lesson, validated)).l2
+    elif not lesson.has_several and len(validated) and len(labels[fitted].unique()) > 1:
+        l2 = sweep_l2(train, (features[validated], labels[validated])).l2
     else:
         warnings.append(
             f"too few training pictures to choose the probe's L2 strength by: it is {l2:g}"
         )
+    if lesson.has_several:
+        return fit_one_vs_rest(features, labels, l2), l2
     return fit_probe(features, labels, l2), l2
+
+
+def _score(probe: OneVsRest, lesson: Lesson, rows: Tensor) -> float:
+    """The metric on some of the training pictures; -1 where these give it no value."""
+    some = lesson.train.take(rows.tolist())
+    truth = Truth.of(some.labels, len(lesson.classes))
+    if not truth.sizes.any():
+        return -1.0
+    value = measure(lesson.settings.metric, _answers(probe, lesson, some.features), truth).value
+    return value if math.isfinite(value) else -1.0
 
 
 def _few_shot_probe(lesson: Lesson, count: int, seed: int) -> LinearProbe:
@@ -174,9 +214,9 @@ def _few_shot_probe(lesson: Lesson, count: int, seed: int) -> LinearProbe:
     return fit_probe(features[rows], labels[rows], lesson.settings.few_shot_l2)
 
 
-def _answers(probe: LinearProbe, lesson: Lesson) -> Answers:
+def _answers(probe: LinearProbe | OneVsRest, lesson: Lesson, features: Tensor) -> Answers:
     """A probe knows nothing of a class that it saw no picture of: that one's score is lowest."""
-    logits = probe.logits(lesson.judged.features)
+    logits = probe.logits(features)
     ranked = probe.classes[logits.topk(min(TOP, logits.shape[1]), dim=-1).indices]
     if lesson.settings.metric not in RANKED:
         return Answers(ranked.cpu().numpy(), None)
@@ -187,6 +227,9 @@ def _answers(probe: LinearProbe, lesson: Lesson) -> Answers:
 
 def _possible_shots(lesson: Lesson, warnings: list[str]) -> list[int]:
     """Those of the settings' for which every class has examples enough."""
+    if lesson.has_several:
+        warnings += [f"no few-shot: {NO_SHOTS}"] if lesson.settings.shots else []
+        return []
     have = np.bincount([some[0] for some in lesson.train.labels], minlength=len(lesson.classes))
     asked = Truth.of(lesson.judged.labels, len(lesson.classes)).sizes
     used = np.flatnonzero(have + asked)

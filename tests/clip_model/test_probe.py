@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 
 from clip_model import CLIP
 from clip_model.probe import (
@@ -18,6 +19,7 @@ from clip_model.probe import (
     binary_sweep,
     few_shot_curve,
     few_shot_rows,
+    fit_one_vs_rest,
     fit_probe,
     fit_swept_probe,
     image_features,
@@ -60,6 +62,40 @@ def test_coefficients_are_scikit_learns(classes: int, l2: float) -> None:
     np.testing.assert_allclose(ours.bias.numpy(), theirs.intercept_, rtol=0, atol=COEFFICIENTS)
     probabilities = ours.logits(train[0]).softmax(dim=-1).numpy()
     np.testing.assert_allclose(probabilities, theirs.predict_proba(train[0]), rtol=0, atol=1e-5)
+
+
+def several_labels(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of a digit: whether it is even, whether it has a loop, whether it is above 4: bool [N, 5].
+
+    The last two are of all rows and of none.
+    """
+    known = [labels % 2 == 0, torch.isin(labels, torch.tensor([0, 6, 8, 9])), labels > 4]
+    return torch.stack([*known, labels >= 0, labels < 0], dim=1)
+
+
+@pytest.mark.parametrize("l2", [1.0, 100.0])
+def test_one_vs_rest_is_scikit_learns(l2: float) -> None:
+    features, labels = digits()
+    known = several_labels(features, labels)
+    model = OneVsRestClassifier(LogisticRegression(C=1 / l2, max_iter=10_000, tol=1e-8))
+    theirs = model.fit(features[:400].numpy(), known[:400, :3].numpy())
+    ours = fit_one_vs_rest(features[:400], known[:400], l2, tolerance=1e-8)
+    assert ours.classes.tolist() == [0, 1, 2]
+    for row, one in enumerate(theirs.estimators_):
+        scale = max(1.0, float(np.abs(one.coef_).max()))
+        expected = torch.from_numpy(one.coef_[0])
+        assert (ours.weight[row] - expected).abs().max() < COEFFICIENTS * scale
+    scores = theirs.decision_function(features[400:].numpy())
+    np.testing.assert_allclose(ours.logits(features[400:]).numpy(), scores, rtol=0, atol=2e-3)
+
+
+def test_one_vs_rest_of_what_no_class_can_be_told_by_is_refused() -> None:
+    features, labels = digits()
+    known = several_labels(features, labels)
+    with pytest.raises(ValueError, match="examples and counterexamples"):
+        fit_one_vs_rest(features, known[:, 3:])
+    with pytest.raises(ValueError, match="features must be finite"):
+        fit_one_vs_rest(features * math.nan, known)
 
 
 def loss(probe: LinearProbe, split: Split, l2: float) -> float:

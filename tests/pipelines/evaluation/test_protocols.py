@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+from sklearn.multiclass import OneVsRestClassifier
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -306,7 +307,7 @@ def test_pictures_of_several_classes_by_mean_average_precision() -> None:
     labels = [tuple(np.flatnonzero(row).tolist()) for row in generator.random((90, 4)) < 0.4]
     labels[0] = ()
     test = pictures(labels)
-    some = judge(test, settings=ProtocolSettings(metric="map", bootstrap=200))
+    some = judge(test, settings=ProtocolSettings(metric="map", bootstrap=200, probe=False))
     known = Truth.of(labels, 4).matrix
     similarity = (test.features @ Directions().classifier(CLASSES, ("{}",)).t()).numpy()
     bare = some.result["zero_shot"]["bare"]
@@ -316,6 +317,35 @@ def test_pictures_of_several_classes_by_mean_average_precision() -> None:
     )
     assert some.result["chance"] == pytest.approx(known.mean())
     assert all(row["interval"][0] < row["value"] for row in bare["per_class"])
+
+
+@pytest.mark.parametrize("metric", ["map", "auc"])
+def test_a_probe_on_pictures_of_several_classes_is_scikit_learns(metric: Metric) -> None:
+    generator = np.random.default_rng(0)
+    rows = [tuple(np.flatnonzero(row).tolist()) for row in generator.random((170, 4)) < 0.4]
+    train, test = pictures(rows[:110], 0.3, 1, "train"), pictures(rows[110:], 0.3)
+    some = judge(test, train, ProtocolSettings(metric=metric, bootstrap=200)).result
+    probe, known = some["probe"], [Truth.of(one, 4).matrix for one in (rows[:110], rows[110:])]
+    theirs = OneVsRestClassifier(LogisticRegression(C=1 / probe["l2"], tol=1e-8, max_iter=1000))
+    scores = theirs.fit(train.features.numpy(), known[0]).decision_function(test.features.numpy())
+    score = average_precision_score if metric == "map" else roc_auc_score
+    # Neighbours whose scores are equal but for rounding may stand the other way round.
+    assert probe["value"] == pytest.approx(score(known[1], scores), abs=2e-3)
+    assert probe["value"] > some["chance"] + 0.2
+    assert (probe["train"], probe["pictures"]) == (110, 60)
+    assert some["few_shot"] == {}
+    assert some["equal_shots"]["value"] is None
+    (said,) = [line for line in some["warnings"] if "few-shot" in line]
+    assert "several labels" in said
+    # The strength is that which does best on the validation pictures, of the paper's grid.
+    assert math.log10(probe["l2"]) * 8 == pytest.approx(round(math.log10(probe["l2"]) * 8))
+
+
+def test_without_an_order_of_pictures_there_is_no_probe_on_several_classes() -> None:
+    labels: list[tuple[int, ...]] = [(row % 4, (row + 1) % 4) for row in range(40)]
+    some = judge(pictures(labels), settings=ProtocolSettings(bootstrap=200)).result
+    assert some["probe"] is None
+    assert any("the metric is of one" in line for line in some["warnings"])
 
 
 # Five guesses of seven classes miss both right ones only if they are the five wrong ones.
