@@ -30,7 +30,7 @@ def backward(
         inputs: of the objective, each with this worker's n rows.
         parts: where the rows of the other workers are.
         chunk: rows that the towers take at a time; by default, all at once. BatchNorm's
-            statistics are then those of a chunk.
+            statistics are then those of a chunk, of all workers together.
 
     Returns:
         This worker's share of the loss, detached; the shares sum to the loss.

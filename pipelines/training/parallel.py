@@ -30,6 +30,7 @@ from clip_model.loss import OnePart, Parts
 from clip_model.objectives import Objective
 from clip_model.resnet import Bottleneck
 from clip_model.transformer import ResidualAttentionBlock
+from pipelines.training.batch_norm import join_batch_norms
 from workers.base.hardware import computes_bfloat16
 
 Sharding = Literal["ddp", "fsdp"]
@@ -81,6 +82,7 @@ class Workers:
         """
         if self.size == 1:
             return Parallel(objective, self, objective, autocast)
+        join_batch_norms(objective, self.device)
         if sharding == "ddp":
             return Parallel(objective, self, _replicated(objective, self.device), autocast)
         return Parallel(objective, self, _sharded(objective, self), autocast)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 import clip_model.loss
 from clip_model import CLIP, ClipConfig
-from clip_model.config import TextConfig, VisionTransformerConfig
+from clip_model.config import ModifiedResNetConfig, TextConfig, VisionTransformerConfig
 from clip_model.distillation import Distilled
 from clip_model.loss import OnePart
 from clip_model.objectives import OBJECTIVES, Objective
@@ -29,6 +29,7 @@ CONFIG = ClipConfig(
     vision=VisionTransformerConfig(layers=2, width=64, patch_size=16),
     text=TextConfig(width=32, layers=2, heads=2, context_length=9, vocab_size=101),
 )
+RESNET = replace(CONFIG, vision=ModifiedResNetConfig(layers=(1, 1, 1, 1), width=8))
 ROWS = 12
 WEIGHT, TEMPERATURE = 0.7, 0.05  # of the distillation
 SIZES: dict[int, list[tuple[int, ...]]] = {
@@ -45,6 +46,19 @@ class Case:
     chunk: int | None = None
     blocks: bool = False
     equal: bool = True
+    resnet: bool = False
+    checkpointed: bool = False
+
+    def sizes(self, workers: int) -> tuple[int, ...]:
+        """Rows of each worker."""
+        return SIZES[workers][0 if self.equal else -1]
+
+    def chunks(self, workers: int) -> list[Tensor]:
+        """The rows that are passed through at the same time, by all workers together."""
+        sizes = self.sizes(workers)
+        count = 1 if self.chunk is None else -(-max(sizes) // self.chunk)
+        of_workers = (rows.tensor_split(count) for rows in torch.arange(ROWS).split(sizes))
+        return [torch.cat(some) for some in zip(*of_workers, strict=True)]
 
 
 CASES = [
@@ -60,6 +74,9 @@ CASES = [
     Case("distilled", blocks=True, equal=False),
     Case("distilled", chunk=2, equal=False),
     Case("distilled", "fsdp", chunk=2, blocks=True),
+    Case(resnet=True, equal=False, blocks=True),
+    Case(sharding="fsdp", resnet=True, equal=False),
+    Case("distilled", resnet=True, chunk=4, equal=False, checkpointed=True),
     Case("caption", chunk=2, equal=False),
     Case("caption", "fsdp"),
     Case("bag_of_words", equal=False),
@@ -67,11 +84,16 @@ CASES = [
 ]
 
 
-def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Objective:
+def make(
+    name: str, dtype: torch.dtype = torch.float64, seed: int = 0, resnet: bool = False
+) -> Objective:
     torch.manual_seed(seed)
-    model = CLIP(CONFIG)
+    model = CLIP(RESNET if resnet else CONFIG)
+    for gain, weight in model.named_parameters():
+        if gain.endswith("bn3.weight"):  # which start at 0, and let no gradient into the block
+            nn.init.ones_(weight)
     made = Distilled(model, WEIGHT, TEMPERATURE) if name == "distilled" else OBJECTIVES[name](model)
-    return made.to(dtype)
+    return made.to(dtype).train()
 
 
 def batch(step: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -105,15 +127,24 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def learnt(objective: Objective) -> dict[str, Tensor]:
+    """The gradient by each weight, and the running statistics, as this worker has them."""
+    names = objective.named_parameters()
+    gradients = {name: whole(p.grad).clone() for name, p in names if p.grad is not None}
+    buffers = objective.named_buffers()
+    return gradients | {name: value for name, value in buffers if "running" in name}
+
+
 def gradients_of(case: Case, workers: Workers) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss and its gradient by each weight, as this worker has them afterwards."""
+    """The loss, and what has been learnt of it."""
     clip_model.loss.MIN_BLOCK = clip_model.loss.BLOCK_LOGITS = 2 if case.blocks else ROWS**2
-    sizes = SIZES[workers.size][0 if case.equal else -1]
-    parallel = workers.wrap(make(case.objective, seed=workers.rank), case.sharding)
+    sizes = case.sizes(workers.size)
+    objective = make(case.objective, seed=workers.rank, resnet=case.resnet)
+    objective.model.set_grad_checkpointing(case.checkpointed)
+    parallel = workers.wrap(objective, case.sharding)
     inputs = own_rows(workers, sizes, inputs_of(case.objective))
     loss = workers.sum(backward(parallel, inputs, workers.parts(sizes), case.chunk))
-    names = parallel.objective.named_parameters()
-    return loss, {n: whole(p.grad).clone() for n, p in names if p.grad is not None}
+    return loss, learnt(parallel.objective)
 
 
 class Training:
@@ -197,10 +228,16 @@ def work(rank: int, size: int, folder: Path) -> None:
         dist.destroy_process_group()
 
 
-def reference(name: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """The definition of the loss over the whole batch in one process, and its gradients."""
-    objective = make(name)
-    features = objective(*inputs_of(name))
+def reference(case: Case, workers: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The definition of the loss over the whole batch in one process, and what is learnt of it.
+
+    Args:
+        workers: on whose number it depends which rows are in a chunk, and see each other's norms.
+    """
+    name, objective = case.objective, make(case.objective, resnet=case.resnet)
+    inputs = inputs_of(name)
+    chunks = [objective(*(one[rows] for one in inputs)) for rows in case.chunks(workers)]
+    features = tuple(torch.cat(kind) for kind in zip(*chunks, strict=True))
     if objective.separable:
         loss = objective.loss(features, OnePart(ROWS))
     else:
@@ -209,8 +246,7 @@ def reference(name: str) -> tuple[Tensor, dict[str, Tensor]]:
     if name == "distilled":
         loss = loss + WEIGHT * naive_distance(logits, cosines(*features[2:]) / TEMPERATURE)
     loss.backward()
-    names = objective.named_parameters()
-    return loss.detach(), {n: p.grad for n, p in names if p.grad is not None}
+    return loss.detach(), learnt(objective)
 
 
 def cosines(images: Tensor, texts: Tensor) -> Tensor:
