@@ -169,10 +169,10 @@ class PredictCaption(Objective):
 
     @torch.inference_mode()
     def zero_shot(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """The mean log-likelihood of a sentence's tokens given the image, the end token's included.
+        """The log-likelihood of a sentence given the image: the sum over its tokens and its end.
 
-        As in training: a sum would be the likelihood of the whole sentence, in which a short name
-        beats a long one whatever the image shows.
+        Not their mean, as in the loss: by it a name of many words wins, whose later ones follow
+        from the first whatever the image shows.
 
         What a place costs is the sum over the vocabulary, which is the same for all sentences that
         begin alike: it is computed once an image and beginning. Sentences of one length go
@@ -194,7 +194,7 @@ class PredictCaption(Objective):
                         totals[block[:, None], begun[some, :end][new]] = self._totals(x[:, new])
                     logits = (x * self.model.token_embedding(words)).sum(dim=-1)  # bce
                     costs = totals[block][:, begun[some, :end]] - logits
-                    scores[block[:, None], some] = -costs.mean(dim=-1)
+                    scores[block[:, None], some] = -costs.sum(dim=-1)
         return scores
 
     def _predictions(self, prefixes: Tensor, words: Tensor) -> Tensor:
