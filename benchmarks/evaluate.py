@@ -30,8 +30,9 @@ from PIL import Image
 import clip_model
 from benchmarks.photographs import photograph, sources
 from clip_model.templates import template_set
+from pipelines.evaluation.candidates import Candidate
 from pipelines.evaluation.command import judged
-from pipelines.evaluation.stages import Candidate, EvaluationRun
+from pipelines.evaluation.stages import EvaluationRun
 from pipelines.evaluation.suite import Suite
 from pipelines.run.history import Journal
 from workers.base.hardware import usable_cores

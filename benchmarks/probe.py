@@ -27,8 +27,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip_model.probe import few_shot_curve, fit_probe
+from pipelines.evaluation.candidates import Candidate
 from pipelines.evaluation.judge import read_pictures
-from pipelines.evaluation.stages import Candidate, EvaluationRun, Features, Sets
+from pipelines.evaluation.stages import EvaluationRun, Features, Sets
 from pipelines.evaluation.suite import Suite
 from pipelines.run.history import Journal
 from pipelines.run.runner import run_stage

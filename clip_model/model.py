@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from clip_model.cbow import continuous_bag_of_words
 from clip_model.config import ClipConfig, TextConfig, VisionTransformerConfig
+from clip_model.preprocess import Preprocessing
 from clip_model.resnet import ModifiedResNet
 from clip_model.transformer import LayerNorm, ResidualAttentionBlock, Transformer
 from clip_model.vision_transformer import VisionTransformer
@@ -79,6 +80,16 @@ class CLIP(nn.Module):
         if not isinstance(self.visual, VisionTransformer):
             raise ValueError("a ResNet has no patches that could be left out")
         self.visual.patch_dropout = share
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes the model's input."""
+        return Preprocessing(self.config.image_resolution)
+
+    @property
+    def embed_dim(self) -> int:
+        """Dimensions of the joint space."""
+        return self.config.embed_dim
 
     @property
     def dtype(self) -> torch.dtype:

@@ -11,7 +11,8 @@ to uint8, for a model whose first convolution normalises (`fold_normalisation`);
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,51 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 Preprocess = Callable[["Image.Image"], torch.Tensor]
 
+#: What torch resizes as Pillow does, to 2 levels of 255.
+FAST_INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a model's input; by default as OpenAI's models have it."""
+
+    resolution: int  # side of the square that the model takes, in pixels
+    resized: int | None = None  # the shorter side before the square is cut; None: `resolution`
+    squash: bool = False  # the longer side is resized to that too
+    interpolation: str = "bicubic"  # of the names that Pillow has, in small letters
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    #: Palettes become colours before the resize, as with everybody but OpenAI.
+    colours_first: bool = False
+
+    @property
+    def shorter(self) -> int:
+        return self.resolution if self.resized is None else self.resized
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a resized image, rounded as torchvision does.
+
+        Raises:
+            ImageError: a sliver of an image would grow beyond what Pillow opens.
+        """
+        side = self.shorter
+        if self.squash:
+            return side, side
+        if height <= width:
+            size = side, int(side * width / height)
+        else:
+            size = int(side * height / width), side
+        if size[0] * size[1] > most_pixels():
+            what = f"{width} x {height} would become {size[1]} x {size[0]}"
+            raise ImageError("too large", what)
+        return size
+
+    def text(self) -> str:
+        """In words, for a report."""
+        way = "squashed" if self.squash else "centre"
+        of = "" if self.shorter == self.resolution else f" of {self.shorter}"
+        return f"{self.resolution}{of} px, {way}, {self.interpolation}"
+
 
 def image_transform(resolution: int) -> Preprocess:
     """The reference transform for a model of this resolution.
@@ -46,26 +92,32 @@ def image_transform(resolution: int) -> Preprocess:
     Returns:
         A function from a PIL image to float32 [3, resolution, resolution].
     """
-    return _compose(resolution, normalise=True)
+    return _compose(Preprocessing(resolution), normalise=True)
 
 
-def image_bytes_transform(resolution: int) -> Callable[[bytes], Tensor]:
-    """The fast transform, from a file's bytes to the input of a folded model.
+def image_bytes_transform(how: Preprocessing | int) -> Callable[[bytes], Tensor]:
+    """The fast transform, from a file's bytes to the input of a model that normalises itself.
 
     A JPEG is decoded by libjpeg-turbo and resized by torch: at most 2 levels of 255 away from the
     reference. Everything else is the reference's: other formats, CMYK, turned images, and
-    whatever the fast decoder complains of. As there, palettes are resized as indices.
+    whatever the fast decoder complains of. As there, OpenAI's palettes are resized as indices.
+
+    Args:
+        how: the model's; of a resolution, OpenAI's.
 
     Returns:
         A function from bytes to uint8 [3, resolution, resolution]. It raises ImageError.
     """
-    reference = reference_bytes_transform(resolution)
+    how = Preprocessing(how) if isinstance(how, int) else how
+    reference = reference_bytes_transform(how)
+    if how.interpolation not in FAST_INTERPOLATIONS:
+        return reference
 
     def transform(data: bytes) -> Tensor:
         pixels = decode_jpeg(data)
         if pixels is None:
             return reference(data)
-        return _resize_and_crop(torch.from_numpy(pixels), resolution)
+        return _resize_and_crop(torch.from_numpy(pixels), how)
 
     return transform
 
@@ -108,44 +160,31 @@ def _square(height: int, width: int, place: float) -> tuple[int, int, int]:
     return (offset, 0, side) if height > width else (0, offset, side)
 
 
-def reference_bytes_transform(resolution: int) -> Callable[[bytes], Tensor]:
+def reference_bytes_transform(how: Preprocessing | int) -> Callable[[bytes], Tensor]:
     """The reference up to the last rounding: as `image_transform` of what `decode_image` reads,
     neither scaled nor normalised.
 
     Returns:
         A function from bytes to uint8 [3, resolution, resolution]. It raises ImageError.
     """
-    pipeline = _compose(resolution, normalise=False)
+    how = Preprocessing(how) if isinstance(how, int) else how
+    pipeline = _compose(how, normalise=False)
 
     def transform(data: bytes) -> Tensor:
         image = decode_image(data)
-        _resized(image.height, image.width, resolution)
+        how.size(image.height, image.width)
         with as_image_error():
             return pipeline(image).contiguous()
 
     return transform
 
 
-def _resized(height: int, width: int, resolution: int) -> tuple[int, int]:
-    """Height and width when the shorter side is `resolution`, rounded as torchvision does.
-
-    Raises:
-        ImageError: a sliver of an image would grow beyond what Pillow opens.
-    """
-    if height <= width:
-        size = resolution, int(resolution * width / height)
-    else:
-        size = int(resolution * height / width), resolution
-    if size[0] * size[1] > most_pixels():
-        raise ImageError("too large", f"{width} x {height} would become {size[1]} x {size[0]}")
-    return size
-
-
-def _resize_and_crop(pixels: Tensor, resolution: int) -> Tensor:
+def _resize_and_crop(pixels: Tensor, how: Preprocessing) -> Tensor:
     """The reference's resize and crop, in torch: uint8 [H, W, 3] -> [3, R, R]."""
-    height, width = _resized(pixels.shape[0], pixels.shape[1], resolution)
+    resolution = how.resolution
+    height, width = how.size(pixels.shape[0], pixels.shape[1])
     x = pixels.permute(2, 0, 1)[None]  # 1CHW, strided as HWC: the layout that is fast
-    x = F.interpolate(x, (height, width), mode="bicubic", antialias=True)[0]
+    x = F.interpolate(x, (height, width), mode=how.interpolation, antialias=True)[0]
     top, left = round((height - resolution) / 2), round((width - resolution) / 2)
     return x[:, top : top + resolution, left : left + resolution].contiguous()
 
@@ -193,15 +232,15 @@ class NormalisingConv2d(nn.Conv2d):
         return framed
 
 
-def normalised(levels: Tensor) -> Tensor:
+def normalised(levels: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
     """What a model takes that normalises nothing itself: uint8 [N, 3, R, R] -> float32.
 
     The same to float rounding as `image_transform` gives. The channels lie innermost, in which a
     ResNet's convolutions are a quarter faster.
     """
-    mean, std = (torch.tensor(values, device=levels.device).view(3, 1, 1) for values in (MEAN, STD))
+    shift, scale = (torch.tensor(v, device=levels.device).view(3, 1, 1) for v in (mean, std))
     images = levels.contiguous(memory_format=torch.channels_last).float()
-    return images.div_(255).sub_(mean).div_(std)
+    return images.div_(255).sub_(shift).div_(scale)
 
 
 def fold_normalisation(model: CLIP) -> CLIP:
@@ -233,19 +272,22 @@ def _frozen(values: Tensor, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(values.to(dtype), requires_grad=False)
 
 
-def _compose(resolution: int, *, normalise: bool) -> Preprocess:
+def _compose(how: Preprocessing, *, normalise: bool) -> Preprocess:
     # Late, because it takes a second and tokenizing or loading features needs none of it; and
     # never before `_torchvision`.
     import clip_model._torchvision  # noqa: F401, I001
     from torchvision import transforms
 
     steps = [
-        transforms.Resize(resolution, interpolation=transforms.InterpolationMode.BICUBIC),
-        transforms.CenterCrop(resolution),
-        _to_rgb,
+        transforms.Resize(
+            (how.shorter, how.shorter) if how.squash else how.shorter,
+            interpolation=transforms.InterpolationMode(how.interpolation),
+        ),
+        transforms.CenterCrop(how.resolution),
     ]
+    steps.insert(0 if how.colours_first else len(steps), _to_rgb)
     if normalise:
-        steps += [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+        steps += [transforms.ToTensor(), transforms.Normalize(how.mean, how.std)]
     else:
         steps.append(transforms.PILToTensor())
     pipeline: Preprocess = transforms.Compose(steps)

@@ -1,12 +1,16 @@
-"""Models by name: the one that this repository ships, and OpenAI's nine where they are published.
+"""Models by name: the one that this repository ships, and OpenAI's nine where they are published;
+and how networks of timm and torchvision are named.
 
 Addresses and checksums are those of openai-clip 1.0.1 (`clip/clip.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+LIBRARIES = ("timm", "torchvision")  # whose networks are backbones
 
 SHIPPED = {"starter": Path(__file__).parent / "starter" / "model.safetensors"}
 CACHE = Path("~/.cache/clip")  # openai/CLIP's own, so what it has downloaded is found
@@ -59,3 +63,45 @@ PUBLISHED = {
 def available_models() -> list[str]:
     """Names that `load` takes."""
     return [*SHIPPED, *PUBLISHED]
+
+
+@dataclass(frozen=True)
+class BackboneName:
+    """A network of another library and the file of its weights: LIBRARY:NAME=WEIGHTS.
+
+    The name may go on with a tag, as in timm (resnet50.a1_in1k) and torchvision
+    (resnet50.IMAGENET1K_V1): by it the libraries know the preprocessing of the weights.
+    """
+
+    library: str
+    name: str
+    weights: str
+
+    @classmethod
+    def of(cls, text: str) -> BackboneName | None:
+        """None where the text names something else.
+
+        Raises:
+            ValueError: it is no such name whole.
+        """
+        library, colon, rest = text.partition(":")
+        if library not in LIBRARIES or not colon:
+            return None
+        name, _, weights = rest.partition("=")
+        if not re.fullmatch(r"[\w.-]+", name) or not weights:
+            raise ValueError(
+                f"{text}: write {library}:NAME=WEIGHTS, a model's name and a local file of its "
+                "weights (safetensors, or torch.save's); none are downloaded"
+            )
+        return cls(library, name, weights)
+
+    def at(self, weights: str) -> BackboneName:
+        """The same with its weights elsewhere."""
+        return replace(self, weights=weights)
+
+    @property
+    def architecture(self) -> str:
+        return f"{self.library}:{self.name}"
+
+    def __str__(self) -> str:
+        return f"{self.architecture}={self.weights}"

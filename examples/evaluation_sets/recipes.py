@@ -18,6 +18,7 @@ from PIL import Image
 from examples.evaluation_sets import classified
 from examples.evaluation_sets.contents import (
     COUNTRIES,
+    EFFICIENTNET,
     FASHION,
     FLAGS,
     GCOMPRIS,
@@ -40,6 +41,7 @@ from examples.evaluation_sets.layout import (
     write_pairs,
 )
 from examples.evaluation_sets.packages import Package
+from examples.evaluation_sets.weights import weights
 
 TRAIN_ROWS = 6_000  # of MNIST's and Fashion-MNIST's 60,000, so that probes take seconds
 
@@ -153,7 +155,8 @@ def copy_licences(roots: Roots, out: Path) -> None:
     """What the packages say of rights, beside what was taken from them."""
     for package, root in roots.items():
         said = [root / "usr/share/doc" / package.name / "copyright"]
-        said += [*root.glob("*.dist-info/licenses/COPYING"), root / "package/package.json"]
+        said += [*root.glob("*.dist-info/licenses/COPYING"), *root.glob("*.dist-info/LICENSE")]
+        said.append(root / "package/package.json")
         said += root.glob("usr/share/gimp/*/help/en/legal.html")
         for path in said:
             if path.is_file():
@@ -176,4 +179,5 @@ SETS: dict[str, Recipe] = {
     "icons": Recipe((*classified.TEST_THEMES, *classified.TRAIN_THEMES), classified.icons),
     "flags": Recipe((FLAGS, COUNTRIES), classified.flags),
     "figures": Recipe((GIMP_HELP,), figures),
+    "weights": Recipe((EFFICIENTNET,), weights),  # no set: what the sets' baseline is
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ from typing import Any
 from pipelines.cli import at_work, place_of
 from pipelines.embed import add_ray_options, ray_settings
 from pipelines.embed_job import shard_files
+from pipelines.evaluation.baselines import beside_baselines
+from pipelines.evaluation.candidates import Candidate, candidates_of, size_of
 from pipelines.evaluation.contamination import Seen, contamination, parquet_pairs
 from pipelines.evaluation.judge import read_results, robustness_of
 from pipelines.evaluation.report.write import write_report
 from pipelines.evaluation.sources import SourceError
 from pipelines.evaluation.sources.datacomp import DATACOMP
 from pipelines.evaluation.stages import (
-    Candidate,
     EvaluationRun,
     Features,
     Results,
@@ -29,13 +29,10 @@ from pipelines.evaluation.stages import (
 from pipelines.evaluation.suite import Suite, read_suite, tree_of_folder
 from pipelines.run.config import ConfigError, build_settings
 from pipelines.run.history import Journal
-from pipelines.run.models import architecture
 from pipelines.run.runner import run_stage
 from workers.base.copies import publish
 from workers.base.exit_codes import ExitCode
 from workers.base.output import say
-from workers.base.settings import ShellText
-from workers.embedding.settings import EmbedSettings
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +48,9 @@ def add_options(to: argparse.ArgumentParser) -> None:
         "--model",
         nargs="+",
         action="extend",
-        metavar="[LABEL=]NAME_OR_PATH",
-        help="judge these models: known names or checkpoints, with what the report calls them",
+        metavar="[LABEL=]MODEL",
+        help="judge these models: known names, checkpoints, or as supervised baselines timm:NAME="
+        "WEIGHTS and torchvision:NAME=WEIGHTS; LABEL: what the report calls it",
     )
     add("--suite", type=Path, metavar="SUITE.yaml", help="on the data sets of a file")
     add("--data", metavar="FOLDER", help="or on pictures in folders by class, all of them")
@@ -113,22 +111,6 @@ def suite_of(arguments: argparse.Namespace) -> Suite:
     return read_suite(arguments.suite, arguments.overrides)
 
 
-def candidates_of(arguments: argparse.Namespace) -> list[Candidate]:
-    """The models. Raises ConfigError where two have one label."""
-    found: dict[str, Candidate] = {}
-    for text in arguments.model:
-        label, equals, name = text.rpartition("=")
-        if not equals:
-            label = Path(name).stem if "/" in name and Path(name).exists() else name
-        label = re.sub(r"[^A-Za-z0-9._@-]+", "-", label)
-        if label in found:
-            raise ConfigError(f"--model: two are called {label}; name one: LABEL={name}")
-        tree = {"model": ShellText(name), "precision": arguments.precision}
-        settings = build_settings(EmbedSettings, tree, (), "--model")
-        found[label] = Candidate(label, settings)
-    return list(found.values())
-
-
 def report(
     run: EvaluationRun,
     results: list[dict[str, Any]],
@@ -143,8 +125,10 @@ def report(
     }
     if trained_on:
         info["seen"] = seen_in(trained_on, run)
-    differences = robustness_of(folder / "results", results, suite.robustness, suite.protocols)
-    write_report([*results, *differences], folder, info)
+    found = folder / "results"
+    differences = robustness_of(found, results, suite.robustness, suite.protocols)
+    beside = beside_baselines(found, results, suite.protocols)
+    write_report([*results, *differences, *beside], folder, info)
     for path in (folder / "report.md", folder / "results.json", *(folder / "figures").iterdir()):
         publish(path)
     return (folder / "report.md").read_text(encoding="utf-8")
@@ -176,16 +160,3 @@ def averages_of(suite: Suite) -> dict[str, list[str]]:
         )
         averages[title] = [names[name] for name in ours]
     return averages
-
-
-def size_of(candidate: Candidate) -> dict[str, float]:
-    """A model's arithmetic for an image, and its weights."""
-    import torch
-
-    from clip_model.flops import image_flops
-    from clip_model.model import CLIP
-
-    config = architecture(candidate.settings.model, "--model")
-    with torch.device("meta"):
-        parameters = sum(one.numel() for one in CLIP(config).parameters())
-    return {"gflops": image_flops(config) / 1e9, "parameters": parameters}

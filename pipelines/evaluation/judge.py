@@ -17,6 +17,7 @@ from torch import Tensor
 import clip_model
 from clip_model.model import CLIP
 from clip_model.templates import ClassName
+from pipelines.evaluation.pictures import NO_TEXTS
 from pipelines.evaluation.protocols import (
     Pictures,
     Predicted,
@@ -54,7 +55,7 @@ class Texts:
 class Judge:
     """Judges a shard of ``Results``."""
 
-    models: Mapping[str, str]  # names or files of checkpoints by label
+    models: Mapping[str, str]  # names or files of checkpoints by label; those that know texts
     protocols: ProtocolSettings
 
     @cached_property
@@ -62,7 +63,9 @@ class Judge:
         """The text tower of the model that was judged last: shards come by model."""
         return {}
 
-    def _tower(self, label: str) -> Texts:
+    def _tower(self, label: str) -> Texts | None:
+        if label not in self.models:
+            return None
         if label not in self._towers:
             self._towers.clear()
             model, _ = clip_model.load(self.models[label], half=False)
@@ -144,10 +147,19 @@ def robustness_of(
     found = []
     for model in dict.fromkeys(model for model, _ in by_name):
         for one, other in pairs.items():
-            here, there = (_predicted(folder, by_name[model, name]) for name in (one, other))
             names = {"task": "robustness", "model": model, "set": one, "other": other}
+            if not by_name[model, one]["zero_shot"]:
+                found.append(names | _no_robustness(one, other))
+                continue
+            here, there = (_predicted(folder, by_name[model, name]) for name in (one, other))
             found.append(names | robustness(here, there, protocols))
     return found
+
+
+def _no_robustness(one: str, other: str) -> dict[str, Any]:
+    nothing = {"value": None, "interval": [None, None]}
+    sides = {"one": {"set": one, **nothing}, "other": {"set": other, **nothing}}
+    return {**sides, "difference": nothing, "reason": NO_TEXTS}
 
 
 def _predicted(folder: Path, result: Mapping[str, Any]) -> Predicted:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +15,9 @@ from clip_model.probe import hash_order
 from clip_model.templates import ClassName
 from workers.base.arrays import Float64s
 
+#: Why a model that embeds pictures alone has no zero-shot, no retrieval, nothing compared with it.
+NO_TEXTS = "the model knows no text"
+NO_DRAWS: Float64s = np.empty(0)
 #: An interval that reaches further than this from its middle is said to be wide.
 WIDE = 0.05
 
@@ -35,7 +39,8 @@ class Judged:
     result: dict[str, Any]
     predictions: dict[str, Tensor]  # int64 [N] by protocol; -1 where it does not judge a picture
     #: [B] the bootstrap's values of the number that stands for the set: those of two models that
-    #: answered the same pictures are of the same draws, so that their difference is paired.
+    #: answered the same pictures are of the same draws, so that their difference is paired. None
+    #: stand here where there is no such number.
     draws: Float64s
 
 

@@ -6,7 +6,7 @@ the same pictures, settings and number of threads give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ from pipelines.evaluation.measures import (
     measure,
 )
 from pipelines.evaluation.pictures import (
+    NO_DRAWS,
+    NO_TEXTS,
     Judged,
     Pictures,
     TextTower,
@@ -61,7 +63,7 @@ __all__ = [
 
 
 def judge_classification(
-    tower: TextTower,
+    tower: TextTower | None,
     classes: Sequence[ClassName],
     own_templates: Sequence[str] | None,
     test: Pictures,
@@ -70,6 +72,8 @@ def judge_classification(
 ) -> Judged:
     """Zero-shot by every kind of prompt, and what probes on labelled examples do beside it.
 
+    Without a text tower probes alone; what needs zero-shot is None, and the result says why.
+
     Raises:
         ValueError: there is no picture, class or prompt, a label is none of the classes or
             missing, or features are not finite.
@@ -77,16 +81,17 @@ def judge_classification(
     metric = settings.metric
     pictures, order = _checked(test, classes, settings)
     truth = Truth.of(pictures.labels, len(classes))
-    answers = _zero_shot(tower, classes, own_templates, pictures, settings)
+    answers = _zero_shot(tower, classes, own_templates, pictures, settings) if tower else {}
     measures = {name: measure(metric, some, truth) for name, some in answers.items()}
     statistics = {name: one.statistic for name, one in measures.items()}
     draws = bootstrap(len(pictures), statistics, settings.bootstrap, settings.seed)
-    best = "ensemble" if "ensemble" in answers else list(answers)[-1]
+    best = "ensemble" if "ensemble" in answers else next(reversed(answers), None)
     examples, rows = hold_out(
         pictures, None if train is None else _checked(train, classes, settings)[0], settings
     )
     taught = teach(
-        Lesson(examples, pictures.take(rows), classes, settings), answers[best].take(rows)
+        Lesson(examples, pictures.take(rows), classes, settings),
+        answers[best].take(rows) if best else None,
     )
     zero_shot = {
         name: details(metric, some, truth, classes, measures[name], draws[name])
@@ -102,7 +107,8 @@ def judge_classification(
         "pictures": len(pictures),
         "classes": len(classes),
         "chance": chance(metric, truth),
-        "zero_shot": zero_shot,
+        "zero_shot": zero_shot or None,
+        **({} if tower else {"reason": NO_TEXTS}),
         "gains": {
             name: difference(one, draws[name], measures["bare"], draws["bare"])
             for name, one in measures.items()
@@ -114,12 +120,12 @@ def judge_classification(
         "equal_shots": taught.equal_shots,
         "warnings": [
             *_of_classes(truth, classes),
-            *about_interval(f"zero-shot ({best})", zero_shot[best], len(pictures)),
+            *_of_interval(best, zero_shot, len(pictures)),
             *taught.warnings,
         ],
     }
     given = {name: as_given(some, order) for name, some in predictions.items()}
-    return Judged(result, given, mean_of_known(draws[best]))
+    return Judged(result, given, mean_of_known(draws[best]) if best else NO_DRAWS)
 
 
 def _checked(
@@ -154,6 +160,12 @@ def _zero_shot(
             "ask for `ensemble` too"
         )
     return answers
+
+
+def _of_interval(best: str | None, zero_shot: Mapping[str, Any], pictures: int) -> list[str]:
+    if best is None:
+        return []
+    return about_interval(f"zero-shot ({best})", zero_shot[best], pictures)
 
 
 def _of_classes(truth: Truth, classes: Sequence[ClassName]) -> list[str]:

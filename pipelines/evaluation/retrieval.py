@@ -19,6 +19,8 @@ from pipelines.evaluation.intervals import (
     wilson,
 )
 from pipelines.evaluation.pictures import (
+    NO_DRAWS,
+    NO_TEXTS,
     Judged,
     Pictures,
     TextTower,
@@ -31,8 +33,10 @@ from pipelines.evaluation.settings import ProtocolSettings
 from workers.base.arrays import Bools, Float64s, Int64s
 
 
-def judge_retrieval(tower: TextTower, test: Pictures, settings: ProtocolSettings) -> Judged:
+def judge_retrieval(tower: TextTower | None, test: Pictures, settings: ProtocolSettings) -> Judged:
     """How often a right caption, and a right picture, is among the first k.
+
+    Without a text tower both ways are None, and the result says why.
 
     A caption that several pictures have stands once, and each of them is right. Intervals are over
     pictures both ways, a picture's captions staying together: they are not independent, and
@@ -46,6 +50,15 @@ def judge_retrieval(tower: TextTower, test: Pictures, settings: ProtocolSettings
     if missing := [name for name, some in zip(pictures.ids, captions_of, strict=True) if not some]:
         raise ValueError(f"{len(missing)} pictures have no caption: {named(missing)}")
     pairs, captions = _pairs(captions_of)
+    result: dict[str, Any] = {
+        "task": "retrieval",
+        "pictures": len(pictures),
+        "captions": len(captions),
+        "chance": len(pairs) / (len(pictures) * len(captions)),
+    }
+    if tower is None:
+        neither = dict.fromkeys(("image_to_text", "text_to_image"))
+        return Judged({**result, **neither, "reason": NO_TEXTS, "warnings": []}, {}, NO_DRAWS)
     texts = tower.texts(captions).to(pictures.features)
     caption_ranks = first_ranks(pictures.features, texts, pair_matches(pairs, len(texts)))  # N
     picture_ranks = first_ranks(
@@ -59,13 +72,7 @@ def judge_retrieval(tower: TextTower, test: Pictures, settings: ProtocolSettings
         "text_to_image": (picture_ranks.cpu().numpy(), owner),
     }
     recalls, draws = _recalls(found, len(pictures), settings)
-    result: dict[str, Any] = {
-        "task": "retrieval",
-        "pictures": len(pictures),
-        "captions": len(captions),
-        "chance": len(pairs) / (len(pictures) * len(captions)),
-        **recalls,
-    }
+    result |= recalls
     first = min(settings.recall_at)
     result["warnings"] = [
         line

@@ -18,24 +18,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_model.templates import ClassName
+from pipelines.evaluation.candidates import Candidate
 from pipelines.evaluation.judge import Judge
 from pipelines.evaluation.sources import Item, SourceError, Task
 from pipelines.evaluation.suite import SPLITS, DataSet, Split, Suite
 from pipelines.run.config import Config, ConfigError, RaySettings, digest
 from pipelines.run.directory import Run
 from pipelines.run.engines import in_process, in_ray_tasks
-from pipelines.run.models import architecture
 from pipelines.run.precision import check_precision
 from pipelines.run.progress import Reporter
 from pipelines.run.receipts import Outcome, Receipt, Shard
 from pipelines.stages.base import Stage
-from pipelines.stages.embeddings import Content, Embed, content_of, embed_in_actors
+from pipelines.stages.embeddings import Embed, embed_in_actors
 from workers.base.copies import bring
 from workers.base.failures import NeedsMendingError
 from workers.base.storage import ROW_GROUP_ROWS, table_writer
 from workers.base.tally import Tally
 from workers.embedding.overlap import in_chunks
-from workers.embedding.settings import EmbedSettings, InputSettings
+from workers.embedding.settings import InputSettings
 
 #: Pictures in a file of a data set: a shard for the model.
 PICTURES = 8_192
@@ -52,19 +52,6 @@ PICTURE = pa.schema(
 SAID = b"said"  # its key
 
 IMAGES = InputSettings(parts="images", id_column="id", image_column="image")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model that is judged."""
-
-    label: str  # what the report calls it
-    settings: EmbedSettings
-
-    @cached_property
-    def content(self) -> Content:
-        """Raises ConfigError where there is no such model."""
-        return content_of(self.settings)
 
 
 @dataclass(frozen=True)
@@ -243,7 +230,7 @@ class Features(Evaluation):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         settings = self.candidate.settings
-        architecture(settings.model, "--model")  # every shard would fail for what is no model
+        self.candidate.check_weights()
         work = Embed(settings, IMAGES, rounded=False)
         if self.run.ray is not None:
             yield from embed_in_actors(work, shards, self.folder, self.run.ray)
@@ -291,7 +278,7 @@ class Results(Evaluation):
         return self.shard(f"{candidate.label}.{name}", settings, files, values)
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
-        models = {one.label: one.settings.model for one in self.candidates}
+        models = {one.label: one.settings.model for one in self.candidates if not one.backbone}
         work = Judge(models, self.run.suite.protocols)
         if self.run.ray is not None:
             return in_ray_tasks(work, shards, self.folder, self.run.ray)

@@ -42,7 +42,7 @@ from pipelines.evaluation.measures import (
     first_name,
     measure,
 )
-from pipelines.evaluation.pictures import Pictures, named, split_by_hash
+from pipelines.evaluation.pictures import NO_TEXTS, Pictures, named, split_by_hash
 from pipelines.evaluation.settings import ProtocolSettings
 from workers.base.arrays import Float64s
 
@@ -118,15 +118,20 @@ def why_not(lesson: Lesson) -> str | None:
     return None
 
 
-def teach(lesson: Lesson, zero_shot: Answers) -> Taught:
-    """Fit the probes and judge them, beside zero-shot's answers to the same pictures."""
+def teach(lesson: Lesson, zero_shot: Answers | None) -> Taught:
+    """Fit the probes and judge them, beside zero-shot's answers to the same pictures.
+
+    Of a model that knows no text, there are none: what compares with them is None.
+    """
     if reason := why_not(lesson):
         warnings = [f"no probe: {reason}"] if lesson.settings.probe else []
         return Taught(equal_shots=_never(reason), warnings=warnings)
     settings, metric = lesson.settings, lesson.settings.metric
     taught = Taught()
     probe, l2 = _swept_probe(lesson, taught.warnings)
-    answers = {ZERO_SHOT: zero_shot, PROBE: _answers(probe, lesson, lesson.judged.features)}
+    answers = {PROBE: _answers(probe, lesson, lesson.judged.features)}
+    if zero_shot:
+        answers[ZERO_SHOT] = zero_shot
     shots = _possible_shots(lesson, taught.warnings)
     for count in shots:
         for seed in settings.seeds:
@@ -142,10 +147,7 @@ def teach(lesson: Lesson, zero_shot: Answers) -> Taught:
         "l2": l2,
         "train": len(lesson.train),
         "pictures": len(lesson.judged),
-        "zero_shot": measures[ZERO_SHOT].estimate(draws[ZERO_SHOT]),
-        "difference": difference(
-            measures[ZERO_SHOT], draws[ZERO_SHOT], measures[PROBE], draws[PROBE]
-        ),
+        **_beside(measures, draws),
     }
     curve = _few_shot_curve(shots, settings, measures, draws)
     for count, point in curve.items():
@@ -153,8 +155,8 @@ def teach(lesson: Lesson, zero_shot: Answers) -> Taught:
             "values": point.by_seed,
             **estimate(point.value, percentiles(point.draws)),
         }
-    if lesson.has_several:
-        taught.equal_shots = _never(NO_SHOTS)
+    if zero_shot is None or lesson.has_several:
+        taught.equal_shots = _never(NO_SHOTS if zero_shot else NO_TEXTS)
         return taught
     examples = len(lesson.train) // len({some[0] for some in lesson.train.labels})
     full = _Point([], measures[PROBE].value, mean_of_known(draws[PROBE]))
@@ -168,6 +170,17 @@ def _both_kinds(known: Tensor) -> bool:
     """Whether a class has pictures and counterexamples, bool [N, C]."""
     count = known.sum(dim=0)
     return bool(((count > 0) & (count < len(known))).any())
+
+
+def _beside(measures: dict[str, Measure], draws: dict[str, Float64s]) -> dict[str, Any]:
+    """Zero-shot on the pictures that judge the probe, and what it is better by."""
+    if ZERO_SHOT not in measures:
+        return {"zero_shot": None, "difference": None}
+    of_zero_shot = measures[ZERO_SHOT], draws[ZERO_SHOT]
+    return {
+        "zero_shot": of_zero_shot[0].estimate(of_zero_shot[1]),
+        "difference": difference(*of_zero_shot, measures[PROBE], draws[PROBE]),
+    }
 
 
 def _swept_probe(lesson: Lesson, warnings: list[str]) -> tuple[LinearProbe | OneVsRest, float]:

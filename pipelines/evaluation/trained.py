@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from pipelines.evaluation.candidates import Candidate
 from pipelines.evaluation.command import judged, report
 from pipelines.evaluation.intervals import (
     Estimate,
@@ -22,7 +23,7 @@ from pipelines.evaluation.intervals import (
     estimate,
     percentiles,
 )
-from pipelines.evaluation.stages import Candidate, EvaluationRun, Sets
+from pipelines.evaluation.stages import EvaluationRun, Sets
 from pipelines.evaluation.suite import read_suite
 from pipelines.run.checks import EVALUATION
 from pipelines.run.config import Config, ConfigError, RaySettings

@@ -9,6 +9,8 @@ from pipelines.run.config import ConfigError
 
 if TYPE_CHECKING:
     from clip_model.config import ClipConfig
+    from clip_model.image_towers import Backbone
+    from clip_model.registry import BackboneName
 
 
 def is_file(name: str | None) -> bool:
@@ -21,18 +23,35 @@ def is_file(name: str | None) -> bool:
 def checkpoint_inputs(name: str | None, key: str) -> tuple[list[Path], list[str]]:
     """The files of a checkpoint, or the checksum of a published model; of no model nothing.
 
+    What a network of another library is called stands in the place of the checksum.
+
     A published model is known by its checksum and is not downloaded here: a plan costs nothing,
     and each machine downloads for itself. Raises ConfigError, naming the configuration's key,
     when there is no such model.
     """
     from clip_model.checkpoint import PUBLISHED, checkpoint_files
+    from clip_model.registry import BackboneName
 
     if name is None:
         return [], []
+    if backbone := BackboneName.of(name):
+        if not (file := Path(backbone.weights)).is_file():
+            raise ConfigError(f"{key}: {backbone.architecture}: there is no file {file}")
+        return [file], [backbone.architecture]
     if name in PUBLISHED:
         return [], [PUBLISHED[name].sha256]
     try:
         return checkpoint_files(name), []
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def read_backbone(backbone: BackboneName, key: str) -> Backbone:
+    """A network of another library, read. Raises ConfigError as `architecture` does."""
+    from clip_model.image_towers import load_backbone
+
+    try:
+        return load_backbone(backbone)
     except RuntimeError as error:
         raise ConfigError(f"{key}: {error}") from error
 

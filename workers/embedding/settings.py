@@ -7,21 +7,32 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, WrapValidator, model_validator
 
-from workers.base.settings import FileName, Settings, located
+from clip_model.registry import BackboneName, available_models
+from workers.base.settings import FileName, Settings, ShellText, located
 
 Precision = Literal["fp32", "bf16"]
 
 
 def _located_model(value: Any, check: Callable[[Any], str], info: ValidationInfo) -> str:
-    if value == "starter":  # to know the other names takes a second
-        return str(value)
-    from clip_model.registry import available_models
-
+    if BackboneName.of(str(value)):
+        raise ValueError(
+            f"{value} knows no text, which is needed here: give a CLIP; it can be judged by "
+            "pipelines.evaluate --model"
+        )
     return str(value) if value in available_models() else located(value, check, info)
+
+
+def _located_tower(value: Any, check: Callable[[Any], str], info: ValidationInfo) -> str:
+    if (backbone := BackboneName.of(str(value))) is None:
+        return _located_model(value, check, info)
+    kind = ShellText if isinstance(value, ShellText) else str
+    return str(backbone.at(located(kind(backbone.weights), check, info)))
 
 
 #: A known model's name or the path of a checkpoint.
 ModelName = Annotated[str, WrapValidator(_located_model)]
+#: The same, or a network of another library (`BackboneName`).
+TowerName = Annotated[str, WrapValidator(_located_tower)]
 
 
 class LabelSet(Settings):
@@ -149,6 +160,15 @@ class EmbedSettings(Settings):
                     f"none are {', '.join(ATTRIBUTES)}"
                 )
         return self
+
+
+class TowerSettings(EmbedSettings):
+    """The same where pictures alone are embedded: any image tower will do."""
+
+    model: TowerName = Field(
+        default="starter",
+        description="a known model's name, a checkpoint file, or LIBRARY:NAME=WEIGHTS",
+    )
 
 
 class InputSettings(Settings):

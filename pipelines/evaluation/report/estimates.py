@@ -91,17 +91,20 @@ class Results:
         ValueError: two results are of one model, set and task.
     """
 
-    #: Of two sets each: in the order they were given.
+    #: Of two sets each, and of a model beside a baseline each: in the order they were given.
     robustness: list[Result]
+    baselines: list[Result]
 
     def __init__(self, results: Iterable[Result], models: Iterable[str] = ()) -> None:
         named = [{**result, "model": clean(result["model"])} for result in results]
         self.robustness = [result for result in named if result["task"] == "robustness"]
-        given = [
+        others = [
             {**result, "set": clean(result["set"])}
             for result in named
             if result["task"] != "robustness"
         ]
+        self.baselines = [result for result in others if result["task"] == "baseline"]
+        given = [result for result in others if result["task"] != "baseline"]
         self.sets = list(dict.fromkeys(result["set"] for result in given))
         here = {result["model"]: None for result in named}
         asked = [name for name in map(clean, models) if name in here]
@@ -131,7 +134,8 @@ def best_prompts(result: Result) -> str | None:
     """Those that probes are compared with: the ensemble, or else the last that were asked."""
     if result.get("best_prompts"):
         return str(result["best_prompts"])
-    return next((kind for kind in reversed(PROMPTS) if kind in result.get("zero_shot", {})), None)
+    judged = result.get("zero_shot") or {}
+    return next((kind for kind in reversed(PROMPTS) if kind in judged), None)
 
 
 def zero_shot(result: Result) -> Estimate | None:
@@ -151,7 +155,8 @@ def linear_probe(result: Result) -> Estimate | None:
 
 def recall_at_1(result: Result) -> Estimate | None:
     """The mean of both directions, DataComp's measure of a retrieval set."""
-    both = [Estimate.of(result.get(way, {}).get("1")) for way in ("image_to_text", "text_to_image")]
+    ways = [result.get(way) or {} for way in ("image_to_text", "text_to_image")]
+    both = [Estimate.of(way.get("1")) for way in ways]
     if both[0] is None or both[1] is None:
         return None
     if both[0].interval is None or both[1].interval is None:

@@ -52,6 +52,9 @@ COLUMNS = {
     "note": pa.string(),
 }
 
+#: What figure 5's probes see.
+OWN = "probe on its own features"
+
 ERROR_BARS = "Error bars are 95% intervals."
 
 
@@ -133,18 +136,25 @@ def prompts_gain(results: Results, _: Mapping[str, float]) -> Figure | LeftOut:
 
 
 def zero_shot_minus_probe(results: Results, _: Mapping[str, float]) -> Figure | LeftOut:
-    """Figure 5: zero-shot against a probe trained with supervision, set by set."""
+    """Figure 5: zero-shot against probes on the features of supervised networks, set by set.
+
+    Where there is no such network, and beside those that there are, on the model's own features.
+    """
     title = "Zero-shot less a supervised linear probe"
     judged, rows = [], []
     for result in results.of("classification"):
-        difference = Estimate.of((result.get("probe") or {}).get("difference"))
-        if difference:
+        if difference := Estimate.of((result.get("probe") or {}).get("difference")):
             judged.append(result)
-            rows.append(row_of(result, difference, kind=_winner(difference)))
+            rows.append(row_of(result, difference, kind=OWN, note=_winner(difference)))
+    for result in results.baselines:
+        if difference := Estimate.of(result["difference"]):
+            kind = f"probe on {result['baseline']}"
+            rows.append(row_of(result, difference, kind=kind, note=_winner(difference)))
     if not rows:
-        return LeftOut(title, "no set has a linear probe")
+        return LeftOut(title, "no set has a linear probe beside zero-shot")
     sets, models = by_value(rows), models_of(results, rows)
-    chart = charts.by_set(rows, sets, models, "points over the probe", [""])
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    chart = charts.by_set(rows, sets, models, "points over the probe", kinds)
     caption = f"{probe_basis(judged)} Both judged on the same pictures. {ERROR_BARS}"
     return Figure(title, caption, rows, chart)
 
@@ -161,18 +171,16 @@ def few_shot(results: Results, _: Mapping[str, float]) -> Figure | LeftOut:
     shots = sorted({row["shots"] for row in rows})
     models = models_of(results, rows)
     of = {(row["set"], row["model"], row["shots"]): row for row in rows}
-    sets = [
-        name
-        for name in results.sets
-        if all((name, model, number) in of for model in models for number in shots)
-    ]
+    # Of models that know no text there is no zero-shot to wait for.
+    with_texts = {model for _, model, number in of if number == 0}
+    points = [(m, number) for m in models for number in shots if number or m in with_texts]
+    sets = [name for name in results.sets if all((name, *point) in of for point in points)]
     if not rows or len(sets) < 2:
         return LeftOut(title, "fewer than two sets have all few-shot probes of all models")
     means = []
-    for model in models:
-        for number in shots:
-            mean = Estimate.mean([estimate_of(of[name, model, number]) for name in sets])
-            means.append({"model": model, "shots": number, **numbers(mean)})
+    for model, number in points:
+        mean = Estimate.mean([estimate_of(of[name, model, number]) for name in sets])
+        means.append({"model": model, "shots": number, **numbers(mean)})
     judged = [one for one in results.of("classification") if one["set"] in sets]
     left = len({row["set"] for row in rows}) - len(sets)
     less = f" {counted(left, 'set')} with fewer shots left out." if left else ""
@@ -214,7 +222,7 @@ def examples_needed(results: Results, _: Mapping[str, float]) -> Figure | LeftOu
     for result in results.of("classification"):
         equal = result.get("equal_shots") or {}
         needed = Estimate.of(equal)
-        if not needed and not result.get("few_shot"):
+        if not result.get("zero_shot") or not (needed or result.get("few_shot")):
             continue
         judged.append(result)
         note = None if needed else str(equal.get("reason") or "never")

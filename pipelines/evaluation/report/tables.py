@@ -86,6 +86,29 @@ def _probe_row(result: Result) -> list[str]:
     ]
 
 
+def baselines_table(results: Results) -> Iterator[str]:
+    if not results.baselines:
+        return
+    yield from heading("Zero-shot beside supervised baselines")
+    yield (
+        "A linear probe on the features of networks that know pictures alone, judged on the same "
+        "pictures; the difference is zero-shot less that probe."
+    )
+    yield ""
+    rows = (
+        [
+            *_names(result),
+            escape(result["baseline"]),
+            *_cells(percent, result, ("zero_shot", "probe")),
+            *_cells(points, result, ("difference",)),
+            f"{result['pictures']:,}",
+        ]
+        for result in results.baselines
+    )
+    header = ["set", "model", "baseline", "zero-shot", "baseline's probe", "difference"]
+    yield from table([*header, "judged on"], rows, texts=3)
+
+
 def few_shot_table(results: Results) -> Iterator[str]:
     judged = [one for one in results.of("classification") if one.get("few_shot")]
     warnings = [*_about(results, "Few-shot"), *_never(judged)]
@@ -113,21 +136,24 @@ def few_shot_table(results: Results) -> Iterator[str]:
 
 
 def _equal(result: Result) -> str:
-    equal = Estimate.of(result.get("equal_shots"))
-    return equal.text() if equal else "never" if result.get("equal_shots") else NOTHING
+    if not result.get("equal_shots") or not result.get("zero_shot"):
+        return NOTHING
+    equal = Estimate.of(result["equal_shots"])
+    return equal.text() if equal else "never"
 
 
 def _never(judged: Iterable[Result]) -> Iterator[tuple[Result, str]]:
     for result in judged:
-        if reason := (result.get("equal_shots") or {}).get("reason"):
+        reason = (result.get("equal_shots") or {}).get("reason")
+        if reason and result.get("zero_shot"):
             yield result, f"examples that equal zero-shot: {reason}"
 
 
 def retrieval_table(results: Results) -> Iterator[str]:
-    judged = list(results.of("retrieval"))
+    judged = [one for one in results.of("retrieval") if any(one.get(way) for way in WAYS)]
     if not judged:
         return
-    ranks = {way: sorted({int(k) for one in judged for k in one.get(way, {})}) for way in WAYS}
+    ranks = {way: sorted({int(k) for one in judged for k in one.get(way) or {}}) for way in WAYS}
     yield from heading("Retrieval")
     rows = (
         [

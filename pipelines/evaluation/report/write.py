@@ -21,6 +21,7 @@ from pipelines.evaluation.report.figures import Figure, LeftOut, make_figures, w
 from pipelines.evaluation.report.markdown import NOTHING, clean, counted, escape, table
 from pipelines.evaluation.report.tables import (
     METRICS,
+    baselines_table,
     chance_cell,
     few_shot_table,
     heading,
@@ -39,7 +40,8 @@ def write_report(results: Sequence[Result], folder: Path, info: Mapping[str, Any
         results: a dict for each model and set, and protocol's task, as the protocols return them;
             what one lacks is not shown. Tables and figures have the sets in this order.
         info: ``models``: by label, in the order they are to stand in, ``gflops`` of an image and
-            ``parameters`` where they are known; ``averages``: by name, sets whose mean is printed
+            ``parameters`` where they are known, and of one that knows no text ``images_only``, its
+            preprocessing in words; ``averages``: by name, sets whose mean is printed
             for each model that was judged on all of them, such as DataComp's 38; ``seen``: by
             set, what of it stands in training data, as ``contamination`` says it.
 
@@ -116,6 +118,7 @@ def report_lines(
     yield from zero_shot_table(results)
     yield from _figures(figures, "prompts_gain")
     yield from probe_table(results)
+    yield from baselines_table(results)
     yield from few_shot_table(results)
     yield from _figures(
         figures,
@@ -137,6 +140,13 @@ def _models(results: Results, about: Mapping[str, Any]) -> Iterator[str]:
     yield from heading("Models")
     header = ["model", "parameters", "GFLOP an image"]
     yield from table(header, ([escape(model), *_size(one)] for model, one in known))
+    images_only = [(model, one["images_only"]) for model, one in known if one.get("images_only")]
+    for model, how in images_only:
+        yield (
+            f"- **{escape(model)}** ({escape(how)}) knows no text: probes on its features are "
+            "judged, and no zero-shot, retrieval or robustness."
+        )
+    yield from [""] if images_only else []
 
 
 def _size(about: Mapping[str, Any]) -> list[str]:

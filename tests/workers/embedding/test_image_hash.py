@@ -112,7 +112,7 @@ def test_threads_do_not_matter_and_the_embeddings_hold_it(tmp_path):
         embedder.embed_shard(tmp_path / "i.parquet", tmp_path / "e.parquet")
         columns.append(pq.read_table(tmp_path / "e.parquet", columns=["pair_id", "image_hash"]))
     assert columns[0].equals(columns[1])
-    resolution = embedder.model.config.image_resolution
+    resolution = embedder.model.preprocessing.resolution
     with ThreadPoolExecutor(4) as pool:
         known = [row for row in rows if row["jpg"] != b"damaged"]
         hashes = list(pool.map(lambda row: hash_of(row["jpg"], resolution), known))
