@@ -37,6 +37,16 @@ class ImageTower(Protocol):
     def encode_image(self, image: Tensor) -> Tensor:
         """Levels, uint8 [N, 3, R, R], to features, not normalised: [N, E]."""
 
+    @property
+    def hidden_dim(self) -> int:
+        """Dimensions of the features that probes see, H."""
+
+    def encode_hidden(self, image: Tensor) -> Tensor:
+        """Levels to features before the projection into the joint space: [N, H]."""
+
+    def project_image(self, hidden: Tensor) -> Tensor:
+        """What `encode_image` makes of them: [N, H] -> [N, E]."""
+
 
 class Backbone(nn.Module):
     """A network of timm's or torchvision's without its classifier.
@@ -56,7 +66,7 @@ class Backbone(nn.Module):
             features = network(torch.zeros(1, 3, side, side))
         if features.ndim != 2:
             raise RuntimeError(f"its features are {list(features.shape[1:])}, not one row of them")
-        self.embed_dim = features.shape[1]
+        self.embed_dim = self.hidden_dim = features.shape[1]
 
     def encode_image(self, image: Tensor) -> Tensor:
         """As `ImageTower.encode_image`, in float32."""
@@ -65,6 +75,14 @@ class Backbone(nn.Module):
         with torch.autocast(images.device.type, self.half_type, self.half_type is not None):
             features: Tensor = self.network(images)
         return features.float()
+
+    def encode_hidden(self, image: Tensor) -> Tensor:
+        """The same: there is no joint space."""
+        return self.encode_image(image)
+
+    def project_image(self, hidden: Tensor) -> Tensor:
+        """As they are."""
+        return hidden
 
     def flops(self) -> int:
         """Of one image, counted as in `clip_model.flops`."""

@@ -92,6 +92,11 @@ class CLIP(nn.Module):
         return self.config.embed_dim
 
     @property
+    def hidden_dim(self) -> int:
+        """Dimensions of an image's features before the projection."""
+        return self.visual.hidden_dim
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type that images are computed in."""
         return self.visual.conv1.weight.dtype
@@ -104,6 +109,21 @@ class CLIP(nn.Module):
         """
         self._refuse_half_on_cpu()
         return self.visual(image.to(self.dtype))
+
+    def encode_hidden(self, image: Tensor) -> Tensor:
+        """Features before the projection into the joint space: [N, 3, R, R] -> [N, hidden_dim].
+
+        A ViT's class token after `ln_post`; of a ResNet the same as `encode_image`.
+
+        Raises:
+            RuntimeError: the model is float16 and on a CPU.
+        """
+        self._refuse_half_on_cpu()
+        return self.visual.hidden(image.to(self.dtype))
+
+    def project_image(self, hidden: Tensor) -> Tensor:
+        """What `encode_image` makes of them: [N, hidden_dim] -> [N, embed_dim]."""
+        return self.visual.project(hidden)
 
     def encode_text(self, text: Tensor) -> Tensor:
         """Features of token sequences, not normalised: [N, L] -> [N, embed_dim].

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip_model.model import CLIP
-from clip_model.vision_transformer import VisionTransformer
 
 SHOTS = (1, 2, 4, 8, 16)  # labelled examples a class
 SEEDS = (0, 1, 2)
@@ -42,25 +41,8 @@ def image_features(
             pool ends in its projection and has no output before it, so it gives the same for both.
     """
     device = model.logit_scale.device
-    encode = model.encode_image if projected else _before_projection(model)
+    encode = model.encode_image if projected else model.encode_hidden
     return torch.cat([encode(some.to(device)) for some in images.split(batch_size)])
-
-
-def _before_projection(model: CLIP) -> Callable[[Tensor], Tensor]:
-    tower = model.visual
-    if not isinstance(tower, VisionTransformer):
-        return model.encode_image
-
-    def encode(images: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-        hook = tower.ln_post.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
-        try:
-            model.encode_image(images)
-        finally:
-            hook.remove()
-        return seen[0]  # ND
-
-    return encode
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class ModifiedResNet(nn.Module):
         super().__init__()
         width = config.width
         self.input_resolution = image_resolution
-        self.output_dim = embed_dim
+        self.hidden_dim = self.output_dim = embed_dim
         self.grad_checkpointing = False
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width // 2)
@@ -129,6 +129,14 @@ class ModifiedResNet(nn.Module):
         x = self._stage(self.layer3, x)  # N 16W R/16 R/16
         x = self._stage(self.layer4, x)  # N 32W R/32 R/32
         return self.attnpool(x)  # NE
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The same: the attention pool ends in its projection, and has no output before it."""
+        return self(x)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """As they are: [N, E]."""
+        return hidden
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute each block again in the backward pass instead of keeping what it made."""

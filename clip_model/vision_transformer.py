@@ -34,6 +34,7 @@ class VisionTransformer(nn.Module):
         tokens = (image_resolution // patch) ** 2 + 1
         scale = width**-0.5
         self.input_resolution = image_resolution
+        self.hidden_dim = width
         self.output_dim = embed_dim
         self.patch_dropout = 0.0
         self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
@@ -56,6 +57,14 @@ class VisionTransformer(nn.Module):
         self.transformer.grad_checkpointing = enable
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.hidden(x))  # NE
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Into the joint space: [N, D] -> [N, E]."""
+        return hidden @ self.proj
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Features before the projection, which the paper's probes see: [N, 3, R, R] -> [N, D]."""
         x = self.conv1(x).flatten(2).transpose(1, 2)  # NCHW -> N(HW)D
         x = torch.cat(
             [self.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], dim=1
@@ -65,7 +74,7 @@ class VisionTransformer(nn.Module):
             x = self._some_patches(x)
         x = self.ln_pre(x)
         x = self.transformer(x)
-        return self.ln_post(x[:, 0]) @ self.proj  # ND @ DE -> NE
+        return self.ln_post(x[:, 0])  # ND
 
     def _some_patches(self, x: Tensor) -> Tensor:
         """The class token and a random part of the patches: [N, T, D] -> [N, T', D]."""

@@ -110,19 +110,22 @@ def read_pictures(pictures: Sequence[Path], features: Sequence[Path]) -> tuple[P
     labels: list[tuple[int, ...]] = []
     captions: list[tuple[str, ...]] = []
     rows: list[Tensor] = []
+    hidden: list[Tensor] = []
     missing: list[str] = []
     for some, of_them in zip(pictures, features, strict=True):
-        embedded = pq.read_table(of_them, columns=["pair_id", "image_embedding"])
+        columns = ["pair_id", "image_embedding", "image_hidden"]
+        embedded = pq.read_table(of_them, columns=columns)
         place = {name: row for row, name in enumerate(embedded["pair_id"].to_pylist())}
         facts = pq.read_table(some, columns=["id", "labels", "captions"]).to_pylist()
         known = [row for row in facts if row["id"] in place]
         missing += [row["id"] for row in facts if row["id"] not in place]
-        matrix = torch.from_numpy(embedding_matrix(embedded["image_embedding"]))
-        rows.append(matrix[[place[row["id"]] for row in known]])
+        for column, into in (("image_embedding", rows), ("image_hidden", hidden)):
+            matrix = torch.from_numpy(embedding_matrix(embedded[column]))
+            into.append(matrix[[place[row["id"]] for row in known]])
         ids += [row["id"] for row in known]
         labels += [tuple(row["labels"]) for row in known]
         captions += [tuple(row["captions"]) for row in known]
-    return Pictures(ids, torch.cat(rows), labels, captions), missing
+    return Pictures(ids, torch.cat(rows), labels, captions, torch.cat(hidden)), missing
 
 
 def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:

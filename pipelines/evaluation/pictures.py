@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,17 +52,22 @@ class Pictures:
     features: Tensor  # float32 [N, E], unit length
     labels: Sequence[tuple[int, ...]] = field(default_factory=list)  # class numbers of each
     captions: Sequence[tuple[str, ...]] = field(default_factory=list)  # of each, for retrieval
+    #: [N, H], before the projection into the joint space, of any length: what probes see. None:
+    #: they see `features`.
+    hidden: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: Sequence[int]) -> Pictures:
         """Some of the pictures, in this order."""
+        some = torch.as_tensor(rows, dtype=torch.long, device=self.features.device)
         return Pictures(
             [self.ids[row] for row in rows],
-            self.features[torch.as_tensor(rows, dtype=torch.long, device=self.features.device)],
+            self.features[some],
             [self.labels[row] for row in rows] if self.labels else [],
             [self.captions[row] for row in rows] if self.captions else [],
+            None if self.hidden is None else self.hidden[some],
         )
 
 
@@ -87,7 +92,10 @@ def by_id(pictures: Pictures) -> tuple[Pictures, Tensor]:
     if twice:
         raise ValueError(f"pictures of one id: {named(twice)}; give each its own")
     lengths = some.features.float().norm(dim=-1)
-    broken = (~(lengths.isfinite() & (lengths > 0))).nonzero().flatten().tolist()
+    sound = lengths.isfinite() & (lengths > 0)
+    if some.hidden is not None:
+        sound &= some.hidden.isfinite().all(dim=-1)
+    broken = (~sound).nonzero().flatten().tolist()
     if broken:
         raise ValueError(
             f"the features of {len(broken)} of {count} pictures are not finite or have no "
@@ -95,7 +103,20 @@ def by_id(pictures: Pictures) -> tuple[Pictures, Tensor]:
             "see that the model's weights are whole"
         )
     unit = F.normalize(some.features.float(), dim=-1)
-    return Pictures(some.ids, unit, some.labels, some.captions), torch.tensor(order)
+    return replace(some, features=unit), torch.tensor(order)
+
+
+def for_probes(train: Pictures, judged: Pictures) -> tuple[Pictures, Pictures]:
+    """The same with the features that probes see in the place of the joint ones.
+
+    They keep their lengths, as the paper's do, up to one number by which all are divided, the
+    training pictures' root mean square length: so an L2 strength means the same for every model.
+    """
+    if train.hidden is None or judged.hidden is None:
+        return train, judged
+    before, after = train.hidden.float(), judged.hidden.float()
+    length = before.square().sum(dim=-1).mean().sqrt()
+    return replace(train, features=before / length), replace(judged, features=after / length)
 
 
 def as_given(values: Tensor, order: Tensor) -> Tensor:

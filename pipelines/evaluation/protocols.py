@@ -45,6 +45,7 @@ from pipelines.evaluation.pictures import (
     as_given,
     by_id,
     check_labels,
+    for_probes,
     named,
 )
 from pipelines.evaluation.retrieval import judge_retrieval
@@ -90,7 +91,7 @@ def judge_classification(
         pictures, None if train is None else _checked(train, classes, settings)[0], settings
     )
     taught = teach(
-        Lesson(examples, pictures.take(rows), classes, settings),
+        Lesson(*for_probes(examples, pictures.take(rows)), classes, settings),
         answers[best].take(rows) if best else None,
     )
     zero_shot = {
@@ -115,6 +116,7 @@ def judge_classification(
             if name != "bare" and "bare" in measures
         },
         "best_prompts": best,
+        "probe_features": "joint" if pictures.hidden is None else "hidden",
         "probe": taught.probe,
         "few_shot": taught.few_shot,
         "equal_shots": taught.equal_shots,

@@ -46,9 +46,9 @@ class ProtocolSettings(Settings):
     few_shot_l2: float = Field(
         default=0.0316,
         gt=0.0,
-        description="L2 strength of few-shot probes, on features of unit length (OpenAI's 1 / "
-        "0.316, on features that are about 10 long); the same for all data sets, as a few examples "
-        "leave none to choose it by",
+        description="L2 strength of few-shot probes, on features whose root mean square length is "
+        "1 (OpenAI's 1 / 0.316, on features that are about 10 long); the same for all data sets, "
+        "as a few examples leave none to choose it by",
     )
     held_out: float = Field(
         default=0.25,

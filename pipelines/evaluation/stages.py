@@ -205,6 +205,7 @@ class Features(Evaluation):
     """A model's features of all pictures: a shard a file of a data set."""
 
     name = "features"
+    version = 2
     reads: ClassVar[tuple[str, ...]] = ("sets",)
 
     def __init__(self, run: EvaluationRun, candidate: Candidate) -> None:
@@ -231,7 +232,7 @@ class Features(Evaluation):
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         settings = self.candidate.settings
         self.candidate.check_weights()
-        work = Embed(settings, IMAGES, rounded=False)
+        work = Embed(settings, IMAGES, rounded=False, hidden=True)
         if self.run.ray is not None:
             yield from embed_in_actors(work, shards, self.folder, self.run.ray)
             return
@@ -243,7 +244,7 @@ class Results(Evaluation):
     """A shard a model and data set."""
 
     name = "results"
-    version = 2
+    version = 3
 
     def __init__(self, run: EvaluationRun, candidates: Sequence[Candidate]) -> None:
         super().__init__(run)

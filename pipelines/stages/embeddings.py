@@ -98,13 +98,14 @@ class Embed:
     settings: EmbedSettings
     source: InputSettings = BOTH_PARTS
     rounded: bool = True  # to float16
+    hidden: bool = False  # with features before the projection
 
     @cached_property
     def embedder(self) -> Embedder:
         """Loaded by the first shard and kept, as long as its actor lives, for the others."""
         from workers.embedding.embedder import Embedder
 
-        return Embedder(self.settings)
+        return Embedder(self.settings, hidden=self.hidden)
 
     def activity(self) -> Activity:
         loaded = "embedder" in vars(self)

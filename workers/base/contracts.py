@@ -108,6 +108,7 @@ def embeddings_schema(
     labels: bool = False,
     scores: Sequence[str] = (),
     rounded: bool = True,
+    hidden: int | None = None,
 ) -> pa.Schema:
     """``embeddings/``: the CLIP features of each pair, for a model of ``dim`` dimensions.
 
@@ -123,12 +124,17 @@ def embeddings_schema(
         labels, scores: which columns of ``labels_schema`` are there too, where images are
             labelled as they are embedded (``pipelines.embed``); a run has a stage of its own.
         rounded: to float16; else embeddings are as the towers gave them, in float32.
+        hidden: dimensions of ``image_hidden``, an image's features before the projection into the
+            joint space, of whatever length, which an evaluation's probes see; None: not there.
     """
     number = pa.float16() if rounded else pa.float32()
     embedding = pa.list_(pa.field("item", number, nullable=False), dim)
     fields = [pa.field("pair_id", pa.string(), nullable=False)]
     if images:
         fields.append(pa.field("image_embedding", embedding, nullable=False))
+    if images and hidden:
+        before = pa.list_(pa.field("item", number, nullable=False), hidden)
+        fields.append(pa.field("image_hidden", before, nullable=False))
     if texts:
         fields.append(pa.field("text_embedding", embedding, nullable=False))
     if images and texts:

@@ -60,13 +60,16 @@ class Embedder:
 
     Use it from one thread.
 
+    Args:
+        hidden: write images' features before the projection too, ``image_hidden``.
+
     Raises:
         RuntimeError: the settings name an unknown model.
         PrecisionError: they ask for bf16, which this machine would only emulate.
         LabelError: labels, attributes or heads that the model cannot give.
     """
 
-    def __init__(self, settings: EmbedSettings) -> None:
+    def __init__(self, settings: EmbedSettings, *, hidden: bool = False) -> None:
         #: What the file of a shard says of it, to whoever reads its schema.
         self.metadata = {
             "model": model_label(settings.model),
@@ -76,8 +79,11 @@ class Embedder:
         self._pool = ThreadPoolExecutor(self.threads, "embed", initializer=one_threaded)
         #: For whoever watches, from any thread.
         self.meter = Meter(self.threads, on_gpu=torch.cuda.is_available())
-        self.encoder: Encoder = load_encoder(settings, self._pool, self.threads, self.meter)
+        self.encoder: Encoder = load_encoder(
+            settings, self._pool, self.threads, self.meter, hidden=hidden
+        )
         self.model = self.encoder.model
+        self._hidden = hidden
         self._decode = image_bytes_transform(self.model.preprocessing)
         self._labels = Labels.of(settings, self.encoder.texts)
 
@@ -126,6 +132,7 @@ class Embedder:
             labels=bool(self._labels.sets),
             scores=[name for name, _ in self._labels.scores],
             rounded=rounded,
+            hidden=self.model.hidden_dim if self._hidden else None,
         )
         return columns.with_metadata(self.metadata)
 
@@ -167,7 +174,8 @@ class Embedder:
     def encoded(self, decoded: Iterable[tuple[Row, Tensor]]) -> Iterator[Window]:
         """Images' levels through the image tower."""
         batches = self._batches(decoded)
-        return _gathered(overlap(self._start_images(batches), self.encoder.depth))
+        encoded = overlap(self._start_images(batches), self.encoder.depth)
+        return _gathered(encoded, self.model.embed_dim)
 
     def _batches(self, decoded: Iterable[tuple[Row, Tensor]]) -> Iterator[tuple[list[Row], Tensor]]:
         """Rows and their levels in a batch's room, full but for the last: [B, 3, R, R]."""
@@ -268,15 +276,20 @@ def _fail(tally: Tally, reason: str, row: Row, error: str) -> None:
     tally.fail(reason, row.id, {"pair_id": row.id, "caption": row.text, "error": error})
 
 
-def _gathered(encoded: Iterable[tuple[list[Row], Tensor]]) -> Iterator[Window]:
-    """Whole batches, until they make a window."""
+def _gathered(encoded: Iterable[tuple[list[Row], Tensor]], dim: int) -> Iterator[Window]:
+    """Whole batches, until they make a window; of their features the first ``dim`` are joint."""
     rows: list[Row] = []
     features: list[Tensor] = []
     for some, image_features in encoded:
         rows += some
         features.append(image_features)
         if len(rows) >= WINDOW_ROWS:
-            yield Window(rows, torch.cat(features))
+            yield _window(rows, torch.cat(features), dim)
             rows, features = [], []
     if rows:
-        yield Window(rows, torch.cat(features))
+        yield _window(rows, torch.cat(features), dim)
+
+
+def _window(rows: list[Row], features: Tensor, dim: int) -> Window:
+    hidden = features[:, dim:] if features.shape[1] > dim else None
+    return Window(rows, features[:, :dim], hidden)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -37,12 +38,18 @@ TOKENS_ROUNDED_TO = 16
 NO_TEXT = "this model knows no text: it embeds pictures alone (parts: images)"
 
 
+Tower = Callable[[Tensor], Tensor]  # of images or of texts
+
+
 class PrecisionError(RuntimeError):
     """This machine would only emulate the precision that is asked for."""
 
 
 class Encoder(Protocol):
-    """A model's towers on a device. Results are float32 on the CPU, of unit length."""
+    """A model's towers on a device. Results are float32 on the CPU, of unit length.
+
+    Where features before the projection are asked for, they stand behind an image's: [E + H].
+    """
 
     @property
     def model(self) -> ImageTower:
@@ -64,14 +71,19 @@ class Encoder(Protocol):
         """Room for a batch of images: uint8 [batch_size, 3, R, R]."""
 
     def encode_images(self, levels: Tensor, rows: int) -> Handle[Tensor]:
-        """Start on a batch from `new_batch` whose first rows are filled -> [rows, D]."""
+        """Start on a batch from `new_batch` whose first rows are filled -> [rows, E or E + H]."""
 
     def encode_texts(self, tokens: Tensor) -> Handle[Tensor]:
-        """Start on at most `batch_size` trimmed sequences: [N, L] -> [N, D]."""
+        """Start on at most `batch_size` trimmed sequences: [N, L] -> [N, E]."""
 
 
 def load_encoder(
-    settings: EmbedSettings, pool: ThreadPoolExecutor, threads: int, meter: Meter
+    settings: EmbedSettings,
+    pool: ThreadPoolExecutor,
+    threads: int,
+    meter: Meter,
+    *,
+    hidden: bool = False,
 ) -> Encoder:
     """Load the model and put it where it is fastest: a GPU if there is one, else the CPU.
 
@@ -80,6 +92,7 @@ def load_encoder(
     Args:
         pool: computes on a CPU; its threads, as many as ``threads``, are `one_threaded`.
         meter: is told how long the towers work.
+        hidden: give images' features before the projection too.
 
     Raises:
         RuntimeError: as `clip_model.load`, or `load_backbone`.
@@ -90,7 +103,7 @@ def load_encoder(
         model = load_backbone(backbone, fastest_device())
     else:
         model, _ = clip_model.load(settings.model, fastest_device(), half=False)
-    return encoder_of(model, settings, pool, threads, meter)
+    return encoder_of(model, settings, pool, threads, meter, hidden=hidden)
 
 
 def encoder_of(
@@ -99,6 +112,8 @@ def encoder_of(
     pool: ThreadPoolExecutor,
     threads: int,
     meter: Meter,
+    *,
+    hidden: bool = False,
 ) -> Encoder:
     """The encoder of a float32 model where it is; the model is changed, and may be half after."""
     device = next(model.parameters()).device
@@ -108,10 +123,12 @@ def encoder_of(
     tower, texts = _for_inference(model, half)
     # Convolutions of a ResNet are a quarter faster with the channels innermost.
     tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = partial(_both_features, tower) if hidden else tower.encode_image
     if device.type == "cuda":
-        return GpuEncoder(tower, texts, settings.batch_size or GPU_BATCH, meter)
+        return GpuEncoder(tower, images, texts, settings.batch_size or GPU_BATCH, meter)
+    batch_size = settings.batch_size or CPU_BATCH
     # One batch more than threads: the next is there when the first thread is done.
-    return CpuEncoder(tower, texts, settings.batch_size or CPU_BATCH, threads + 1, pool, meter)
+    return CpuEncoder(tower, images, texts, batch_size, threads + 1, pool, meter)
 
 
 def _for_inference(model: CLIP | Backbone, half: bool) -> tuple[CLIP | Backbone, CLIP | None]:
@@ -153,6 +170,7 @@ class CpuEncoder:
     """Each batch in one thread of the pool."""
 
     model: ImageTower
+    images: Tower
     texts: CLIP | None
     batch_size: int
     depth: int
@@ -163,23 +181,32 @@ class CpuEncoder:
         return _empty_batch(self.model, self.batch_size)
 
     def encode_images(self, levels: Tensor, rows: int) -> Future[Tensor]:
-        return self.pool.submit(self._timed, self.model.encode_image, levels[:rows])
+        return self.pool.submit(self._timed, self.images, levels[:rows])
 
     def encode_texts(self, tokens: Tensor) -> Future[Tensor]:
         if self.texts is None:
             raise RuntimeError(NO_TEXT)
         return self.pool.submit(self._timed, self.texts.encode_text, tokens)
 
-    def _timed(self, encode: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def _timed(self, encode: Tower, batch: Tensor) -> Tensor:
         start = time.perf_counter()
-        features = _unit(encode, batch)
+        features = _unit(encode(batch), self.model.embed_dim)
         self.meter.computed(time.perf_counter() - start)
         return features
 
 
-@torch.inference_mode()
-def _unit(encode: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    return F.normalize(encode(batch).float(), dim=-1)
+def _both_features(model: ImageTower, levels: Tensor) -> Tensor:
+    """In the joint space, and before the projection into it: [N, E + H]."""
+    hidden = model.encode_hidden(levels)
+    return torch.cat([model.project_image(hidden), hidden], dim=-1)
+
+
+def _unit(features: Tensor, dim: int) -> Tensor:
+    """Float32, the first ``dim`` of unit length; what stands behind them stays as it is."""
+    joint = F.normalize(features[:, :dim].float(), dim=-1)
+    hidden = features[:, dim:].float()
+    return torch.cat([joint, hidden], dim=-1) if hidden.numel() else joint
 
 
 def _empty_batch(model: ImageTower, rows: int, *, pinned: bool = False) -> Tensor:
@@ -212,7 +239,12 @@ class GpuEncoder:
     """
 
     def __init__(
-        self, model: CLIP | Backbone, texts: CLIP | None, batch_size: int, meter: Meter
+        self,
+        model: CLIP | Backbone,
+        images: Tower,
+        texts: CLIP | None,
+        batch_size: int,
+        meter: Meter,
     ) -> None:
         self.model: ImageTower = model
         self.texts = texts
@@ -220,6 +252,7 @@ class GpuEncoder:
         self.batch_size = batch_size
         self.depth = 2
         self._sender = Sender(next(model.parameters()).device)
+        self._images = images
         if texts is not None and has_compiler():  # other libraries' networks stay as they are
             compile_blocks(texts)
 
@@ -228,7 +261,7 @@ class GpuEncoder:
 
     def encode_images(self, levels: Tensor, rows: int) -> GpuFeatures:
         levels[rows:] = 0  # the tail of a shard has the shape of every other batch
-        return self._start(self.model.encode_image, levels, rows)
+        return self._start(self._images, levels, rows)
 
     def encode_texts(self, tokens: Tensor) -> GpuFeatures:
         if self.texts is None:
@@ -240,12 +273,12 @@ class GpuEncoder:
         return self._start(self.texts.encode_text, padded, rows)
 
     @torch.inference_mode()
-    def _start(self, tower: Callable[[Tensor], Tensor], pinned: Tensor, rows: int) -> GpuFeatures:
+    def _start(self, tower: Tower, pinned: Tensor, rows: int) -> GpuFeatures:
         batch = self._sender.send(pinned).result()
         compute = torch.cuda.current_stream(batch.device)
         begun = torch.cuda.Event(enable_timing=True)
         begun.record(compute)  # passes when the batch is there and the one before is done
-        features = F.normalize(tower(batch).float(), dim=-1)
+        features = _unit(tower(batch), self.model.embed_dim)
         host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
         host.copy_(features, non_blocking=True)
         copied = torch.cuda.Event(enable_timing=True)

@@ -33,6 +33,7 @@ class Window:
 
     rows: list[Row]
     images: Tensor | None  # [N, D], unit length
+    hidden: Tensor | None = None  # [N, H], before the projection, where it is asked for
 
 
 class Embedded(NamedTuple):
@@ -72,6 +73,9 @@ def window_table(
             sound[f"{name} embedding"] = (length - 1).abs() < UNIT_TOLERANCE  # not so for NaN
     if window.images is not None:
         columns.append(_rows(window.images, schema.field("image_embedding")))
+    if window.hidden is not None:
+        sound["image features"] = window.hidden.isfinite().all(dim=-1)
+        columns.append(_rows(window.hidden, schema.field("image_hidden")))
     if texts is not None:
         columns.append(_rows(texts, schema.field("text_embedding")))
     if window.images is not None and texts is not None:

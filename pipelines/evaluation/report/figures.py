@@ -235,8 +235,8 @@ def examples_needed(results: Results, _: Mapping[str, float]) -> Figure | LeftOu
 
 
 def zero_shot_and_probe(results: Results, _: Mapping[str, float]) -> Figure | LeftOut:
-    """Figure 8: zero-shot against a linear probe on the same features."""
-    title = "Zero-shot against a linear probe on the same features"
+    """Figure 8: zero-shot against a linear probe on the model's own features."""
+    title = "Zero-shot against a linear probe on the model's own features"
     judged, rows = [], []
     for result in results.of("classification"):
         probe = result.get("probe") or {}

@@ -67,7 +67,7 @@ def probe_table(results: Results) -> Iterator[str]:
     if judged or warnings:
         yield from heading("Linear probe")
     if judged:
-        yield "On the same pictures and features; the difference is zero-shot less the probe."
+        yield "On the same pictures; the difference is zero-shot less the probe."
         yield ""
         header = ["zero-shot", "probe", "difference", "trained on", "judged on", "L2"]
         yield from table(["set", "model", *header], map(_probe_row, judged), texts=2)

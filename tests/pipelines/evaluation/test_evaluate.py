@@ -68,6 +68,10 @@ def test_a_folder_of_pictures_is_all_it_takes(models, pictures, tmp_path, capsys
         [classes.index(path.parent.name) for path in files]
     )
     assert found[0]["zero_shot"]["ensemble"]["value"] == pytest.approx(right.double().mean().item())
+    assert found[0]["probe_features"] == "hidden"
+    hidden = pq.read_table(*(tmp_path / "features" / "m0").glob("*.parquet"))["image_hidden"]
+    before = clip_model.image_features(model, normalised(levels), projected=False)
+    assert (torch.tensor(hidden.to_pylist()) - before).abs().max() < 1e-4
     table = pq.read_table(tmp_path / "results" / "m0.colours.parquet")
     assert table["id"].to_pylist() == [f"{path.parent.name}/{path.name}" for path in files]
     assert (tmp_path / "report.md").is_file()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from pipelines.evaluation.protocols import (
     robustness,
 )
 from pipelines.evaluation.settings import Metric, ProtocolSettings
-from pipelines.evaluation.supervised import _equal_shots, _Point
+from pipelines.evaluation.supervised import Lesson, _equal_shots, _Point, teach
 
 WIDTH = 16
 CLASSES = ("cat", "dog", ("sea", "ocean"), "apple pie")
@@ -95,6 +96,40 @@ def judge(
 def judged() -> Judged:
     train = pictures(cycle(200), seed=1, prefix="train")
     return judge(pictures(cycle(151)), train)
+
+
+def test_probes_see_the_features_before_the_projection() -> None:
+    """Whatever their scale; zero-shot sees the others."""
+    sets = pictures(cycle(151)), pictures(cycle(200), seed=1, prefix="train")
+    few = QUICK.model_copy(update={"shots": (2,), "seeds": (0,)})
+    plain = judge(*sets, few)
+    assert plain.result["probe_features"] == "joint"
+    generator = torch.Generator().manual_seed(3)
+    turned = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator)).Q
+    lengths = torch.rand(400, 1, generator=generator) + 0.5
+    hidden = [some.features @ turned * lengths[: len(some)] for some in sets]
+    of_hidden = []
+    for scale in (1, 8):  # a power of two: the same digits
+        test, train = (replace(s, hidden=scale * h) for s, h in zip(sets, hidden, strict=True))
+        of_hidden.append(judge(test, train, few))
+    rms = hidden[1].square().sum(dim=-1).mean().sqrt()
+    test, train = (replace(s, features=h / rms) for s, h in zip(sets, hidden, strict=True))
+    as_joint = teach(Lesson(train, test, CLASSES, few), None).predictions["probe"].tolist()
+    for judged in of_hidden:
+        assert judged.result["probe_features"] == "hidden"
+        assert judged.result["zero_shot"] == plain.result["zero_shot"]
+        assert judged.predictions["bare"].tolist() == plain.predictions["bare"].tolist()
+        assert judged.predictions["probe"].tolist() == as_joint
+        assert judged.result["probe"]["value"] != plain.result["probe"]["value"]
+    assert of_hidden[0].result["few_shot"] == of_hidden[1].result["few_shot"]
+
+
+def test_a_feature_before_the_projection_that_is_not_finite_is_refused() -> None:
+    test = pictures(cycle(20))
+    hidden = test.features.clone()
+    hidden[4, 2] = math.nan
+    with pytest.raises(ValueError, match="features of 1 of 20 pictures are not finite"):
+        by_id(replace(test, hidden=hidden))
 
 
 def predictions_of(test: Pictures, templates: Sequence[str]) -> np.ndarray:

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -16,13 +17,18 @@ from torch.nn import functional as F
 
 import clip_model
 from benchmarks.photographs import photographs
+from clip_model.config import ModifiedResNetConfig
+from clip_model.preprocess import image_bytes_transform, normalised
+from clip_model.probe import image_features
 from tests.processors import PRECISIONS, hide_bfloat16
-from tests.shards import images, save_tiny_model, write_images, write_tar
+from tests.shards import TINY, images, save_tiny_model, write_images, write_tar
 from workers.base.contracts import embeddings_schema
 from workers.base.storage import file_hash, remove_leftovers
 from workers.embedding.embedder import Embedder
 from workers.embedding.encoders import PrecisionError
+from workers.embedding.labels import Labels
 from workers.embedding.settings import EmbedSettings, Head, InputSettings, LabelSet
+from workers.embedding.windows import Row, Window, window_table
 
 COLOURS = LabelSet(classes=("red", "green", "blue"), templates=("{}", "a {} picture"), top_k=2)
 SIZES = LabelSet(classes=("large", "small"))
@@ -105,6 +111,40 @@ def test_embeddings_and_similarity_are_the_models_own(model_path, shard, tmp_pat
     similarity = (image * text).sum(dim=-1).numpy()
     atol = {"fp32": 1e-5, "bf16": 1e-2}[precision]
     np.testing.assert_allclose(table["similarity"].to_numpy(), similarity, atol=atol)
+
+
+@pytest.mark.parametrize("vision", [None, ModifiedResNetConfig((1, 1, 1, 1), 8)])
+def test_features_before_the_projection_stand_beside_the_same_bytes(shard, tmp_path, vision):
+    """Of a ViT another 64 numbers, of a ResNet the embedding before it has unit length."""
+    config = TINY if vision is None else replace(TINY, vision=vision)
+    path = save_tiny_model(tmp_path / "m.safetensors", config=config)
+    settings = EmbedSettings(model=path, precision="fp32")
+    tables = []
+    for hidden in (False, True):
+        out = tmp_path / f"{hidden}.parquet"
+        Embedder(settings, hidden=hidden).embed_shard(shard[0], out, rounded=False)
+        tables.append(pq.read_table(out))
+    plain, both = tables
+    assert both.drop_columns("image_hidden").equals(plain)
+    model, _ = clip_model.load(path)
+    with torch.inference_mode():
+        levels = torch.stack([image_bytes_transform(32)(row["jpg"]) for row in shard[1]])
+        images = normalised(levels)
+        expected = image_features(model, images, projected=False)
+        found = torch.from_numpy(matrix(both, "image_hidden"))
+        assert found.shape == (50, 64 if vision is None else 32)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        joint = F.normalize(model.project_image(found), dim=-1)
+    np.testing.assert_allclose(joint.numpy(), matrix(both, "image_embedding"), atol=1e-6)
+
+
+def test_a_row_whose_features_before_the_projection_are_not_finite_fails():
+    hidden = torch.tensor([[1.0, 2.0], [math.inf, 0.0]])
+    window = Window([Row("a", None), Row("b", None)], torch.eye(2, 4), hidden)
+    schema = embeddings_schema(4, texts=False, rounded=False, hidden=2)
+    table, not_finite = window_table(window, None, Labels(), schema)
+    assert table["image_hidden"].to_pylist() == [[1.0, 2.0]]
+    assert [(row.id, what) for row, what in not_finite] == [("b", "image features")]
 
 
 def test_labels_are_the_most_probable_classes_of_each_set(model_path, shard, tmp_path):
