@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines.cli import EXIT_CODES, add_overrides, at_work, place_of, run_command, start
@@ -13,6 +13,7 @@ from pipelines.evaluation.command import judged
 from pipelines.evaluation.proxy import (
     ChosenPairs,
     ProxySettings,
+    ScorerEmbeddings,
     SmallModel,
     run_of_choice,
 )
@@ -30,6 +31,7 @@ from workers.base.exit_codes import ExitCode
 from workers.base.file_systems import local_folder
 from workers.base.output import say
 from workers.embedding.settings import EmbedSettings
+from workers.selection.settings import SelectionSettings
 
 DESCRIPTION = """\
 Train one small model on each of several selections of a run's embedded pairs, with the same number
@@ -37,6 +39,8 @@ of pairs seen and several seeds, judge all of them on one suite of data sets, an
 difference is. The same command goes on where it was interrupted. docs/evaluation.md says how to
 read the verdict.
 """
+#: The folder of the models that choices are scored by.
+SCORERS = "scorers"
 #: What a pool must have.
 POOL = ("labels", "embeddings", "images", "pairs")
 
@@ -98,14 +102,18 @@ def pool_of(settings: ProxySettings) -> Run:
 def _work(settings: ProxySettings, pool: Run, run: EvaluationRun, journal: Journal) -> ExitCode:
     kept: dict[str, int] = {}
     with pool.lock():  # a night's run must not change what is chosen of meanwhile
+        _check(settings, pool, run)
+        if (code := _run(_scorers(settings, pool, run), journal)) is not None:
+            return code
         for name, choice in settings.choices.items():
             pairs = None if choice.as_many_as is None else kept[choice.as_many_as]
             place = run.directory / "choices" / name
-            chosen = run_of_choice(pool, place, choice, settings.model, None, pairs)
+            scorer = run.directory / SCORERS / choice.scorer if choice.scorer else None
+            chosen = run_of_choice(pool, place, choice, settings.model, None, pairs, scorer)
             if (code := _run([ChosenPairs(chosen), Dataset(chosen)], journal)) is not None:
                 return code
             kept[name] = sum(r.rows["pairs"]["kept"] for r in chosen.receipts("dataset").all())
-    if (code := _run(list(_models(settings, pool, run)), journal)) is not None:
+    if (code := _run(_models(settings, pool, run), journal)) is not None:
         return code
     candidates = [
         Candidate(label, EmbedSettings(model=str(path), precision="fp32"))
@@ -117,13 +125,36 @@ def _work(settings: ProxySettings, pool: Run, run: EvaluationRun, journal: Journ
     return code
 
 
-def _run(stages: Sequence[Stage], journal: Journal) -> ExitCode | None:
+def _run(stages: Iterable[Stage], journal: Journal) -> ExitCode | None:
     """Bring stages up to date; the exit code of the one that did not end well, if one did not."""
     for stage in stages:
         stage.check()
         if not (result := run_stage(stage, journal)).ended:
             return result.code
     return None
+
+
+def _check(settings: ProxySettings, pool: Run, run: EvaluationRun) -> None:
+    """Raise ConfigError for a step that refers to nothing, before anything is trained."""
+    named: dict[str, SelectionSettings] = {f"scorers.{n}": s for n, s in settings.scorers.items()}
+    # A scorer's model, which files of embeddings must be by, is not there yet.
+    named |= {f"choices.{n}": c for n, c in settings.choices.items() if c.scorer is None}
+    for key, steps in named.items():
+        chosen = run_of_choice(pool, run.directory, steps, settings.model, None, None)
+        try:
+            ChosenPairs(chosen).check()
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from error
+
+
+def _scorers(settings: ProxySettings, pool: Run, run: EvaluationRun) -> Iterator[Stage]:
+    """Each is trained on what its steps leave of the pool, and then embeds all of the pool."""
+    for name, scorer in settings.scorers.items():
+        place, model = run.directory / SCORERS / name, scorer.model or settings.model
+        trained = run_of_choice(pool, place, scorer, model, None, None)
+        yield from (ChosenPairs(trained), Dataset(trained), SmallModel(trained, run.ray))
+        scored = run_of_choice(pool, place, scorer, model, None, None, scorer=place)
+        yield ScorerEmbeddings(scored, run.ray)
 
 
 def _models(settings: ProxySettings, pool: Run, run: EvaluationRun) -> Iterator[Stage]:

@@ -1,6 +1,8 @@
 """Does a selection pay? One small model trained on each of several selections of one pool.
 
     the pool's pairs ─▶ selection ─▶ data set of each choice ─▶ a model a seed ─▶ one suite for all
+                            ▲
+      embeddings of a scorer: a model trained on a trusted selection of the same pool
 
 Every choice is a run of its own that reads the pool's embeddings, so its selection, data set and
 trainings have receipts and go on where they were interrupted, as those of any run.
@@ -22,9 +24,12 @@ from pipelines.run.directory import Run
 from pipelines.run.engines import in_process
 from pipelines.run.opt_outs import opt_out_files
 from pipelines.run.precision import decided
+from pipelines.run.progress import Reporter
 from pipelines.run.receipts import Outcome, Receipts, Shard
+from pipelines.stages.embeddings import Embed, Embeddings, embed_in_actors
 from pipelines.stages.model import PRECISION, Model, TrainHere
 from pipelines.stages.selection import Select, Selection, known_selection
+from pipelines.training import CHECKPOINT
 from pipelines.training.settings import TrainSettings
 from workers.base.settings import FileName, Settings
 from workers.selection.sample_filter import Sample
@@ -35,9 +40,23 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 OWN = ("selection", "dataset", "model")
 
 
+class Scorer(SelectionSettings):
+    """A data filtering network (arXiv 2309.17425): a model that is trained on the pairs that these
+    steps leave, the trusted ones, and embeds all pairs of the pool."""
+
+    model: TrainSettings | None = Field(
+        default=None, description="its training; null: as that of the small models"
+    )
+
+
 class Choice(SelectionSettings):
     """A selection of the pool's pairs."""
 
+    scorer: str | None = Field(
+        default=None,
+        description="one of `scorers`: the steps see its embeddings and similarities; null: the "
+        "pool's own",
+    )
     as_many_as: str | None = Field(
         default=None,
         description="another choice: of what the steps leave, as many pairs as that one keeps, "
@@ -50,6 +69,9 @@ class ProxySettings(Settings):
 
     pool: FileName = Field(
         description="directory of the run whose embedded pairs are chosen of, as it was configured"
+    )
+    scorers: dict[Name, Scorer] = Field(
+        default_factory=dict, description="models that choices are scored by, by name"
     )
     choices: dict[Name, Choice] = Field(
         min_length=2, description="selections by name; the others are compared with the first"
@@ -71,6 +93,11 @@ class ProxySettings(Settings):
             raise ValueError("model.steps: say how many, so that all choices see as many pairs")
         names = list(self.choices)
         for name, choice in self.choices.items():
+            if choice.scorer is not None and choice.scorer not in self.scorers:
+                there = f"there are {', '.join(self.scorers)}" if self.scorers else "there is none"
+                raise ValueError(
+                    f"choices.{name}.scorer: {choice.scorer!r} is not in scorers; {there}"
+                )
             if (
                 choice.as_many_as is not None
                 and choice.as_many_as not in names[: names.index(name)]
@@ -87,6 +114,8 @@ class ChoiceRun(Run):
 
     #: Of the choice; ``directory`` is the pool's.
     place: Path = field(kw_only=True)
+    #: Where the embeddings are; None: the pool's.
+    scorer: Path | None = field(kw_only=True, default=None)
     seed: int | None = field(kw_only=True, default=None)
 
     @property
@@ -94,6 +123,8 @@ class ChoiceRun(Run):
         return self.place if self.seed is None else self.place / f"seed-{self.seed}"
 
     def receipts(self, stage: str) -> Receipts:
+        if stage == "embeddings" and self.scorer is not None:
+            return Receipts(self.scorer / stage)
         if stage not in OWN:
             return super().receipts(stage)
         return Receipts((self.home if stage == "model" else self.place) / stage)
@@ -127,19 +158,37 @@ class SmallModel(Model):
         )
 
 
+class ScorerEmbeddings(Embeddings):
+    """The stage ``embeddings`` of a scorer, without Ray unless it is asked for."""
+
+    def __init__(self, run: Run, ray: RaySettings | None) -> None:
+        super().__init__(run)
+        self.ray = ray
+
+    def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        work = Embed(self.run.config.embeddings.without_labels())
+        if self.ray is not None:
+            yield from embed_in_actors(work, shards, self.folder, self.ray)
+            return
+        with Reporter(work.activity, self.folder, "here"):
+            yield from in_process(work, shards, self.folder)
+
+
 def run_of_choice(
     pool: Run,
     place: Path,
-    choice: Choice,
+    choice: SelectionSettings,
     model: TrainSettings,
     seed: int | None,
     pairs: int | None,
+    scorer: Path | None = None,
 ) -> ChoiceRun:
     """A choice's run.
 
     Args:
         place: its folder.
         pairs: as many of what the steps leave are drawn; None: all stay.
+        scorer: the folder of the one that it is scored by.
     """
     steps = choice.steps if pairs is None else (*choice.steps, Sample(filter="sample", pairs=pairs))
     changed: dict[str, Any] = {
@@ -150,8 +199,11 @@ def run_of_choice(
     }
     if seed is not None:
         changed["seed"] = seed
+    if scorer is not None:
+        by = {"model": str(scorer / "model" / CHECKPOINT), "precision": "fp32"}
+        changed["embeddings"] = pool.config.embeddings.model_copy(update=by)
     config: Config = pool.config.model_copy(update=changed)
-    return ChoiceRun(config, pool.directory, place=place, seed=seed)
+    return ChoiceRun(config, pool.directory, place=place, seed=seed, scorer=scorer)
 
 
 @dataclass(frozen=True)

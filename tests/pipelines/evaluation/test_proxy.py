@@ -11,6 +11,7 @@ from scipy import stats
 from pipelines.evaluation.proxy import (
     Choice,
     ProxySettings,
+    Scorer,
     difference,
     run_of_choice,
 )
@@ -54,9 +55,30 @@ def test_a_choice_keeps_its_own_folders_and_reads_the_pools(tmp_path):
     assert drawn.steps[-1] == Sample(filter="sample", pairs=7)
 
 
+def test_a_scorer_is_trained_on_the_pools_embeddings_and_makes_its_own(tmp_path):
+    pool = Run(Config(name="pool", queries="none"), tmp_path / "pool")
+    place, other = tmp_path / "out" / "scorers" / "dfn", tmp_path / "out" / "choices" / "dfn"
+    model = TrainSettings(steps=10)
+    trusted = Scorer.model_validate(SIMILAR)
+    trained = run_of_choice(pool, place, trusted, model, seed=None, pairs=None)
+    scored = run_of_choice(pool, other, Choice.model_validate(RAW), model, None, None, place)
+    assert trained.receipts("embeddings").folder == pool.directory / "embeddings"
+    assert trained.config.embeddings == pool.config.embeddings
+    assert scored.receipts("embeddings").folder == place / "embeddings"
+    assert scored.receipts("images").folder == pool.directory / "images"
+    assert scored.receipts("selection").folder == other / "selection"
+    checkpoint = trained.receipts("model").folder / "model.safetensors"
+    assert scored.config.embeddings.model == str(checkpoint)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
+        (
+            {"choices": {"raw": RAW, "b": {**RAW, "scorer": "dfm"}}, "scorers": {"dfn": SIMILAR}},
+            "choices.b.scorer: 'dfm' is not in scorers; there are dfn",
+        ),
+        ({"choices": {"raw": RAW, "b": {**RAW, "scorer": "dfn"}}}, "there is none"),
         ({"model": {"epochs": 3}}, "model.steps"),
         ({"choices": {"raw": RAW}}, "choices"),
         ({"choices": {"a": {**RAW, "as_many_as": "b"}, "b": RAW}}, "no choice before this one"),

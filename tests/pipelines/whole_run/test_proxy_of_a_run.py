@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -31,9 +32,11 @@ def choices(finished, tmp_path):
         "suite": "suite.yaml",
         "seeds": [0, 1],
         "model": {"start_from": "starter", "steps": 2, "batch_size": 16},
+        "scorers": {"dfn": {"steps": [{"filter": "top_fraction", "share": 0.3}]}},
         "choices": {
             "similar": {"steps": [{"filter": "similarity", "min": 0.28}]},
             "drawn": {"steps": [], "as_many_as": "similar"},
+            "rescored": {"scorer": "dfn", "steps": [{"filter": "top_fraction", "share": 0.5}]},
         },
     }
     path = tmp_path / "choices.yaml"
@@ -41,9 +44,26 @@ def choices(finished, tmp_path):
     return path
 
 
+def pairs_in(folder):
+    """The similarity of each pair of a stage."""
+    tables = [pq.read_table(path) for path in folder.glob("*.parquet")]
+    return {row["pair_id"]: row["similarity"] for table in tables for row in table.to_pylist()}
+
+
 def compare(choices, out):
     command = [sys.executable, "-m", "pipelines.proxy", str(choices), "--out", str(out)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def test_a_choice_that_refers_to_nothing_is_refused_before_any_training(choices, tmp_path):
+    step = {"filter": "norm_sim", "target": ["absent/*.parquet"], "share": 0.5}
+    tree = yaml.safe_load(choices.read_text())
+    tree["choices"]["rescored"] = {"steps": [step]}
+    choices.write_text(yaml.safe_dump(tree, sort_keys=False))
+    done = compare(choices, tmp_path / "out")
+    assert done.returncode == 2
+    assert "choices.rescored: selection.steps.0.target: there is no file" in done.stderr
+    assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
 def test_choices_are_compared_and_the_pool_stays_as_it_is(finished, choices, tmp_path):
@@ -57,6 +77,7 @@ def test_choices_are_compared_and_the_pool_stays_as_it_is(finished, choices, tmp
     assert {choice: sorted(sets["colours"]) for choice, sets in found["scores"].items()} == {
         "similar": ["0", "1"],
         "drawn": ["0", "1"],
+        "rescored": ["0", "1"],
     }
     assert (
         found["differences"]["drawn"]["average"]["verdict"] in done.stdout + "no difference shown"
@@ -65,7 +86,18 @@ def test_choices_are_compared_and_the_pool_stays_as_it_is(finished, choices, tmp
         file_hash(path)
         for path in (tmp_path / "out" / "choices").glob("*/seed-*/model/*.safetensors")
     }
-    assert len(weights) == 4
+    assert len(weights) == 6
+    scorer = tmp_path / "out" / "scorers" / "dfn"
+    trusted, all_pairs = pairs_in(scorer / "dataset"), pairs_in(finished / "embeddings")
+    assert len(trusted) == round(0.3 * len(all_pairs))
+    assert pairs_in(scorer / "embeddings").keys() == all_pairs.keys()
+    made_by = pq.read_schema(next((scorer / "embeddings").glob("*.parquet"))).metadata[b"model"]
+    assert made_by.decode() == f"sha256:{file_hash(scorer / 'model' / 'model.safetensors')}"
+    rescored = pairs_in(tmp_path / "out" / "choices" / "rescored" / "dataset")
+    theirs = pairs_in(scorer / "embeddings")
+    best = sorted(theirs.values())[-len(rescored) :]
+    assert sorted(rescored.values()) == best
+    assert all(theirs[name] == similarity for name, similarity in rescored.items())
     again = compare(choices, tmp_path / "out")
     assert again.returncode == 0
     assert again.stdout == done.stdout

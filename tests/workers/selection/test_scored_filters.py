@@ -164,6 +164,9 @@ def test_images_like_the_target_stay_and_its_own_pictures_are_spoken_of(tmp_path
         both = both.set_column(0, "pair_id", names)
         assert set(range(60, 65)) <= set(kept_by(step, both))
     assert "norm_sim: 5 of the pairs that stay show a picture of the target" in caplog.text
+    with caplog.at_level(logging.WARNING):
+        kept_by(step.model_copy(update={"share": 3 / 65}), both)
+    assert "norm_sim: 3 of the pairs that stay" in caplog.text
 
 
 SIMILAR = {"filter": "weighted", "scores": {"similarity": 1}}
