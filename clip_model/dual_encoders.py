@@ -8,86 +8,32 @@ packages are optional.
 from __future__ import annotations
 
 import difflib
-import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from clip_model.checkpoint import check_finite
 from clip_model.preprocess import MEAN, STD, Preprocessing, normalised
+from clip_model.registry import DualEncoderName
 from clip_model.tensor_files import read_tensor_file
 from clip_model.tokenizer import tokenize
-
-
-@dataclass(frozen=True)
-class DualEncoderName:
-    """A model of another library.
-
-    ``open_clip:NAME/TAG`` is a published one; ``open_clip:NAME=FILE`` has its weights from a file,
-    ``open_clip:NAME/TAG=FILE`` says whose preprocessing, where the model's tags differ in it;
-    ``open_clip:FOLDER`` is one that open_clip has saved; ``hf:FOLDER`` or ``hf:OWNER/NAME`` is one
-    of transformers'.
-    """
-
-    library: str  # "open_clip" or "hf"
-    name: str  # open_clip's name; else a folder, or a name on its hub
-    tag: str = ""
-    weights: str = ""
-
-    @classmethod
-    def of(cls, text: str) -> DualEncoderName | None:
-        """None where the text names something else.
-
-        Raises:
-            ValueError: it is no such name whole.
-        """
-        library, colon, rest = text.partition(":")
-        if library not in _BUILDERS or not colon:
-            return None
-        if library == "hf" or Path(rest).is_dir():
-            if not rest:
-                raise ValueError(f"{text}: write {library}:FOLDER")
-            return cls(library, rest)
-        model, _, weights = rest.partition("=")
-        name, _, tag = model.partition("/")
-        if not re.fullmatch(r"[\w.-]+", name) or not (tag or weights) or "/" in tag:
-            raise ValueError(
-                f"{text}: write open_clip:NAME/TAG for published weights, open_clip:NAME=FILE for "
-                "weights of your own, or open_clip:FOLDER"
-            )
-        return cls(library, name, tag, weights)
-
-    @property
-    def files(self) -> list[Path]:
-        """The local files that it is read from; none of a published model."""
-        if self.weights:
-            return [Path(self.weights)]
-        folder = Path(self.name)
-        return (
-            sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-        )
-
-    def __str__(self) -> str:
-        tag, weights = self.tag and f"/{self.tag}", self.weights and f"={self.weights}"
-        return f"{self.library}:{self.name}{tag}{weights}"
 
 
 class DualEncoder(nn.Module, ABC):
     """Another library's model, with what embedding needs to know of it."""
 
-    library: ClassVar[str]
-
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, pad: int) -> None:
+    def __init__(
+        self, network: nn.Module, preprocessing: Preprocessing, context_length: int, pad: int
+    ) -> None:
         super().__init__()
         self.network: Any = network.eval()
         self.preprocessing = preprocessing
+        self.context_length = context_length
         self.pad = pad  # the token that fills a row of tokens
         #: What matrices are computed in; None: float32.
         self.half_type: torch.dtype | None = None
@@ -102,14 +48,27 @@ class DualEncoder(nn.Module, ABC):
         with self._autocast(images.device):
             return self._images(images).float()
 
+    @property
+    def hidden_dim(self) -> int:
+        """That of the joint space: what lies before it, each network has in its own place."""
+        return self.embed_dim
+
+    def encode_hidden(self, image: Tensor) -> Tensor:
+        """The same as `encode_image`."""
+        return self.encode_image(image)
+
+    def project_image(self, hidden: Tensor) -> Tensor:
+        """As they are."""
+        return hidden
+
     def encode_text(self, text: Tensor) -> Tensor:
         """Tokens [N, L] to features, not normalised: float32 [N, E]."""
         with self._autocast(text.device):
             return self._texts(text.long()).float()
 
     @abstractmethod
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """The model's own tokens of texts, cut where they are too long: [N, L]."""
+    def tokenize(self, texts: Sequence[str], truncate: bool = True) -> Tensor:
+        """The model's own tokens of texts, always cut where they are too long: [N, L]."""
 
     def lengths(self, tokens: Tensor) -> Tensor:
         """How many of each row's first tokens its features depend on: [N, L] -> [N].
@@ -167,8 +126,6 @@ def load_dual_encoder(
 class OpenClip(DualEncoder):
     """A model of open_clip's."""
 
-    library = "open_clip"
-
     def __init__(self, network: nn.Module, preprocessing: Preprocessing, tokenizer: Any) -> None:
         import open_clip
 
@@ -176,11 +133,11 @@ class OpenClip(DualEncoder):
         of_clip = isinstance(tokenizer, open_clip.SimpleTokenizer)
         #: CLIP's vocabulary and cleaning: our tokenizer gives the same tokens, faster.
         self._is_clips = of_clip and tokenizer.clean_fn is open_clip.tokenizer.get_clean_fn("lower")
-        super().__init__(network, preprocessing, getattr(tokenizer, "pad_token_id", None) or 0)
+        super().__init__(network, preprocessing, tokenizer.context_length, pad=0)
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
+    def tokenize(self, texts: Sequence[str], truncate: bool = True) -> Tensor:  # noqa: ARG002
         if self._is_clips:
-            return tokenize(texts, self._tokenizer.context_length, truncate=True)
+            return tokenize(texts, self.context_length, truncate=True)
         tokens: Tensor = self._tokenizer(list(texts))
         return tokens
 
@@ -195,8 +152,8 @@ class OpenClip(DualEncoder):
 
 def _open_clip(which: DualEncoderName) -> OpenClip:
     open_clip = _imported("open_clip", "open_clip_torch")
-    if Path(which.name).is_dir():
-        name = f"local-dir:{which.name}"
+    if which.place and not which.weights:
+        name = f"local-dir:{which.place}"
         model = open_clip.create_model(name)
         return OpenClip(model, _of_open_clip(model), open_clip.get_tokenizer(name))
     if which.name not in open_clip.list_models():
@@ -207,10 +164,11 @@ def _open_clip(which: DualEncoderName) -> OpenClip:
     if not which.weights:
         model = open_clip.create_model(which.name, pretrained=which.tag)
         return OpenClip(model, _of_open_clip(model), open_clip.get_tokenizer(which.name))
-    model = open_clip.create_model(
-        which.name, force_preprocess_cfg=_preprocess_of(which, published)
-    )
-    tensors = dict(read_tensor_file(Path(which.weights)).tensors)
+    if not (path := Path(which.weights)).is_file():
+        raise RuntimeError(f"there is no file {path}")
+    tensors = dict(read_tensor_file(path).tensors)
+    how = _preprocess_of(which, published)
+    model = open_clip.create_model(which.name, force_preprocess_cfg=how)
     model.load_state_dict(open_clip.convert.convert_state_dict(model, tensors))
     return OpenClip(model, _of_open_clip(model), open_clip.get_tokenizer(which.name))
 
@@ -255,21 +213,20 @@ def _of_open_clip(model: Any) -> Preprocessing:
 class Transformers(DualEncoder):
     """A model of transformers' that has `get_image_features` and `get_text_features`."""
 
-    library = "hf"
-
     def __init__(self, network: nn.Module, preprocessing: Preprocessing, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        places = int(network.config.text_config.max_position_embeddings)  # type: ignore[union-attr]
-        self._context_length = min(places, tokenizer.model_max_length)
         #: Whether the tower does not look at what fills a row; SigLIP's does.
         self._is_masked = "attention_mask" in tokenizer.model_input_names
-        super().__init__(network, preprocessing, tokenizer.pad_token_id or 0)
+        config: Any = network.config
+        places = int(config.text_config.max_position_embeddings)
+        context_length = min(places, tokenizer.model_max_length)
+        super().__init__(network, preprocessing, context_length, tokenizer.pad_token_id or 0)
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
+    def tokenize(self, texts: Sequence[str], truncate: bool = True) -> Tensor:  # noqa: ARG002
         tokens: Tensor = self._tokenizer(
             list(texts),
             padding="max_length",
-            max_length=self._context_length,
+            max_length=self.context_length,
             truncation=True,
             return_tensors="pt",
         ).input_ids
@@ -300,10 +257,9 @@ def _pooled(output: Any) -> Tensor:
 
 def _transformers(which: DualEncoderName) -> Transformers:
     transformers = _imported("transformers", "transformers")
-    is_local = Path(which.name).is_dir()
-    if not is_local and which.name.startswith((os.sep, ".")):
-        raise RuntimeError("there is no such folder")
-    options = {"local_files_only": is_local, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": bool(which.place), "trust_remote_code": False}
+    if which.tag:
+        options["revision"] = which.tag
     model = transformers.AutoModel.from_pretrained(
         which.name, use_safetensors=True, dtype=torch.float32, **options
     )

@@ -84,15 +84,16 @@ class Backbone(nn.Module):
         """As they are."""
         return hidden
 
-    def flops(self) -> int:
-        """Of one image, counted as in `clip_model.flops`."""
-        from torch.utils.flop_counter import FlopCounterMode
 
-        side = self.preprocessing.resolution
-        levels = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.encode_image(levels)
-        return int(counter.get_total_flops())
+def counted_flops(tower: ImageTower) -> int:
+    """Of one image, counted as in `clip_model.flops`; the tower is on the CPU."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side = tower.preprocessing.resolution
+    levels = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tower.encode_image(levels)
+    return int(counter.get_total_flops())
 
 
 def load_backbone(which: BackboneName, device: str | torch.device | None = None) -> Backbone:

@@ -8,6 +8,7 @@ module of its own, its parts are attributes of the model, as published code expe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from clip_model.cbow import continuous_bag_of_words
 from clip_model.config import ClipConfig, TextConfig, VisionTransformerConfig
 from clip_model.preprocess import Preprocessing
 from clip_model.resnet import ModifiedResNet
+from clip_model.tokenizer import tokenize
 from clip_model.transformer import LayerNorm, ResidualAttentionBlock, Transformer
 from clip_model.vision_transformer import VisionTransformer
 
@@ -32,6 +34,8 @@ class CLIP(nn.Module):
     Args:
         config: the architecture; it stays readable as `model.config`.
     """
+
+    pad = 0  # the token that fills a row of tokens
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -90,6 +94,18 @@ class CLIP(nn.Module):
     def embed_dim(self) -> int:
         """Dimensions of the joint space."""
         return self.config.embed_dim
+
+    def tokenize(self, texts: Sequence[str], truncate: bool = False) -> Tensor:
+        """As `clip_model.tokenize`, for the model's context: [N, L]."""
+        return tokenize(texts, self.context_length, truncate)
+
+    @staticmethod
+    def lengths(tokens: Tensor) -> Tensor:
+        """How many of each row's first tokens its features depend on: [N, L] -> [N].
+
+        No token sees what follows it, and the features are those at the end token.
+        """
+        return tokens.argmax(dim=-1) + 1  # the end token has the largest id
 
     @property
     def hidden_dim(self) -> int:

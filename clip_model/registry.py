@@ -1,5 +1,5 @@
 """Models by name: the one that this repository ships, and OpenAI's nine where they are published;
-and how networks of timm and torchvision are named.
+and how models of other libraries are named.
 
 Addresses and checksums are those of openai-clip 1.0.1 (`clip/clip.py`).
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 LIBRARIES = ("timm", "torchvision")  # whose networks are backbones
+DUAL_LIBRARIES = ("open_clip", "hf")  # whose dual encoders are run through them
 
 SHIPPED = {"starter": Path(__file__).parent / "starter" / "model.safetensors"}
 CACHE = Path("~/.cache/clip")  # openai/CLIP's own, so what it has downloaded is found
@@ -105,3 +106,75 @@ class BackboneName:
 
     def __str__(self) -> str:
         return f"{self.architecture}={self.weights}"
+
+
+@dataclass(frozen=True)
+class DualEncoderName:
+    """A model of another library.
+
+    ``open_clip:NAME/TAG`` is a published one; ``open_clip:NAME=FILE`` has its weights from a file,
+    ``open_clip:NAME/TAG=FILE`` says whose preprocessing, where the model's tags differ in it;
+    ``open_clip:FOLDER`` is one that open_clip has saved; ``hf:FOLDER`` is one of transformers', and
+    ``hf:OWNER/NAME@REVISION`` one from its hub.
+    """
+
+    library: str  # "open_clip" or "hf"
+    name: str  # open_clip's name; else a folder, or a name on its hub
+    tag: str = ""  # of open_clip's published weights; a revision on the hub
+    weights: str = ""  # a file
+
+    @classmethod
+    def of(cls, text: str) -> DualEncoderName | None:
+        """None where the text names something else.
+
+        Raises:
+            ValueError: it is no such name whole.
+        """
+        library, colon, rest = text.partition(":")
+        if library not in DUAL_LIBRARIES or not colon:
+            return None
+        if rest and Path(rest).is_dir():
+            return cls(library, rest)
+        if library == "hf":
+            name, _, revision = rest.partition("@")
+            if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+                raise ValueError(
+                    f"{text}: there is no such folder; write hf:FOLDER, or hf:OWNER/NAME@REVISION"
+                )
+            return cls(library, name, revision)
+        model, _, weights = rest.partition("=")
+        name, _, tag = model.partition("/")
+        if not re.fullmatch(r"[\w.-]+", name) or not (tag or weights) or "/" in tag:
+            raise ValueError(
+                f"{text}: write open_clip:NAME/TAG for published weights, open_clip:NAME=FILE for "
+                "weights of your own, or open_clip:FOLDER"
+            )
+        return cls(library, name, tag, weights)
+
+    def at(self, place: str) -> DualEncoderName:
+        """The same with its file or folder elsewhere."""
+        return replace(self, weights=place) if self.weights else replace(self, name=place)
+
+    @property
+    def place(self) -> str:
+        """The file or folder that it is read from; "" of a published model."""
+        return self.weights or (self.name if Path(self.name).is_dir() else "")
+
+    @property
+    def kind(self) -> str:
+        """What it is, wherever its files lie."""
+        is_folder = self.place and not self.weights
+        return self.library if is_folder else str(replace(self, weights=""))
+
+    @property
+    def files(self) -> list[Path]:
+        """The local files that it is read from; none of a published model."""
+        if self.weights:
+            return [Path(self.weights)]
+        inside = Path(self.place).rglob("*") if self.place else []
+        return sorted(path for path in inside if path.is_file())
+
+    def __str__(self) -> str:
+        mark = "@" if self.library == "hf" else "/"
+        tag, weights = self.tag and mark + self.tag, self.weights and f"={self.weights}"
+        return f"{self.library}:{self.name}{tag}{weights}"

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip_model.model import CLIP
 from clip_model.templates import SLOT, ClassName, class_set, fill, template_set
-from clip_model.tokenizer import tokenize
+
+
+class TextTower(Protocol):
+    """All that classification by names needs of a model: a `CLIP`, a `DualEncoder`."""
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The logarithm of what cosines are multiplied by; it is where the model is."""
+
+    def tokenize(self, texts: Sequence[str], truncate: bool = False) -> Tensor:
+        """[N, L]; a model of another library always cuts what is too long."""
+
+    def encode_text(self, text: Tensor) -> Tensor:
+        """Tokens to features, not normalised: [N, L] -> [N, E]."""
 
 
 @torch.inference_mode()
 def zero_shot_classifier(
-    model: CLIP,
+    model: TextTower,
     class_names: Sequence[ClassName] | str,
     templates: Sequence[str] | str = "bare",
     batch_size: int = 256,
@@ -76,7 +89,7 @@ def sentences(templates: Sequence[str] | str) -> tuple[str, ...]:
 
 @torch.inference_mode()
 def encode_texts(
-    model: CLIP, texts: Sequence[str], batch_size: int = 256, truncate: bool = False
+    model: TextTower, texts: Sequence[str], batch_size: int = 256, truncate: bool = False
 ) -> Tensor:
     """Normalised features of any number of texts: [N, E].
 
@@ -85,11 +98,7 @@ def encode_texts(
     """
     device = model.logit_scale.device
     chunks = [
-        model.encode_text(
-            tokenize(texts[start : start + batch_size], model.context_length, truncate=truncate).to(
-                device
-            )
-        )
+        model.encode_text(model.tokenize(texts[start : start + batch_size], truncate).to(device))
         for start in range(0, len(texts), batch_size)
     ]
     return F.normalize(torch.cat(chunks), dim=-1)

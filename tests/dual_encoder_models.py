@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from clip_model.registry import DualEncoderName
+
 SIDE, PATCH = 32, 16
 
 #: For tokenizers that are not CLIP's: a word is a token.
@@ -36,6 +38,13 @@ _SIGLIP_TEXT = {
 }
 _SIGLIP = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}
 _MOBILE = {"mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bilinear"}
+
+
+def named(text: str) -> DualEncoderName:
+    """The parts of a name."""
+    which = DualEncoderName.of(text)
+    assert which, text
+    return which
 
 
 def _timm(name: str, pool: str, proj: str | None, side: int) -> dict[str, Any]:
@@ -172,7 +181,8 @@ def save_open_clip(name: str, folder: Path, seed: int = 0) -> str:
         _save_tokenizer(folder)
     torch.manual_seed(seed)
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-    weights = {key: value.contiguous().clone() for key, value in model.state_dict().items()}
+    # What open_clip leaves as it was in memory (CoCa's decoder) may be anything.
+    weights = {key: value.nan_to_num(0.0, 0.0, 0.0) for key, value in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")
     return f"open_clip:{folder}"
 

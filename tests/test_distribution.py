@@ -153,7 +153,8 @@ def declared(*lists) -> set[str]:
 def test_what_is_imported_is_declared():
     core = declared(PROJECT["dependencies"])
     # What is imported where it is asked for alone says what to install.
-    assert set(imported([*INSTALLED, "infra"])) <= core | declared(EXTRAS["remote"], EXTRAS["timm"])
+    optional = [EXTRAS[name] for name in ("remote", "timm", "open_clip", "transformers")]
+    assert set(imported([*INSTALLED, "infra"])) <= core | declared(*optional)
     sample = core | declared(EXTRAS["sample"], EXTRAS["starter"])
     assert set(imported(["examples"])) <= sample
     assert set(imported(["benchmarks", "tests"])) <= sample | declared(EXTRAS["dev"])
@@ -188,7 +189,7 @@ def applies(line: Requirement, python: str) -> bool:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_lock_has_what_is_asked_for_on_every_version_of_python(python):
     locked = pins(python)
-    extras = [*EXTRAS["sample"], *EXTRAS["remote"], *EXTRAS["timm"], *EXTRAS["dev"]]
+    extras = [text for name, texts in EXTRAS.items() if name != "starter" for text in texts]
     for text in [*PROJECT["dependencies"], *extras, *CONSTRAINTS]:
         requirement = Requirement(text)
         if applies(requirement, python):

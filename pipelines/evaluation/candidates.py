@@ -7,14 +7,23 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clip_model.registry import LIBRARIES, BackboneName
+from clip_model.registry import DUAL_LIBRARIES, LIBRARIES, BackboneName, DualEncoderName
 from pipelines.run.config import ConfigError, build_settings
-from pipelines.run.models import architecture, read_backbone
+from pipelines.run.models import (
+    architecture,
+    check_weights,
+    read_backbone,
+    read_dual_encoder,
+)
 from pipelines.stages.embeddings import Content, content_of
 from workers.base.settings import ShellText
 from workers.embedding.settings import EmbedSettings, TowerSettings
+
+if TYPE_CHECKING:
+    from clip_model.dual_encoders import DualEncoder
+    from clip_model.image_towers import Backbone
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Candidate:
         if self.backbone:
             read_backbone(self.backbone, "--model")
         else:
-            architecture(self.settings.model, "--model")
+            check_weights(self.settings.model, "--model")
 
 
 def candidates_of(arguments: argparse.Namespace) -> list[Candidate]:
@@ -58,10 +67,11 @@ def candidates_of(arguments: argparse.Namespace) -> list[Candidate]:
 
 def labelled(text: str) -> tuple[str, str]:
     """What the report calls a model, and the model: of [LABEL=]MODEL."""
-    libraries = "|".join(LIBRARIES)
-    if backbone := re.fullmatch(rf"(?:([^=]*)=)?((?:{libraries}):([^=]*).*)", text, re.DOTALL):
-        label, name, architecture = backbone.groups()
-        return label or architecture, name
+    libraries = "|".join((*LIBRARIES, *DUAL_LIBRARIES))
+    other = re.fullmatch(rf"(?:([^=]*)=)?(({libraries}):([^=]*).*)", text, re.DOTALL)
+    if other:
+        label, name, _, model = other.groups()
+        return label or (Path(model).name if Path(model).is_dir() else model), name
     label, equals, name = text.rpartition("=")
     if not equals:
         label = Path(name).stem if "/" in name and Path(name).exists() else name
@@ -69,18 +79,28 @@ def labelled(text: str) -> tuple[str, str]:
 
 
 def size_of(candidate: Candidate) -> dict[str, Any]:
-    """A model's arithmetic for an image, and its weights; of a backbone, its preprocessing too."""
+    """A model's arithmetic for an image, and its weights; of another library's its input, too."""
     import torch
 
     from clip_model.flops import image_flops
+    from clip_model.image_towers import counted_flops
     from clip_model.model import CLIP
 
-    if candidate.backbone:
-        tower = read_backbone(candidate.backbone, "--model")
-        parameters = sum(one.numel() for one in tower.parameters())
-        how = tower.preprocessing.text()
-        return {"gflops": tower.flops() / 1e9, "parameters": parameters, "images_only": how}
+    if tower := _of_another_library(candidate):
+        return {
+            "gflops": counted_flops(tower) / 1e9,
+            "parameters": sum(one.numel() for one in tower.parameters()),
+            "preprocessing": tower.preprocessing.text(),
+            "images_only": candidate.backbone is not None,
+        }
     config = architecture(candidate.settings.model, "--model")
     with torch.device("meta"):
         parameters = sum(one.numel() for one in CLIP(config).parameters())
     return {"gflops": image_flops(config) / 1e9, "parameters": parameters}
+
+
+def _of_another_library(candidate: Candidate) -> Backbone | DualEncoder | None:
+    if candidate.backbone:
+        return read_backbone(candidate.backbone, "--model")
+    which = DualEncoderName.of(candidate.settings.model)
+    return read_dual_encoder(which, "--model") if which else None

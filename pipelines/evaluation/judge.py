@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import clip_model
-from clip_model.model import CLIP
 from clip_model.templates import ClassName
+from clip_model.zero_shot import TextTower
 from pipelines.evaluation.pictures import NO_TEXTS
 from pipelines.evaluation.protocols import (
     Pictures,
@@ -31,6 +31,7 @@ from workers.base.copies import bring
 from workers.base.failures import NeedsMendingError
 from workers.base.storage import write_json, write_table
 from workers.base.tally import Tally
+from workers.embedding.encoders import load_model
 from workers.embedding.matrix import embedding_matrix
 
 
@@ -38,7 +39,7 @@ from workers.embedding.matrix import embedding_matrix
 class Texts:
     """A model's text tower, in float32."""
 
-    model: CLIP
+    model: TextTower
 
     def classifier(self, classes: Sequence[ClassName], templates: Sequence[str]) -> Tensor:
         """Names that are too long for the context are cut: [C, E], unit length."""
@@ -68,8 +69,7 @@ class Judge:
             return None
         if label not in self._towers:
             self._towers.clear()
-            model, _ = clip_model.load(self.models[label], half=False)
-            self._towers[label] = Texts(model)
+            self._towers[label] = Texts(load_model(self.models[label]))
         return self._towers[label]
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:

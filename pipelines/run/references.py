@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_model.registry import DualEncoderName
 from pipelines.run.config import Config, ConfigError
-from pipelines.run.models import architecture
+from pipelines.run.models import architecture, check_weights, read_dual_encoder
 from workers.base.storage import schema_with
 from workers.embedding.settings import EmbedSettings
 
@@ -68,7 +69,7 @@ def check_truth(config: Config, run_dir: Path) -> None:
 
 def embed_dim(settings: EmbedSettings) -> int:
     """The dimensions of a model's embeddings. One that is published is not downloaded for it."""
-    return architecture(settings.model, "embeddings.model").embed_dim
+    return check_weights(settings.model, "embeddings.model")
 
 
 def temperature(settings: EmbedSettings) -> float:
@@ -77,6 +78,8 @@ def temperature(settings: EmbedSettings) -> float:
 
     if settings.model in PUBLISHED:
         return 0.01
+    if which := DualEncoderName.of(settings.model):
+        return float((-read_dual_encoder(which, "embeddings.model").logit_scale).exp())
     architecture(settings.model, "embeddings.model")  # says what is wrong with it
     weights, _ = read_weights(checkpoint_path(settings.model))
     return float((-weights["logit_scale"].float()).exp())

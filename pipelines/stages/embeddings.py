@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipelines.run.config import ConfigError, RaySettings
 from pipelines.run.directory import Run
 from pipelines.run.engines import Actors, in_ray_actors
-from pipelines.run.models import architecture, checkpoint_inputs, is_file
+from pipelines.run.models import check_weights, checkpoint_inputs, is_file
 from pipelines.run.precision import check_precision, decided, on_record, precision_of
 from pipelines.run.receipts import Files, Outcome, Shard
 from pipelines.stages.base import Stage
@@ -66,7 +66,7 @@ class Embeddings(Stage):
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         ray = self.run.config.ray
         # Every shard would fail for what is no model.
-        architecture(self.run.config.embeddings.model, "embeddings.model")
+        check_weights(self.run.config.embeddings.model, "embeddings.model")
         settings = recorded_settings(self.run).without_labels()
         return embed_in_actors(Embed(settings), shards, self.folder, ray)
 

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 from clip_model.json_file import parse_json
 from pipelines.run.yaml_text import parse
 from workers.base.settings import FileName, Settings, Share, located, read_text
-from workers.embedding.settings import ModelName
+from workers.embedding.settings import ClipName
 
 if TYPE_CHECKING:
     from pipelines.training.order import DataSettings
@@ -174,7 +174,7 @@ class TrainSettings(Settings):
         description="a recipe's name (`python -m pipelines.training.recipes`) or a file like one: "
         "its values hold where nothing else is said here, and stand here afterwards",
     )
-    start_from: ModelName | None = Field(
+    start_from: ClipName | None = Field(
         default="starter",
         description="a known model's name or a checkpoint file to go on from; null: new weights",
     )

@@ -24,11 +24,10 @@ import torch
 from torch import Tensor
 
 import clip_model
-from clip_model import tokenize
 from clip_model.checkpoint import checkpoint_files
 from clip_model.image_files import ImageError
 from clip_model.preprocess import image_bytes_transform
-from clip_model.registry import BackboneName
+from clip_model.registry import BackboneName, DualEncoderName
 from workers.base.contracts import embeddings_schema
 from workers.base.hardware import fastest_device, usable_cores
 from workers.base.storage import ROW_GROUP_ROWS, file_hash, table_writer
@@ -56,7 +55,8 @@ BOTH_PARTS = InputSettings()
 class Embedder:
     """A model that turns shards of images and captions into shards of embeddings.
 
-    A CLIP, or a network of another library for images alone (`BackboneName`).
+    A CLIP, a dual encoder of another library (`DualEncoderName`), or a network of another library
+    for images alone (`BackboneName`).
 
     Use it from one thread.
 
@@ -215,8 +215,8 @@ class Embedder:
     def _start_texts(self, window: Window) -> Handle[Tensor]:
         assert self.encoder.texts is not None
         captions = [row.text or "" for row in window.rows]
-        tokens = tokenize(captions, self.encoder.texts.context_length, truncate=True)  # [N, L]
-        lengths = tokens.argmax(dim=-1) + 1  # the end token has the largest id
+        tokens = self.encoder.texts.tokenize(captions, truncate=True)  # [N, L]
+        lengths = self.encoder.texts.lengths(tokens)
         order = lengths.argsort(stable=True)
         batches = order.split(self.encoder.batch_size)
         return TextsUnderWay(
@@ -247,6 +247,8 @@ def model_label(name_or_path: str) -> str:
     """A known model's name; of a checkpoint, whose name says little, its files' sha256."""
     if backbone := BackboneName.of(name_or_path):
         return f"{backbone.architecture} sha256:{file_hash(Path(backbone.weights))}"
+    if which := DualEncoderName.of(name_or_path):
+        return " ".join([which.kind, *(f"sha256:{file_hash(path)}" for path in which.files)])
     if name_or_path in clip_model.available_models():
         return name_or_path
     return " ".join(f"sha256:{file_hash(path)}" for path in checkpoint_files(name_or_path))

@@ -22,10 +22,11 @@ from torch.nn import functional as F
 import clip_model
 from clip_model import CLIP
 from clip_model.compilation import compile_blocks, has_compiler
+from clip_model.dual_encoders import DualEncoder, load_dual_encoder
 from clip_model.image_towers import Backbone, ImageTower, load_backbone
 from clip_model.model import convert_weights
 from clip_model.preprocess import fold_normalisation
-from clip_model.registry import BackboneName
+from clip_model.registry import BackboneName, DualEncoderName
 from workers.base.gpu_copies import Sender
 from workers.base.hardware import computes_bfloat16, fastest_device, without_tf32
 from workers.embedding.meter import Meter
@@ -56,7 +57,7 @@ class Encoder(Protocol):
         """It takes levels: a CLIP is folded, see `fold_normalisation`."""
 
     @property
-    def texts(self) -> CLIP | None:
+    def texts(self) -> CLIP | DualEncoder | None:
         """The same model where it has a text tower."""
 
     @property
@@ -98,16 +99,23 @@ def load_encoder(
         RuntimeError: as `clip_model.load`, or `load_backbone`.
         PrecisionError: as `precision_on`.
     """
-    model: CLIP | Backbone
     if backbone := BackboneName.of(settings.model):
-        model = load_backbone(backbone, fastest_device())
-    else:
-        model, _ = clip_model.load(settings.model, fastest_device(), half=False)
+        tower = load_backbone(backbone, fastest_device())
+        return encoder_of(tower, settings, pool, threads, meter, hidden=hidden)
+    model = load_model(settings.model)
     return encoder_of(model, settings, pool, threads, meter, hidden=hidden)
 
 
+def load_model(name: str) -> CLIP | DualEncoder:
+    """A model that knows images and texts, in float32 where it is fastest. Raises RuntimeError."""
+    if which := DualEncoderName.of(name):
+        return load_dual_encoder(which, fastest_device())
+    model, _ = clip_model.load(name, fastest_device(), half=False)
+    return model
+
+
 def encoder_of(
-    model: CLIP | Backbone,
+    model: CLIP | DualEncoder | Backbone,
     settings: EmbedSettings,
     pool: ThreadPoolExecutor,
     threads: int,
@@ -131,12 +139,14 @@ def encoder_of(
     return CpuEncoder(tower, images, texts, batch_size, threads + 1, pool, meter)
 
 
-def _for_inference(model: CLIP | Backbone, half: bool) -> tuple[CLIP | Backbone, CLIP | None]:
+def _for_inference(
+    model: CLIP | DualEncoder | Backbone, half: bool
+) -> tuple[CLIP | DualEncoder | Backbone, CLIP | DualEncoder | None]:
     """The image tower, which takes levels, and the same model where it knows texts."""
     model.eval().requires_grad_(False)
-    if isinstance(model, Backbone):
+    if not isinstance(model, CLIP):
         model.half_type = torch.bfloat16 if half else None
-        return model, None
+        return model, None if isinstance(model, Backbone) else model
     if half:
         convert_weights(model, torch.bfloat16)
     folded = fold_normalisation(model)
@@ -171,7 +181,7 @@ class CpuEncoder:
 
     model: ImageTower
     images: Tower
-    texts: CLIP | None
+    texts: CLIP | DualEncoder | None
     batch_size: int
     depth: int
     pool: ThreadPoolExecutor
@@ -240,9 +250,9 @@ class GpuEncoder:
 
     def __init__(
         self,
-        model: CLIP | Backbone,
+        model: CLIP | DualEncoder | Backbone,
         images: Tower,
-        texts: CLIP | None,
+        texts: CLIP | DualEncoder | None,
         batch_size: int,
         meter: Meter,
     ) -> None:
@@ -253,7 +263,7 @@ class GpuEncoder:
         self.depth = 2
         self._sender = Sender(next(model.parameters()).device)
         self._images = images
-        if texts is not None and has_compiler():  # other libraries' networks stay as they are
+        if isinstance(texts, CLIP) and has_compiler():  # other libraries' networks stay as they are
             compile_blocks(texts)
 
     def new_batch(self) -> Tensor:
@@ -268,7 +278,8 @@ class GpuEncoder:
             raise RuntimeError(NO_TEXT)
         rows, length = tokens.shape
         room = min(-(-length // TOKENS_ROUNDED_TO) * TOKENS_ROUNDED_TO, self.texts.context_length)
-        padded = torch.zeros(self.batch_size, room, dtype=tokens.dtype, pin_memory=True)
+        shape = self.batch_size, room
+        padded = torch.full(shape, self.texts.pad, dtype=tokens.dtype, pin_memory=True)
         padded[:rows, :length] = tokens
         return self._start(self.texts.encode_text, padded, rows)
 

@@ -19,8 +19,10 @@ from torch.nn import functional as F
 
 import clip_model
 from clip_model import CLIP
+from clip_model.dual_encoders import DualEncoder
 from clip_model.templates import class_set
 from clip_model.tensor_files import read_tensor_file
+from clip_model.zero_shot import TextTower
 from workers.embedding.settings import ATTRIBUTES, Attribute, EmbedSettings, Head, LabelSet
 
 
@@ -53,7 +55,7 @@ class LabelClassifier:
     top_k: int
 
     @classmethod
-    def of(cls, name: str, settings: LabelSet, model: CLIP) -> LabelClassifier:
+    def of(cls, name: str, settings: LabelSet, model: TextTower) -> LabelClassifier:
         """Encode the classes' prompts. Raises LabelError."""
         try:
             classes = settings.classes
@@ -87,7 +89,7 @@ class AttributeScore:
     logit_scale: Tensor
 
     @classmethod
-    def of(cls, name: str, settings: Attribute, model: CLIP) -> AttributeScore:
+    def of(cls, name: str, settings: Attribute, model: TextTower) -> AttributeScore:
         """Encode the prompts, those of each side averaged; without any, this project's."""
         prompts = settings if settings.present else ATTRIBUTES[name]
         sides = [
@@ -155,7 +157,7 @@ class Labels:
     scores: tuple[tuple[str, AttributeScore | HeadScore], ...] = ()
 
     @classmethod
-    def of(cls, settings: EmbedSettings, model: CLIP | None) -> Labels:
+    def of(cls, settings: EmbedSettings, model: CLIP | DualEncoder | None) -> Labels:
         """Encode the prompts and read the heads; of an image tower alone, without a model, none.
 
         Raises:
@@ -170,7 +172,7 @@ class Labels:
             for name, attribute in settings.attributes.items()
         }
         for name, head in settings.heads.items():
-            scores[name] = HeadScore.of(name, head, model.config.embed_dim)
+            scores[name] = HeadScore.of(name, head, model.embed_dim)
         return cls(
             [
                 LabelClassifier.of(name, labels, model)

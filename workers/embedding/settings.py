@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, WrapValidator, model_validator
 
-from clip_model.registry import BackboneName, available_models
+from clip_model.registry import DUAL_LIBRARIES, BackboneName, DualEncoderName, available_models
 from workers.base.settings import FileName, Settings, ShellText, located
 
 Precision = Literal["fp32", "bf16"]
 
 
-def _located_model(value: Any, check: Callable[[Any], str], info: ValidationInfo) -> str:
+def _located_clip(value: Any, check: Callable[[Any], str], info: ValidationInfo) -> str:
+    if DualEncoderName.of(str(value)):
+        raise ValueError(
+            f"{value} is another library's model, which can embed and be judged and not be trained "
+            "here: give a CLIP"
+        )
     if BackboneName.of(str(value)):
         raise ValueError(
             f"{value} knows no text, which is needed here: give a CLIP; it can be judged by "
             "pipelines.evaluate --model"
         )
     return str(value) if value in available_models() else located(value, check, info)
+
+
+def _located_model(value: Any, check: Callable[[Any], str], info: ValidationInfo) -> str:
+    library, _, rest = str(value).partition(":")
+    if library not in DUAL_LIBRARIES:
+        return _located_clip(value, check, info)
+    kind = ShellText if isinstance(value, ShellText) else str
+    if Path(folder := located(kind(rest), check, info)).is_dir():
+        return f"{library}:{folder}"
+    which = DualEncoderName.of(str(value))
+    assert which is not None
+    return str(which.at(located(kind(which.weights), check, info)) if which.weights else which)
 
 
 def _located_tower(value: Any, check: Callable[[Any], str], info: ValidationInfo) -> str:
@@ -30,8 +48,10 @@ def _located_tower(value: Any, check: Callable[[Any], str], info: ValidationInfo
 
 
 #: A known model's name or the path of a checkpoint.
+ClipName = Annotated[str, WrapValidator(_located_clip)]
+#: The same, or a dual encoder of another library (`DualEncoderName`).
 ModelName = Annotated[str, WrapValidator(_located_model)]
-#: The same, or a network of another library (`BackboneName`).
+#: The same, or a network of another library that knows no text (`BackboneName`).
 TowerName = Annotated[str, WrapValidator(_located_tower)]
 
 
@@ -115,7 +135,10 @@ class EmbedSettings(Settings):
     TUNING: ClassVar[frozenset[str]] = frozenset({"threads"})
 
     model: ModelName = Field(
-        default="starter", description="a known model's name or a checkpoint file"
+        default="starter",
+        description="a known model's name, a checkpoint, or another library's dual encoder: "
+        "open_clip:NAME/TAG, open_clip:NAME=FILE, open_clip:FOLDER, hf:FOLDER, "
+        "hf:OWNER/NAME@REVISION (docs/checkpoints.md)",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
@@ -167,7 +190,7 @@ class TowerSettings(EmbedSettings):
 
     model: TowerName = Field(
         default="starter",
-        description="a known model's name, a checkpoint file, or LIBRARY:NAME=WEIGHTS",
+        description="the same, or a network of timm or torchvision, LIBRARY:NAME=WEIGHTS",
     )
 
 

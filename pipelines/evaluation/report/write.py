@@ -40,10 +40,10 @@ def write_report(results: Sequence[Result], folder: Path, info: Mapping[str, Any
         results: a dict for each model and set, and protocol's task, as the protocols return them;
             what one lacks is not shown. Tables and figures have the sets in this order.
         info: ``models``: by label, in the order they are to stand in, ``gflops`` of an image and
-            ``parameters`` where they are known, and of one that knows no text ``images_only``, its
-            preprocessing in words; ``averages``: by name, sets whose mean is printed
-            for each model that was judged on all of them, such as DataComp's 38; ``seen``: by
-            set, what of it stands in training data, as ``contamination`` says it.
+            ``parameters`` where they are known, and of one of another library ``preprocessing``, in
+            words, and ``images_only``, whether it knows no text; ``averages``: by name, sets whose
+            mean is printed for each model that was judged on all of them, such as DataComp's 38;
+            ``seen``: by set, what of it stands in training data, as ``contamination`` says it.
 
     Raises:
         ValueError: nothing to report, or two results of one model and set.
@@ -140,13 +140,16 @@ def _models(results: Results, about: Mapping[str, Any]) -> Iterator[str]:
     yield from heading("Models")
     header = ["model", "parameters", "GFLOP an image"]
     yield from table(header, ([escape(model), *_size(one)] for model, one in known))
-    images_only = [(model, one["images_only"]) for model, one in known if one.get("images_only")]
-    for model, how in images_only:
-        yield (
-            f"- **{escape(model)}** ({escape(how)}) knows no text: probes on its features are "
-            "judged, and no zero-shot, retrieval or robustness."
-        )
-    yield from [""] if images_only else []
+    others = [(model, one) for model, one in known if "preprocessing" in one]
+    for model, one in others:
+        said = f"- **{escape(model)}**: {escape(one['preprocessing'])}."
+        if one.get("images_only"):
+            said += (
+                " It knows no text: probes on its features are judged, and no zero-shot, "
+                "retrieval or robustness."
+            )
+        yield said
+    yield from [""] if others else []
 
 
 def _size(about: Mapping[str, Any]) -> list[str]:

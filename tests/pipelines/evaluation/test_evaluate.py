@@ -11,12 +11,14 @@ import yaml
 from torch.nn import functional as F
 
 import clip_model
+from clip_model.dual_encoders import load_dual_encoder
 from clip_model.preprocess import normalised
 from pipelines.evaluate import main
 from pipelines.evaluation.command import averages_of
 from pipelines.evaluation.sources.datacomp import DATACOMP
 from pipelines.evaluation.suite import Suite
 from pipelines.run.receipts import Receipts
+from tests.dual_encoder_models import named, save_open_clip
 from tests.shards import jpeg, save_tiny_model
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
@@ -75,6 +77,28 @@ def test_a_folder_of_pictures_is_all_it_takes(models, pictures, tmp_path, capsys
     table = pq.read_table(tmp_path / "results" / "m0.colours.parquet")
     assert table["id"].to_pylist() == [f"{path.parent.name}/{path.name}" for path in files]
     assert (tmp_path / "report.md").is_file()
+
+
+def test_a_dual_encoder_of_another_library_is_judged_as_a_clip(pictures, tmp_path):
+    model = save_open_clip("ViT-B-16-SigLIP", tmp_path / "siglip")
+    out = tmp_path / "out"
+    command = ["--model", model, f"sig={model}", "--data", str(pictures), "--out", str(out)]
+    assert main(command) == 0
+    one, other = results(out)
+    assert (one["model"], other["model"]) == ("siglip", "sig")
+    assert one["zero_shot"] == other["zero_shot"]
+    encoder = load_dual_encoder(named(model))
+    transform = clip_model.image_bytes_transform(encoder.preprocessing)
+    files = sorted(pictures.glob("*/*.jpg"))
+    with torch.inference_mode():
+        levels = torch.stack([transform(path.read_bytes()) for path in files])
+        features = F.normalize(encoder.encode_image(levels), dim=-1)
+    classifier = clip_model.zero_shot_classifier(encoder, sorted(COLOURS), "ImageNet")
+    right = (features @ classifier.t()).argmax(dim=-1) == torch.tensor(
+        [sorted(COLOURS).index(path.parent.name) for path in files]
+    )
+    assert one["zero_shot"]["ensemble"]["value"] == pytest.approx(right.double().mean().item())
+    assert "160 px, squashed, bicubic" in (out / "report.md").read_text()
 
 
 def test_one_model_more_costs_one_model(models, pictures, tmp_path, caplog):

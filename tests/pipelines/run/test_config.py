@@ -243,6 +243,33 @@ def test_paths_are_relative_to_what_says_them(write, tmp_path, monkeypatch, key,
             )
 
 
+@pytest.mark.parametrize("library", ["open_clip", "hf"])
+def test_folders_of_other_libraries_models_are_relative_too(write, tmp_path, monkeypatch, library):
+    (tmp_path / "m").mkdir()
+    minimal = "name: test\nqueries: {}\n"
+    monkeypatch.chdir("/")
+    config = load_config(write(f"{minimal}embeddings: {{model: '{library}:m'}}\n"))
+    assert config.embeddings.model == f"{library}:{tmp_path / 'm'}"
+    monkeypatch.chdir(tmp_path)
+    config = load_config(write(minimal), [f"embeddings.model={library}:m"])
+    assert config.embeddings.model == f"{library}:{tmp_path / 'm'}"
+    with pytest.raises(ConfigError, match="not be trained here"):
+        load_config(write(minimal), [f"model.start_from={library}:m"])
+
+
+def test_weights_and_published_names_of_other_libraries(write, tmp_path):
+    minimal = "name: test\nqueries: {}\n"
+    for said, model in [
+        ("open_clip:ViT-B-32/openai", "open_clip:ViT-B-32/openai"),
+        ("hf:a/b@c", "hf:a/b@c"),
+        ("open_clip:ViT-B-32=w.pt", f"open_clip:ViT-B-32={tmp_path / 'w.pt'}"),
+    ]:
+        config = load_config(write(f"{minimal}embeddings: {{model: '{said}'}}\n"))
+        assert config.embeddings.model == model
+    with pytest.raises(ConfigError, match="write open_clip:NAME/TAG"):
+        load_config(write(f"{minimal}embeddings: {{model: 'open_clip:ViT-B-32'}}\n"))
+
+
 def test_the_file_of_the_embed_command_is_a_configuration_too(write, tmp_path, monkeypatch):
     file = write("model: clip.safetensors\nheads: {a: {path: head.safetensors}}\n")
     monkeypatch.chdir("/")
