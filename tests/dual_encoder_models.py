@@ -224,11 +224,12 @@ def save_transformers(name: str, folder: Path, seed: int = 0) -> str:
     else:
         processor = hf.CLIPImageProcessor(size={"shortest_edge": 36}, crop_size=SIDE)
     processor.save_pretrained(folder)
-    _save_tokenizer(folder, masks=name != "siglip")
+    # A CLIP's tokens end as they are filled, with its end token.
+    _save_tokenizer(folder, masks=name != "siglip", pad="</s>" if name == "clip" else "<pad>")
     return f"hf:{folder}"
 
 
-def _save_tokenizer(folder: Path, masks: bool = True) -> None:
+def _save_tokenizer(folder: Path, masks: bool = True, pad: str = "<pad>") -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -240,7 +241,7 @@ def _save_tokenizer(folder: Path, masks: bool = True) -> None:
     )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
+        pad_token=pad,
         eos_token="</s>",
         unk_token="<unk>",
         model_max_length=24,
