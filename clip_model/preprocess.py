@@ -76,11 +76,17 @@ class Preprocessing:
             raise ImageError("too large", what)
         return size
 
+    @property
+    def is_fast(self) -> bool:
+        """Whether JPEGs are read by the fast transform, see `image_bytes_transform`."""
+        return self.interpolation in FAST_INTERPOLATIONS
+
     def text(self) -> str:
         """In words, for a report."""
         way = "squashed" if self.squash else "centre"
         of = "" if self.shorter == self.resolution else f" of {self.shorter}"
-        return f"{self.resolution}{of} px, {way}, {self.interpolation}"
+        by = "JPEGs the fast way" if self.is_fast else "all by Pillow"
+        return f"{self.resolution}{of} px, {way}, {self.interpolation}, {by}"
 
 
 def image_transform(resolution: int) -> Preprocess:
@@ -110,7 +116,7 @@ def image_bytes_transform(how: Preprocessing | int) -> Callable[[bytes], Tensor]
     """
     how = Preprocessing(how) if isinstance(how, int) else how
     reference = reference_bytes_transform(how)
-    if how.interpolation not in FAST_INTERPOLATIONS:
+    if not how.is_fast:
         return reference
 
     def transform(data: bytes) -> Tensor:

@@ -203,7 +203,8 @@ def _model_lines(run: Run) -> Iterator[str]:
     """Which model all similarities and thresholds are of."""
     files = run.outputs("embeddings")
     if (precision := run.decision(PRECISION)) and (model := said_by(files, "model")):
-        yield f"Embedded by {model} in {precision}; similarities are cosines of its features."
+        seen = f" ({how})" if (how := said_by(files, "preprocessing")) else ""
+        yield f"Embedded by {model} in {precision}{seen}; similarities are cosines of its features."
         yield ""
     for doubt in Selection(run).doubts():
         yield f"Warning: {doubt}."

@@ -24,6 +24,9 @@ from workers.embedding.settings import EmbedSettings
 
 log = logging.getLogger(__name__)
 
+#: What embeddings say of themselves.
+Said = Literal["model", "precision", "preprocessing"]
+
 Computes = TypeVar("Computes", EmbedSettings, TrainSettings)
 
 #: A GPU's share that asks a machine of GPUs: as good as none, and it waits for a GPU as work would.
@@ -71,7 +74,7 @@ def precision_of(files: Sequence[Path]) -> str | None:
     return said_by(files, "precision")
 
 
-def said_by(files: Sequence[Path], key: Literal["model", "precision"]) -> str | None:
+def said_by(files: Sequence[Path], key: Said) -> str | None:
     """What the first of some files of embeddings says of all; None if it says nothing."""
     try:
         metadata = pq.read_schema(readable(files[0])).metadata if files else None

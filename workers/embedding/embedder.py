@@ -83,6 +83,8 @@ class Embedder:
             settings, self._pool, self.threads, self.meter, hidden=hidden
         )
         self.model = self.encoder.model
+        if not isinstance(self.model, clip_model.CLIP):
+            self.metadata["preprocessing"] = self.model.preprocessing.text()
         self._hidden = hidden
         self._decode = image_bytes_transform(self.model.preprocessing)
         self._labels = Labels.of(settings, self.encoder.texts)

@@ -143,7 +143,9 @@ def test_each_zero_shot_stands_beside_the_networks_probe(judged):
 
 def test_the_report_and_the_figures_say_what_they_can(judged):
     report = (judged / "report.md").read_text()
-    assert "**net**: 160 of 168 px, centre, bilinear. It knows no text" in report
+    assert (
+        "**net**: 160 of 168 px, centre, bilinear, JPEGs the fast way. It knows no text" in report
+    )
     assert "## Zero-shot beside supervised baselines" in report
     assert "| pairs | net |" not in report
     assert "| light | net | – |" in report  # few-shot without zero-shot

@@ -98,7 +98,7 @@ def test_a_dual_encoder_of_another_library_is_judged_as_a_clip(pictures, tmp_pat
         [sorted(COLOURS).index(path.parent.name) for path in files]
     )
     assert one["zero_shot"]["ensemble"]["value"] == pytest.approx(right.double().mean().item())
-    assert "160 px, squashed, bicubic" in (out / "report.md").read_text()
+    assert "160 px, squashed, bicubic, JPEGs the fast way" in (out / "report.md").read_text()
 
 
 def test_one_model_more_costs_one_model(models, pictures, tmp_path, caplog):

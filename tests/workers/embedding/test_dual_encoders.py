@@ -67,6 +67,7 @@ def test_each_embeds_and_filters(name, shard, tmp_path):
     similarity = torch.from_numpy(table["similarity"].to_numpy())
     cosines = F.cosine_similarity(seen, read)
     torch.testing.assert_close(similarity, cosines, rtol=0, atol=2e-3)
+    assert table.schema.metadata[b"preprocessing"].decode() == encoder.preprocessing.text()
     weights = (tmp_path / name).glob("*.safetensors")
     label = table.schema.metadata[b"model"].decode()
     assert label.startswith(f"{which.library} ")
