@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from clip_model.config import ClipConfig, VisionTransformerConfig
+from clip_model.config import ClipConfig, TimmTowerConfig, VisionTransformerConfig
 from clip_model.open_clip import mlp_ratio
 
 
@@ -43,6 +43,7 @@ def openai_module(name: str) -> ModuleType:
 def openai_model(config: ClipConfig) -> nn.Module:
     """The model of openai/CLIP (openai-clip 1.0.1)."""
     vision, text = config.vision, config.text
+    assert not isinstance(vision, TimmTowerConfig)
     model: nn.Module = openai_module("model").CLIP(
         config.embed_dim,
         config.image_resolution,
@@ -64,6 +65,7 @@ def open_clip_model(config: ClipConfig) -> nn.Module:
     from open_clip import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     vision, text = config.vision, config.text
+    assert not isinstance(vision, TimmTowerConfig)
     tower: dict[str, Any] = {
         "layers": vision.layers,
         "width": vision.width,

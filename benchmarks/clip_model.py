@@ -29,8 +29,9 @@ from torch import Tensor
 
 from benchmarks.baselines import open_clip_model, openai_model, openai_module
 from clip_model import ARCHITECTURES, CLIP, ClipConfig, tokenize
+from clip_model.config import MEAN, STD
 from clip_model.flops import image_flops, peak_flops
-from clip_model.preprocess import MEAN, STD, image_bytes_transform, image_transform
+from clip_model.preprocess import image_bytes_transform, image_transform
 from clip_model.tokenizer import END_OF_WORD, default_tokenizer
 from workers.base.hardware import computes_bfloat16
 

@@ -127,7 +127,7 @@ def measure(
             decoded += 1
             return crop(image, place)
 
-        stream = Stream(index, settings, resolution=pixels, context_length=CONTEXT, threads=1)
+        stream = Stream(index, settings, preprocessing=pixels, context_length=CONTEXT, threads=1)
         stream.crop = counting
         with closing(stream.batches(0)) as batches:
             for _ in itertools.islice(batches, order.steps_per_epoch):

@@ -205,7 +205,7 @@ def ceiling(task: Task) -> list[float]:
         index = Index.of(task.shards, Path(folder), data)
         config = state.model.config
         resolution, length = config.image_resolution, config.text.context_length
-        stream = Stream(index, data, resolution=resolution, context_length=length)
+        stream = Stream(index, data, preprocessing=resolution, context_length=length)
         some = islice(stream.batches(), min(4, task.steps))
         batches = [(batch.images.to(device), trim(batch.tokens).to(device)) for batch in some]
     parts = workers.parts((task.batch_size,))

@@ -17,6 +17,8 @@ from clip_model.config import (
     ClipConfig,
     ModifiedResNetConfig,
     TextConfig,
+    TimmTowerConfig,
+    VisionConfig,
     VisionTransformerConfig,
     check_count,
 )
@@ -29,6 +31,7 @@ def infer_config(
     text_heads: int | None = None,
     image_heads: int | None = None,
     head_width: int = HEAD_WIDTH,
+    timm: tuple[TimmTowerConfig, int] | None = None,
 ) -> ClipConfig:
     """The architecture of tensors under OpenAI's names.
 
@@ -38,11 +41,12 @@ def infer_config(
         text_heads: if it is not a 64th of the text tower's width.
         image_heads: of a ViT, if it is not `head_width` that tells.
         head_width: channels of a ViT's head.
+        timm: an image tower of timm's and its resolution, which shapes cannot say.
 
     Raises:
         RuntimeError: they are not the tensors of a CLIP.
     """
-    _check_towers(tensors)
+    _check_towers(tensors, timm is not None)
     try:
         width = tensors["ln_final.weight"].shape[0]
         vocab_size = tensors["token_embedding.weight"].shape[0]
@@ -53,10 +57,13 @@ def infer_config(
             context_length=tensors["positional_embedding"].shape[0],
             vocab_size=vocab_size,
         )
-        is_vit = "visual.proj" in tensors
-        vision, resolution = (
-            _vision_transformer(tensors, image_heads, head_width) if is_vit else _resnet(tensors)
-        )
+        vision: VisionConfig
+        if timm is not None:
+            vision, resolution = timm
+        elif "visual.proj" in tensors:
+            vision, resolution = _vision_transformer(tensors, image_heads, head_width)
+        else:
+            vision, resolution = _resnet(tensors)
         embed_dim = tensors["text_projection"].shape[1]
         return ClipConfig(embed_dim, resolution, vision, text, quick_gelu)
     except KeyError as error:
@@ -67,7 +74,7 @@ def infer_config(
         ) from error
 
 
-def _check_towers(tensors: Mapping[str, Tensor]) -> None:
+def _check_towers(tensors: Mapping[str, Tensor], is_timms: bool) -> None:
     """A CLIP is two towers; half of one, or something else, is said to be what it is."""
     has_text = "token_embedding.weight" in tensors
     if has_text and not any(name.startswith("visual.") for name in tensors):
@@ -78,6 +85,14 @@ def _check_towers(tensors: Mapping[str, Tensor]) -> None:
         )
     if not has_text:
         raise RuntimeError(f"not the tensors of a CLIP: there are {shown(tensors)}")
+    if is_timms == any(name.startswith("visual.trunk.") for name in tensors):
+        return
+    raise RuntimeError(
+        "'timm_model_name' names a network of timm's, and the weights have another image tower"
+        if is_timms
+        else "the image tower is a network of timm's; which one, open_clip_config.json beside the "
+        "weights would say, by its 'timm_model_name'"
+    )
 
 
 def with_quick_gelu(config: ClipConfig, quick_gelu: bool | None) -> ClipConfig:

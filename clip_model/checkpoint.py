@@ -21,12 +21,18 @@ from torch import Tensor
 
 from clip_model import hugging_face, open_clip
 from clip_model.architecture import infer_config, with_quick_gelu
-from clip_model.config import HEAD_WIDTH, MLP_RATIO, ClipConfig, VisionTransformerConfig
+from clip_model.config import (
+    HEAD_WIDTH,
+    MLP_RATIO,
+    ClipConfig,
+    TimmTowerConfig,
+    VisionTransformerConfig,
+)
 from clip_model.hugging_face import from_hugging_face, has_hugging_face_names, read_shards
 from clip_model.hugging_face_keys import PROCESSORS
 from clip_model.inert_pickle import UnsafeCheckpointError
 from clip_model.json_file import parse_json, replacing
-from clip_model.model import CLIP, convert_weights
+from clip_model.model import CLIP, convert_weights, filled
 from clip_model.open_clip import from_open_clip
 from clip_model.preprocess import Preprocess, image_transform
 from clip_model.registry import CACHE, PUBLISHED, SHIPPED, available_models
@@ -143,7 +149,7 @@ def load(
         raise RuntimeError(f"{path}: {_text(error)}") from error
     if half or (half is None and target.type == "cuda"):
         convert_weights(model)
-    return model.eval().to(target), image_transform(model.config.image_resolution)
+    return model.eval().to(target), image_transform(model.preprocessing)
 
 
 def save(
@@ -163,6 +169,8 @@ def save(
     path, config = Path(path), model.config
     if format != "clip_model" and config.text.kind != "transformer":
         raise ValueError(f"only this project's own format holds a {config.text.kind} text encoder")
+    if format in ("openai", "hugging_face"):
+        _check_plain(config, format)
     half = format == "clip_model" if half is None else half
     tensors = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
     texts = {CONFIG_KEY: json.dumps(config.to_dict())}
@@ -216,16 +224,10 @@ def _read_any(
 
 
 def _build(tensors: dict[str, Tensor], config: ClipConfig) -> CLIP:
-    with torch.device("meta"):  # no memory and no random numbers for weights about to be replaced
-        model = CLIP(config)
     if (scale := tensors.get("logit_scale")) is not None and scale.numel() == 1:
         # Some of open_clip's have one element in 1-D.
         tensors = tensors | {"logit_scale": scale.reshape(())}
-    for name, expected in model.state_dict().items():
-        if name in tensors and tensors[name].is_floating_point() != expected.is_floating_point():
-            raise RuntimeError(f"the tensor {name!r} is of type {tensors[name].dtype}")
-    # The shapes are compared before anything is converted: a mismatch costs no memory.
-    model.load_state_dict(tensors, assign=True)
+    model = filled(config, tensors)
     check_finite(model.float().state_dict())
     return model
 
@@ -261,6 +263,17 @@ def _from_openai(
         if name not in OPENAI_NUMBERS and name.rpartition(".")[2] != "attn_mask"
     }
     return tensors, infer_config(tensors, quick_gelu=True if quick_gelu is None else quick_gelu)
+
+
+def _check_plain(config: ClipConfig, format: str) -> None:
+    """Raises ValueError: the model is made of what these formats have no word for."""
+    lacks = {
+        "image towers of timm's": isinstance(config.vision, TimmTowerConfig),
+        "text towers that are not causal": not config.text.causal,
+        "preprocessing other than OpenAI's": not config.has_openai_preprocessing,
+    }
+    if absent := [what for what, is_needed in lacks.items() if is_needed]:
+        raise ValueError(f"the format {format} has no {', no '.join(absent)}")
 
 
 def _write_openai(tensors: dict[str, Tensor], config: ClipConfig, path: Path) -> None:

@@ -1,10 +1,13 @@
-"""The architectures, as data: the paper's nine, and the small one that this repository ships.
+"""The architectures, as data: the paper's nine, the small one that this repository ships, and what
+others are made of.
 
 Figures from the paper's tables 19 and 20 (arXiv 2103.00020) and the released weights.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,6 +18,10 @@ MLP_RATIO = 4  # and every perceptron of theirs four times as wide as its tower
 # Bounds that no CLIP is near. A file's few bytes must not build a model of a billion layers.
 MOST_LAYERS = 500  # of a tower, or of a ResNet's stage
 LARGEST = 1 << 20  # width, side of an image, words, ...
+LARGEST_IMAGE_OF_TIMM = 4096  # weights do not tell how large its images are: no other bound
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the images that OpenAI trained on, RGB
+STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def check_count(name: str, value: object, most: int = LARGEST) -> None:
@@ -81,8 +88,52 @@ class ModifiedResNetConfig:
 
 
 @dataclass(frozen=True)
+class TimmTowerConfig:
+    """A network of timm's as image tower (`timm_tower.py`): ConvNeXt, ViTamin, EVA02, MobileCLIP's.
+
+    As in open_clip, its last layer is the projection into the joint space where `proj` is none.
+    """
+
+    name: str  # timm's
+    pool: str = "avg"  # how it makes one row of features of a map; "": as it does of itself
+    proj: Literal["", "linear", "mlp", "none"] = "linear"
+    proj_bias: bool = False
+
+    def __post_init__(self) -> None:
+        # No source and no tag: nothing is downloaded.
+        if type(self.name) is not str or not re.fullmatch(r"\w{1,100}", self.name):
+            raise ValueError("a network of timm's is named by letters, digits and underscores")
+        if self.pool not in ("", "avg", "max", "avgmax", "token", "map"):
+            raise ValueError("the pool of a network of timm's must be avg, max, token, map or ''")
+        if self.proj not in ("", "linear", "mlp", "none"):
+            raise ValueError("the projection behind a network must be linear, mlp, none or ''")
+        if type(self.proj_bias) is not bool:
+            raise ValueError("proj_bias must be true or false")
+        if not self.pool and self.proj in ("", "none"):
+            raise ValueError("a network without pool and projection gives no row of features")
+
+    @property
+    def heads(self) -> int:
+        """Nothing that could be asked for: the name says it."""
+        return 0
+
+
+VisionConfig = VisionTransformerConfig | ModifiedResNetConfig | TimmTowerConfig
+#: By what `ClipConfig.to_dict` calls them.
+VISION_KINDS: dict[str, type[VisionConfig]] = {
+    "vit": VisionTransformerConfig,
+    "resnet": ModifiedResNetConfig,
+    "timm": TimmTowerConfig,
+}
+
+
+@dataclass(frozen=True)
 class TextConfig:
-    """The text encoder: a transformer, or a bag of words, which ignores layers and heads."""
+    """The text encoder: a transformer, or a bag of words, which ignores layers and heads.
+
+    Not `causal`, as MobileCLIP's, a token sees those behind it, the padding up to the whole context
+    among them.
+    """
 
     width: int
     layers: int = 12
@@ -90,6 +141,7 @@ class TextConfig:
     context_length: int = CONTEXT_LENGTH
     vocab_size: int = VOCAB_SIZE
     kind: Literal["transformer", "cbow"] = "transformer"
+    causal: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in ("transformer", "cbow"):
@@ -101,33 +153,56 @@ class TextConfig:
             check_count(f"the text tower's {name}", getattr(self, name))
         if self.kind == "transformer" and self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of {self.heads} heads")
+        if type(self.causal) is not bool:
+            raise ValueError("causal must be true or false")
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Everything that `CLIP` needs to be built.
+    """Everything that `CLIP` needs to be built, and how images are made ready for it.
 
     `quick_gelu` is part of the weights' meaning: OpenAI's were trained with x * sigmoid(1.702 x),
-    many others with the exact GELU, and the wrong one loads without an error.
+    many others with the exact GELU, and the wrong one loads without an error. So are the
+    preprocessing's parts: whether images are squashed into the square or cut to it, the
+    interpolation, and the mean and deviation that levels from 0 to 1 are normalised by. A network
+    of timm's has its own activation.
     """
 
     embed_dim: int
     image_resolution: int
-    vision: VisionTransformerConfig | ModifiedResNetConfig
+    vision: VisionConfig
     text: TextConfig
     quick_gelu: bool = True
+    squash: bool = False
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     def __post_init__(self) -> None:
         check_count("embed_dim", self.embed_dim)
         check_count("image_resolution", self.image_resolution)
         if type(self.quick_gelu) is not bool:
             raise ValueError("quick_gelu must be true or false")
+        if isinstance(self.vision, TimmTowerConfig):
+            check_count("image_resolution", self.image_resolution, LARGEST_IMAGE_OF_TIMM)
+        if type(self.squash) is not bool:
+            raise ValueError("squash must be true or false")
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise ValueError("interpolation must be bicubic or bilinear")
+        _check_colours("mean", self.mean, 0.0, 1.0)
+        _check_colours("std", self.std, 0.001, 1.0)
+
+    @property
+    def has_openai_preprocessing(self) -> bool:
+        """Whether images are made ready as for OpenAI's models, at whatever size."""
+        of_openai = (False, "bicubic", MEAN, STD)
+        return (self.squash, self.interpolation, self.mean, self.std) == of_openai
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary that JSON can hold; `from_dict` reads it back."""
+        kinds: dict[type, str] = {kind: name for name, kind in VISION_KINDS.items()}
         fields = asdict(self)
-        is_vit = isinstance(self.vision, VisionTransformerConfig)
-        fields["vision"]["kind"] = "vit" if is_vit else "resnet"
+        fields["vision"]["kind"] = kinds[type(self.vision)]
         return fields
 
     @classmethod
@@ -135,7 +210,7 @@ class ClipConfig:
         """The configuration that `to_dict` wrote.
 
         Raises:
-            ValueError: the image tower's kind is neither "vit" nor "resnet", or the text
+            ValueError: the image tower's kind is not "vit", "resnet" or "timm", or the text
                 encoder's neither "transformer" nor "cbow"; or a number is out of bounds, or none.
             TypeError, KeyError: a field is missing, or is not known.
         """
@@ -143,14 +218,23 @@ class ClipConfig:
             raise TypeError("an architecture is a table with two tables, 'vision' and 'text'")
         vision = dict(fields["vision"])
         kind = vision.pop("kind", None)
-        if kind not in ("vit", "resnet"):
-            raise ValueError(f"Unknown image tower {kind!r}; expected 'vit' or 'resnet'")
-        tower: VisionTransformerConfig | ModifiedResNetConfig
-        if kind == "vit":
-            tower = VisionTransformerConfig(**vision)
-        else:
-            tower = ModifiedResNetConfig(**{**vision, "layers": tuple(vision["layers"])})
-        return cls(**{**fields, "vision": tower, "text": TextConfig(**fields["text"])})
+        if kind not in ("vit", "resnet", "timm"):
+            raise ValueError(f"Unknown image tower {kind!r}; expected 'vit', 'resnet' or 'timm'")
+        if kind == "resnet":
+            vision["layers"] = tuple(vision["layers"])
+        lists: dict[str, Any] = {
+            name: tuple(fields[name]) for name in ("mean", "std") if name in fields
+        }
+        tower, text = VISION_KINDS[kind](**vision), TextConfig(**fields["text"])
+        return cls(**{**fields, **lists, "vision": tower, "text": text})
+
+
+def _check_colours(name: str, values: object, least: float, most: float) -> None:
+    """Raises ValueError: there is not a number within bounds for each of the three colours."""
+    numbers = values if type(values) is tuple else ()
+    is_number = [type(value) in (int, float) and math.isfinite(value) for value in numbers]
+    if len(numbers) != 3 or not all(is_number) or not least <= min(numbers) <= max(numbers) <= most:
+        raise ValueError(f"{name} must be three numbers from {least:g} to {most:g}")
 
 
 def _resnet(

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from clip_model.checkpoint import check_finite
-from clip_model.preprocess import MEAN, STD, Preprocessing, normalised
+from clip_model.config import MEAN, STD
+from clip_model.preprocess import Preprocessing, normalised
 from clip_model.registry import DualEncoderName
 from clip_model.tensor_files import read_tensor_file
 from clip_model.tokenizer import tokenize

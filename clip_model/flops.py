@@ -1,7 +1,8 @@
 """What a model computes: floating-point operations of its towers and of a training step.
 
 A multiply-add is two operations, and only matrix products, convolutions and attention count, as
-`torch.utils.flop_counter` has it; a causal tower's attention counts as if it saw every token.
+`torch.utils.flop_counter` has it; a causal tower's attention counts as if it saw every token. A
+tower of timm's is counted by it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from clip_model.config import (
     ClipConfig,
     ModifiedResNetConfig,
     TextConfig,
+    TimmTowerConfig,
     VisionTransformerConfig,
 )
+from clip_model.timm_tower import tower_flops
 from clip_model.vision_transformer import kept_patches
 
 #: Dense peak in bfloat16 (a V100: float16), operations a second, by a word of the device's name or
@@ -95,14 +98,16 @@ def image_flops(
     resolution = config.image_resolution if resolution is None else resolution
     if isinstance(config.vision, VisionTransformerConfig):
         return _vit_flops(config.vision, resolution, config.embed_dim, patch_dropout)
+    if isinstance(config.vision, TimmTowerConfig):
+        return tower_flops(config.vision, resolution, config.embed_dim)
     return _resnet_flops(config.vision, resolution, config.embed_dim)
 
 
 def text_flops(config: ClipConfig, tokens: int | None = None) -> int:
     """Of the text tower's forward pass for one caption of so many tokens, start and end among
-    them; None: the whole context."""
+    them; None: the whole context, which a tower always computes that is not causal."""
     text = config.text
-    tokens = text.context_length if tokens is None else tokens
+    tokens = text.context_length if tokens is None or not text.causal else tokens
     return _text_tower_flops(text, tokens) + 2 * text.width * config.embed_dim
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clip_model.architecture import infer_config
-from clip_model.config import ClipConfig, VisionTransformerConfig
+from clip_model.config import MEAN, STD, ClipConfig, VisionTransformerConfig
 from clip_model.hugging_face_keys import (
     IMAGE_HEADS,
     LAYER_NORM_EPS,
@@ -25,7 +25,6 @@ from clip_model.hugging_face_keys import (
     check_processors,
 )
 from clip_model.json_file import read_json, read_section, write_json
-from clip_model.preprocess import MEAN, STD
 from clip_model.state_dict import clip_tensors, shown
 from clip_model.tensor_files import read_tensor_file, write_safetensors
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clip_model.config import MLP_RATIO, ClipConfig, VisionTransformerConfig
+from clip_model.config import MEAN, MLP_RATIO, STD, ClipConfig, VisionTransformerConfig
 from clip_model.json_file import read_json
 from clip_model.known_keys import ANY, check_keys, check_square, same
-from clip_model.preprocess import MEAN, STD
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # the second since 5.0
 LAYER_NORM_EPS = 1e-5

@@ -10,7 +10,6 @@ import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +20,7 @@ from clip_model.preprocess import Preprocessing, normalised
 from clip_model.registry import BackboneName
 from clip_model.state_dict import shown
 from clip_model.tensor_files import read_tensor_file
+from clip_model.timm_tower import import_timm
 
 
 class ImageTower(Protocol):
@@ -133,7 +133,7 @@ class _WithoutClassifier(nn.Module):
 
 
 def _timm(which: BackboneName, tensors: Mapping[str, Tensor]) -> Backbone:
-    timm = _import_timm()
+    timm = import_timm()
     if not timm.is_model(which.name):
         raise RuntimeError(_unknown(which.name.split(".")[0], timm.list_models()))
     config = timm.get_pretrained_cfg(which.name)
@@ -146,19 +146,6 @@ def _timm(which: BackboneName, tensors: Mapping[str, Tensor]) -> Backbone:
     _fill(model, tensors, which.name)
     how = timm.data.resolve_model_data_config(model)
     return Backbone(_WithoutClassifier(model), _timm_preprocessing(how))
-
-
-def _import_timm() -> ModuleType:
-    import clip_model._torchvision  # noqa: F401 - timm imports torchvision
-
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        if error.name != "timm":
-            raise
-        raise RuntimeError("this needs the package timm: pip install timm") from error
-    module: ModuleType = timm
-    return module
 
 
 def _timm_preprocessing(how: Mapping[str, Any]) -> Preprocessing:

@@ -8,16 +8,17 @@ module of its own, its parts are attributes of the model, as published code expe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip_model.cbow import continuous_bag_of_words
-from clip_model.config import ClipConfig, TextConfig, VisionTransformerConfig
+from clip_model.config import ClipConfig, ModifiedResNetConfig, TextConfig, VisionTransformerConfig
 from clip_model.preprocess import Preprocessing
 from clip_model.resnet import ModifiedResNet
+from clip_model.timm_tower import TimmTower
 from clip_model.tokenizer import tokenize
 from clip_model.transformer import LayerNorm, ResidualAttentionBlock, Transformer
 from clip_model.vision_transformer import VisionTransformer
@@ -33,6 +34,9 @@ class CLIP(nn.Module):
 
     Args:
         config: the architecture; it stays readable as `model.config`.
+
+    Raises:
+        RuntimeError: the image tower is one of timm's, which is not installed or has no such one.
     """
 
     pad = 0  # the token that fills a row of tokens
@@ -56,7 +60,7 @@ class CLIP(nn.Module):
     def _add_text_transformer(self, text: TextConfig, quick_gelu: bool) -> None:
         width, layers = text.width, text.layers
         self.transformer = Transformer(
-            width, layers, text.heads, causal=True, quick_gelu=quick_gelu
+            width, layers, text.heads, causal=text.causal, quick_gelu=quick_gelu
         )
         self.positional_embedding = nn.Parameter(torch.empty(text.context_length, width))
         self.ln_final = LayerNorm(width)
@@ -70,25 +74,35 @@ class CLIP(nn.Module):
             nn.init.normal_(block.mlp.get_parameter("c_proj.weight"), std=residual_std)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute each block of both towers again in the backward pass: memory for time."""
+        """Compute each block of both towers again in the backward pass: memory for time.
+
+        Raises:
+            ValueError: the image tower cannot.
+        """
         self.visual.set_grad_checkpointing(enable)
         if self.config.text.kind == "transformer":
             self.transformer.grad_checkpointing = enable
+
+    def compute_buffers(self) -> None:
+        """What is no weight, after the model was built without memory and given its weights."""
+        if isinstance(self.visual, TimmTower):
+            self.visual.compute_buffers()
 
     def set_patch_dropout(self, share: float) -> None:
         """Leave this share of each image's patches out in training, from 0 up to but not 1.
 
         Raises:
-            ValueError: the image tower has no patches.
+            ValueError: the image tower has no patches, or is one of timm's.
         """
         if not isinstance(self.visual, VisionTransformer):
-            raise ValueError("a ResNet has no patches that could be left out")
+            who = "a ResNet" if isinstance(self.visual, ModifiedResNet) else "a tower of timm's"
+            raise ValueError(f"{who} has no patches that could be left out here")
         self.visual.patch_dropout = share
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How an image becomes the model's input."""
-        return Preprocessing(self.config.image_resolution)
+        return Preprocessing.of(self.config)
 
     @property
     def embed_dim(self) -> int:
@@ -99,12 +113,13 @@ class CLIP(nn.Module):
         """As `clip_model.tokenize`, for the model's context: [N, L]."""
         return tokenize(texts, self.context_length, truncate)
 
-    @staticmethod
-    def lengths(tokens: Tensor) -> Tensor:
+    def lengths(self, tokens: Tensor) -> Tensor:
         """How many of each row's first tokens its features depend on: [N, L] -> [N].
 
-        No token sees what follows it, and the features are those at the end token.
+        No token sees what follows it, and the features are those at the end token; or all see all.
         """
+        if not self.config.text.causal:
+            return torch.full((len(tokens),), tokens.shape[1])
         return tokens.argmax(dim=-1) + 1  # the end token has the largest id
 
     @property
@@ -115,7 +130,12 @@ class CLIP(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The type that images are computed in."""
-        return self.visual.conv1.weight.dtype
+        return self.visual.dtype
+
+    @property
+    def text_dtype(self) -> torch.dtype:
+        """The type that texts are computed in."""
+        return self.text_projection.dtype
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Features of preprocessed images, not normalised: [N, 3, R, R] -> [N, embed_dim].
@@ -147,6 +167,7 @@ class CLIP(nn.Module):
         No token sees what follows it, so the padding behind the longest caption is cut off first:
         the same features for less work. A compiled graph cannot depend on the tokens' values, so
         inside `torch.compile`, and after `compile_blocks`, nothing is cut; give it `trim(text)`.
+        Where tokens do see what follows, padding that has been cut off is put back.
 
         Raises:
             ValueError: the sequences are longer than the context.
@@ -157,7 +178,7 @@ class CLIP(nn.Module):
             raise ValueError(f"{text.shape[-1]} tokens, but the context has {self.context_length}")
         text = self.trimmed(text)
         end = text.argmax(dim=-1)  # N, for the end token has the largest id
-        x = self.token_embedding(text).to(self.dtype)  # NLD
+        x = self.token_embedding(text).to(self.text_dtype)  # NLD
         if self.config.text.kind == "cbow":
             x = continuous_bag_of_words(x, end)  # ND
         else:
@@ -165,16 +186,22 @@ class CLIP(nn.Module):
         return x @ self.text_projection  # ND @ DE -> NE
 
     def trimmed(self, text: Tensor) -> Tensor:
-        """`trim`, unless a graph is being compiled or was compiled for the length that is given."""
+        """`trim`, unless a graph is being compiled or was compiled for the length that is given.
+
+        Where tokens see what follows, they are padded to the whole context.
+        """
+        if not self.config.text.causal:
+            return F.pad(text, (0, self.context_length - text.shape[-1]))
         return trim(text) if self.trims_captions and not torch.compiler.is_compiling() else text
 
     def contextual(self, x: Tensor) -> Tensor:
-        """Embedded tokens through the text transformer, where each sees those before it: NLD."""
+        """Embedded tokens through the text transformer, in which each sees those before it, or all
+        where it is not causal: NLD."""
         x = x + self.positional_embedding[: x.shape[1]].to(x.dtype)  # NLD
         return self.ln_final(self.transformer(x))
 
     def _refuse_half_on_cpu(self) -> None:
-        if self.dtype == torch.float16 and self.logit_scale.device.type == "cpu":
+        if self.text_dtype == torch.float16 and self.logit_scale.device.type == "cpu":
             raise RuntimeError(
                 "a float16 model does not run on a CPU, which computes it a hundred times slower "
                 "than float32 where it can at all; call model.float() or model.bfloat16()"
@@ -203,15 +230,18 @@ def convert_weights(model: CLIP, dtype: torch.dtype = torch.float16) -> None:
     """Half precision where openai/CLIP has it, in place.
 
     Convolutions, linear layers, attention and the bare projections are converted; norms,
-    embeddings and the temperature stay as they are.
+    embeddings and the temperature stay as they are. So do all weights of a tower of timm's, which
+    are converted as they are used (`torch.autocast`).
 
     Raises:
         ValueError: a weight is too large for the type. The model is as it was.
     """
     kept = (nn.LayerNorm, nn.BatchNorm2d, nn.Embedding)
     converted: list[tuple[nn.Parameter, Tensor]] = []
+    is_timms = isinstance(model.visual, TimmTower)
+    others = set(model.visual.modules()) if is_timms else set[nn.Module]()
     for module in model.modules():
-        if isinstance(module, kept):
+        if isinstance(module, kept) or module in others:
             continue
         for name, parameter in module.named_parameters(recurse=False):
             if name not in UNCONVERTED:
@@ -223,11 +253,31 @@ def convert_weights(model: CLIP, dtype: torch.dtype = torch.float16) -> None:
             raise ValueError(f"a weight is too large for {dtype}: keep float32, with half=False")
     for parameter, values in converted:
         parameter.data = values
+    if isinstance(model.visual, TimmTower):
+        model.visual.half_type = None if dtype == torch.float32 else dtype
 
 
-def _image_tower(config: ClipConfig) -> VisionTransformer | ModifiedResNet:
-    if isinstance(config.vision, VisionTransformerConfig):
-        return VisionTransformer(
-            config.vision, config.image_resolution, config.embed_dim, config.quick_gelu
-        )
-    return ModifiedResNet(config.vision, config.image_resolution, config.embed_dim)
+def filled(config: ClipConfig, tensors: Mapping[str, Tensor]) -> CLIP:
+    """The model that has these weights: no copies, and no memory or random numbers for others.
+
+    Raises:
+        RuntimeError: they are not this architecture's; or as `CLIP`.
+    """
+    with torch.device("meta"):
+        model = CLIP(config)
+    # The shapes are compared before anything is converted: a mismatch costs no memory.
+    for name, expected in model.state_dict().items():
+        if name in tensors and tensors[name].is_floating_point() != expected.is_floating_point():
+            raise RuntimeError(f"the tensor {name!r} is of type {tensors[name].dtype}")
+    model.load_state_dict(tensors, assign=True)
+    model.compute_buffers()
+    return model
+
+
+def _image_tower(config: ClipConfig) -> VisionTransformer | ModifiedResNet | TimmTower:
+    vision, resolution, embed_dim = config.vision, config.image_resolution, config.embed_dim
+    if isinstance(vision, VisionTransformerConfig):
+        return VisionTransformer(vision, resolution, embed_dim, config.quick_gelu)
+    if isinstance(vision, ModifiedResNetConfig):
+        return ModifiedResNet(vision, resolution, embed_dim)
+    return TimmTower(vision, resolution, embed_dim)

@@ -126,7 +126,8 @@ class PredictCaption(Objective):
     its tokens' cross-entropies, the end token's included.
 
     Raises:
-        ValueError: the model's text encoder is no transformer.
+        ValueError: the model's text encoder is no transformer, or one whose tokens see those that
+            are to be predicted from them.
     """
 
     separable = True
@@ -136,6 +137,8 @@ class PredictCaption(Objective):
         text = model.config.text
         if text.kind != "transformer":
             raise ValueError(f"to predict captions takes a text transformer, not {text.kind}")
+        if not text.causal:
+            raise ValueError("to predict captions takes a causal text transformer; this one is not")
         self.image_prefix = nn.Linear(model.config.embed_dim, text.width)
         nn.init.normal_(self.image_prefix.weight, std=model.config.embed_dim**-0.5)
         nn.init.zeros_(self.image_prefix.bias)
@@ -147,7 +150,7 @@ class PredictCaption(Objective):
         model, tokens = self.model, self.model.trimmed(tokens)
         prefix = self.image_prefix(model.encode_image(images))  # nD
         known = model.token_embedding(tokens[:, 1:-1])  # n(L-2)D
-        x = torch.cat([prefix[:, None], known], dim=1).to(model.dtype)
+        x = torch.cat([prefix[:, None], known], dim=1).to(model.text_dtype)
         x = model.contextual(x)  # n(L-1)D
         end = tokens.argmax(dim=-1, keepdim=True)  # n1
         predicted = torch.arange(x.shape[1], device=x.device) < end  # n(L-1)
@@ -202,7 +205,7 @@ class PredictCaption(Objective):
         shape = (len(prefixes), *words.shape, prefixes.shape[-1])
         known = self.model.token_embedding(words[:, :-1]).expand(len(prefixes), -1, -1, -1)
         x = torch.cat([prefixes[:, None, None].expand(-1, len(words), -1, -1), known], dim=2)
-        x = self.model.contextual(x.flatten(0, 1).to(self.model.dtype))
+        x = self.model.contextual(x.flatten(0, 1).to(self.model.text_dtype))
         return full_precision(x).view(shape)
 
     def _totals(self, x: Tensor) -> Tensor:

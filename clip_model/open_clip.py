@@ -24,38 +24,19 @@ from clip_model.config import (
     ClipConfig,
     ModifiedResNetConfig,
     TextConfig,
+    TimmTowerConfig,
     VisionTransformerConfig,
 )
 from clip_model.json_file import read_json, read_section, replacing, write_json
-from clip_model.known_keys import ANY, check_keys, same
-from clip_model.preprocess import MEAN, STD
-from clip_model.state_dict import shown
+from clip_model.known_keys import ANY, check_keys
+from clip_model.open_clip_keys import check_model, obeyed_preprocessing
 from clip_model.tensor_files import write_safetensors
+from clip_model.timm_tower import is_size_of_open_clips, tower_flops
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 WEIGHTS_IN_FOLDER = (WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 SURE_WIDTH = 1024
-MOST_RATIO = 1000  # of the widths of a perceptron and its tower
-# Of the blocks of both towers.
-BLOCKS = {
-    "ls_init_value": same(None),
-    "final_ln_after_pool": ANY,  # the norm of the one token that is pooled, before or after
-    "output_tokens": same(False),
-    "act_kwargs": same(None),
-    "norm_kwargs": same(None, {}),
-    "block_type": same(None),
-} | dict.fromkeys(
-    (
-        "qk_norm",
-        "scaled_cosine_attn",
-        "scale_heads",
-        "scale_attn_inner",
-        "scale_attn",
-        "scale_fc",
-    ),
-    same(False),
-)
 PICKLED = (".pt", ".pth", ".bin")
 
 
@@ -88,13 +69,12 @@ def from_open_clip(
             raise RuntimeError(f"{config_path}: 'quick_gelu' must be true or false")
     vision, text = read_section(model, "vision_cfg"), read_section(model, "text_cfg")
     head_width = vision.get("head_width", HEAD_WIDTH)
-    config = infer_config(tensors, quick_gelu, text.get("heads", 8), head_width=head_width)
+    tower = _timm_tower(vision, str(config_path)) if vision.get("timm_model_name") else None
+    text_heads = text.get("heads", 8)
+    config = infer_config(tensors, quick_gelu, text_heads, head_width=head_width, timm=tower)
     if model is not fields:
         check_keys(fields, {"model_cfg": ANY, "preprocess_cfg": ANY}, str(config_path))
-    _check_model(model, config, str(config_path))
-    preprocess = read_section(fields, "preprocess_cfg") if model is not fields else {}
-    _check_preprocess(preprocess, config.image_resolution, f"{config_path}, preprocess_cfg")
-    return tensors, config
+    return tensors, _obeyed(config, fields, str(config_path))
 
 
 def described(fields: Mapping[str, Any], where: str) -> ClipConfig:
@@ -109,13 +89,15 @@ def described(fields: Mapping[str, Any], where: str) -> ClipConfig:
     """
     model = read_section(fields, "model_cfg") or fields
     vision, text = read_section(model, "vision_cfg"), read_section(model, "text_cfg")
-    if vision.get("timm_model_name"):
-        raise RuntimeError(f"{where}: an image tower of timm's is not made here")
+    is_timms = bool(vision.get("timm_model_name"))
     try:
+        tower, resolution = (
+            _timm_tower(vision, where) if is_timms else (_image_tower(vision), vision["image_size"])
+        )
         config = ClipConfig(
             model["embed_dim"],
-            vision["image_size"],
-            _image_tower(vision),
+            resolution,
+            tower,
             TextConfig(
                 text["width"],
                 text["layers"],
@@ -129,8 +111,13 @@ def described(fields: Mapping[str, Any], where: str) -> ClipConfig:
         raise RuntimeError(f"{where}: {error} is missing") from error
     except (TypeError, ValueError, OverflowError) as error:
         raise RuntimeError(f"{where}: {error}") from error
-    _check_model(model, config, where)
-    if config.image_resolution < smallest_side(config.vision):
+    config = _obeyed(config, fields, where)
+    if isinstance(config.vision, TimmTowerConfig):
+        try:
+            tower_flops(config.vision, config.image_resolution, config.embed_dim)
+        except RuntimeError as error:
+            raise RuntimeError(f"{where}: {error}") from error
+    elif config.image_resolution < smallest_side(config.vision):
         raise RuntimeError(f"{where}: images of {config.image_resolution} pixels have no patch")
     return config
 
@@ -138,6 +125,41 @@ def described(fields: Mapping[str, Any], where: str) -> ClipConfig:
 def smallest_side(vision: VisionTransformerConfig | ModifiedResNetConfig) -> int:
     """Pixels of the smallest image that a tower makes anything of."""
     return vision.patch_size if isinstance(vision, VisionTransformerConfig) else 32
+
+
+def _obeyed(config: ClipConfig, fields: Mapping[str, Any], where: str) -> ClipConfig:
+    """With what shapes do not say: the text tower's mask, and the preprocessing.
+
+    Raises:
+        RuntimeError: a key is not known, or asks for what is not done here.
+    """
+    model = read_section(fields, "model_cfg") or fields
+    no_mask = read_section(model, "text_cfg").get("no_causal_mask", False)
+    config = replace(config, text=replace(config.text, causal=no_mask is not True))
+    check_model(model, config, where)
+    preprocess = read_section(fields, "preprocess_cfg") if model is not fields else {}
+    where = f"{where}, preprocess_cfg"
+    try:
+        return replace(config, **obeyed_preprocessing(preprocess, config.image_resolution, where))
+    except ValueError as error:
+        raise RuntimeError(f"{where}: {error}") from error
+
+
+def _timm_tower(vision: Mapping[str, Any], where: str) -> tuple[TimmTowerConfig, int]:
+    """The tower and the size of its images; what is absent is as in open_clip."""
+    size = vision.get("image_size", 224)
+    if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+        size = size[0]
+    try:
+        tower = TimmTowerConfig(
+            vision["timm_model_name"],
+            vision.get("timm_pool", "avg"),
+            vision.get("timm_proj", "linear") or "",
+            vision.get("timm_proj_bias", False),
+        )
+    except (TypeError, ValueError) as error:
+        raise RuntimeError(f"{where}, vision_cfg: {error}") from error
+    return tower, size
 
 
 def _image_tower(vision: Mapping[str, Any]) -> VisionTransformerConfig | ModifiedResNetConfig:
@@ -166,8 +188,9 @@ def _lone_config(
             "load(..., quick_gelu=True) for OpenAI's weights, what was fine-tuned from them and "
             "open_clip's '-quickgelu' models, quick_gelu=False for other models of open_clip"
         )
-    is_vit = not isinstance(config.vision, ModifiedResNetConfig)
-    widths = [config.text.width, *([config.vision.width] if is_vit else [])]
+    vision = config.vision
+    of_vit = [vision.width] if isinstance(vision, VisionTransformerConfig) else []
+    widths = [config.text.width, *of_vit]
     if heads is None and any(width % HEAD_WIDTH or width > SURE_WIDTH for width in widths):
         raise RuntimeError(
             f"nothing says how many heads the attention has in towers {widths[-1]} and "
@@ -184,7 +207,16 @@ def write_open_clip(
 
     Args:
         texts: what the file says besides, where it can.
+
+    Raises:
+        ValueError: open_clip cannot build the image tower for images of this size.
     """
+    vision, size = config.vision, config.image_resolution
+    if isinstance(vision, TimmTowerConfig) and not is_size_of_open_clips(vision, size):
+        raise ValueError(
+            f"open_clip builds {vision.name} for the images that it was made for, not of {size} "
+            "pixels: begin with timm's network of that size, or save in this project's own format"
+        )
     if path.suffix == ".safetensors":
         write_safetensors(tensors, path, texts)
     elif path.suffix in PICKLED:
@@ -195,73 +227,6 @@ def write_open_clip(
         write_json(_their_config(config), path / CONFIG)
 
 
-def _check_model(model: Mapping[str, Any], config: ClipConfig, where: str) -> None:
-    """Raises RuntimeError: a key of the `model_cfg` asks for what is not done here."""
-    no_matter = ("init_logit_scale", "nonscalar_logit_scale", "cast_dtype", "output_dict")
-    known = dict.fromkeys(("vision_cfg", "text_cfg", "quick_gelu", *no_matter), ANY)
-    known |= {
-        "embed_dim": same(config.embed_dim),
-        "custom_text": same(True, False, None),  # the same tower under other names
-        "init_logit_bias": same(None),
-    }
-    check_keys(model, known, where)
-    vision, text = config.vision, config.text
-    of_vision = {
-        "layers": same(vision.layers),
-        "width": same(vision.width),
-        "image_size": same(config.image_resolution, (config.image_resolution,) * 2),
-        "attentional_pool": same(False, None),
-        "no_ln_pre": same(False),
-        "pos_embed_type": same("learnable"),
-        "pool_type": same("tok"),
-        "timm_model_name": same(None, ""),
-    }
-    # In training alone, or of a pooling or a tower that is refused by its own key.
-    unused = """patch_dropout attn_pooler_queries attn_pooler_heads timm_model_pretrained timm_pool
-        timm_proj timm_proj_bias timm_drop timm_drop_path"""
-    of_vision |= dict.fromkeys(unused.split(), ANY)
-    theirs = read_section(model, "vision_cfg")
-    if isinstance(vision, VisionTransformerConfig):
-        of_vision |= BLOCKS
-        of_vision["head_width"] = ANY  # obeyed
-        of_vision["patch_size"] = same(vision.patch_size, (vision.patch_size,) * 2)
-        _check_mlp_ratio(theirs.get("mlp_ratio", MLP_RATIO), vision, where)
-    else:
-        of_vision |= dict.fromkeys((*BLOCKS, "patch_size"), ANY)
-        of_vision["head_width"] = same(HEAD_WIDTH)
-    check_keys(theirs, of_vision | {"mlp_ratio": ANY}, f"{where}, vision_cfg")
-    of_text = {
-        "context_length": same(text.context_length),
-        "vocab_size": same(text.vocab_size),
-        "width": same(text.width),
-        "heads": same(text.heads, absent=8),  # obeyed
-        "layers": same(text.layers),
-        "hf_tokenizer_name": same(None, ""),
-        "tokenizer_mode": same(None),
-        "tokenizer_kwargs": same(None, {}),
-        "embed_cls": same(False),
-        "no_causal_mask": same(False),
-        "pool_type": same("argmax"),
-        "proj_bias": same(False),
-        "proj_type": same("linear"),
-        "hf_model_name": same(None, ""),
-    }
-    unused = "pad_id eos_id hf_model_pretrained hf_proj_type hf_pooler_type"
-    of_text |= dict.fromkeys(unused.split(), ANY)
-    of_text["mlp_ratio"] = same(MLP_RATIO)
-    check_keys(read_section(model, "text_cfg"), of_text | BLOCKS, f"{where}, text_cfg")
-
-
-def _check_mlp_ratio(ratio: Any, vision: VisionTransformerConfig, where: str) -> None:
-    """Raises RuntimeError: the perceptrons are not as wide as `mlp_ratio` makes them."""
-    is_number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
-    if not is_number or not 0 < ratio < MOST_RATIO or int(vision.width * ratio) != vision.mlp_width:
-        raise RuntimeError(
-            f"{where}, vision_cfg: 'mlp_ratio' must make {vision.mlp_width} of a width of "
-            f"{vision.width}, as the weights are, not {shown([ratio])}"
-        )
-
-
 def mlp_ratio(vision: VisionTransformerConfig) -> float:
     """What open_clip, which rounds down, makes the perceptrons' width of."""
     if vision.mlp_width == MLP_RATIO * vision.width:
@@ -269,24 +234,18 @@ def mlp_ratio(vision: VisionTransformerConfig) -> float:
     return (vision.mlp_width + 0.5) / vision.width
 
 
-def _check_preprocess(fields: Mapping[str, Any], resolution: int, where: str) -> None:
-    """Raises RuntimeError: the `preprocess_cfg` is not what `image_transform` does."""
-    known = {
-        "size": same(resolution, (resolution, resolution)),
-        "mode": same("RGB"),
-        "mean": same(MEAN),
-        "std": same(STD),
-        "interpolation": same("bicubic", "random"),  # random in training alone
-        "resize_mode": same("shortest"),
-        "fill_color": ANY,  # of other modes
-    }
-    check_keys(fields, known, where)
-
-
 def _their_config(config: ClipConfig) -> dict[str, Any]:
     vision, text = config.vision, config.text
     tower: dict[str, Any]
-    if isinstance(vision, ModifiedResNetConfig):
+    if isinstance(vision, TimmTowerConfig):
+        tower = {
+            "timm_model_name": vision.name,
+            "timm_model_pretrained": False,
+            "timm_pool": vision.pool,
+            "timm_proj": vision.proj or None,
+            "timm_proj_bias": vision.proj_bias,
+        }
+    elif isinstance(vision, ModifiedResNetConfig):
         tower = {"layers": list(vision.layers), "width": vision.width, "patch_size": None}
     else:
         tower = {
@@ -306,6 +265,13 @@ def _their_config(config: ClipConfig) -> dict[str, Any]:
             "width": text.width,
             "heads": text.heads,
             "layers": text.layers,
+            **({} if text.causal else {"no_causal_mask": True}),
         },
     }
-    return {"model_cfg": model, "preprocess_cfg": {"mean": list(MEAN), "std": list(STD)}}
+    preprocess = {
+        "mean": list(config.mean),
+        "std": list(config.std),
+        "interpolation": config.interpolation,
+        "resize_mode": "squash" if config.squash else "shortest",
+    }
+    return {"model_cfg": model, "preprocess_cfg": preprocess}

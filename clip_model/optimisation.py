@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from clip_model.config import ClipConfig, VisionTransformerConfig
+from clip_model.config import ClipConfig, ModifiedResNetConfig
 from clip_model.model import MAX_LOGIT_SCALE
 from clip_model.transformer import ResidualAttentionBlock
 
 OptimizerName = Literal["adamw", "muon"]
 Groups = list[dict[str, Any]]
+TOWER_OF_TIMM = "visual.trunk."
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,14 @@ def adam_constants(
     beta2: float | None = None,
     eps: float | None = None,
 ) -> AdamConstants:
-    """The paper's where none is given; they differ by the image tower (its table 18)."""
-    is_vit = isinstance(config.vision, VisionTransformerConfig)
+    """The paper's where none is given; they differ by the image tower (its table 18).
+
+    A tower of timm's has those of a ViT, as it is one or, as a ConvNeXt, made in its likeness.
+    """
+    is_resnet = isinstance(config.vision, ModifiedResNetConfig)
     given = {"beta1": beta1, "beta2": beta2, "eps": eps}
     said = {name: value for name, value in given.items() if value is not None}
-    return replace(VIT_CONSTANTS if is_vit else RESNET_CONSTANTS, **said)
+    return replace(RESNET_CONSTANTS if is_resnet else VIT_CONSTANTS, **said)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> Groups:
@@ -55,19 +59,29 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> Groups:
 
     The paper decays "all weights that are not gains or biases". Those are the weights of one
     dimension; open_clip takes them for it, too. It so spares the class embedding, as is right: it
-    is added to the class token's position, a bias in all but its name. Scalars, the temperature
-    among them, do not decay either. They have a group of their own because they are never sharded,
-    and Adam's kernels take no sharded weights together with whole ones.
+    is added to the class token's position, a bias in all but its name. timm's have further
+    dimensions of 1: [C, 1, 1] is a gain, and it calls tables of what is added to attention biases.
+    Scalars, the temperature among them, do not decay either. They have a group of their own because
+    they are never sharded, and Adam's kernels take no sharded weights together with whole ones.
 
     Returns:
         Groups as every optimizer of torch takes them; one may be empty.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
+    groups: list[list[nn.Parameter]] = [[], [], []]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_scalar = parameter.ndim == 0
+            groups[2 if is_scalar else 0 if _decays(name, parameter) else 1].append(parameter)
+    decays = (weight_decay, 0.0, 0.0)
     return [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
-        {"params": [p for p in trained if p.ndim == 0], "weight_decay": 0.0},
+        {"params": some, "weight_decay": decay} for some, decay in zip(groups, decays, strict=True)
     ]
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    shape = parameter.shape
+    dimensions = sum(size > 1 for size in shape) if TOWER_OF_TIMM in name else len(shape)
+    return dimensions >= 2 and "bias" not in name.rpartition(".")[2]
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:

@@ -1,11 +1,12 @@
 """Fine-tuning at another resolution: the patches' positions, resampled.
 
 As the paper's ViT-L/14@336px was made of ViT-L/14. Bicubic with antialiasing, the class token's
-position apart, like `resize_pos_embed` of open_clip 3.3.
+position apart, like `resize_pos_embed` of open_clip 3.3. Towers of timm's are resized by timm.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import overload
@@ -15,7 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip_model.architecture import grid_side
-from clip_model.model import CLIP
+from clip_model.config import TimmTowerConfig
+from clip_model.model import CLIP, filled
+from clip_model.timm_tower import TimmTower, tower_flops
 
 VIT_POSITIONS = "visual.positional_embedding"
 RESNET_POSITIONS = "visual.attnpool.positional_embedding"
@@ -34,23 +37,39 @@ def resize_positions(
     """The same model for images of another size; what is given stays as it is.
 
     Args:
-        model_or_state: a model, or tensors under OpenAI's names.
+        model_or_state: a model, or tensors under OpenAI's names, of no tower of timm's.
         resolution: side of the images in pixels.
 
     Returns:
         What was given, with other positions: the new model's other parameters are copies.
 
     Raises:
-        ValueError: the resolution is not a multiple of the patch's size (32 for ResNets).
+        ValueError: the resolution is not a multiple of the patch's size (32 for ResNets), or timm
+            has no way to it.
     """
     if not isinstance(model_or_state, CLIP):
         return _resize_state(model_or_state, resolution)
-    state = _resize_state(model_or_state.state_dict(), resolution)
-    config = replace(model_or_state.config, image_resolution=resolution)
-    with torch.device("meta"):  # no memory and no random numbers for what is about to be replaced
-        model = CLIP(config)
-    model.load_state_dict({name: t.detach().clone() for name, t in state.items()}, assign=True)
+    config = model_or_state.config
+    if isinstance(config.vision, TimmTowerConfig):
+        state = _resized_by_timm(model_or_state, config.vision, resolution)
+    else:
+        state = _resize_state(model_or_state.state_dict(), resolution)
+    config = replace(config, image_resolution=resolution)
+    model = filled(config, {name: t.detach().clone() for name, t in state.items()})
     return model.train(model_or_state.training)
+
+
+def _resized_by_timm(model: CLIP, vision: TimmTowerConfig, resolution: int) -> Mapping[str, Tensor]:
+    """A network may have several tables of positions, at any place: timm knows them."""
+    try:
+        tower_flops(vision, resolution, model.config.embed_dim)
+        visual = copy.deepcopy(model.visual)
+        assert isinstance(visual, TimmTower)
+        visual.resize(resolution)
+    except RuntimeError as error:
+        raise ValueError(f"resolution {resolution}: {error}") from error
+    of_visual = {f"visual.{name}": tensor for name, tensor in visual.state_dict().items()}
+    return model.state_dict() | of_visual
 
 
 def _resize_state(state: Mapping[str, Tensor], resolution: int) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
-"""An image to the model's input, exactly as OpenAI's models were trained and measured.
+"""An image to the model's input, exactly as it was trained and measured, OpenAI's before all.
 
 The order is part of the recipe. A palette image is resized as palette indices would be if it
 were converted late: so conversion to RGB comes after the resize and the crop, as in openai/CLIP.
 
 `image_transform` is the reference. `image_bytes_transform` is the fast path, from a file's bytes
-to uint8, for a model whose first convolution normalises (`fold_normalisation`);
+to uint8, for a model that normalises in its first convolution or before (`fold_normalisation`);
 `random_crop_bytes_transform` is its counterpart for training.
 """
 
@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clip_model.config import MEAN, STD, ClipConfig
 from clip_model.image_files import (
     ImageError,
     as_image_error,
@@ -28,12 +29,10 @@ from clip_model.image_files import (
     decode_jpeg,
     most_pixels,
 )
+from clip_model.timm_tower import TimmTower
 
 if TYPE_CHECKING:
     from clip_model.model import CLIP
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the images that OpenAI trained on, RGB
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 Preprocess = Callable[["Image.Image"], torch.Tensor]
 
@@ -53,6 +52,17 @@ class Preprocessing:
     std: tuple[float, ...] = STD
     #: Palettes become colours before the resize, as with everybody but OpenAI.
     colours_first: bool = False
+
+    @classmethod
+    def of(cls, config: ClipConfig) -> Preprocessing:
+        """That of a model."""
+        return cls(
+            config.image_resolution,
+            squash=config.squash,
+            interpolation=config.interpolation,
+            mean=config.mean,
+            std=config.std,
+        )
 
     @property
     def shorter(self) -> int:
@@ -89,16 +99,20 @@ class Preprocessing:
         return f"{self.resolution}{of} px, {way}, {self.interpolation}, {by}"
 
 
-def image_transform(resolution: int) -> Preprocess:
-    """The reference transform for a model of this resolution.
+def image_transform(how: Preprocessing | int) -> Preprocess:
+    """The reference transform for a model.
 
-    Resize the shorter side to `resolution` (bicubic, antialiased), crop the centre, convert to
+    Resize the shorter side to the resolution (bicubic, antialiased), crop the centre, convert to
     RGB, scale to [0, 1], normalise.
+
+    Args:
+        how: the model's, where it is done otherwise; of a resolution, OpenAI's.
 
     Returns:
         A function from a PIL image to float32 [3, resolution, resolution].
     """
-    return _compose(Preprocessing(resolution), normalise=True)
+    how = Preprocessing(how) if isinstance(how, int) else how
+    return _compose(how, normalise=True)
 
 
 def image_bytes_transform(how: Preprocessing | int) -> Callable[[bytes], Tensor]:
@@ -128,7 +142,7 @@ def image_bytes_transform(how: Preprocessing | int) -> Callable[[bytes], Tensor]
     return transform
 
 
-def random_crop_bytes_transform(resolution: int) -> Callable[[bytes, float], Tensor]:
+def random_crop_bytes_transform(how: Preprocessing | int) -> Callable[[bytes, float], Tensor]:
     """The paper's augmentation, fast: the square is cut out before it is resized.
 
     So pixels that are thrown away are not resized, and the square is at any pixel of the file's
@@ -136,11 +150,15 @@ def random_crop_bytes_transform(resolution: int) -> Callable[[bytes, float], Ten
     other formats are Pillow's. Resized first, as the paper has it, the same square differs in the
     two pixels beside a cut, which have seen what lies beyond: by up to 16 levels on photographs.
 
+    Args:
+        how: the model's, of which this takes the resolution and the interpolation.
+
     Returns:
         A function from a file's bytes, and where along the longer side the square is, from 0 to 1
         (1 excluded), to uint8 [3, resolution, resolution]. It raises ImageError.
     """
-    size = (resolution, resolution)
+    how = Preprocessing(how) if isinstance(how, int) else how
+    size, mode = (how.resolution, how.resolution), how.interpolation
 
     def transform(data: bytes, place: float) -> Tensor:
         pixels = decode_jpeg(data)
@@ -148,12 +166,12 @@ def random_crop_bytes_transform(resolution: int) -> Callable[[bytes, float], Ten
             top, left, side = _square(pixels.shape[0], pixels.shape[1], place)
             square = np.ascontiguousarray(pixels[top : top + side, left : left + side])
             x = torch.from_numpy(square).permute(2, 0, 1)[None]  # the layout that is fast
-            return F.interpolate(x, size, mode="bicubic", antialias=True)[0].contiguous()
+            return F.interpolate(x, size, mode=mode, antialias=True)[0].contiguous()
         image = decode_image(data)
         with as_image_error():
             top, left, side = _square(image.height, image.width, place)
             box = (left, top, left + side, top + side)
-            resized = _to_rgb(image.crop(box).resize(size, Image.Resampling.BICUBIC))
+            resized = _to_rgb(image.crop(box).resize(size, Image.Resampling[mode.upper()]))
             return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).contiguous()
 
     return transform
@@ -205,8 +223,10 @@ class NormalisingConv2d(nn.Conv2d):
 
     mean: Tensor
 
-    def __init__(self, conv: nn.Conv2d) -> None:
-        """Fold the normalisation into a copy of `conv`, which must have no bias."""
+    def __init__(
+        self, conv: nn.Conv2d, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+    ) -> None:
+        """Fold the normalisation into a copy of `conv`."""
         weight = conv.weight.detach()
         with torch.device("meta"):  # the weights are assigned below
             super().__init__(
@@ -215,16 +235,19 @@ class NormalisingConv2d(nn.Conv2d):
                 (conv.kernel_size[0], conv.kernel_size[1]),
                 (conv.stride[0], conv.stride[1]),
             )
-        mean, std = (
+        shift, scale = (
             torch.tensor(values, dtype=torch.float64, device=weight.device).view(3, 1, 1)
-            for values in (MEAN, STD)
+            for values in (mean, std)
         )
         self.frame = int(conv.padding[0])
         # In float16 weights for levels would be too small to be precise; levels / 256 are exact.
         self.divisor = 256.0 if weight.dtype == torch.float16 else 1.0
-        self.register_buffer("mean", (mean * 255).to(weight.dtype), persistent=False)
-        self.weight = _frozen(weight.double() / (std * 255 / self.divisor), weight.dtype)
-        self.bias = _frozen(-(weight.double() * mean / std).sum(dim=(1, 2, 3)), weight.dtype)
+        self.register_buffer("mean", (shift * 255).to(weight.dtype), persistent=False)
+        self.weight = _frozen(weight.double() / (scale * 255 / self.divisor), weight.dtype)
+        bias = -(weight.double() * shift / scale).sum(dim=(1, 2, 3))
+        if conv.bias is not None:
+            bias = bias + conv.bias.detach().double()
+        self.bias = _frozen(bias, weight.dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         levels = self._framed(input) if self.frame else input
@@ -236,6 +259,17 @@ class NormalisingConv2d(nn.Conv2d):
         framed = self.mean.expand(n, channels, height + 2 * frame, width + 2 * frame).clone()
         framed[..., frame:-frame, frame:-frame] = levels
         return framed
+
+
+class Normalise(nn.Module):
+    """The same apart, before a network that it cannot be folded into: levels, float32."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, input: Tensor) -> Tensor:
+        return normalised(input, self.mean, self.std)
 
 
 def normalised(levels: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
@@ -252,25 +286,33 @@ def normalised(levels: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float
 def fold_normalisation(model: CLIP) -> CLIP:
     """A model for inference that takes levels, uint8 [N, 3, R, R], and normalises them itself.
 
-    The same features to float rounding, for a quarter of the bytes and no pass over the pixels.
-    It shares every other weight with `model`, which stays as it is. It is not for saving: its
-    first convolution is no longer CLIP's.
+    The same features to float rounding, for a quarter of the bytes and no pass over the pixels,
+    where the first convolution takes it in; some of timm's do not. It shares every other weight
+    with `model`, which stays as it is. It is not for saving: its first convolution is no longer
+    CLIP's.
 
     Fold last, when the model is in the precision that it will run in.
 
     Raises:
         ValueError: the model is folded already.
     """
-    conv = model.visual.conv1
-    if isinstance(conv, NormalisingConv2d):
+    if any(isinstance(module, NormalisingConv2d | Normalise) for module in model.visual.modules()):
         raise ValueError("the normalisation is folded into this model already")
+    how = model.preprocessing
     shared: dict[int, Any] = {
         id(tensor): tensor
         for tensors in (model.parameters(), model.buffers())
         for tensor in tensors
     }
     folded = copy.deepcopy(model, shared)  # what is in `shared` is taken, not copied
-    folded.visual.conv1 = NormalisingConv2d(conv)
+    visual = folded.visual
+    names = visual.first_convolutions() if isinstance(visual, TimmTower) else ["conv1"]
+    for name in names:
+        conv = visual.get_submodule(name)
+        assert isinstance(conv, nn.Conv2d)
+        visual.set_submodule(name, NormalisingConv2d(conv, how.mean, how.std))
+    if not names:
+        visual.normalise = Normalise(how.mean, how.std)
     return folded.eval()
 
 

@@ -138,6 +138,11 @@ class ModifiedResNet(nn.Module):
         """As they are: [N, E]."""
         return hidden
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that images are computed in."""
+        return self.conv1.weight.dtype
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute each block again in the backward pass instead of keeping what it made."""
         self.grad_checkpointing = enable

@@ -52,6 +52,11 @@ class VisionTransformer(nn.Module):
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that images are computed in."""
+        return self.conv1.weight.dtype
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute each block again in the backward pass instead of keeping what it made."""
         self.transformer.grad_checkpointing = enable

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip_model.preprocess import MEAN, STD
+from clip_model.config import MEAN, STD
 from examples.starter_model.data import Concept
 
 TEMPLATES = ("a picture of {}", "a drawing of {}", "an icon of {}", "{} emoji", "a photo of {}")

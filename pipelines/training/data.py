@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from clip_model.image_files import ImageError
-from clip_model.preprocess import random_crop_bytes_transform
+from clip_model.preprocess import Preprocessing, random_crop_bytes_transform
 from clip_model.tokenizer import tokenize
 from pipelines.training.index import Failure, Index
 from pipelines.training.lanes import Files, Lane, Row
@@ -68,14 +68,18 @@ class Stream:
         index: Index,
         settings: DataSettings,
         *,
-        resolution: int,
+        preprocessing: Preprocessing | int,
         context_length: int,
         rank: int = 0,
         world_size: int = 1,
         threads: int | None = None,
         pinned: bool = False,
     ) -> None:
-        """``pinned``: the images are in memory from which a GPU copies while it computes."""
+        """
+        Args:
+            preprocessing: the model's; of a resolution, OpenAI's.
+            pinned: the images are in memory from which a GPU copies while it computes.
+        """
         self.order = Order(index, settings)
         self._index = index
         self.steps_per_epoch = self.order.steps_per_epoch
@@ -101,10 +105,11 @@ class Stream:
             Lane(lane, self.order, files) for lane in parts[rank] if self.order.lane_size(lane)
         ]
         self._threads = threads or usable_cores()
-        self._resolution, self._context_length = resolution, context_length
+        how = Preprocessing(preprocessing) if isinstance(preprocessing, int) else preprocessing
+        self._resolution, self._context_length = how.resolution, context_length
         self._pinned = pinned
         #: From a file's bytes and the place of the square to pixels.
-        self.crop = random_crop_bytes_transform(resolution)
+        self.crop = random_crop_bytes_transform(how)
 
     def batches(self, start_step: int = 0) -> Generator[Batch]:
         """The batches from a step of the training on, over all epochs, for ever.

@@ -22,7 +22,7 @@ from torch import Tensor
 from clip_model.config import ClipConfig
 from clip_model.flops import step_flops
 from clip_model.model import CLIP, trim
-from clip_model.preprocess import normalised
+from clip_model.preprocess import Preprocessing, normalised
 from pipelines.training.accumulation import backward
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.data import Stream, sent_ahead
@@ -125,10 +125,11 @@ def train(
     of_data = settings.of_data(seed, _batch_size(settings, index.tally.kept))
     state = TrainingState(settings, seed, precision, workers)
     config = state.model.config
+    how = Preprocessing.of(config)
     stream = Stream(
         index,
         of_data,
-        resolution=config.image_resolution,
+        preprocessing=how,
         context_length=settings.caption_tokens or config.text.context_length,
         rank=workers.rank,
         world_size=workers.size,
@@ -150,7 +151,7 @@ def train(
 
     with closing(stream.batches(state.step)) as batches, closing(lines):
         for batch in sent_ahead(islice(batches, total - state.step), workers.device):
-            images = normalised(batch.images)  # [n, 3, R, R]
+            images = normalised(batch.images, how.mean, how.std)  # [n, 3, R, R]
             tokens = trim(batch.tokens, rounded_to).to(workers.device)  # [n, L]
             torch.manual_seed(int(2**32 * draw(seed, state.step, batch.first)))  # of dropout
             parts = workers.parts(batch.sizes)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clip_model.config import ClipConfig
 from clip_model.image_files import ImageError
-from clip_model.preprocess import image_bytes_transform, normalised
+from clip_model.preprocess import Preprocessing, image_bytes_transform, normalised
 from clip_model.retrieval import retrieval_recall
 from clip_model.tokenizer import tokenize
 from pipelines.training.held_out import is_held_out
@@ -44,7 +44,8 @@ class HeldOutRetrieval:
         opt_outs: Sequence[OptOuts] = (),
     ) -> None:
         """Raises NeedsMendingError where none is held out."""
-        decode = image_bytes_transform(config.image_resolution)
+        self._how = Preprocessing.of(config)
+        decode = image_bytes_transform(self._how)
         with closing(_decoded(_different(shards, settings, opt_outs), decode)) as pairs:
             found = list(islice(pairs, SAMPLE))
         if not found:
@@ -68,7 +69,8 @@ class HeldOutRetrieval:
         compute.objective.eval()
         features = []
         for some in rows.split(BATCH):
-            images = normalised(self._images[some].to(workers.device))  # [n, 3, R, R]
+            levels = self._images[some].to(workers.device)  # [n, 3, R, R]
+            images = normalised(levels, self._how.mean, self._how.std)
             features.append(compute(images, self._tokens[some].to(workers.device)))  # nE, nE
         compute.objective.train()
         parts = workers.parts((share,) * workers.size)

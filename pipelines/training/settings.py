@@ -78,12 +78,12 @@ class OptimizerSettings(Settings):
         ge=0.0,
         lt=1.0,
         description="of AdamW's mean of squared gradients; null: the paper's, 0.999 for a ResNet, "
-        "0.98 for a ViT",
+        "0.98 for other image towers",
     )
     eps: float | None = Field(
         default=None,
         gt=0.0,
-        description="AdamW's; null: the paper's, 1e-8 for a ResNet, 1e-6 for a ViT",
+        description="AdamW's; null: the paper's, 1e-8 for a ResNet, 1e-6 for other image towers",
     )
     clip_gradients: float | None = Field(
         default=None,

@@ -35,10 +35,12 @@ def starting_model(settings: TrainSettings, seed: int) -> CLIP:
             model = resize_positions(model, settings.resolution)
         if settings.patch_dropout:
             model.set_patch_dropout(settings.patch_dropout)
+        model.set_grad_checkpointing(settings.gradient_checkpointing)
     except ValueError as error:
-        raise NeedsMendingError(f"model.resolution or model.patch_dropout: {error}") from error
+        raise NeedsMendingError(
+            f"model.resolution, model.patch_dropout or model.gradient_checkpointing: {error}"
+        ) from error
     model.requires_grad_()
-    model.set_grad_checkpointing(settings.gradient_checkpointing)
     # Convolutions of a ResNet are a quarter faster with the channels innermost; a ViT is the same.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from clip_model.compilation import compile_blocks
 from clip_model.config import ClipConfig
 from clip_model.distillation import Distilled
-from clip_model.model import CLIP
+from clip_model.model import CLIP, filled
 from clip_model.objectives import OBJECTIVES, Objective
 from clip_model.optimisation import (
     adam_constants,
@@ -122,17 +122,12 @@ def _objective(settings: TrainSettings, model: CLIP) -> Objective:
 def trained_model(kept: dict[str, Any], config: ClipConfig) -> CLIP:
     """The model that was kept, on the CPU: its average, where there is one."""
     weights = kept["average"] or kept["objective"]
-    with torch.device("meta"):  # no memory and no random numbers for what is replaced
-        model = CLIP(config)
-    model.load_state_dict(
-        {
-            name.removeprefix(_MODEL): value.cpu()
-            for name, value in weights.items()
-            if name.startswith(_MODEL)
-        },
-        assign=True,
-    )
-    return model.eval()
+    tensors = {
+        name.removeprefix(_MODEL): value.cpu()
+        for name, value in weights.items()
+        if name.startswith(_MODEL)
+    }
+    return filled(config, tensors).eval()
 
 
 def trained_objective(kept: dict[str, Any], config: ClipConfig, name: str) -> Objective:
@@ -141,4 +136,5 @@ def trained_objective(kept: dict[str, Any], config: ClipConfig, name: str) -> Ob
     with torch.device("meta"):
         objective = OBJECTIVES[name](CLIP(config))
     objective.load_state_dict({key: value.cpu() for key, value in weights.items()}, assign=True)
+    objective.model.compute_buffers()
     return objective.eval()

@@ -16,6 +16,7 @@ import torch
 
 import clip_model
 from clip_model import _torchvision  # noqa: F401
+from clip_model.timm_tower import import_timm
 
 SECONDS = 20  # where 2 are asked for: of the processor's time, on a slow and busy machine
 MEGABYTES = 300
@@ -51,6 +52,7 @@ def in_a_process(path: Path) -> str:
 if __name__ == "__main__":
     torch.set_num_threads(1)  # threads don't survive a fork, and would be waited for
     clip_model.load("starter", device="cpu")  # what loading imports, once for all
+    import_timm()
     for file in sorted(Path(sys.argv[1]).iterdir()):
         sys.stdout.write(json.dumps([file.name, in_a_process(file)]) + "\n")
         sys.stdout.flush()

@@ -9,8 +9,10 @@ from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,6 +31,7 @@ from clip_model.config import (
 from clip_model.model import convert_weights
 from clip_model.open_clip import _their_config, described
 from clip_model.positions import resize_positions
+from clip_model.preprocess import fold_normalisation
 
 TEXT = TextConfig(width=128, layers=2, heads=2, context_length=20, vocab_size=300)
 VIT = ClipConfig(32, 32, VisionTransformerConfig(2, 64, 8), TEXT)
@@ -345,15 +348,29 @@ def test_activation_from_open_clip_config(written, expected, tmp_path) -> None:
     assert loaded.config.text.heads == 4
 
 
-def test_other_normalisation_is_refused(tmp_path) -> None:
-    clip_model.save(random_model(VIT), tmp_path / "folder", "open_clip")
+def test_the_preprocessing_is_the_models(tmp_path) -> None:
+    """It goes through both formats that have words for it, and is what a picture comes through."""
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
+    other = replace(VIT, squash=True, interpolation="bilinear", mean=mean, std=std)
+    model = random_model(other)
+    clip_model.save(model, tmp_path / "folder", "open_clip")
     weights = tmp_path / "folder" / "open_clip_model.safetensors"
     save_file(load_file(weights), weights)  # without what we say in it
-    path = tmp_path / "folder" / "open_clip_config.json"
-    fields = json.loads(path.read_text())
-    path.write_text(json.dumps(fields | {"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}))
-    with pytest.raises(RuntimeError, match="'mean' must be"):
-        reload(tmp_path / "folder")
+    clip_model.save(model, tmp_path / "own.safetensors", half=False)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 90, 3), np.uint8))
+    for name in ("folder", "own.safetensors"):
+        loaded, preprocess = clip_model.load(tmp_path / name, device="cpu", quick_gelu=True)
+        assert_same(loaded, model)
+        squashed = picture.resize((32, 32), Image.Resampling.BILINEAR)
+        levels = torch.from_numpy(np.array(squashed)).permute(2, 0, 1) / 255
+        expected = (levels - torch.tensor(mean).view(3, 1, 1)) / 0.2
+        torch.testing.assert_close(preprocess(picture), expected)
+        folded = fold_normalisation(loaded).encode_image((levels * 255).round()[None])
+        features = loaded.encode_image(expected[None])
+        torch.testing.assert_close(folded, features, rtol=1e-3, atol=1e-4)
+    for format in ("openai", "hugging_face"):
+        with pytest.raises(ValueError, match="no preprocessing other than OpenAI's"):
+            clip_model.save(model, tmp_path / "x", format)
 
 
 @pytest.mark.parametrize("name", ["starter", "odd", *ARCHITECTURES])
@@ -383,7 +400,10 @@ def test_what_open_clip_takes_for_granted_is_taken_here() -> None:
         ("vision_cfg", {"patch_size": 0}, "patch_size must be from 1"),
         ("vision_cfg", {"patch_size": 64}, "no patch"),
         ("vision_cfg", {"pool_type": "avg"}, "'pool_type' must be 'tok'"),
-        ("vision_cfg", {"timm_model_name": "vit"}, "timm"),
+        ("vision_cfg", {"timm_model_name": "convnext_bas"}, "near are convnext_base"),
+        ("vision_cfg", {"timm_model_name": "hf-hub:some/one"}, "letters, digits and underscores"),
+        ("vision_cfg", {"timm_model_name": "test_vit", "timm_pool": "x"}, "the pool of a network"),
+        ("vision_cfg", {"timm_model_name": "test_convnext", "timm_pool": "token"}, "makes no"),
         ("text_cfg", {"heads": 3}, "not a multiple of 3 heads"),
         ("text_cfg", {"hf_model_name": "bert"}, "'hf_model_name' must be"),
         ("text_cfg", {"depth": 3}, "nothing is known of 'depth'"),

@@ -196,6 +196,25 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "vision, a list": own(vision=[1]),
     "vision, none": own(vision=None),
     "vision, nothing": own(vision={}),
+    "of timm's, large": own(vision={"kind": "timm", "name": "vit_7b_patch16_dinov3"}),
+    "of timm's, none": own(vision={"kind": "timm", "name": "x" * 100}),
+    "of timm's, from afar": own(vision={"kind": "timm", "name": "hf-hub:some/one"}),
+    "of timm's, a list": own(vision={"kind": "timm", "name": ["test_vit"]}),
+    "of timm's, large images": own_text(
+        json.dumps(
+            VIT.to_dict()
+            | {"vision": {"kind": "timm", "name": "test_convnext"}, "image_resolution": 1 << 20}
+        )
+    ),
+    "of timm's, images of no patch": own_text(
+        json.dumps(
+            VIT.to_dict() | {"vision": {"kind": "timm", "name": "test_vit"}, "image_resolution": 1}
+        )
+    ),
+    "mean, a number": own(mean=0.5),
+    "std 0": own(std=[0, 0, 0]),
+    "std NaN": own(std=[NAN, NAN, NAN]),
+    "causal, a number": own("text", causal=0),
     "a key nobody knows": own("text", rotary=True),
     "architecture deep": own_text("[" * 200_000),
     "architecture, a list": own_text("[1]"),

@@ -128,7 +128,7 @@ WORDS: dict[str, tuple[Any, str]] = {
     "embed_cls": (True, REFUSED),
     "pad_id": (1, LOADS),
     "eos_id": (299, LOADS),
-    "no_causal_mask": (True, REFUSED),
+    "no_causal_mask": (True, LOADS),
     "pool_type": ("eos", REFUSED),
     "proj_bias": (True, REFUSED),
     "proj_type": ("none", REFUSED),
@@ -153,10 +153,10 @@ MODEL: dict[str, tuple[Any, str]] = {
 PREPROCESS: dict[str, tuple[Any, str]] = {
     "size": (64, REFUSED),
     "mode": ("L", REFUSED),
-    "mean": ([0.5, 0.5, 0.5], REFUSED),
-    "std": ([0.5, 0.5, 0.5], REFUSED),
-    "interpolation": ("bilinear", REFUSED),
-    "resize_mode": ("squash", REFUSED),
+    "mean": ([0.5, 0.5, 0.5], LOADS),
+    "std": ([0.5, 0.5, 0.5], LOADS),
+    "interpolation": ("bilinear", LOADS),
+    "resize_mode": ("squash", LOADS),
     "fill_color": (255, LOADS),
     "anything_else": (1, REFUSED),
 }
@@ -231,6 +231,10 @@ def test_keys_of_open_clip(part, key, images, tmp_path) -> None:
         ("preprocess_cfg", "mean", 5),
         ("preprocess_cfg", "mean", None),
         ("preprocess_cfg", "mean", [float("nan")] * 3),
+        ("preprocess_cfg", "std", [0.0] * 3),
+        ("preprocess_cfg", "std", [0.5] * 4),
+        ("preprocess_cfg", "interpolation", "nearest"),
+        ("preprocess_cfg", "resize_mode", "longest"),
     ],
 )
 def test_values_of_the_wrong_type(part, key, value, tmp_path) -> None:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 
 import clip_model
 from clip_model import CLIP, ClipConfig
+from clip_model.config import MEAN, STD
 from clip_model.image_files import ImageError, decode_image
 from clip_model.preprocess import (
-    MEAN,
-    STD,
     fold_normalisation,
     image_bytes_transform,
     image_transform,
@@ -239,6 +239,12 @@ def test_folded_model_gives_the_same_features(config: ClipConfig) -> None:
     assert folded.text_projection is model.text_projection
 
 
+def first(model: CLIP) -> nn.Conv2d:
+    conv = model.visual.get_submodule("conv1")
+    assert isinstance(conv, nn.Conv2d)
+    return conv
+
+
 @pytest.mark.parametrize("config", [SMALL_VIT, SMALL_RESNET], ids=["vit", "resnet"])
 def test_first_convolution_is_exact_at_the_borders_too(config: ClipConfig) -> None:
     torch.manual_seed(0)
@@ -246,8 +252,8 @@ def test_first_convolution_is_exact_at_the_borders_too(config: ClipConfig) -> No
     levels = torch.randint(0, 256, (2, 3, config.image_resolution, config.image_resolution))
     mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (MEAN, STD))
     with torch.inference_mode():
-        expected = model.visual.conv1((levels.double() / 255 - mean) / std)
-        folded = fold_normalisation(model).visual.conv1(levels.double())
+        expected = first(model)((levels.double() / 255 - mean) / std)
+        folded = first(fold_normalisation(model))(levels.double())
     torch.testing.assert_close(folded, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -260,13 +266,13 @@ def test_folding_loses_nothing_in_half_precision(config: ClipConfig, dtype: torc
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     images = (levels.float() / 255 - mean) / std
     with torch.inference_mode():
-        exact = model.visual.conv1(images)
-        conv = model.to(dtype).visual.conv1
+        exact = first(model)(images)
+        conv = first(model.to(dtype))
         # What the weights' own rounding costs is no fault of the folding: the sums are exact here.
         plain = F.conv2d(
             images.to(dtype).double(), conv.weight.double(), None, conv.stride, conv.padding
         )
-        folded = fold_normalisation(model).visual.conv1(levels.to(dtype)).double()
+        folded = first(fold_normalisation(model))(levels.to(dtype)).double()
     worst, ours = ((x - exact).abs().max().item() for x in (plain, folded))
     assert ours <= 2 * worst + exact.abs().max().item() * torch.finfo(dtype).eps
 

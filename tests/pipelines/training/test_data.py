@@ -69,7 +69,7 @@ def index(tmp_path_factory):
 
 
 def stream_of(index, chosen=CHOSEN, **options):
-    return Stream(index, chosen, resolution=SIZE, context_length=LENGTH, **options)
+    return Stream(index, chosen, preprocessing=SIZE, context_length=LENGTH, **options)
 
 
 def take(stream, count, start=0):

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from clip_model.config import ARCHITECTURES
+from clip_model.config import ARCHITECTURES, ModifiedResNetConfig, TimmTowerConfig
 from clip_model.flops import image_flops
 from clip_model.objectives import OBJECTIVES
 from pipelines.run.config import ConfigError, build_settings
@@ -131,6 +131,7 @@ def test_an_architecture_of_ones_own_is_a_file_and_what_is_kept_is_its_content(t
     assert settings_of(recipe, folder=tmp_path).architecture == fields
     model = starting_model(settings, seed=0)
     assert model.config == known_or_described(fields)
+    assert not isinstance(model.config.vision, TimmTowerConfig)
     assert model.config.vision.layers == fields["vision_cfg"]["layers"]
     fields["vision_cfg"]["layers"] += 1
     (tmp_path / "mine.json").write_text(json.dumps(fields))
@@ -146,7 +147,10 @@ def test_four_sizes_of_each_family_are_told_apart_by_their_compute(family):
     assert all(1.5 * small < large for small, large in pairwise(flops))
     assert {config.text.layers for config in sizes} == {3}
     if family == "rn":
-        assert {config.text.width / config.vision.width for config in sizes} == {8}
+        towers = [config.vision for config in sizes]
+        widths = [tower.width for tower in towers if isinstance(tower, ModifiedResNetConfig)]
+        ratios = [one.text.width / width for one, width in zip(sizes, widths, strict=True)]
+        assert set(ratios) == {8}
 
 
 @pytest.mark.parametrize(
