@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clip_model.probe import (
+    COARSE,
     LinearProbe,
     OneVsRest,
     Split,
@@ -199,7 +200,11 @@ def _swept_probe(lesson: Lesson, warnings: list[str]) -> tuple[LinearProbe | One
     )
     l2, train = settings.few_shot_l2, (features[fitted], labels[fitted])
     if lesson.has_several and len(validated) and _both_kinds(labels[fitted]):
-        l2 = binary_sweep(lambda l2: _score(fit_one_vs_rest(*train, l2), lesson, validated)).l2
+
+        def score(l2: float) -> float:
+            return _score(fit_one_vs_rest(*train, l2, tolerance=COARSE), lesson, validated)
+
+        l2 = binary_sweep(score).l2
     elif not lesson.has_several and len(validated) and len(labels[fitted].unique()) > 1:
         l2 = sweep_l2(train, (features[validated], labels[validated])).l2
     else:
