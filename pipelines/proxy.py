@@ -20,15 +20,14 @@ from pipelines.evaluation.proxy import (
 from pipelines.evaluation.proxy_report import write_proxy_report
 from pipelines.evaluation.stages import EvaluationRun
 from pipelines.evaluation.suite import read_suite
-from pipelines.run.config import Config, ConfigError, build_settings, folder_of, read_tree
-from pipelines.run.directory import RECORD, Run, load_record
+from pipelines.run.config import ConfigError, build_settings, folder_of, read_tree
+from pipelines.run.directory import Run
 from pipelines.run.history import Journal
-from pipelines.run.runner import is_complete, run_stage
+from pipelines.run.runner import finished_run, run_stage
 from pipelines.stages.base import Stage
 from pipelines.stages.dataset import Dataset
 from pipelines.training import CHECKPOINT
 from workers.base.exit_codes import ExitCode
-from workers.base.file_systems import local_folder
 from workers.base.output import say
 from workers.embedding.settings import EmbedSettings
 from workers.selection.settings import SelectionSettings
@@ -84,19 +83,7 @@ def compare(arguments: argparse.Namespace) -> ExitCode:
 
 def pool_of(settings: ProxySettings) -> Run:
     """The run that is chosen of. Raises ConfigError where it is not complete."""
-    directory = local_folder(settings.pool)
-    try:
-        recorded = load_record(directory / RECORD)["configuration"]
-        config = Config.model_validate(recorded)
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"pool: {directory} has no record of a run: {error}") from error
-    pool, known = Run.open(config, directory), dict[str, bool]()
-    if missing := [stage for stage in POOL if not is_complete(pool, stage, known)]:
-        raise ConfigError(
-            f"pool: {', '.join(missing)} of {pool.directory} is not complete: run "
-            "pipelines.build_dataset on it first"
-        )
-    return pool
+    return finished_run("pool", settings.pool, POOL)
 
 
 def _work(settings: ProxySettings, pool: Run, run: EvaluationRun, journal: Journal) -> ExitCode:

@@ -144,7 +144,9 @@ def _judgements(directory: Path) -> Iterator[str]:
     for place in ("", f"{EVALUATION}/"):
         models = Side.RECEIPTS.of(directory / place / "features" / "model").parent
         labels = sorted(path.name for path in models.glob("[!.]*/"))
-        yield from (f"{place}{name}" for name in ("sets", *(f"features/{one}" for one in labels)))
+        yield from (
+            f"{place}{name}" for name in ("sets", "n_grams", *(f"features/{one}" for one in labels))
+        )
         yield f"{place}results"
 
 

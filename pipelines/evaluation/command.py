@@ -15,6 +15,7 @@ from pipelines.evaluation.baselines import beside_baselines
 from pipelines.evaluation.candidates import Candidate, candidates_of, size_of
 from pipelines.evaluation.contamination import Seen, contamination, parquet_pairs
 from pipelines.evaluation.judge import read_results, robustness_of
+from pipelines.evaluation.n_gram_stage import NGrams
 from pipelines.evaluation.report.write import write_report
 from pipelines.evaluation.sources import SourceError
 from pipelines.evaluation.sources.datacomp import DATACOMP
@@ -88,7 +89,8 @@ def judged(
     The run must be locked. Raises ConfigError for what can be seen to be wrong before any work.
     """
     results = Results(run, candidates)
-    stages = [Sets(run), *(Features(run, one) for one in candidates), results]
+    n_grams = [] if run.suite.protocols.n_grams is None else [NGrams(run)]
+    stages = [Sets(run), *n_grams, *(Features(run, one) for one in candidates), results]
     for stage in sorted(stages, key=lambda stage: isinstance(stage, Sets)):  # that reads most
         stage.check()
     for stage in stages:

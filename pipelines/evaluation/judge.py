@@ -17,6 +17,7 @@ from torch import Tensor
 import clip_model
 from clip_model.templates import ClassName
 from clip_model.zero_shot import TextTower
+from pipelines.evaluation.n_grams import NGramLayer
 from pipelines.evaluation.pictures import NO_TEXTS
 from pipelines.evaluation.protocols import (
     Pictures,
@@ -89,9 +90,11 @@ class Judge:
             if "train" in shard.files:
                 train, _ = read_pictures(shard.files["train"], shard.files["train features"])
             settings = self.protocols.model_copy(update={"metric": of["metric"]})
+            layer, why_not = n_grams_of(shard)
             judged = judge_classification(
-                tower, of["classes"], of["templates"], test, train, settings
+                tower, of["classes"], of["templates"], test, train, settings, layer
             )
+            judged.result["warnings"] += why_not
         result = {"model": of["model"], "set": of["set"], **judged.result}
         if missing:
             warnings = result.setdefault("warnings", [])
@@ -126,6 +129,17 @@ def read_pictures(pictures: Sequence[Path], features: Sequence[Path]) -> tuple[P
         labels += [tuple(row["labels"]) for row in known]
         captions += [tuple(row["captions"]) for row in known]
     return Pictures(ids, torch.cat(rows), labels, captions, torch.cat(hidden)), missing
+
+
+def n_grams_of(shard: Shard) -> tuple[NGramLayer | None, list[str]]:
+    """The n-gram baseline where one is asked for, or why the model cannot have it."""
+    if "n_grams" not in shard.files:
+        return None, []
+    layer = NGramLayer.read(shard.file("n_grams"))
+    model = pq.read_schema(shard.files["test features"][0]).metadata[b"model"].decode()
+    if model == layer.model:
+        return layer, []
+    return None, [f"no n-grams: the run that they are of was embedded by {layer.model}"]
 
 
 def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:

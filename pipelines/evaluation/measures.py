@@ -90,6 +90,12 @@ def answer(features: Tensor, classifier: Tensor, metric: Metric) -> Answers:
     return Answers(ranked.cpu().numpy(), None if scores is None else scores.cpu().numpy())
 
 
+def answer_by(scores: Tensor) -> Answers:
+    """The classes by any scores of theirs: float32 [N, C]."""
+    _, ranked = scores.topk(min(TOP, scores.shape[1]), dim=-1)
+    return Answers(ranked.cpu().numpy(), scores.cpu().numpy())
+
+
 @dataclass(frozen=True)
 class Measure:
     """A metric of some answers: the value is the mean over the columns of the statistic."""

@@ -29,12 +29,14 @@ from pipelines.evaluation.measures import (
     Measure,
     Truth,
     answer,
+    answer_by,
     chance,
     details,
     difference,
     first_name,
     measure,
 )
+from pipelines.evaluation.n_grams import NGramLayer
 from pipelines.evaluation.pictures import (
     NO_DRAWS,
     NO_TEXTS,
@@ -70,10 +72,12 @@ def judge_classification(
     test: Pictures,
     train: Pictures | None,
     settings: ProtocolSettings,
+    n_grams: NGramLayer | None = None,
 ) -> Judged:
     """Zero-shot by every kind of prompt, and what probes on labelled examples do beside it.
 
-    Without a text tower probes alone; what needs zero-shot is None, and the result says why.
+    Without a text tower probes alone; what needs zero-shot is None, and the result says why. An
+    n-gram baseline answers beside the prompts, and is never what probes are compared with.
 
     Raises:
         ValueError: there is no picture, class or prompt, a label is none of the classes or
@@ -83,10 +87,12 @@ def judge_classification(
     pictures, order = _checked(test, classes, settings)
     truth = Truth.of(pictures.labels, len(classes))
     answers = _zero_shot(tower, classes, own_templates, pictures, settings) if tower else {}
+    best = "ensemble" if "ensemble" in answers else next(reversed(answers), None)
+    if n_grams is not None and len(n_grams.unknown(classes)) < len(classes):
+        answers["n_grams"] = answer_by(n_grams.scores(pictures.features, classes))
     measures = {name: measure(metric, some, truth) for name, some in answers.items()}
     statistics = {name: one.statistic for name, one in measures.items()}
     draws = bootstrap(len(pictures), statistics, settings.bootstrap, settings.seed)
-    best = "ensemble" if "ensemble" in answers else next(reversed(answers), None)
     examples, rows = hold_out(
         pictures, None if train is None else _checked(train, classes, settings)[0], settings
     )
@@ -123,6 +129,7 @@ def judge_classification(
         "warnings": [
             *_of_classes(truth, classes),
             *_of_interval(best, zero_shot, len(pictures)),
+            *_of_n_grams(n_grams, classes),
             *taught.warnings,
         ],
     }
@@ -175,6 +182,16 @@ def _of_classes(truth: Truth, classes: Sequence[ClassName]) -> list[str]:
     if not empty:
         return []
     return [f"{len(empty)} of {len(classes)} classes have no picture: {named(empty)}"]
+
+
+def _of_n_grams(layer: NGramLayer | None, classes: Sequence[ClassName]) -> list[str]:
+    unknown = [first_name(names) for names in layer.unknown(classes)] if layer else []
+    if not unknown:
+        return []
+    return [
+        f"n-grams: {len(unknown)} of {len(classes)} classes have names that end in no frequent "
+        f"word of the captions, and are never the answer: {named(unknown)}"
+    ]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from workers.base.settings import Settings
+from workers.base.settings import FileName, Settings
 
 Prompts = Literal["bare", "one", "own", "ensemble"]
 Metric = Literal["top1", "top5", "mean_per_class", "map", "auc"]
@@ -21,6 +21,12 @@ class ProtocolSettings(Settings):
         description="zero-shot prompts, each judged by itself: `bare` is the class's name, `one` "
         "`a photo of a {}.`, `own` the data set's templates where it has any, `ensemble` the "
         "paper's 80; probes are compared with `ensemble`, or without it with the last of these",
+    )
+    n_grams: FileName | None = Field(
+        default=None,
+        description="directory of a run that is finished: n-grams of its captions, told by a "
+        "linear layer on its image embeddings, are judged beside the prompts (Visual N-Grams, a "
+        "baseline of the paper), for the model that has made these embeddings",
     )
     metric: Metric = Field(
         default="top1",

@@ -37,6 +37,9 @@ from workers.base.tally import Tally
 from workers.embedding.overlap import in_chunks
 from workers.embedding.settings import InputSettings
 
+#: The stage of the n-gram baseline, and its file.
+N_GRAMS, LAYER = "n_grams", "layer.parquet"
+
 #: Pictures in a file of a data set: a shard for the model.
 PICTURES = 8_192
 
@@ -249,7 +252,7 @@ class Results(Evaluation):
     def __init__(self, run: EvaluationRun, candidates: Sequence[Candidate]) -> None:
         super().__init__(run)
         self.candidates = candidates
-        self.reads = ("sets", *(f"features/{one.label}" for one in candidates))  # type: ignore[misc]
+        self.reads = ("sets", N_GRAMS, *(f"features/{one.label}" for one in candidates))  # type: ignore[misc]
 
     def plan(self) -> list[Shard]:
         sets = self.run.suite.sets
@@ -276,6 +279,8 @@ class Results(Evaluation):
             "published": candidate.content.identity["published"],
         }
         settings = self.run.suite.protocols.identity()
+        if settings.pop("n_grams") and not candidate.backbone and task != "retrieval":
+            files[N_GRAMS] = [self.run.directory / N_GRAMS / LAYER]
         return self.shard(f"{candidate.label}.{name}", settings, files, values)
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:

@@ -23,6 +23,7 @@ from pipelines.evaluation.intervals import (
     estimate,
     percentiles,
 )
+from pipelines.evaluation.n_gram_stage import NGrams
 from pipelines.evaluation.stages import EvaluationRun, Sets
 from pipelines.evaluation.suite import read_suite
 from pipelines.run.checks import EVALUATION
@@ -64,11 +65,12 @@ def suite_identity(run: EvaluationRun) -> dict[str, Any]:
     """
     try:
         sets = Sets(run).plan()
+        n_grams = [] if run.suite.protocols.n_grams is None else NGrams(run).plan()
     except ConfigError as error:
         raise ConfigError(f"scores.suite: {error}") from error
     return {
         "suite": run.suite.model_dump(mode="json"),
-        "sets": {shard.name: shard.key for shard in sets},
+        "sets": {shard.name: shard.key for shard in [*sets, *n_grams]},
     }
 
 

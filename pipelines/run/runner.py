@@ -10,7 +10,7 @@ from shutil import which
 
 from pipelines.run.attempts import finish_publishing
 from pipelines.run.config import Config, ConfigError
-from pipelines.run.directory import Run
+from pipelines.run.directory import RECORD, Run, load_record
 from pipelines.run.gates import barren, gate_of, is_met, places_of, shortfall
 from pipelines.run.history import Journal
 from pipelines.run.memory import peak_memory
@@ -25,6 +25,7 @@ from pipelines.stages import STAGES
 from pipelines.stages.base import Stage
 from pipelines.stages.embeddings import Embeddings
 from workers.base.exit_codes import ExitCode
+from workers.base.file_systems import local_folder
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +181,29 @@ def is_complete(run: Run, name: str, known: dict[str, bool]) -> bool:
         above = all(is_complete(run, other, known) for other in stage.reads)
         known[name] = above and not Plan.of(stage).todo and not _outage(stage)
     return known[name]
+
+
+def finished_run(key: str, place: str, stages: Sequence[str]) -> Run:
+    """A run as it was configured, whose stages are complete, to be read.
+
+    Raises ConfigError, which names the ``key`` that names the run, where there is no such run or
+    one of the stages is not complete.
+    """
+    try:
+        directory = local_folder(place)
+        recorded = load_record(directory / RECORD).get("configuration")
+        config = None if recorded is None else Config.model_validate(recorded)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {place} cannot be read as a run: {error}") from error
+    if config is None:
+        raise ConfigError(f"{key}: {directory} has no record of a run: name a run's directory")
+    run, known = Run.open(config, directory), dict[str, bool]()
+    if missing := [stage for stage in stages if not is_complete(run, stage, known)]:
+        raise ConfigError(
+            f"{key}: {', '.join(missing)} of {run.directory} is not complete: run "
+            "pipelines.build_dataset on it first"
+        )
+    return run
 
 
 @dataclass(frozen=True)

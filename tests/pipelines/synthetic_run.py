@@ -25,6 +25,7 @@ from workers.base.pair_ids import make_pair_id
 from workers.base.storage import write_table, write_text
 from workers.base.tally import Tally
 from workers.crawl.warc_writer import WarcWriter
+from workers.embedding.embedder import model_label
 from workers.fetch.requests import list_name
 
 BIRDS, FISH = "http://birds.example", "http://fish.example"
@@ -260,8 +261,9 @@ def _images(_run, tries=0):
     return work
 
 
-def _embeddings(_run):
-    schema = contracts.embeddings_schema(32).with_metadata({"precision": "fp32", "model": "tiny"})
+def _embeddings(run):
+    about = {"precision": "fp32", "model": model_label(run.config.embeddings.model)}
+    schema = contracts.embeddings_schema(32).with_metadata(about)
 
     def work(shard, out):
         some = _of_list(shard.file("images"))

@@ -17,6 +17,9 @@ PROMPTS = {
     "ensemble": "ensemble",
 }
 
+#: All that answers without labels.
+ANSWERS = {**PROMPTS, "n_grams": "n-grams"}
+
 Result = Mapping[str, Any]
 
 

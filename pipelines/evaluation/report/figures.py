@@ -120,7 +120,8 @@ def prompts_gain(results: Results, _: Mapping[str, float]) -> Figure | LeftOut:
     title = "What prompts add to bare class names"
     judged, rows = [], []
     for result in results.of("classification"):
-        gains = {kind: Estimate.of(gain) for kind, gain in (result.get("gains") or {}).items()}
+        found = result.get("gains") or {}
+        gains = {kind: Estimate.of(found[kind]) for kind in PROMPTS if kind in found}
         rows += [
             row_of(result, gains[kind], kind=name)
             for kind, name in PROMPTS.items()

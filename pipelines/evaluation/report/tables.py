@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pipelines.evaluation.report.estimates import (
+    ANSWERS,
     PROMPTS,
     Estimate,
     Result,
@@ -38,19 +39,20 @@ def zero_shot_table(results: Results) -> Iterator[str]:
     if not judged and not warnings:
         return
     yield from heading("Zero-shot, by prompts")
-    kinds = [kind for kind in PROMPTS if any(kind in one["zero_shot"] for one in judged)]
+    kinds = [kind for kind in ANSWERS if any(kind in one["zero_shot"] for one in judged)]
     rows = (
         [*_names(one), chance_cell(one), *_cells(percent, one["zero_shot"], kinds)]
         for one in judged
     )
-    yield from table(["set", "model", "chance", *(PROMPTS[kind] for kind in kinds)], rows, texts=2)
+    yield from table(["set", "model", "chance", *(ANSWERS[kind] for kind in kinds)], rows, texts=2)
     yield from _bullets(warnings)
     gains = [kind for kind in kinds if any(kind in (one.get("gains") or {}) for one in judged)]
     if gains:
-        yield "What prompts add to bare names, on the same pictures:"
+        beside = ", and how n-grams differ from them" if "n_grams" in gains else ""
+        yield f"What prompts add to bare names{beside}, on the same pictures:"
         yield ""
         rows = ([*_names(one), *_cells(points, one.get("gains"), gains)] for one in judged)
-        yield from table(["set", "model", *(PROMPTS[kind] for kind in gains)], rows, texts=2)
+        yield from table(["set", "model", *(ANSWERS[kind] for kind in gains)], rows, texts=2)
 
 
 def _near_chance(judged: Iterable[Result]) -> Iterator[tuple[Result, str]]:
