@@ -160,7 +160,7 @@ def test_four_sizes_of_each_family_are_told_apart_by_their_compute(family):
         ({"architecture": "none.json"}, "architecture: cannot read .*none.json: No such file"),
         ({"architecture": "bad.json"}, "architecture: .*bad.json: not JSON"),
         ({"architecture": "latin.json"}, "architecture: .*save the file as UTF-8"),
-        ({"architecture": {}}, "architecture: the table: 'embed_dim' is missing"),
+        ({"architecture": {}}, "architecture: the table: 'layers' is missing"),
         ({"recipe": "vit-b-33"}, "cannot read .*vit-b-33.*clipa-b-16-112, .*vit-l-14-336"),
         ({"recipe": "bad.yaml"}, "bad.yaml has no `model:`"),
         ({"recipe": "nested.yaml"}, "names a recipe itself"),
