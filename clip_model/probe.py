@@ -25,6 +25,9 @@ SEEDS = (0, 1, 2)
 #: Slopes at which a search ends: a loss within 1e-6 of the optimum's; and, in a fraction of the
 #: time, one that is enough to tell strengths apart (scikit-learn's `tol`).
 EXACT, COARSE = 5e-6, 1e-4
+#: With float32's products it ends, too, where a step gains no more than this: the noise in slopes
+#: may keep them from becoming as small as asked.
+LEAST_GAIN = 1e-9
 
 STEPS_A_DECADE = 8  # resolution of the sweep
 _LOWEST, _DECADES = -6, 12  # lambda from 1e-6 to 1e6
@@ -213,7 +216,9 @@ def _fit(
             max_eval=2 * max_iterations,
             history_size=30,
             tolerance_grad=tolerance,
-            tolerance_change=torch.finfo(weight.dtype).eps,
+            tolerance_change=(
+                LEAST_GAIN if x.dtype == torch.float32 else torch.finfo(weight.dtype).eps
+            ),
             line_search_fn="strong_wolfe",
         )
 
