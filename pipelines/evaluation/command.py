@@ -50,8 +50,9 @@ def add_options(to: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="[LABEL=]MODEL",
-        help="judge these models: known names, checkpoints, or as supervised baselines timm:NAME="
-        "WEIGHTS and torchvision:NAME=WEIGHTS; LABEL: what the report calls it",
+        help="judge these models: known names, checkpoints, dual encoders of other libraries "
+        "(open_clip:NAME/TAG, hf:FOLDER; docs/checkpoints.md), or as supervised baselines "
+        "timm:NAME=WEIGHTS and torchvision:NAME=WEIGHTS; LABEL: what the report calls it",
     )
     add("--suite", type=Path, metavar="SUITE.yaml", help="on the data sets of a file")
     add("--data", metavar="FOLDER", help="or on pictures in folders by class, all of them")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pipelines.run.config import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from clip_model.config import ClipConfig
     from clip_model.dual_encoders import DualEncoder
     from clip_model.image_towers import Backbone
@@ -92,14 +94,18 @@ def architecture(name: str, key: str) -> ClipConfig:
     Raises ConfigError, naming the configuration's key, when the file is no model, or its weights
     are not finite.
     """
-    from clip_model.checkpoint import check_finite, checkpoint_path, read_weights
     from clip_model.config import ARCHITECTURES
 
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
+    return ARCHITECTURES[name] if name in ARCHITECTURES else weights_of(name, key)[1]
+
+
+def weights_of(name: str, key: str) -> tuple[dict[str, Tensor], ClipConfig]:
+    """The tensors of a checkpoint, all finite, and its architecture. Raises as `architecture`."""
+    from clip_model.checkpoint import check_finite, checkpoint_path, read_weights
+
     try:
         tensors, config = read_weights(checkpoint_path(name))
         check_finite(tensors)
-        return config
+        return tensors, config
     except RuntimeError as error:
         raise ConfigError(f"{key}: {name}: {error}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_model.registry import DualEncoderName
 from pipelines.run.config import Config, ConfigError
-from pipelines.run.models import architecture, check_weights, read_dual_encoder
+from pipelines.run.models import check_weights, read_dual_encoder, weights_of
 from workers.base.storage import schema_with
 from workers.embedding.settings import EmbedSettings
 
@@ -74,12 +74,11 @@ def embed_dim(settings: EmbedSettings) -> int:
 
 def temperature(settings: EmbedSettings) -> float:
     """What a model's logits were divided by. Of one that is published it is known: 0.01."""
-    from clip_model.checkpoint import PUBLISHED, checkpoint_path, read_weights
+    from clip_model.checkpoint import PUBLISHED
 
     if settings.model in PUBLISHED:
         return 0.01
     if which := DualEncoderName.of(settings.model):
         return float((-read_dual_encoder(which, "embeddings.model").logit_scale).exp())
-    architecture(settings.model, "embeddings.model")  # says what is wrong with it
-    weights, _ = read_weights(checkpoint_path(settings.model))
+    weights, _ = weights_of(settings.model, "embeddings.model")
     return float((-weights["logit_scale"].float()).exp())

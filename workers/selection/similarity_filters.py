@@ -63,8 +63,8 @@ class Similarity(Filter):
     )
 
     def doubts(self, available: Available) -> Iterator[str]:
-        known, used = self.model or PUBLISHED.get(self.min), available.model()
-        if known and known != used:
+        known = self.model or PUBLISHED.get(self.min)
+        if known and known != (used := available.model()):
             yield (
                 f"min: {self.min:g} was found for {known}, and the embeddings are by {used}, whose "
                 "similarities have another scale: `python -m pipelines.calibrate` says what each "
