@@ -73,12 +73,14 @@ class Distilled(Contrastive):
         super().__init__(model)
         self.weight, self.teacher_logit_scale = weight, -math.log(temperature)
 
-    def forward(self, images: Tensor, tokens: Tensor, *teacher: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, images: Tensor, tokens: Tensor, *teacher: Tensor, known: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
         """The model's features, nE each, and behind them the teacher's, nD each, if they are here.
 
         Without them (where a model is judged, not trained) there is nothing for `loss`.
         """
-        return *super().forward(images, tokens), *teacher
+        return *super().forward(images, tokens, known=known), *teacher
 
     def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
         images, texts, *teacher = features

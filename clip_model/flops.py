@@ -8,7 +8,11 @@ tower of timm's is counted by it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from clip_model.config import (
     ClipConfig,
@@ -17,6 +21,8 @@ from clip_model.config import (
     TimmTowerConfig,
     VisionTransformerConfig,
 )
+from clip_model.locking import Locked
+from clip_model.model import CLIP
 from clip_model.timm_tower import tower_flops
 from clip_model.vision_transformer import kept_patches
 
@@ -72,23 +78,49 @@ def step_flops(
     patch_dropout: float = 0.0,
     grad_checkpointing: bool = False,
     two_pass: bool = False,
+    locked: Locked | None = None,
 ) -> StepFlops:
     """Of a step of contrastive training, over all workers.
 
-    A backward pass costs two forward passes. Gradient checkpointing costs one more; so does
-    accumulation in two passes; so do the similarities, which are never all there.
+    A backward pass costs two forward passes, and a locked tower has none. Gradient checkpointing
+    costs one more; so does accumulation in two passes, except of a tower that is locked as a whole;
+    so do the similarities, which are never all there.
 
     Args:
         batch_size: pairs, N; each image is compared with each text.
         caption_tokens: what captions are padded to; None: the whole context.
         resolution: side of the images in pixels; None: the model's.
         patch_dropout: share of the patches left out.
+        locked: what is trained around.
     """
     image = image_flops(config, resolution, patch_dropout)
-    towers = batch_size * (image + text_flops(config, caption_tokens))
+    text = text_flops(config, caption_tokens)
+    trained = image * (locked in (None, "text")) + text * (locked != "text")
+    backward = 2 * trained
+    if locked == "image_trunk":
+        backward += projection_backward_flops(config, resolution)
     similarities = 2 * batch_size**2 * config.embed_dim
-    again = towers * (grad_checkpointing + two_pass) + similarities
-    return StepFlops(3 * (towers + similarities), again)
+    second = trained + image * (locked == "image_trunk")  # what is below the projection, too
+    again = batch_size * (trained * grad_checkpointing + second * two_pass) + similarities
+    return StepFlops(batch_size * (image + text + backward) + 3 * similarities, again)
+
+
+@lru_cache(maxsize=32)
+def projection_backward_flops(config: ClipConfig, resolution: int | None = None) -> int:
+    """Of the backward pass for one image, where the image tower's trunk is locked, as PyTorch
+    counts it. Nothing is computed.
+
+    Raises:
+        ValueError: the tower has no projection; RuntimeError: as `CLIP`.
+    """
+    side = config.image_resolution if resolution is None else resolution
+    with torch.device("meta"):
+        model = CLIP(replace(config, image_resolution=side))
+        model.lock_part("image_trunk")
+        features = model.encode_image(torch.empty(1, 3, side, side))
+        with FlopCounterMode(display=False) as counter:
+            features.sum().backward()
+    return int(counter.get_total_flops())
 
 
 def image_flops(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from clip_model.cbow import continuous_bag_of_words
 from clip_model.config import ClipConfig, ModifiedResNetConfig, TextConfig, VisionTransformerConfig
+from clip_model.locking import Lock, Locked
 from clip_model.preprocess import Preprocessing
 from clip_model.resnet import ModifiedResNet
 from clip_model.timm_tower import TimmTower
@@ -48,6 +50,7 @@ class CLIP(nn.Module):
         self.context_length = text.context_length
         self.vocab_size = text.vocab_size
         self.trims_captions = True  # until graphs are compiled for the lengths that are given
+        self.lock: Lock | None = None
         self.visual = _image_tower(config)
         self.token_embedding = nn.Embedding(text.vocab_size, text.width)
         self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim))
@@ -73,15 +76,38 @@ class CLIP(nn.Module):
             nn.init.normal_(block.mlp.get_parameter("c_fc.weight"), std=(2 * width) ** -0.5)
             nn.init.normal_(block.mlp.get_parameter("c_proj.weight"), std=residual_std)
 
+    def lock_part(self, part: Locked) -> None:
+        """Let a part keep its weights and statistics from now on, while the rest is trained.
+
+        Raises:
+            ValueError: the projection is to be trained, and the image tower has none.
+        """
+        self.lock = Lock(part, self.visual.projection_names)
+        for name, parameter in self.named_parameters():
+            if self.lock.holds(name):
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module, but a locked part stays in eval mode."""
+        super().train(mode)
+        if self.lock:
+            for name, module in self.named_modules():
+                module.training = mode and not self.lock.holds(name)
+        return self
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute each block of both towers again in the backward pass: memory for time.
+
+        Those of a locked tower have no backward pass.
 
         Raises:
             ValueError: the image tower cannot.
         """
-        self.visual.set_grad_checkpointing(enable)
+        part = self.lock.part if self.lock else None
+        self.visual.set_grad_checkpointing(enable and part not in ("image", "image_trunk"))
         if self.config.text.kind == "transformer":
-            self.transformer.grad_checkpointing = enable
+            self.transformer.grad_checkpointing = enable and part != "text"
 
     def compute_buffers(self) -> None:
         """What is no weight, after the model was built without memory and given its weights."""

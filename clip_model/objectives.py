@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -32,6 +33,7 @@ class Objective(nn.Module, ABC):
     """A model and what it is trained for."""
 
     #: The loss is a sum over examples, so a batch may be taken in pieces, one after the other.
+    #: Where it is not, `forward` takes `known`, too: what it gave for the same examples before.
     separable: ClassVar[bool]
 
     def __init__(self, model: CLIP) -> None:
@@ -77,8 +79,10 @@ class Contrastive(Objective):
 
     separable = False
 
-    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-        return self.model.encode_image(images), self.model.encode_text(tokens)  # nE each
+    def forward(
+        self, images: Tensor, tokens: Tensor, *, known: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
+        return _features(self.model, images, tokens, known)
 
     def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
         images, texts = features
@@ -104,8 +108,10 @@ class Sigmoid(Objective):
         nn.init.constant_(model.logit_scale, SIGMOID_SCALE)
         self.logit_bias = nn.Parameter(torch.full_like(model.logit_scale, SIGMOID_BIAS))
 
-    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-        return self.model.encode_image(images), self.model.encode_text(tokens)  # nE each
+    def forward(
+        self, images: Tensor, tokens: Tensor, *, known: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
+        return _features(self.model, images, tokens, known)
 
     def loss(self, features: tuple[Tensor, ...], parts: Parts) -> Tensor:
         images, texts = features
@@ -269,6 +275,17 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "caption": PredictCaption,
     "bag_of_words": PredictWords,
 }
+
+
+def _features(
+    model: CLIP, images: Tensor, tokens: Tensor, known: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """nE each; those of a locked tower are computed once."""
+    locked = model.lock.part if model.lock and known else None
+    return (
+        known[0] if locked == "image" else model.encode_image(images),
+        known[1] if locked == "text" else model.encode_text(tokens),
+    )
 
 
 @torch.inference_mode()

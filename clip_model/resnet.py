@@ -139,6 +139,14 @@ class ModifiedResNet(nn.Module):
         return hidden
 
     @property
+    def projection_names(self) -> tuple[str, ...]:
+        """The parameters, or modules of them, that project into the joint space.
+
+        The whole attention pool, which ends in the projection.
+        """
+        return ("attnpool",)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type that images are computed in."""
         return self.conv1.weight.dtype

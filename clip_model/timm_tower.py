@@ -79,6 +79,17 @@ class TimmTower(nn.Module):
         return torch.autocast(x.device.type, self.half_type)
 
     @property
+    def projection_names(self) -> tuple[str, ...]:
+        """The parameters, or modules of them, that project into the joint space; of some, none.
+
+        The network's own classifier, where it is the projection, or what stands behind it.
+        """
+        classifiers = self.trunk.get_classifier()  # two, of networks that were distilled
+        parts = {self.head, *(classifiers if isinstance(classifiers, tuple) else (classifiers,))}
+        weighty = (name for name, one in self.named_modules() if one in parts and _has_weights(one))
+        return tuple(weighty)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type that images are given in."""
         return next(self.parameters()).dtype
@@ -242,6 +253,10 @@ def _projection(config: TimmTowerConfig, width: int, embed_dim: int) -> nn.Seque
         mlp = import_timm().layers.Mlp
         layers["mlp"] = mlp(width, 2 * embed_dim, embed_dim, bias=(True, config.proj_bias))
     return nn.Sequential(layers)
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def _is_plain(module: nn.Module) -> bool:

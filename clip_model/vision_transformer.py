@@ -53,6 +53,11 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
 
     @property
+    def projection_names(self) -> tuple[str, ...]:
+        """The parameters, or modules of them, that project into the joint space."""
+        return ("proj",)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type that images are computed in."""
         return self.conv1.weight.dtype

@@ -68,11 +68,12 @@ def _two_passes(parallel: Parallel, chunks: list[Features], parts: Parts) -> Ten
     loss = parallel.objective.loss(features, parts)
     loss.backward()
     gradients = [None if one.grad is None else one.grad.tensor_split(count) for one in features]
+    known = list(zip(*(one.detach().tensor_split(count) for one in features), strict=True))
     with resting_norms(parallel.objective):
         for number, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
             _set_random_state(device, state)
             with parallel.gradients_meet(number == count - 1):
-                again = zip(parallel(*chunk), gradients, strict=True)
+                again = zip(parallel(*chunk, known=known[number]), gradients, strict=True)
                 learnt = [(one, by[number]) for one, by in again if one.requires_grad and by]
                 torch.autograd.backward([one for one, _ in learnt], [by for _, by in learnt])
     return loss.detach()

@@ -284,8 +284,13 @@ def _check_weights(
 
 def _flops(config: ClipConfig, settings: TrainSettings, data: DataSettings, tokens: Tensor) -> int:
     """Of the model in a step, by all workers."""
-    dropped = settings.patch_dropout
-    return step_flops(config, data.batch_size, tokens.shape[1], patch_dropout=dropped).model
+    return step_flops(
+        config,
+        data.batch_size,
+        tokens.shape[1],
+        patch_dropout=settings.patch_dropout,
+        locked=settings.locked,
+    ).model
 
 
 def _progress(

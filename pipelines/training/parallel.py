@@ -196,10 +196,10 @@ class Parallel:
     module: nn.Module  # the objective, or what DDP or FSDP2 made of it
     autocast: torch.dtype | None = None
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *inputs: Tensor, **known: Sequence[Tensor]) -> tuple[Tensor, ...]:
         kind = self.workers.device.type
         with torch.autocast(kind, self.autocast, enabled=self.autocast is not None):
-            return self.module(*inputs)
+            return self.module(*inputs, **known)
 
     @contextmanager
     def gradients_meet(self, now: bool) -> Iterator[None]:

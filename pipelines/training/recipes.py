@@ -61,7 +61,7 @@ class Recipe(Settings):
     @property
     def settings(self) -> TrainSettings:
         """What a training by it is configured with."""
-        said = {"architecture": self.cost.architecture} if self.cost.architecture else {}
+        said = {"start_from": self.cost.architecture} if self.cost.architecture else {}
         return TrainSettings.model_validate({**self.model, **said})
 
 
@@ -105,6 +105,7 @@ def cost_of(recipe: Recipe) -> Cost:
         patch_dropout=settings.patch_dropout,
         grad_checkpointing=settings.gradient_checkpointing,
         two_pass=settings.chunk is not None,
+        locked=settings.locked,
     )
     trained_on = round(recipe.cost.pairs * (1 - settings.held_out))
     steps = settings.steps or trained_on // settings.batch_size * settings.epochs

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from clip_model.json_file import parse_json
+from clip_model.locking import Locked
 from pipelines.run.yaml_text import parse
 from workers.base.settings import FileName, Settings, Share, located, read_text
 from workers.embedding.settings import ClipName
@@ -195,6 +196,12 @@ class TrainSettings(Settings):
         description="contrastive: CLIP's symmetric loss; sigmoid: SigLIP's; caption and "
         "bag_of_words: the paper's baselines, which predict the caption or its words",
     )
+    locked: Locked | None = Field(
+        default=None,
+        description="what keeps the weights of start_from while the rest is trained "
+        "(docs/training.md): image or text, a whole tower; image_trunk, the image tower but for "
+        "its projection into the joint space; null: nothing",
+    )
     distillation: DistillationSettings | None = Field(
         default=None,
         description="learn from a teacher's embeddings, too (docs/training.md); null: from the "
@@ -284,6 +291,7 @@ class TrainSettings(Settings):
                 f"evaluate_every: retrieval does not judge what {self.objective} learns; leave it "
                 "at null"
             )
+        self._locks_what_it_can()
         if self.distillation and self.objective != "contrastive":
             raise ValueError(
                 "distillation: a teacher's similarities go with objective: contrastive"
@@ -293,6 +301,25 @@ class TrainSettings(Settings):
         if self.checkpoints.every_steps is None and self.checkpoints.every_minutes is None:
             raise ValueError("checkpoints: say every_steps, every_minutes or both")
         return self
+
+    def _locks_what_it_can(self) -> None:
+        if not self.locked:
+            return
+        if self.architecture:
+            raise ValueError(
+                f"locked: {self.locked} would keep the new weights of architecture, which have "
+                "learnt nothing; go on from a model, with start_from"
+            )
+        if self.objective not in ("contrastive", "sigmoid"):
+            raise ValueError(
+                f"locked: {self.objective} does not train two towers that meet in one space; it "
+                "goes with objective: contrastive or sigmoid"
+            )
+        if self.patch_dropout and self.locked != "text":
+            raise ValueError(
+                f"patch_dropout: nothing is left out in an image tower that is locked "
+                f"({self.locked}); leave it at 0"
+            )
 
     def of_data(self, seed: int, batch_size: int | None = None) -> DataSettings:
         """What the batches depend on; of fewer pairs, where there are no more."""

@@ -35,12 +35,15 @@ def starting_model(settings: TrainSettings, seed: int) -> CLIP:
             model = resize_positions(model, settings.resolution)
         if settings.patch_dropout:
             model.set_patch_dropout(settings.patch_dropout)
+        model.requires_grad_()
+        if settings.locked:
+            model.lock_part(settings.locked)
         model.set_grad_checkpointing(settings.gradient_checkpointing)
     except ValueError as error:
         raise NeedsMendingError(
-            f"model.resolution, model.patch_dropout or model.gradient_checkpointing: {error}"
+            "model.resolution, model.patch_dropout, model.locked or model.gradient_checkpointing: "
+            f"{error}"
         ) from error
-    model.requires_grad_()
     # Convolutions of a ResNet are a quarter faster with the channels innermost; a ViT is the same.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -53,13 +53,16 @@ class TrainingState:
         self.compute = workers.wrap(
             self.objective, settings.parallelism, torch.bfloat16 if precision == "bf16" else None
         )
-        self.optimizer = make_optimizer(
-            self.objective,
-            adam_constants(self.model.config, **self.settings.constants()),
-            self.settings.learning_rate,
-            self.settings.weight_decay,
-            self.settings.name,
-        )
+        try:
+            self.optimizer = make_optimizer(
+                self.objective,
+                adam_constants(self.model.config, **self.settings.constants()),
+                self.settings.learning_rate,
+                self.settings.weight_decay,
+                self.settings.name,
+            )
+        except ValueError as error:
+            raise NeedsMendingError(f"model.optimizer.name: {error}") from error
         self.average: dict[str, Tensor] | None = None
         if self.settings.average and self.is_first:
             self.average = start_average(self.objective)

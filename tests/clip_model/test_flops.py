@@ -77,6 +77,48 @@ def test_pytorch_counts_the_same_for_a_training_step():
     assert both == 3 * 2 * image_flops(config) - first
 
 
+@pytest.mark.parametrize("locked", ["image", "image_trunk", "text"])
+@pytest.mark.parametrize("name", ["RN50", "ViT-B/32"])
+def test_a_step_with_a_locked_tower_costs_what_pytorch_counts(name, locked):
+    """But for the first layer of a tower that is trained."""
+    config = ARCHITECTURES[name]
+    model = on_meta(config).train()
+    model.lock_part(locked)
+    side, width = config.image_resolution, config.text.width
+    image = torch.empty(2, 3, side, side, device="meta")
+    tokens = torch.empty(2, 32, width, device="meta", requires_grad=locked != "text")
+
+    def step():
+        texts = model.transformer(tokens)[:, 0] @ model.text_projection
+        (model.encode_image(image).sum() + texts.sum()).backward()
+
+    step_of_one = step_flops(config, 1, 32, locked=locked)
+    towers = step_of_one.model - 3 * 2 * config.embed_dim
+    half = side // 2
+    of_first = {"RN50": 2 * half**2 * 27 * 32, "ViT-B/32": 2 * 49 * 3 * 32**2 * 768}
+    assert counted(step) == 2 * (towers - of_first[name] * (locked == "text"))
+    assert towers < step_flops(config, 1, 32).model - 3 * 2 * config.embed_dim
+
+
+def test_what_is_done_again_is_not_done_for_a_tower_that_is_locked():
+    config = ARCHITECTURES["RN50"]
+    image, text = 64 * image_flops(config), 64 * text_flops(config, 32)
+    least = step_flops(config, 64, 32).again
+    again = {
+        locked: [
+            step_flops(config, 64, 32, locked=locked, **{how: True}).again - least
+            for how in ("grad_checkpointing", "two_pass")
+        ]
+        for locked in (None, "image", "image_trunk", "text")
+    }
+    assert again == {
+        None: [image + text, image + text],
+        "image": [text, text],
+        "image_trunk": [text, image + text],
+        "text": [image, image],
+    }
+
+
 def test_a_bag_of_words_costs_its_projection():
     config = ARCHITECTURES["RN50"]
     cbow = replace(config, text=replace(config.text, kind="cbow"))

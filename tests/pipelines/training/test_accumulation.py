@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
 
 from clip_model import CLIP, ClipConfig
 from clip_model.config import ModifiedResNetConfig, TextConfig
+from clip_model.distillation import Distilled
+from clip_model.locking import Locked
 from clip_model.loss import OnePart
 from clip_model.objectives import Contrastive, Objective, PredictWords, Sigmoid
 from pipelines.training.accumulation import backward
 from pipelines.training.parallel import Workers
-from tests.pipelines.training.workers_at_work import CONFIG, ROWS, batch
+from tests.pipelines.training.workers_at_work import CONFIG, ROWS, batch, teacher
 
 ALONE = Workers(torch.device("cpu"))
 CHUNK = 4
@@ -40,12 +44,21 @@ def with_patch_dropout(kind: type[Objective]):
     return objective
 
 
+def with_lock(part: Locked, config: ClipConfig = RESNET, checkpointed: bool = False):
+    objective = make(Contrastive, config, checkpointed)
+    objective.model.lock_part(part)
+    return objective
+
+
 MODELS = {
     "contrastive": lambda: make(Contrastive),
     "sigmoid": lambda: make(Sigmoid),
     "patch dropout": lambda: with_patch_dropout(Contrastive),
     "BatchNorm": lambda: make(Contrastive, RESNET),
     "BatchNorm, checkpointed": lambda: make(Contrastive, RESNET, checkpointed=True),
+    "locked": lambda: with_lock("image"),
+    "locked trunk": lambda: with_lock("image_trunk", checkpointed=True),
+    "locked text": lambda: with_lock("text"),
     "separable": lambda: make(PredictWords, RESNET),
 }
 
@@ -76,6 +89,27 @@ def test_two_passes_are_as_good_as_one(name):
     loss = backward(ALONE.wrap(objective), batch(), OnePart(ROWS), CHUNK)
     found = everything(objective, loss)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("part", ["image", "image_trunk", "text"])
+@pytest.mark.parametrize("kind", [Contrastive, Sigmoid, lambda model: Distilled(model, 1.0, 0.1)])
+def test_a_locked_tower_sees_each_chunk_once(kind, part, monkeypatch):
+    objective = make(kind)
+    objective.model.lock_part(part)
+    seen = Counter[str]()
+    for name in ("encode_image", "encode_text"):
+        encode = getattr(objective.model, name)
+
+        def noted(rows, name=name, encode=encode):
+            seen[name] += 1
+            return encode(rows)
+
+        monkeypatch.setattr(objective.model, name, noted)
+    inputs = batch() + (teacher() if isinstance(objective, Distilled) else ())
+    backward(ALONE.wrap(objective), inputs, OnePart(ROWS), CHUNK)
+    chunks = ROWS // CHUNK
+    twice = {"encode_image": part != "image", "encode_text": part != "text"}
+    assert seen == {name: chunks * (1 + again) for name, again in twice.items()}
 
 
 def test_a_chunk_as_large_as_the_batch_is_one_pass():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch.multiprocessing.spawn import spawn
 from pipelines.training.parallel import Workers
 from tests.pipelines.training.workers_at_work import (
     CASES,
+    LOCKED,
     Training,
     reference,
     work,
@@ -75,6 +77,16 @@ def test_a_resumed_training_is_the_unbroken_one_to_the_bit(results, size):
     trainings = results[size][0]["trainings"]
     assert trainings["unbroken"]["objective"]
     assert_same(trainings["resumed"], trainings["unbroken"], tolerance=0)
+
+
+@pytest.mark.parametrize("size", WORLDS)
+def test_a_locked_part_is_kept_and_comes_back_and_the_rest_goes_on(results, size):
+    states = results[size][0]["trainings"]["locked"]
+    assert_same(states["resumed"], states["unbroken"], tolerance=0)
+    begun, ended = (states[name]["objective"] for name in ("begun", "unbroken"))
+    same = {name for name, weight in begun.items() if torch.equal(weight, ended[name])}
+    assert same == {name for name in begun if re.fullmatch(LOCKED["image_trunk"], name)}
+    assert not same & states["unbroken"]["optimizer"]["state"].keys()
 
 
 @pytest.mark.parametrize("size", WORLDS)

@@ -82,6 +82,14 @@ def test_a_cost_is_that_of_the_pairs_seen():
     assert cost_of(less).flops < 0.26 * cost.flops
 
 
+def test_a_locked_tower_costs_its_forward_pass():
+    recipe = load_recipe("clipa-b-16-224")
+    locked = recipe.model_copy(update={"model": recipe.model | {"locked": "image"}})
+    whole, less = (cost_of(one) for one in (recipe, locked))
+    image = image_flops(ARCHITECTURES["ViT-B/16"])
+    assert whole.flops - less.flops == pytest.approx(2 * image * whole.pairs_seen, rel=1e-9)
+
+
 def test_small_ones_take_as_long_on_two_cores_as_their_names_say(capsys):
     assert main([]) is ExitCode.COMPLETE
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}

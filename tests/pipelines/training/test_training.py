@@ -6,13 +6,18 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
+from torch import nn
 
 import clip_model
-from clip_model.config import TextConfig
+from clip_model import CLIP
+from clip_model.config import ModifiedResNetConfig, TextConfig
+from clip_model.flops import step_flops
 from pipelines.evaluation.scoring import ask, score_models
 from pipelines.run.config import Config, ScoreSettings
 from pipelines.run.receipts import Shard
@@ -26,6 +31,7 @@ from pipelines.training.order import DataSettings
 from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
 from pipelines.training.state import TrainingState
+from tests.pipelines.training import workers_at_work
 from tests.shards import TINY, images, jpeg, save_tiny_model, write_dataset
 from workers.base.failures import NeedsMendingError
 from workers.base.tally import Tally
@@ -281,6 +287,70 @@ def test_what_does_not_fit_the_model_is_refused(shards, tmp_path, more, said):
     config = TrainSettings(**values)
     with pytest.raises(NeedsMendingError, match=said):
         run(shards, config, tmp_path / "t")
+
+
+LOCKED: dict[str, dict[str, Any]] = {
+    "image": {"locked": "image", "chunk": 5, "optimizer": {"clip_gradients": 0.1}},
+    "image_trunk": {"locked": "image_trunk", "optimizer": {"name": "muon", "average": 0.9}},
+    "text": {"locked": "text", "objective": "sigmoid", "gradient_checkpointing": True},
+}
+
+
+@pytest.mark.usefixtures("_all_the_time")
+@pytest.mark.parametrize("part", LOCKED)
+def test_a_locked_part_ends_as_it_began_and_all_else_moves(shards, tmp_path, part):
+    """To the bit, judged on the way, killed and gone on with; an average of the weights, too."""
+    resnet = replace(NARROW, vision=ModifiedResNetConfig((1, 1, 1, 1), 8))
+    values = {"epochs": 1, "batch_size": 8, "evaluate_every": 2, **LOCKED[part]}
+    config = settings(tmp_path, checkpoints={"every_steps": 1}, **values)
+    model = CLIP(resnet)
+    for norm in (one for one in model.modules() if isinstance(one, nn.BatchNorm2d)):
+        norm(torch.rand(2, norm.num_features, 2, 2))
+        nn.init.ones_(norm.weight)
+    clip_model.save(model, tmp_path / "start.safetensors")
+    start, _ = clip_model.load(config.start_from, half=False)
+    whole = run(shards, config, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        run(shards, config, tmp_path / "t", notice=KilledAt(3))
+    trained = run(shards, config, tmp_path / "t")
+    assert trained.metrics == whole.metrics
+    assert all(torch.equal(a, b) for a, b in pairwise(trained.model, whole.model))
+    ended = trained.model.state_dict()
+    assert ended.keys() == start.state_dict().keys()
+    same = {name for name, value in start.state_dict().items() if torch.equal(value, ended[name])}
+    locked = re.compile(workers_at_work.LOCKED[part])
+    assert same == {name for name in ended if locked.fullmatch(f"model.{name}")}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"start_from": None, "architecture": "ViT-B/32"}, "the new weights of architecture"),
+        ({"objective": "caption"}, "caption does not train two towers"),
+        ({"objective": "bag_of_words", "locked": "text"}, "bag_of_words does not train two towers"),
+        ({"patch_dropout": 0.5}, "nothing is left out in an image tower that is locked"),
+        ({"locked": "images"}, "'image', 'image_trunk' or 'text'"),
+    ],
+)
+def test_what_cannot_be_locked_is_refused_at_once(more, said):
+    with pytest.raises(ValidationError, match=said):
+        TrainSettings(**{"locked": "image_trunk", **more})
+    assert TrainSettings(locked="text", patch_dropout=0.5)
+
+
+def test_nothing_for_muon_is_refused_with_what_to_do(shards, tmp_path):
+    values = settings(tmp_path, optimizer={"name": "muon"}, locked="text").model_dump()
+    config = TrainSettings(**values | {"start_from": "starter"})  # a ResNet
+    with pytest.raises(NeedsMendingError, match="model.optimizer.name: for Muon there is no"):
+        run(shards, config, tmp_path / "t")
+
+
+def test_the_operations_that_are_told_are_those_of_what_is_trained(tmp_path):
+    data, tokens = DataSettings(batch_size=8, held_out=0, seed=0), torch.zeros(8, 9)
+    config = settings(tmp_path, locked="text")
+    expected = step_flops(NARROW, 8, 9, locked="text").model
+    assert loop._flops(NARROW, config, data, tokens) == expected
+    assert expected < loop._flops(NARROW, settings(tmp_path), data, tokens)
 
 
 def test_another_resolution_and_pieces_of_a_batch_are_trained_on(shards, tmp_path):

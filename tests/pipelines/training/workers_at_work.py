@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ import clip_model.loss
 from clip_model import CLIP, ClipConfig
 from clip_model.config import ModifiedResNetConfig, TextConfig, VisionTransformerConfig
 from clip_model.distillation import Distilled
+from clip_model.locking import Locked
 from clip_model.loss import OnePart
 from clip_model.objectives import OBJECTIVES, Objective
 from clip_model.optimisation import adam_constants, make_optimizer
@@ -31,6 +33,12 @@ CONFIG = ClipConfig(
 )
 RESNET = replace(CONFIG, vision=ModifiedResNetConfig(layers=(1, 1, 1, 1), width=8))
 ROWS = 12
+#: Names of the weights that are locked.
+LOCKED = {
+    "image": r"model\.visual\..*",
+    "image_trunk": r"model\.visual\.(?!proj$|attnpool\.).*",
+    "text": r"model\.(?!visual\.|logit_scale$).*",
+}
 WEIGHT, TEMPERATURE = 0.7, 0.05  # of the distillation
 SIZES: dict[int, list[tuple[int, ...]]] = {
     1: [(12,)],
@@ -48,6 +56,7 @@ class Case:
     equal: bool = True
     resnet: bool = False
     checkpointed: bool = False
+    locked: Locked | None = None
 
     def sizes(self, workers: int) -> tuple[int, ...]:
         """Rows of each worker."""
@@ -77,6 +86,12 @@ CASES = [
     Case(resnet=True, equal=False, blocks=True),
     Case(sharding="fsdp", resnet=True, equal=False),
     Case("distilled", resnet=True, chunk=4, equal=False, checkpointed=True),
+    Case(resnet=True, chunk=2, equal=False, locked="image"),
+    Case(resnet=True, chunk=4, equal=False, checkpointed=True, locked="image_trunk"),
+    Case(chunk=2, checkpointed=True, locked="text"),
+    Case("distilled", "fsdp", chunk=2, locked="image"),
+    Case(sharding="fsdp", resnet=True, equal=False, locked="image_trunk"),
+    Case("sigmoid", "fsdp", chunk=3, checkpointed=True, locked="text"),
     Case("caption", chunk=2, equal=False),
     Case("caption", "fsdp"),
     Case("bag_of_words", equal=False),
@@ -140,6 +155,8 @@ def gradients_of(case: Case, workers: Workers) -> tuple[Tensor, dict[str, Tensor
     clip_model.loss.MIN_BLOCK = clip_model.loss.BLOCK_LOGITS = 2 if case.blocks else ROWS**2
     sizes = case.sizes(workers.size)
     objective = make(case.objective, seed=workers.rank, resnet=case.resnet)
+    if case.locked:
+        objective.model.lock_part(case.locked)
     objective.model.set_grad_checkpointing(case.checkpointed)
     parallel = workers.wrap(objective, case.sharding)
     inputs = own_rows(workers, sizes, inputs_of(case.objective))
@@ -150,9 +167,18 @@ def gradients_of(case: Case, workers: Workers) -> tuple[Tensor, dict[str, Tensor
 class Training:
     """A few steps, which can be broken off and gone on with."""
 
-    def __init__(self, workers: Workers, sharding: Sharding, dtype: torch.dtype, seed: int) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        sharding: Sharding,
+        dtype: torch.dtype,
+        seed: int,
+        locked: Locked | None = None,
+    ) -> None:
         self.workers, self.dtype = workers, dtype
         objective = make("contrastive", dtype, seed)
+        if locked:
+            objective.model.lock_part(locked)
         self.parallel: Parallel = workers.wrap(objective, sharding)
         constants = adam_constants(CONFIG)
         self.optimizer = make_optimizer(objective, constants, 1e-2, 0.2, "adamw")
@@ -181,6 +207,9 @@ def trainings(workers: Workers, start: Path) -> dict[str, Any]:
     def training(sharding: Sharding = "ddp", dtype: torch.dtype = torch.float64) -> Training:
         return Training(workers, sharding, dtype, seed=0)
 
+    def locked(seed: int) -> Training:
+        return Training(workers, "fsdp", torch.float64, seed, "image_trunk")
+
     half = training(dtype=torch.float32).run(0, 3).state()
     # Another seed: what is not loaded shows.
     resumed = Training(workers, "ddp", torch.float32, seed=1).load(half).run(3, 6)
@@ -188,6 +217,11 @@ def trainings(workers: Workers, start: Path) -> dict[str, Any]:
     return {
         "unbroken": training(dtype=torch.float32).run(0, 6).state(),
         "resumed": resumed.state(),
+        "locked": {
+            "begun": locked(0).state(),
+            "unbroken": locked(0).run(0, 6).state(),
+            "resumed": locked(1).load(locked(0).run(0, 3).state()).run(3, 6).state(),
+        },
         "from one, as loaded": training("fsdp").load(given).state(),
         "from one": {
             "ddp": training("ddp").load(given).run(3, 6).state(),
@@ -235,6 +269,8 @@ def reference(case: Case, workers: int) -> tuple[Tensor, dict[str, Tensor]]:
         workers: on whose number it depends which rows are in a chunk, and see each other's norms.
     """
     name, objective = case.objective, make(case.objective, resnet=case.resnet)
+    if case.locked in ("image", "image_trunk"):  # where BatchNorms are
+        objective.model.visual.eval()
     inputs = inputs_of(name)
     chunks = [objective(*(one[rows] for one in inputs)) for rows in case.chunks(workers)]
     features = tuple(torch.cat(kind) for kind in zip(*chunks, strict=True))
@@ -246,7 +282,9 @@ def reference(case: Case, workers: int) -> tuple[Tensor, dict[str, Tensor]]:
     if name == "distilled":
         loss = loss + WEIGHT * naive_distance(logits, cosines(*features[2:]) / TEMPERATURE)
     loss.backward()
-    return loss.detach(), learnt(objective)
+    locked = re.compile(LOCKED.get(case.locked or "", "(?!)"))
+    found = learnt(objective).items()
+    return loss.detach(), {k: v for k, v in found if "running" in k or not locked.fullmatch(k)}
 
 
 def cosines(images: Tensor, texts: Tensor) -> Tensor:
