@@ -16,7 +16,9 @@ from examples.evaluation_sets.contents import (
     COUNTRIES,
     FLAGS,
     GCOMPRIS,
+    SCIKIT_IMAGE,
     STELLARIUM,
+    TUX_PAINT,
     WESNOTH,
     Roots,
     existing,
@@ -92,11 +94,26 @@ def of_stamps(name: str) -> Callable[[Roots, Path], Report]:
     return build
 
 
-def photographs(roots: Roots, out: Path) -> Report:
-    """GCompris's photographs of what is to be put into categories."""
-    inside = "gcompris/src/activities/categorization/resource/images/"
-    files = _gcompris(roots, "categorization", inside)
-    return by_path("photographs", files, out)
+def of_gcompris(name: str) -> Callable[[Roots, Path], Report]:
+    """What builds a set of GCompris's photographs to be put into categories, by that table."""
+
+    def build(roots: Roots, out: Path) -> Report:
+        inside = "gcompris/src/activities/categorization/resource/images/"
+        return by_path(name, _gcompris(roots, "categorization", inside), out)
+
+    return build
+
+
+def scenes(roots: Roots, out: Path) -> Report:
+    """The photographs that Tux Paint offers to paint on."""
+    folder = roots[TUX_PAINT] / "usr/share/tuxpaint/templates"
+    return by_path("scenes", pictures_below(folder, (".jpg",)), out)
+
+
+def specimens(roots: Roots, out: Path) -> Report:
+    """The pictures that scikit-image tries its functions on."""
+    endings = (".png", ".jpg", ".gif", ".tif")
+    return by_path("specimens", pictures_below(roots[SCIKIT_IMAGE] / "skimage/data", endings), out)
 
 
 def landmarks(roots: Roots, out: Path) -> Report:

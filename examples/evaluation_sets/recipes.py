@@ -24,9 +24,11 @@ from examples.evaluation_sets.contents import (
     GCOMPRIS,
     GIMP_HELP,
     MNIST,
+    SCIKIT_IMAGE,
     SCIKIT_LEARN,
     STAMPS,
     STELLARIUM,
+    TUX_PAINT,
     WESNOTH,
     Roots,
     existing,
@@ -156,6 +158,7 @@ def copy_licences(roots: Roots, out: Path) -> None:
     for package, root in roots.items():
         said = [root / "usr/share/doc" / package.name / "copyright"]
         said += [*root.glob("*.dist-info/licenses/COPYING"), *root.glob("*.dist-info/LICENSE")]
+        said += root.glob("*.dist-info/LICENSE.txt")
         said.append(root / "package/package.json")
         said += root.glob("usr/share/gimp/*/help/en/legal.html")
         for path in said:
@@ -171,8 +174,11 @@ SETS: dict[str, Recipe] = {
     "plants": Recipe((STAMPS,), classified.of_stamps("plants")),
     "objects": Recipe((STAMPS,), classified.of_stamps("objects")),
     "stamps": Recipe((STAMPS,), stamps),
-    "photographs": Recipe((GCOMPRIS,), classified.photographs),
+    "photographs": Recipe((GCOMPRIS,), classified.of_gcompris("photographs")),
+    "things": Recipe((GCOMPRIS,), classified.of_gcompris("things")),
     "landmarks": Recipe((GCOMPRIS,), classified.landmarks),
+    "scenes": Recipe((TUX_PAINT,), classified.scenes),
+    "specimens": Recipe((SCIKIT_IMAGE,), classified.specimens),
     "astronomy": Recipe((STELLARIUM,), classified.astronomy),
     "creatures": Recipe((WESNOTH,), classified.creatures),
     "portraits": Recipe((WESNOTH,), classified.portraits),

@@ -132,11 +132,11 @@ def test_drawn_rows_are_distinct_and_do_not_depend_on_how_many_are_asked_for():
 # --- containers ----------------------------------------------------------------------------------
 
 
-def rcc(files, *, version=2):
-    """A Qt resource file with one folder, images, of files; every second is compressed."""
+def rcc(files, *, version=2, folder="images"):
+    """A Qt resource file with one folder of files; every second is compressed."""
     names, data = b"", b""
     offsets = []
-    for name in ["images", *files]:
+    for name in [folder, *files]:
         offsets.append(len(names))
         names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
     time = bytes(8) if version >= 2 else b""
@@ -394,6 +394,71 @@ def test_stamps_become_classes_and_pairs(tmp_path):
     captions = pq.read_table(tmp_path / "stamps.parquet")["caption"].to_pylist()
     assert len(captions) == report.pictures == number - report.left_out.total()
     assert all(caption.startswith("Number") for caption in captions)
+
+
+def some_of_each(table):
+    """A picture for the first pattern of every class, by its path without ending."""
+    paths = [patterns[0].replace("*", "1") for patterns in classified.class_table(table).values()]
+    assert len(set(paths)) == len(paths)
+    return {path: picture((number, 0, 0)) for number, path in enumerate(paths)}
+
+
+def test_things_are_called_what_they_show(tmp_path):
+    paths = some_of_each("photographs").keys() | some_of_each("things").keys()
+    paths |= {"renewable/solar8", "others/buffetset", "renewable/geothermal", "monuments/burj"}
+    files = {path: picture((0, number, 255)) for number, path in enumerate(sorted(paths))}
+    folder = tmp_path / "root/usr/share/gcompris-qt/rcc"
+    folder.mkdir(parents=True)
+    inside = "gcompris/src/activities/categorization/resource/images"
+    (folder / "categorization.rcc").write_bytes(
+        rcc({f"{path}.webp": content for path, content in files.items()}, folder=inside)
+    )
+    written = {}
+    for name in ("photographs", "things"):
+        report = recipes.SETS[name].build({contents.GCOMPRIS: tmp_path / "root"}, tmp_path / name)
+        assert set(report.classes) == set(classified.class_table(name))
+        assert report.pictures + report.left_out.total() == len(files)
+        pictures = (tmp_path / name).rglob("*.png")
+        written[name] = {path.stem: path.parent.name for path in pictures}
+    assert not {"others-buffetset", "renewable-geothermal"} & written["things"].keys()
+    assert not {name for name in written["things"] if name.startswith("monuments-")}
+    assert written["photographs"]["monuments-burj"] == "famous building"
+    names = ("renewable-solar1", "renewable-solar8", "renewable-windmill6", "others-knife")
+    assert [written["things"][name] for name in names] == [
+        *("solar cooker", "solar panel", "wind turbine", "cutlery")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "folder", "endings", "others"),
+    [
+        ("scenes", contents.TUX_PAINT, "usr/share/tuxpaint/templates", [".jpg"], ["beach.jpg"]),
+        (
+            *("specimens", contents.SCIKIT_IMAGE, "skimage/data", [".png", ".jpg"]),
+            ["clock_motion.png", "motorcycle_right.png", "no_time_for_that_tiny.gif"],
+        ),
+    ],
+)
+def test_pictures_of_one_thing_each(tmp_path, name, package, folder, endings, others):
+    root = tmp_path / "root"
+    (root / folder).mkdir(parents=True)
+    files = some_of_each(name)
+    for number, (path, content) in enumerate(files.items()):
+        (root / folder / f"{path}{endings[number % len(endings)]}").write_bytes(content)
+    for other in others:
+        (root / folder / other).write_bytes(b"is not read")
+    report = recipes.SETS[name].build({package: root}, tmp_path / name)
+    assert report.classes == dict.fromkeys(classified.class_table(name), 1)
+    assert (report.pictures, report.left_out.total()) == (len(files), len(others))
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "LICENSE.txt", "licenses/COPYING"])
+def test_what_a_wheel_says_of_rights_lies_beside_its_pictures(tmp_path, name):
+    path = tmp_path / "root/some-1.dist-info" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("as you like")
+    recipes.copy_licences({Package("pip", "some", "1"): tmp_path / "root"}, tmp_path)
+    assert (tmp_path / "LICENCE-some.txt").read_text() == "as you like"
 
 
 def test_figures_have_their_own_texts(tmp_path):
