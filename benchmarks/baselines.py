@@ -15,7 +15,12 @@ from typing import Any
 
 from torch import nn
 
-from clip_model.config import ClipConfig, TimmTowerConfig, VisionTransformerConfig
+from clip_model.config import (
+    ClipConfig,
+    EfficientNetConfig,
+    TimmTowerConfig,
+    VisionTransformerConfig,
+)
 from clip_model.open_clip import mlp_ratio
 
 
@@ -43,7 +48,7 @@ def openai_module(name: str) -> ModuleType:
 def openai_model(config: ClipConfig) -> nn.Module:
     """The model of openai/CLIP (openai-clip 1.0.1)."""
     vision, text = config.vision, config.text
-    assert not isinstance(vision, TimmTowerConfig)
+    assert not isinstance(vision, TimmTowerConfig | EfficientNetConfig)
     model: nn.Module = openai_module("model").CLIP(
         config.embed_dim,
         config.image_resolution,
@@ -65,7 +70,7 @@ def open_clip_model(config: ClipConfig) -> nn.Module:
     from open_clip import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     vision, text = config.vision, config.text
-    assert not isinstance(vision, TimmTowerConfig)
+    assert not isinstance(vision, TimmTowerConfig | EfficientNetConfig)
     tower: dict[str, Any] = {
         "layers": vision.layers,
         "width": vision.width,

@@ -2,11 +2,12 @@
 
 ``python -m benchmarks.evaluate`` prints a table and, as its last line, the same as JSON: seconds
 from files to accuracy with the ensemble of 80 prompts, and how many pictures are classified
-otherwise. The starter model (or ``--model``) judges handwritten digits of scikit-learn's as PNG and
-photographs of about 500 x 400 as JPEG, whose class is what they are crops of (`--pictures` of
-these). The other side is open_clip 3.3.0: its preprocessing in a DataLoader's processes, its
-classifier and its loop over batches; this side is the stages of ``pipelines.evaluate --suite``,
-receipts and all. Both compute in float32. The sides take turns and the medians count.
+otherwise. A model of new weights, of the small architecture, or ``--model`` judges handwritten
+digits of scikit-learn's as PNG and photographs of about 500 x 400 as JPEG, whose class is what they
+are crops of (`--pictures` of these). The other side is open_clip 3.3.0: its preprocessing in a
+DataLoader's processes, its classifier and its loop over batches; this side is the stages of
+``pipelines.evaluate --suite``, receipts and all. Both compute in float32. The sides take turns and
+the medians count.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from PIL import Image
 
 import clip_model
 from benchmarks.photographs import photograph, sources
+from clip_model.config import SMALL
 from clip_model.templates import template_set
 from pipelines.evaluation.candidates import Candidate
 from pipelines.evaluation.command import judged
@@ -152,12 +154,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.evaluate", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--model", default="starter", help="a known model or a checkpoint")
+    parser.add_argument(
+        "--model",
+        help="a known model or a checkpoint that open_clip can have (default: new weights)",
+    )
     parser.add_argument("--pictures", type=int, default=2_000, help="photographs (default: 2000)")
     parser.add_argument("--rounds", type=int, default=3, help="of each side; the median counts")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
+        if options.model is None:
+            torch.manual_seed(0)
+            options.model = str(root / "new.safetensors")
+            clip_model.save(clip_model.CLIP(SMALL), options.model, half=False)
         model, _ = clip_model.load(options.model, "cpu", half=False)
         clip_model.save(model, root / "checkpoint", "open_clip")
         write_digits(root / "digits")

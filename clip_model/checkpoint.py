@@ -25,6 +25,7 @@ from clip_model.config import (
     HEAD_WIDTH,
     MLP_RATIO,
     ClipConfig,
+    EfficientNetConfig,
     TimmTowerConfig,
     VisionTransformerConfig,
 )
@@ -169,7 +170,7 @@ def save(
     path, config = Path(path), model.config
     if format != "clip_model" and config.text.kind != "transformer":
         raise ValueError(f"only this project's own format holds a {config.text.kind} text encoder")
-    if format in ("openai", "hugging_face"):
+    if format != "clip_model":
         _check_plain(config, format)
     half = format == "clip_model" if half is None else half
     tensors = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
@@ -266,12 +267,17 @@ def _from_openai(
 
 
 def _check_plain(config: ClipConfig, format: str) -> None:
-    """Raises ValueError: the model is made of what these formats have no word for."""
-    lacks = {
-        "image towers of timm's": isinstance(config.vision, TimmTowerConfig),
-        "text towers that are not causal": not config.text.causal,
-        "preprocessing other than OpenAI's": not config.has_openai_preprocessing,
-    }
+    """Raises ValueError: the model is made of what this format has no word for."""
+    lacks = {"EfficientNets with two ways": isinstance(config.vision, EfficientNetConfig)}
+    lacks |= (
+        {}
+        if format == "open_clip"
+        else {
+            "image towers of timm's": isinstance(config.vision, TimmTowerConfig),
+            "text towers that are not causal": not config.text.causal,
+            "preprocessing other than OpenAI's": not config.has_openai_preprocessing,
+        }
+    )
     if absent := [what for what, is_needed in lacks.items() if is_needed]:
         raise ValueError(f"the format {format} has no {', no '.join(absent)}")
 

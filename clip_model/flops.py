@@ -16,11 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clip_model.config import (
     ClipConfig,
+    EfficientNetConfig,
     ModifiedResNetConfig,
     TextConfig,
     TimmTowerConfig,
     VisionTransformerConfig,
 )
+from clip_model.efficientnet import FIRST_SEEN, HEAD_WIDTH, STAGES, STEM_WIDTH
 from clip_model.locking import Locked
 from clip_model.model import CLIP
 from clip_model.timm_tower import tower_flops
@@ -132,6 +134,8 @@ def image_flops(
         return _vit_flops(config.vision, resolution, config.embed_dim, patch_dropout)
     if isinstance(config.vision, TimmTowerConfig):
         return tower_flops(config.vision, resolution, config.embed_dim)
+    if isinstance(config.vision, EfficientNetConfig):
+        return _efficientnet_flops(config.vision, resolution, config.embed_dim)
     return _resnet_flops(config.vision, resolution, config.embed_dim)
 
 
@@ -182,3 +186,18 @@ def _resnet_flops(vision: ModifiedResNetConfig, resolution: int, embed_dim: int)
     tokens = side**2 + 1
     pool = 2 * inplanes * (2 * tokens + 1) * inplanes + 2 * 2 * tokens * inplanes
     return total + pool + 2 * inplanes * embed_dim
+
+
+def _efficientnet_flops(vision: EfficientNetConfig, resolution: int, embed_dim: int) -> int:
+    side, width_in, hidden = -(-resolution // 2), STEM_WIDTH, HEAD_WIDTH
+    total = 2 * side**2 * 9 * 3 * STEM_WIDTH
+    for number, (kernel, stride, expansion, width, blocks) in enumerate(STAGES):
+        hidden += width if number >= FIRST_SEEN else 0
+        for block in range(blocks):
+            inside, before = width_in * expansion, side
+            side = -(-side // stride) if block == 0 else side
+            total += 2 * before**2 * width_in * inside * (expansion > 1)
+            total += 2 * side**2 * inside * (kernel**2 + width)
+            width_in = width
+    total += 2 * side**2 * width_in * HEAD_WIDTH
+    return total + 2 * vision.classes * (HEAD_WIDTH + embed_dim) + 2 * hidden * embed_dim

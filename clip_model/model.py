@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip_model.cbow import continuous_bag_of_words
-from clip_model.config import ClipConfig, ModifiedResNetConfig, TextConfig, VisionTransformerConfig
+from clip_model.config import (
+    ClipConfig,
+    EfficientNetConfig,
+    ModifiedResNetConfig,
+    TextConfig,
+    VisionTransformerConfig,
+)
+from clip_model.efficientnet import EfficientNet
 from clip_model.locking import Lock, Locked
 from clip_model.preprocess import Preprocessing
 from clip_model.resnet import ModifiedResNet
@@ -121,7 +128,7 @@ class CLIP(nn.Module):
             ValueError: the image tower has no patches, or is one of timm's.
         """
         if not isinstance(self.visual, VisionTransformer):
-            who = "a ResNet" if isinstance(self.visual, ModifiedResNet) else "a tower of timm's"
+            who = "a tower of timm's" if isinstance(self.visual, TimmTower) else "a ResNet"
             raise ValueError(f"{who} has no patches that could be left out here")
         self.visual.patch_dropout = share
 
@@ -175,7 +182,8 @@ class CLIP(nn.Module):
     def encode_hidden(self, image: Tensor) -> Tensor:
         """Features before the projection into the joint space: [N, 3, R, R] -> [N, hidden_dim].
 
-        A ViT's class token after `ln_post`; of a ResNet the same as `encode_image`.
+        A ViT's class token after `ln_post`, an EfficientNet's means of maps; of a ResNet the same
+        as `encode_image`.
 
         Raises:
             RuntimeError: the model is float16 and on a CPU.
@@ -256,16 +264,15 @@ def convert_weights(model: CLIP, dtype: torch.dtype = torch.float16) -> None:
     """Half precision where openai/CLIP has it, in place.
 
     Convolutions, linear layers, attention and the bare projections are converted; norms,
-    embeddings and the temperature stay as they are. So do all weights of a tower of timm's, which
-    are converted as they are used (`torch.autocast`).
+    embeddings and the temperature stay as they are. So does the projection of an EfficientNet, and
+    so do all weights of a tower of timm's, which are converted as they are used (`torch.autocast`).
 
     Raises:
         ValueError: a weight is too large for the type. The model is as it was.
     """
     kept = (nn.LayerNorm, nn.BatchNorm2d, nn.Embedding)
+    others = _unconverted(model.visual)
     converted: list[tuple[nn.Parameter, Tensor]] = []
-    is_timms = isinstance(model.visual, TimmTower)
-    others = set(model.visual.modules()) if is_timms else set[nn.Module]()
     for module in model.modules():
         if isinstance(module, kept) or module in others:
             continue
@@ -281,6 +288,13 @@ def convert_weights(model: CLIP, dtype: torch.dtype = torch.float16) -> None:
         parameter.data = values
     if isinstance(model.visual, TimmTower):
         model.visual.half_type = None if dtype == torch.float32 else dtype
+
+
+def _unconverted(visual: nn.Module) -> set[nn.Module]:
+    """Modules of an image tower that stay in full precision, whatever they are."""
+    if isinstance(visual, EfficientNet):
+        return {visual, visual.classifier, visual.linear}
+    return set(visual.modules()) if isinstance(visual, TimmTower) else set()
 
 
 def filled(config: ClipConfig, tensors: Mapping[str, Tensor]) -> CLIP:
@@ -300,10 +314,14 @@ def filled(config: ClipConfig, tensors: Mapping[str, Tensor]) -> CLIP:
     return model
 
 
-def _image_tower(config: ClipConfig) -> VisionTransformer | ModifiedResNet | TimmTower:
+def _image_tower(
+    config: ClipConfig,
+) -> VisionTransformer | ModifiedResNet | EfficientNet | TimmTower:
     vision, resolution, embed_dim = config.vision, config.image_resolution, config.embed_dim
     if isinstance(vision, VisionTransformerConfig):
         return VisionTransformer(vision, resolution, embed_dim, config.quick_gelu)
     if isinstance(vision, ModifiedResNetConfig):
         return ModifiedResNet(vision, resolution, embed_dim)
+    if isinstance(vision, EfficientNetConfig):
+        return EfficientNet(vision, resolution, embed_dim)
     return TimmTower(vision, resolution, embed_dim)

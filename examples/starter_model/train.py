@@ -1,188 +1,324 @@
-"""The training loop of the starter model, top to bottom in the order in which things happen."""
+"""How the starter is trained: its text tower from a teacher, then both towers from pairs.
+
+`distil` teaches the text tower the sentence model's features. `align` brings drawings and their
+names together; the trunk stays as it is, so pictures are the features that `views` left.
+
+A killed run goes on from its last checkpoint and ends with the same weights.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.nn import functional as F
 
-from clip_model.config import ClipConfig
+from clip_model.config import STARTER
+from clip_model.efficientnet import HEAD_WIDTH, EfficientNet
 from clip_model.loss import contrastive_loss
 from clip_model.model import CLIP
 from clip_model.optimisation import (
     VIT_CONSTANTS,
     clamp_logit_scale,
+    clip_gradients,
     learning_rate,
     make_optimizer,
     set_learning_rate,
     start_average,
     update_average,
 )
+from clip_model.templates import template_set
 from clip_model.tokenizer import tokenize
-from examples.starter_model.augment import PairSampler, augment
-from examples.starter_model.data import load
+from examples.evaluation_sets.contents import EFFICIENTNET
+from examples.starter_model.augment import PairSampler
+from examples.starter_model.data import Concept, load
+from examples.starter_model.lessons import DRAWINGS, PHOTOGRAPHS, SENTENCES, TEXTS
+from examples.starter_model.teachers import WORDNET, fetched, half, load_trunk
+from examples.starter_model.words import ClassTexts, imagenet_classes, read_synsets
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """What a run depends on besides its data."""
 
-    steps: int = 1100
-    batch_size: int = 192  # of each process, which is also how many texts an image must tell apart
-    processes: int = 2  # one thread each: on small images faster than one process of two threads
-    peak_lr: float = 1.5e-3
+    distil_epochs: float = 1.2
+    distil_batch: int = 512
+    distil_lr: float = 1.5e-3
+    steps: int = 700  # of `align`
+    batch_size: int = 512  # which is also how many texts an image must tell apart
+    peak_lr: float = 1e-3
     warmup: int = 100
-    weight_decay: float = 0.2  # the paper's
+    weight_decay: float = 0.05
     ema_decay: float = 0.995
-    checkpoint_every: int = 100
+    classes: int = 128  # of ImageNet, beside a batch's drawings
+    photographs: float = 2.0  # weight of their loss in `align`
+    texts: float = 4.0  # and of the teacher's
+    class_gain: float = 10.0  # length of a class's features
+    checkpoint_every: int = 200
     seed: int = 0
+
+    @property
+    def of_texts(self) -> TrainConfig:
+        """What `distil` depends on, all else at its default."""
+        names = ("distil_epochs", "distil_batch", "distil_lr", "warmup", "weight_decay")
+        both = ("ema_decay", "checkpoint_every", "seed")
+        return TrainConfig(**{name: getattr(self, name) for name in (*names, *both)})
+
+
+def take_steps(
+    model: nn.Module,
+    steps: int,
+    peak_lr: float,
+    config: TrainConfig,
+    checkpoint: Path,
+    loss_of: Callable[[int], Tensor],
+) -> None:
+    """Train what of `model` has gradients, or go on from `checkpoint`; it ends with the average.
+
+    Args:
+        loss_of: a step's loss, a function of the step alone.
+
+    Raises:
+        RuntimeError: the loss is no longer finite, or the checkpoint is of other settings.
+    """
+    said = json.dumps(asdict(config))
+    optimizer = make_optimizer(model, VIT_CONSTANTS, peak_lr, config.weight_decay)
+    average, first = start_average(model), 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["config"] != said:
+            raise RuntimeError(f"{checkpoint} is of other settings: remove it, or say them again")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, first = state["average"], state["step"]
+        logger.info("going on from step %d", first)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    began = time.monotonic()
+    for step in range(first, steps):
+        set_learning_rate(optimizer, learning_rate(step, steps, peak_lr, config.warmup))
+        loss = loss_of(step)
+        if not math.isfinite(loss.item()):
+            raise RuntimeError(f"The loss became {loss.item()} at step {step}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clip_gradients(trained, 1.0)
+        optimizer.step()
+        if isinstance(model, CLIP):
+            clamp_logit_scale(model.logit_scale)
+        update_average(average, model, config.ema_decay, step)
+        if step % 20 == 0:
+            pace = (time.monotonic() - began) / (step + 1 - first)
+            logger.info("step %d/%d loss %.3f, %.2f s each", step, steps, loss.item(), pace)
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == steps:
+            partial = checkpoint.with_suffix(".partial")
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(state | {"average": average, "step": step + 1, "config": said}, partial)
+            partial.replace(checkpoint)
+    model.load_state_dict(average)
+
+
+# --- the text tower, from a teacher --------------------------------------------------------------
+
+
+def principal_axes(features: Tensor, count: int) -> Tensor:
+    """The directions in which features are largest: [N, D] -> [D, count].
+
+    They are not centred: it is cosines that shall stay.
+    """
+    _, vectors = torch.linalg.eigh(features.T @ features)
+    return vectors.flip(1)[:, :count]
 
 
 @torch.no_grad()
-def average_gradients(model: nn.Module) -> None:
-    """The mean over all processes of every gradient, in one message."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    means = torch.split(flat, [gradient.numel() for gradient in gradients])
-    for gradient, mean in zip(gradients, means, strict=True):
-        gradient.copy_(mean.view_as(gradient))
+def start_embeddings(model: CLIP, features: Tensor) -> None:
+    """Tokens begin as what the teacher says of them, each by itself: [V, D]."""
+    centred = features - features.mean(dim=0)
+    axes = principal_axes(centred, model.config.text.width)
+    values = centred @ axes
+    model.token_embedding.weight[: len(values)] = values * (0.03 / values.std())
 
 
-def train(cache: Path, architecture: ClipConfig, config: TrainConfig) -> CLIP:
-    """Train on what `data.prepare` left in `cache`, or go on where a killed run stopped.
+class Batches:
+    """Rows of texts of about one length: which ones, a step of any epoch at a time."""
+
+    def __init__(self, lengths: Tensor, batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.steps = len(lengths) // batch_size  # an epoch's
+        self._epoch, self._batches = -1, list[Tensor]()
+
+    def of(self, step: int) -> Tensor:
+        """Rows of a step, counted from the first epoch's first."""
+        epoch, number = divmod(step, self.steps)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._drawn(epoch)
+        return self._batches[number]
+
+    def _drawn(self, epoch: int) -> list[Tensor]:
+        rng = np.random.default_rng((self.seed, epoch))
+        order = torch.from_numpy(rng.permutation(len(self.lengths)))
+        batches = [
+            batch
+            for some in order.split(40 * self.batch_size)
+            for batch in some[self.lengths[some].argsort(stable=True)].split(self.batch_size)
+        ]
+        whole = [batch for batch in batches if len(batch) == self.batch_size]
+        return [whole[i] for i in rng.permutation(len(whole))]
+
+
+def distil(
+    model: CLIP, tokens: Tensor, targets: Tensor, config: TrainConfig, checkpoint: Path
+) -> None:
+    """Teach the text tower the teacher's directions.
+
+    Args:
+        tokens: [N, L]
+        targets: [N, E], of length 1.
+    """
+    model.visual.requires_grad_(False)
+    batches = Batches(model.lengths(tokens), config.distil_batch, config.seed)
+
+    def loss_of(step: int) -> Tensor:
+        rows = batches.of(step)
+        with half():
+            features = model.encode_text(tokens[rows])
+        return away(features.float(), targets[rows])
+
+    steps = int(config.distil_epochs * batches.steps)
+    take_steps(model, steps, config.distil_lr, config.of_texts, checkpoint, loss_of)
+
+
+def away(features: Tensor, targets: Tensor) -> Tensor:
+    """1 - cosine, the mean over rows: [N, E], [N, E] -> []"""
+    return 1 - F.cosine_similarity(features, targets).mean()
+
+
+# --- both towers, from pairs ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What `align` learns from, pictures as the trunk's features."""
+
+    drawings: np.ndarray  # float16 [views, N, H]
+    concepts: list[Concept]
+    photographs: Tensor  # [P, H]
+    tokens: Tensor  # [T, L], with the teacher's directions:
+    targets: Tensor  # [T, E]
+    class_targets: Tensor  # [classes, E], of ImageNet's classes
+    classes: list[ClassTexts]
+
+
+def align(model: CLIP, pairs: Pairs, config: TrainConfig, checkpoint: Path) -> None:
+    """Bring drawings and captions together, and lose neither photographs nor words.
+
+    Photographs, whose names are not known, shall stay where their classes are: at the mean of the
+    classes' directions by their probabilities.
+    """
+    visual = model.requires_grad_().visual
+    assert isinstance(visual, EfficientNet)
+    visual.requires_grad_(False)
+    visual.linear.requires_grad_()
+    visual.class_features = nn.Parameter(config.class_gain * pairs.class_targets)
+    nn.init.normal_(visual.linear.weight, std=2e-4)
+    nn.init.zeros_(visual.linear.bias)
+    # Adam steps alike in all directions, so they shall be alike: standardised while it is trained.
+    first = torch.from_numpy(pairs.drawings[0]).float()  # NH
+    std, mean = torch.std_mean(first, dim=0)
+    std += 1e-3
+    classifier = visual.classifier
+    visual.classifier = of_standardised(classifier, mean[-HEAD_WIDTH:], std[-HEAD_WIDTH:])
+    photographs = (pairs.photographs - mean) / std
+    probabilities = classifier(pairs.photographs[:, -HEAD_WIDTH:]).softmax(dim=-1)
+    sampler = PairSampler(pairs.concepts, config.batch_size)
+    texts = Batches(model.lengths(pairs.tokens), config.batch_size // 2, config.seed)
+
+    def loss_of(step: int) -> Tensor:
+        rng = np.random.default_rng((config.seed, step))
+        rows, captions = sampler.draw(rng)
+        views = rng.integers(len(pairs.drawings), size=len(rows))
+        hidden = (torch.from_numpy(pairs.drawings[views, rows]).float() - mean) / std  # NH
+        # A class's features stand for a photograph of it, with what else is seen in a photograph.
+        chosen = rng.choice(len(pairs.classes), min(config.classes, len(pairs.classes)), False)
+        captions += [class_caption(pairs.classes[number], rng) for number in chosen]
+        seen = visual.linear(photographs[rng.integers(len(photographs), size=len(chosen))])
+        certain = torch.from_numpy(rng.uniform(0.3, 1, (len(chosen), 1))).float()
+        of_classes = certain * visual.class_features[chosen] + seen
+        known = texts.of(step)
+        with half():
+            names = model.encode_text(tokenize(captions, truncate=True))  # NE
+            read = model.encode_text(pairs.tokens[known])
+        images = torch.cat([visual.project(hidden), of_classes])
+        loss = contrastive_loss(images, names.float(), model.logit_scale)
+        some = rng.integers(len(photographs), size=len(rows) // 2)
+        at_classes = probabilities[some] @ visual.class_features.detach()
+        loss = loss + config.photographs * away(visual.project(photographs[some]), at_classes)
+        return loss + config.texts * away(read.float(), pairs.targets[known])
+
+    take_steps(model, config.steps, config.peak_lr, config, checkpoint, loss_of)
+    visual.linear = of_standardised(visual.linear, -mean / std, 1 / std)
+    visual.classifier = classifier
+
+
+def class_caption(texts: ClassTexts, rng: np.random.Generator) -> str:
+    """One of the names of a class, half the time in one of the paper's prompts."""
+    words = [texts.name, *texts.words.split(", ")]
+    name = words[rng.integers(len(words))] if rng.random() < 0.5 else texts.name
+    prompts = template_set("ImageNet")
+    return prompts[rng.integers(len(prompts))].format(name) if rng.random() < 0.5 else name
+
+
+@torch.no_grad()
+def of_standardised(linear: nn.Linear, mean: Tensor, std: Tensor) -> nn.Linear:
+    """The layer that makes of (x - mean) / std what `linear` makes of x."""
+    same = nn.Linear(linear.in_features, linear.out_features)
+    same.weight.copy_(linear.weight * std)
+    same.bias.copy_(linear.bias + linear.weight @ mean)
+    return same.requires_grad_(linear.weight.requires_grad)
+
+
+# --- the whole -----------------------------------------------------------------------------------
+
+
+def train(cache: Path, config: TrainConfig) -> CLIP:
+    """Train on what `prepare_lessons` left in `cache`, or go on where a killed run stopped.
 
     Returns:
         The model with averaged weights, in evaluation mode.
-
-    Raises:
-        torch.multiprocessing.ProcessRaisedException: a process failed, with its traceback.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = (f"file://{folder}/rendezvous", cache, architecture, config)
-        spawn(train_process, arguments, nprocs=config.processes)
-    return averaged_model(cache / CHECKPOINT, architecture)
-
-
-def train_process(
-    rank: int, rendezvous: str, cache: Path, architecture: ClipConfig, config: TrainConfig
-) -> None:
-    """The loop, in one of `config.processes` processes that differ in the pairs they draw.
-
-    Raises:
-        RuntimeError: the loss is no longer finite.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=config.processes)
-    images, concepts = load(cache)
-    sampler = PairSampler(concepts, config.batch_size)
-    torch.manual_seed(config.seed)  # the same initial weights in every process
-    model = CLIP(architecture)
-    # Convolutions run 1.5 to 4 times as fast on a CPU with the channels last.
-    model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-    average = start_average(model)
-    # Betas as the paper sets them for ViTs: steadier than 0.999 over few steps.
-    optimizer = make_optimizer(model, VIT_CONSTANTS, config.peak_lr, config.weight_decay)
-    checkpoint = cache / CHECKPOINT
-    first_step = restore(checkpoint, model, average, optimizer)
-    began = time.monotonic()
-    for step in range(first_step, config.steps):
-        # Each step has its own generators, so a resumed run draws what it would have drawn.
-        rng = np.random.default_rng((config.seed, step, rank))
-        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-        rows, captions = sampler.draw(rng)
-        stored = torch.from_numpy(images[rows])  # NSS4
-        image = augment(stored, architecture.image_resolution, generator)  # N3RR
-        image = image.contiguous(memory_format=torch.channels_last)
-        text = tokenize(captions)  # NL; `encode_text` trims it to the longest caption
-
-        lr = learning_rate(step, config.steps, config.peak_lr, config.warmup)
-        set_learning_rate(optimizer, lr)
-        loss = contrastive_loss(
-            model.encode_image(image), model.encode_text(text), model.logit_scale
-        )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(model)
-        optimizer.step()
-        clamp_logit_scale(model.logit_scale)
-        update_average(average, model, config.ema_decay, step)
-
-        if not math.isfinite(loss.item()):
-            raise RuntimeError(f"The loss became {loss.item()} at step {step}")
-        if rank == 0 and step % 20 == 0:
-            pairs = (step + 1 - first_step) * len(rows) * config.processes
-            logger.info(
-                "step %d/%d loss %.3f lr %.1e scale %.1f %.0f pairs/s",
-                step,
-                config.steps,
-                loss.item(),
-                lr,
-                model.logit_scale.exp().item(),
-                pairs / (time.monotonic() - began),
-            )
-        if rank == 0 and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
-            save_checkpoint(checkpoint, step + 1, model, average, optimizer, config)
-    dist.destroy_process_group()
-
-
-def averaged_model(checkpoint: Path, architecture: ClipConfig) -> CLIP:
-    """The averaged weights of a checkpoint, ready for use."""
-    model = CLIP(architecture)
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
-    return model.eval()
-
-
-def save_checkpoint(
-    path: Path,
-    step: int,
-    model: nn.Module,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-) -> None:
-    """Write everything that going on needs, under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    torch.save(
-        {
-            "step": step,
-            "model": model.state_dict(),
-            "average": average,
-            "optimizer": optimizer.state_dict(),
-            "config": json.dumps(asdict(config)),
-        },
-        temporary,
+    torch.manual_seed(config.seed)
+    model = CLIP(STARTER)
+    visual = model.visual
+    assert isinstance(visual, EfficientNet)
+    load_trunk(visual, fetched(EFFICIENTNET, cache))
+    taught = json.loads((cache / TEXTS).read_text())
+    features = torch.from_numpy(np.load(cache / SENTENCES)).float()  # of texts, classes, tokens
+    of_texts, of_classes, of_tokens = features.tensor_split(
+        [len(taught), len(taught) + 3 * visual.classifier.out_features]
     )
-    temporary.replace(path)
-
-
-def restore(
-    path: Path, model: nn.Module, average: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> int:
-    """Take up a checkpoint if there is one; the step to go on from."""
-    if not path.exists():
-        return 0
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    average.update(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    logger.info("going on from step %d", state["step"])
-    return int(state["step"])
+    axes = principal_axes(of_texts, STARTER.embed_dim)
+    targets = F.normalize(of_texts @ axes, dim=-1)
+    tokens = tokenize(taught, truncate=True)
+    start_embeddings(model, of_tokens)
+    distil(model, tokens, targets, config, cache / "distilled.pt")
+    said = of_classes.view(-1, 3, of_classes.shape[1]).mean(dim=1)  # name, words and gloss
+    pairs = Pairs(
+        np.load(cache / DRAWINGS, mmap_mode="r"),
+        load(cache)[1],
+        torch.from_numpy(np.load(cache / PHOTOGRAPHS)).float(),
+        tokens,
+        targets,
+        F.normalize(said @ axes, dim=-1),
+        imagenet_classes(read_synsets(fetched(WORDNET, cache), "noun")),
+    )
+    align(model, pairs, config, cache / "aligned.pt")
+    return model.eval()

@@ -25,6 +25,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from clip_model.efficientnet import InvertedResidual
 from clip_model.flops import peak_flops
 from clip_model.loss import OnePart, Parts
 from clip_model.objectives import Objective
@@ -294,7 +295,7 @@ def _sharded(objective: Objective, workers: Workers) -> nn.Module:
     modules: list[nn.Module] = [
         module
         for module in objective.modules()
-        if isinstance(module, (ResidualAttentionBlock, Bottleneck))
+        if isinstance(module, (ResidualAttentionBlock, Bottleneck, InvertedResidual))
     ]
     for module in modules:
         fully_shard(module, mesh=mesh)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RECIPES = Path(__file__).with_name("recipes")
 
 Known = Literal[
-    "starter",
+    "small",
     "RN50",
     "RN101",
     "RN50x4",
@@ -380,7 +380,9 @@ def _recipe_values(name: str, said: Mapping[str, Any], info: ValidationInfo) -> 
     if "recipe" in values:
         raise ValueError(f"recipe: {name} names a recipe itself")
     if said.get("start_from") is not None or said.get("architecture") is not None:
-        return {k: v for k, v in values.items() if k not in ("start_from", "architecture")}
+        # What a recipe locks is locked for what its own model knows.
+        own = ("start_from", "architecture", "locked")
+        return {name: value for name, value in values.items() if name not in own}
     if not (values.get("start_from") or values.get("architecture")):
         raise ValueError(f"recipe: {name} goes on from a model: say which, with start_from")
     return values

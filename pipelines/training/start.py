@@ -8,12 +8,15 @@ from typing import Any
 import torch
 
 import clip_model
-from clip_model.config import ARCHITECTURES, STARTER, ClipConfig
+from clip_model.config import ARCHITECTURES, SMALL, STARTER, ClipConfig
 from clip_model.model import CLIP
 from clip_model.open_clip import described
 from clip_model.positions import resize_positions
 from pipelines.training.settings import TrainSettings
 from workers.base.failures import NeedsMendingError
+
+#: By name, of new weights and of models that trainings go on from.
+KNOWN = {"small": SMALL, "starter": STARTER, **ARCHITECTURES}
 
 
 def starting_model(settings: TrainSettings, seed: int) -> CLIP:
@@ -51,5 +54,5 @@ def starting_model(settings: TrainSettings, seed: int) -> CLIP:
 def known_or_described(said: str | Mapping[str, Any]) -> ClipConfig:
     """Of `model.architecture`: a known name, or a configuration of open_clip's kind."""
     if isinstance(said, str):
-        return STARTER if said == "starter" else ARCHITECTURES[said]
+        return KNOWN[said]
     return described(said, "model.architecture")

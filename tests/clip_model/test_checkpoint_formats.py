@@ -23,7 +23,7 @@ from clip_model.architecture import infer_config
 from clip_model.checkpoint import Format, checkpoint_files, checkpoint_path, read_weights
 from clip_model.config import (
     ARCHITECTURES,
-    STARTER,
+    SMALL,
     ModifiedResNetConfig,
     TextConfig,
     VisionTransformerConfig,
@@ -373,10 +373,10 @@ def test_the_preprocessing_is_the_models(tmp_path) -> None:
             clip_model.save(model, tmp_path / "x", format)
 
 
-@pytest.mark.parametrize("name", ["starter", "odd", *ARCHITECTURES])
+@pytest.mark.parametrize("name", ["small", "odd", *ARCHITECTURES])
 def test_a_configuration_of_open_clips_describes_new_weights(name) -> None:
     odd = replace(VIT, vision=VisionTransformerConfig(2, 96, 8, 32, 200), quick_gelu=False)
-    config = {"starter": STARTER, "odd": odd, **ARCHITECTURES}[name]
+    config = {"small": SMALL, "odd": odd, **ARCHITECTURES}[name]
     fields = _their_config(config)
     assert described(fields, "here") == config
     assert described(fields["model_cfg"], "here") == config

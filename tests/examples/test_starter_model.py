@@ -6,6 +6,7 @@ import io
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch.nn import functional as F
 
 import clip_model
-from clip_model.config import ClipConfig, ModifiedResNetConfig, TextConfig
+from clip_model import CLIP
+from clip_model.config import ClipConfig, EfficientNetConfig, TextConfig
+from clip_model.efficientnet import HEAD_WIDTH, EfficientNet
+from clip_model.tokenizer import tokenize
+from examples.evaluation_sets.weights import timm_name
 from examples.starter_model import __main__ as command
-from examples.starter_model import augment, data, pairs, train
+from examples.starter_model import augment, data, pairs, teachers, train, words
 from examples.starter_model.data import Concept, Drawing
 
-SMALL = ClipConfig(
-    32, 64, ModifiedResNetConfig((1, 1, 1, 1), 8), TextConfig(width=32, layers=1, heads=1)
-)
+CLASSES = 5
+SMALL = ClipConfig(32, 64, EfficientNetConfig(CLASSES), TextConfig(width=32, layers=1, heads=1))
 COLOURS = ("red", "green", "blue", "orange", "purple", "black", "grey", "brown")
 
 
@@ -211,52 +216,185 @@ def test_augmentation_is_seeded_and_in_range(cache: Path) -> None:
 # --- training ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """`train_process` sets the number of threads; put it back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+def small(seed: int = 0) -> CLIP:
+    torch.manual_seed(seed)
+    return CLIP(SMALL)
 
 
-def run(cache: Path, config: train.TrainConfig) -> dict[str, torch.Tensor]:
-    rendezvous = f"file://{cache}/rendezvous-{random.random()}"
-    train.train_process(0, rendezvous, cache, SMALL, config)
-    return train.averaged_model(cache / train.CHECKPOINT, SMALL).state_dict()
+def pairs_of(cache: Path, model: CLIP) -> train.Pairs:
+    """Of the 32 drawings, with features that no trunk made."""
+    images, concepts = data.load(cache)
+    rng = np.random.default_rng(0)
+    shown = rng.random((len(images), model.hidden_dim))
+    drawings = np.stack([shown + 0.1 * rng.random(shown.shape) for _ in range(2)])
+    texts = [concept.names[0] for concept in concepts]
+    targets = F.normalize(torch.from_numpy(rng.normal(size=(16, 32))).float(), dim=-1)
+    return train.Pairs(
+        drawings.astype(np.float16),
+        concepts,
+        torch.from_numpy(rng.random((20, model.hidden_dim))).float(),
+        tokenize(texts),
+        targets,
+        targets[:CLASSES],
+        [words.ClassTexts(name, f"{name}, {name} too", "") for name in "abcde"],
+    )
 
 
-@pytest.mark.usefixtures("threads")
-def test_a_killed_run_ends_as_an_unbroken_one(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = train.TrainConfig(steps=6, batch_size=8, processes=1, warmup=2, checkpoint_every=3)
-    unbroken = run(cache, config)
-    (cache / train.CHECKPOINT).unlink()
+STEPS = train.TrainConfig(
+    distil_epochs=3,
+    distil_batch=4,
+    distil_lr=1e-3,
+    steps=12,
+    batch_size=8,
+    warmup=2,
+    ema_decay=0.5,
+    checkpoint_every=5,
+)
 
-    save = train.save_checkpoint
 
-    def save_and_die(*arguments: Any) -> None:
-        save(*arguments)
-        torch.distributed.destroy_process_group()
-        raise KeyboardInterrupt
+def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    def run(steps_alive: int) -> dict[str, torch.Tensor]:
+        layer = torch.nn.Linear(3, 2)
+        torch.nn.init.ones_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(train, "save_checkpoint", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            run(cache, config)
-    resumed = run(cache, config)
+        def loss_of(step: int) -> torch.Tensor:
+            if step == steps_alive:
+                raise KeyboardInterrupt
+            generator = torch.Generator().manual_seed(step)
+            return layer(torch.rand(4, 3, generator=generator)).square().mean()
+
+        train.take_steps(layer, 12, 1e-2, STEPS, tmp_path / "run.pt", loss_of)
+        return layer.state_dict()
+
+    unbroken = run(99)
+    (tmp_path / "run.pt").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run(8)
+    resumed = run(99)
     for name, expected in unbroken.items():
         assert torch.equal(resumed[name], expected), name
+    other = replace(STEPS, seed=1)
+    with pytest.raises(RuntimeError, match="of other settings"):
+        train.take_steps(
+            torch.nn.Linear(3, 2), 12, 1e-2, other, tmp_path / "run.pt", lambda _: torch.zeros(())
+        )
 
 
-def test_two_processes_learn_and_the_file_is_usable(cache: Path, tmp_path: Path) -> None:
-    config = train.TrainConfig(steps=12, batch_size=16, processes=2, warmup=2, peak_lr=3e-3)
-    model = train.train(cache, SMALL, config)
-    assert not model.training
-    clip_model.save(model, tmp_path / "model.safetensors")
-    loaded, _ = clip_model.load(tmp_path / "model.safetensors", device="cpu")
-    assert loaded.config == SMALL
-    start = clip_model.CLIP(SMALL).state_dict()
-    moved = [n for n, value in loaded.state_dict().items() if not torch.equal(value, start[n])]
-    assert len(moved) > len(start) // 2
+def test_texts_come_to_where_the_teacher_has_them(cache: Path) -> None:
+    model = small()
+    pairs = pairs_of(cache, model)
+    before = model.state_dict(keep_vars=False)["visual.conv1.weight"].clone()
+
+    def away() -> float:
+        with torch.no_grad():
+            return train.away(model.encode_text(pairs.tokens), pairs.targets).item()
+
+    first = away()
+    train.distil(model, pairs.tokens, pairs.targets, STEPS, cache / "distilled.pt")
+    assert away() < first - 0.2
+    assert torch.equal(model.state_dict()["visual.conv1.weight"], before)
+
+
+def test_drawings_and_names_meet_and_photographs_stay_at_their_classes(cache: Path) -> None:
+    model = small()
+    pairs = pairs_of(cache, model)
+    trunk = {n: t.clone() for n, t in model.visual.named_parameters() if "linear" not in n}
+    config = replace(STEPS, steps=60, peak_lr=3e-3, photographs=4.0)
+    train.align(model, pairs, config, cache / "aligned.pt")
+    visual = model.eval().visual
+    assert isinstance(visual, EfficientNet)
+    with torch.no_grad():
+        drawn = visual.project(torch.from_numpy(pairs.drawings[0, ::2]).float())
+        names = model.encode_text(pairs.tokens)
+        recall = clip_model.retrieval_recall(F.normalize(drawn), F.normalize(names))
+        classes = visual.classifier(pairs.photographs[:, -HEAD_WIDTH:]).softmax(dim=-1)
+        photographs = visual.project(pairs.photographs)
+        kept = train.away(photographs, classes @ pairs.class_targets).item()
+    assert recall["image_to_text@1"] > 0.8
+    assert kept < 0.1
+    for name, expected in trunk.items():
+        if name != "class_features":
+            assert torch.equal(visual.get_parameter(name), expected), name
+
+
+def test_batches_hold_each_text_once_an_epoch_and_differ_between_epochs() -> None:
+    lengths = torch.tensor([3, 5, 4, 9] * 8)
+    batches = train.Batches(lengths, 4, seed=0)
+    first, second = ([batches.of(8 * epoch + i) for i in range(8)] for epoch in range(2))
+    for epoch in (first, second):
+        assert sorted(torch.cat(epoch).tolist()) == list(range(32))
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+    assert all(len(lengths[batch].unique()) == 1 for batch in first)
+    again = train.Batches(lengths, 4, seed=0)
+    assert torch.equal(again.of(13), second[5])
+
+
+# --- teachers ------------------------------------------------------------------------------------
+
+
+def test_the_trunk_is_efficientnet_lite0_with_its_norms_folded(tmp_path: Path) -> None:
+    import clip_model._torchvision  # noqa: F401, I001
+    import timm
+
+    torch.manual_seed(0)
+    theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    for name, buffer in theirs.named_buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(torch.rand_like(buffer) + (0.5 if name.endswith("var") else -0.5))
+    ours_of = {timm_name(name): name for name in package_names()}
+    tensors = {ours_of[name]: tensor for name, tensor in theirs.state_dict().items()}
+    torch.save(tensors, tmp_path / "efficientnet-lite0-57934424.pth")
+    tower = EfficientNet(EfficientNetConfig(), 64, 8)
+    teachers.load_trunk(tower, tmp_path)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = theirs.forward_head(theirs.forward_features(images), pre_logits=True)
+        hidden = tower.eval().hidden(images)
+        torch.testing.assert_close(hidden[:, -HEAD_WIDTH:], expected, rtol=1e-4, atol=1e-4)
+        logits = tower.classifier(hidden[:, -HEAD_WIDTH:])
+        torch.testing.assert_close(logits, theirs(images), rtol=1e-4, atol=1e-4)
+
+
+def package_names() -> Iterator[str]:
+    """What PyPI's package calls the tensors of EfficientNet-Lite0."""
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    yield from ("_conv_stem.weight", "_conv_head.weight", "_fc.weight", "_fc.bias")
+    yield from (f"{name}.{tensor}" for name in ("_bn0", "_bn1") for tensor in norm)
+    for block in range(16):
+        parts = ("_depthwise_conv", "_project_conv") + ("_expand_conv",) * (block > 0)
+        yield from (f"_blocks.{block}.{part}.weight" for part in parts)
+        norms = ("_bn1", "_bn2") + ("_bn0",) * (block > 0)
+        yield from (f"_blocks.{block}.{name}.{tensor}" for name in norms for tensor in norm)
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+NOUNS = """  1 This software and database is being provided to you, the LICENSEE, by
+00001930 03 n 01 physical_entity 0 000 | an entity that has physical existence
+02084071 05 n 02 dog 0 Canis_familiaris 0 001 @ 00001930 n 0000 | a member of the genus Canis; "it"
+02110341 05 n 01 dalmatian 0 001 @ 02084071 n 0000 | a large breed having a smooth coat; spotted
+00023271 09 n 01 cognition 0 000 | the psychological result of perception
+"""
+
+
+def test_wordnet_is_read_and_texts_are_the_same_for_a_seed(tmp_path: Path) -> None:
+    (tmp_path / "data.noun").write_text(NOUNS)
+    (tmp_path / "data.verb").write_text(
+        "00001740 29 v 01 breathe 0 000 01 + 02 00 | draw air into the lungs\n"
+    )
+    (tmp_path / "data.adj").write_text("00001740 00 a 01 able(p) 0 000 | having the means\n")
+    nouns = words.read_synsets(tmp_path, "noun")
+    assert nouns["02084071"] == words.Synset(
+        ("dog", "Canis familiaris"), "a member of the genus Canis", ("00001930",)
+    )
+    assert words.read_synsets(tmp_path, "adj")["00001740"].words == ("able",)
+    found = words.texts(tmp_path, ["red apple"], seed=1)
+    assert found == words.texts(tmp_path, ["red apple"], seed=1)
+    assert len(found) == len(set(found))
+    assert {"dalmatian", "red apple", "breathe", "dalmatian, a kind of dog"} <= set(found)
+    assert any("able dog" in text for text in found)
+    assert not any("photo of a cognition" in text for text in found)
 
 
 # --- command line --------------------------------------------------------------------------------
@@ -267,7 +405,7 @@ def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
         command.parse_arguments(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for option in ("--cache", "--out", "--only", "--steps", "--batch-size", "--processes"):
+    for option in ("--cache", "--out", "--only", "--steps", "--processes"):
         assert option in text
     assert command.parse_arguments(["--steps", "7"]).steps == 7
 

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from clip_model.config import ARCHITECTURES, ModifiedResNetConfig, TimmTowerConfig
+from clip_model.config import ARCHITECTURES, ModifiedResNetConfig, VisionTransformerConfig
 from clip_model.flops import image_flops
 from clip_model.objectives import OBJECTIVES
 from pipelines.run.config import ConfigError, build_settings
@@ -139,7 +139,7 @@ def test_an_architecture_of_ones_own_is_a_file_and_what_is_kept_is_its_content(t
     assert settings_of(recipe, folder=tmp_path).architecture == fields
     model = starting_model(settings, seed=0)
     assert model.config == known_or_described(fields)
-    assert not isinstance(model.config.vision, TimmTowerConfig)
+    assert isinstance(model.config.vision, VisionTransformerConfig)
     assert model.config.vision.layers == fields["vision_cfg"]["layers"]
     fields["vision_cfg"]["layers"] += 1
     (tmp_path / "mine.json").write_text(json.dumps(fields))
@@ -164,7 +164,7 @@ def test_four_sizes_of_each_family_are_told_apart_by_their_compute(family):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"architecture": "RN51"}, "architecture: must be starter, .* or must be a mapping"),
+        ({"architecture": "RN51"}, "architecture: must be small, .* or must be a mapping"),
         ({"architecture": "none.json"}, "architecture: cannot read .*none.json: No such file"),
         ({"architecture": "bad.json"}, "architecture: .*bad.json: not JSON"),
         ({"architecture": "latin.json"}, "architecture: .*save the file as UTF-8"),
@@ -201,7 +201,7 @@ def test_what_makes_no_sense_is_refused_with_what_to_do(tree, message, tmp_path)
 def test_the_names_that_settings_take_are_those_that_there_are():
     fields = TrainSettings.model_fields
     assert set(get_args(fields["objective"].annotation)) == OBJECTIVES.keys()
-    assert set(get_args(Known)) == {"starter", *ARCHITECTURES}
+    assert set(get_args(Known)) == {"small", *ARCHITECTURES}
 
 
 def test_what_changes_the_speed_alone_is_no_part_of_a_trainings_identity():

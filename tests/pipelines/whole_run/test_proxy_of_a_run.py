@@ -34,7 +34,7 @@ def choices(finished, tmp_path):
         "model": {"start_from": "starter", "steps": 2, "batch_size": 16},
         "scorers": {"dfn": {"steps": [{"filter": "top_fraction", "share": 0.3}]}},
         "choices": {
-            "similar": {"steps": [{"filter": "similarity", "min": 0.28}]},
+            "similar": {"steps": [{"filter": "similarity", "min": 0.13}]},
             "drawn": {"steps": [], "as_many_as": "similar"},
             "rescored": {"scorer": "dfn", "steps": [{"filter": "top_fraction", "share": 0.5}]},
         },

