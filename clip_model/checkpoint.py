@@ -269,15 +269,12 @@ def _from_openai(
 def _check_plain(config: ClipConfig, format: str) -> None:
     """Raises ValueError: the model is made of what this format has no word for."""
     lacks = {"EfficientNets with two ways": isinstance(config.vision, EfficientNetConfig)}
-    lacks |= (
-        {}
-        if format == "open_clip"
-        else {
+    if format != "open_clip":
+        lacks |= {
             "image towers of timm's": isinstance(config.vision, TimmTowerConfig),
             "text towers that are not causal": not config.text.causal,
             "preprocessing other than OpenAI's": not config.has_openai_preprocessing,
         }
-    )
     if absent := [what for what, is_needed in lacks.items() if is_needed]:
         raise ValueError(f"the format {format} has no {', no '.join(absent)}")
 

@@ -13,10 +13,7 @@ from typing import Any
 
 import torch
 
-from clip_model.efficientnet import InvertedResidual
-from clip_model.model import CLIP
-from clip_model.resnet import Bottleneck
-from clip_model.transformer import ResidualAttentionBlock
+from clip_model.model import BLOCKS, CLIP
 
 #: Graphs of a kind of block: an image tower's and a text tower's, of a few lengths of captions,
 #: each with and without gradients, and all stages of a convolutional one. After so many nothing is
@@ -39,7 +36,7 @@ def compile_blocks(model: CLIP, backend: str | Callable[..., Any] = "inductor") 
     config.recompile_limit = max(config.recompile_limit, MOST_GRAPHS)
     model.trims_captions = False
     for module in model.modules():
-        if isinstance(module, (ResidualAttentionBlock, Bottleneck, InvertedResidual)):
+        if isinstance(module, BLOCKS):
             # Not `module.compile`: FSDP2's hooks would be in the graph, and break it.
             module.forward = torch.compile(  # type: ignore[method-assign]
                 module.forward, dynamic=False, backend=backend

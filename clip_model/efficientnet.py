@@ -35,9 +35,9 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        bottom, right = (max((-side) % stride + kernel - stride, 0) for side in x.shape[-2:])
         if stride == 1:  # and the kernel is odd: the same on all sides
             return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, 1, self.groups)
+        bottom, right = (max((-side) % stride + kernel - stride, 0) for side in x.shape[-2:])
         x = F.pad(x, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
         return F.conv2d(x, self.weight, self.bias, stride, 0, 1, self.groups)
 

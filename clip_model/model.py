@@ -23,16 +23,19 @@ from clip_model.config import (
     TextConfig,
     VisionTransformerConfig,
 )
-from clip_model.efficientnet import EfficientNet
+from clip_model.efficientnet import EfficientNet, InvertedResidual
 from clip_model.locking import Lock, Locked
 from clip_model.preprocess import Preprocessing
-from clip_model.resnet import ModifiedResNet
+from clip_model.resnet import Bottleneck, ModifiedResNet
 from clip_model.timm_tower import TimmTower
 from clip_model.tokenizer import tokenize
 from clip_model.transformer import LayerNorm, ResidualAttentionBlock, Transformer
 from clip_model.vision_transformer import VisionTransformer
 
 MAX_LOGIT_SCALE = math.log(100.0)  # the paper clips the temperature here, after every step
+
+# What towers are stacked of: each is compiled, and sharded, by itself.
+BLOCKS = (ResidualAttentionBlock, Bottleneck, InvertedResidual)
 
 # Parameters that stay in full precision beside those of norms and embedding tables.
 UNCONVERTED = ("class_embedding", "positional_embedding", "logit_scale")

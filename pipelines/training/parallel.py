@@ -25,12 +25,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from clip_model.efficientnet import InvertedResidual
 from clip_model.flops import peak_flops
 from clip_model.loss import OnePart, Parts
+from clip_model.model import BLOCKS
 from clip_model.objectives import Objective
-from clip_model.resnet import Bottleneck
-from clip_model.transformer import ResidualAttentionBlock
 from pipelines.training.batch_norm import join_batch_norms
 from workers.base.hardware import computes_bfloat16
 
@@ -293,9 +291,7 @@ def _sharded(objective: Objective, workers: Workers) -> nn.Module:
         dist.broadcast(value.detach(), src=0)
     mesh = init_device_mesh(workers.device.type, (workers.size,))
     modules: list[nn.Module] = [
-        module
-        for module in objective.modules()
-        if isinstance(module, (ResidualAttentionBlock, Bottleneck, InvertedResidual))
+        module for module in objective.modules() if isinstance(module, BLOCKS)
     ]
     for module in modules:
         fully_shard(module, mesh=mesh)
