@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,13 +100,15 @@ def ray_metrics(tmp_path_factory) -> dict[str, Values]:
     import ray
 
     ray.shutdown()
+    # pytest's own folders have paths that can be too long for Ray's sockets.
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     ray.init(
         address="local",
         num_cpus=1,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        _temp_dir=str(tmp_path_factory.mktemp("ray")),
+        _temp_dir=str(folder),
         _system_config={"metrics_report_interval_ms": 500},  # not ten seconds
     )
     wanted = {
@@ -128,6 +131,7 @@ def ray_metrics(tmp_path_factory) -> dict[str, Values]:
         return found
     finally:
         ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def scraped(url: str) -> dict[str, Values]:
