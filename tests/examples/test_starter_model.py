@@ -24,7 +24,17 @@ from clip_model.efficientnet import HEAD_WIDTH, EfficientNet
 from clip_model.tokenizer import tokenize
 from examples.evaluation_sets.weights import timm_name
 from examples.starter_model import __main__ as command
-from examples.starter_model import augment, data, pairs, teachers, train, words
+from examples.starter_model import (
+    augment,
+    data,
+    lessons,
+    packages,
+    pairs,
+    sources,
+    teachers,
+    train,
+    words,
+)
 from examples.starter_model.data import Concept, Drawing
 
 CLASSES = 5
@@ -120,7 +130,9 @@ def test_titles_are_cleaned(title: str, caption: str) -> None:
 def test_the_test_style_is_not_trained_on() -> None:
     trained = {*data.EMOJI_SETS, *data.FLAG_SETS, *data.ICON_SETS}
     assert not trained & data.EXCLUDED_SETS
-    assert not any("twemoji" in name for name in (*trained, *data.NPM_PACKAGES))
+    assert not any(
+        "twemoji" in name for name in (*trained, *(package.name for package in packages.KEPT))
+    )
 
 
 def test_icons_of_a_set() -> None:
@@ -328,6 +340,58 @@ def test_batches_hold_each_text_once_an_epoch_and_differ_between_epochs() -> Non
     assert all(len(lengths[batch].unique()) == 1 for batch in first)
     again = train.Batches(lengths, 4, seed=0)
     assert torch.equal(again.of(13), second[5])
+
+
+# --- sources -------------------------------------------------------------------------------------
+
+
+def test_concepts_of_some_sources_have_their_drawings_alone() -> None:
+    apple = Concept("emoji:1f34e", "emoji", ["red apple"], [0, 3, 5], ["noto", "flag", "noto"])
+    house = Concept("name:house", "other", ["house"], [1], ["openclipart"])
+    assert sources.of_sources([apple, house], ["noto"]) == [
+        Concept("emoji:1f34e", "emoji", ["red apple"], [0, 5], ["noto", "noto"])
+    ]
+    assert sources.of_sources([apple, house], ["noto", "flag", "openclipart"]) == [apple, house]
+    named = {name for mix in sources.MIXES.values() for name in mix.drawings}
+    assert named == {*data.EMOJI_SETS, *data.FLAG_SETS, *data.ICON_SETS, "noto-png", "openclipart"}
+
+
+def test_mixes_are_trained_once_and_compared(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def taught(_: Path, config: train.TrainConfig) -> tuple[CLIP, train.Pairs]:
+        asked.append(config)
+        model = small()
+        return model, pairs_of(cache, model)
+
+    for colour in ("red", "green"):
+        (tmp_path / "pictures" / colour).mkdir(parents=True)
+        (tmp_path / "pictures" / colour / "disc.png").write_bytes(png(colour, "disc"))
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("sets: {discs: {format: folder, test: pictures}}\nprotocols: {probe: false}")
+    mixes = {"first": sources.Mix(("made",)), "bare": sources.Mix(("made",), classes=False)}
+    monkeypatch.setattr(sources, "taught", taught)
+    monkeypatch.setattr(sources, "MIXES", mixes)
+    monkeypatch.setattr(sources, "SUITE", suite)
+    options = ["--out", str(tmp_path / "out"), "--steps", "7", "--seeds", "0", "1"]
+    assert sources.main(options) == 0
+    said = capsys.readouterr().out
+    assert "| mix | average | discs |" in said
+    assert "Differences from `first`, points, with the 95% interval of 2 trainings" in said
+    files = sorted((tmp_path / "out").glob("*.safetensors"))
+    assert [file.name for file in files] == [
+        f"{mix}.{seed}.7.safetensors" for mix in ("bare", "first") for seed in (0, 1)
+    ]
+    assert len({file.read_bytes() for file in files}) == 4
+    assert sources.main(options) == 0
+    assert len(asked) == 1
+    assert capsys.readouterr().out == said
+
+
+def test_lessons_of_two_seeds_do_not_meet(tmp_path: Path) -> None:
+    assert lessons.lessons_folder(tmp_path, 0) != lessons.lessons_folder(tmp_path, 1)
 
 
 # --- teachers ------------------------------------------------------------------------------------
