@@ -30,13 +30,13 @@ from clip_model.config import (
     VisionTransformerConfig,
 )
 from clip_model.hugging_face import from_hugging_face, has_hugging_face_names, read_shards
-from clip_model.hugging_face_keys import PROCESSORS
 from clip_model.inert_pickle import UnsafeCheckpointError
 from clip_model.json_file import parse_json, replacing
 from clip_model.model import CLIP, convert_weights, filled
+from clip_model.model_files import HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG, checkpoint_path
 from clip_model.open_clip import from_open_clip
 from clip_model.preprocess import Preprocess, image_transform
-from clip_model.registry import CACHE, PUBLISHED, SHIPPED, available_models
+from clip_model.registry import PUBLISHED, SHIPPED, available_models
 from clip_model.state_dict import clip_tensors
 from clip_model.tensor_files import read_tensor_file, write_safetensors
 from clip_model.torchscript_archive import write_torchscript
@@ -45,8 +45,6 @@ __all__ = [
     "PUBLISHED",
     "SHIPPED",
     "available_models",
-    "checkpoint_files",
-    "checkpoint_path",
     "load",
     "read_weights",
     "save",
@@ -56,51 +54,9 @@ CONFIG_KEY = "clip_model.config"
 # Numbers that OpenAI keeps beside its weights, as tensors: by them a state dict is known as one.
 OPENAI_NUMBERS = frozenset({"input_resolution", "context_length", "vocab_size"})
 
-CONFIGURATIONS = (hugging_face.CONFIG, *PROCESSORS, open_clip.CONFIG)
 LONGEST_ERROR = 2000  # characters
 
 Format = Literal["clip_model", "openai", "open_clip", "hugging_face"]
-
-
-def checkpoint_path(name_or_path: str | Path, download_root: str | Path | None = None) -> Path:
-    """The file of a known model, downloaded if need be, or of a path; a folder's weights.
-
-    Args:
-        name_or_path: one of `available_models()`, a file, or a folder of Hugging Face's or
-            open_clip's.
-        download_root: where downloaded files are kept; openai/CLIP's cache if None.
-
-    Raises:
-        RuntimeError: there is no such name or file.
-        DownloadError: a known model cannot be downloaded, or its file is not the published one.
-    """
-    name = str(name_or_path)
-    if name in PUBLISHED:
-        from clip_model.download import download  # here, for it needs tqdm, and nothing else does
-
-        published = PUBLISHED[name]
-        folder = Path(download_root or CACHE).expanduser()
-        return download(published.url, published.sha256, folder / published.filename)
-    path = SHIPPED.get(name, Path(name_or_path))
-    if path.is_dir():
-        return _weights_in_folder(path)
-    if not path.is_file():
-        raise RuntimeError(
-            f"Model {name_or_path} not found; available models = {available_models()}"
-        )
-    return path
-
-
-def checkpoint_files(name_or_path: str | Path) -> list[Path]:
-    """Every file that a checkpoint's meaning depends on: weights, shards, configurations beside.
-
-    Raises:
-        RuntimeError, DownloadError: as in `checkpoint_path`; or an index of shards is broken.
-    """
-    path = checkpoint_path(name_or_path)
-    shards = hugging_face.shard_paths(path) if path.name.endswith(".index.json") else []
-    configs = [path.with_name(name) for name in CONFIGURATIONS]
-    return [path, *shards, *(config for config in configs if config.is_file())]
 
 
 def load(
@@ -208,7 +164,7 @@ def _read_any(
     path: Path, quick_gelu: bool | None, heads: tuple[int, int] | None
 ) -> tuple[dict[str, Tensor], ClipConfig]:
     if path.name.endswith(".index.json"):
-        return from_hugging_face(read_shards(path), path.with_name(hugging_face.CONFIG), quick_gelu)
+        return from_hugging_face(read_shards(path), path.with_name(HUGGING_FACE_CONFIG), quick_gelu)
     file = read_tensor_file(path)
     if CONFIG_KEY in file.texts:
         config = _own_config(file.texts[CONFIG_KEY])
@@ -217,9 +173,9 @@ def _read_any(
     if file.is_torchscript or tensors.keys() >= OPENAI_NUMBERS:
         return _from_openai(tensors, quick_gelu)
     if has_hugging_face_names(tensors):
-        return from_hugging_face(tensors, path.with_name(hugging_face.CONFIG), quick_gelu)
+        return from_hugging_face(tensors, path.with_name(HUGGING_FACE_CONFIG), quick_gelu)
     try:
-        return from_open_clip(tensors, path.with_name(open_clip.CONFIG), quick_gelu, heads)
+        return from_open_clip(tensors, path.with_name(OPEN_CLIP_CONFIG), quick_gelu, heads)
     except RuntimeError as error:
         raise RuntimeError(f"the file says no architecture, and {error}") from error
 
@@ -309,14 +265,6 @@ def _text(error: Exception) -> str:
     """What an error says, without end: a hostile file may have put a megabyte into it."""
     text = str(error)
     return text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]} ..."
-
-
-def _weights_in_folder(folder: Path) -> Path:
-    known = (*hugging_face.WEIGHTS_IN_FOLDER, *open_clip.WEIGHTS_IN_FOLDER)
-    for name in known:
-        if (folder / name).is_file():
-            return folder / name
-    raise RuntimeError(f"the folder {folder} holds none of {', '.join(known)}")
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:

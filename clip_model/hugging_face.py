@@ -25,17 +25,10 @@ from clip_model.hugging_face_keys import (
     check_processors,
 )
 from clip_model.json_file import read_json, read_section, write_json
+from clip_model.model_files import HUGGING_FACE_CONFIG, HUGGING_FACE_WEIGHTS, shard_paths
 from clip_model.state_dict import clip_tensors, shown
 from clip_model.tensor_files import read_tensor_file, write_safetensors
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-WEIGHTS_IN_FOLDER = (  # in the order of preference
-    WEIGHTS,
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 QUICK_GELU = {"quick_gelu": True, "gelu": False}  # `hidden_act`, and its default:
 DEFAULT_ACTIVATION = "quick_gelu"
 
@@ -78,31 +71,6 @@ THEIR_BLOCK = re.compile(r"((?:text|vision)_model\.encoder\.layers\.)(\d+)\.(.+)
 def has_hugging_face_names(tensors: Mapping[str, Tensor]) -> bool:
     """Whether a table's names are those of transformers' CLIPModel."""
     return any(name.startswith("text_model.") for name in tensors)
-
-
-def shard_paths(index: Path) -> list[Path]:
-    """The files that an index names, sorted.
-
-    Raises:
-        RuntimeError: it is no index, names a file elsewhere, or a shard is missing.
-    """
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict):
-        raise RuntimeError(f"{index} names no files: it has no 'weight_map'")
-    if not all(isinstance(name, str) for name in names.values()):
-        raise RuntimeError(f"{index}: the 'weight_map' must say a file's name for each tensor")
-    shards = sorted(set(names.values()))
-    for shard in shards:
-        if Path(shard).name != shard or not _is_file(index.parent / shard):
-            raise RuntimeError(f"{index} names {shard[:200]!r}, which is no file beside it")
-    return [index.parent / shard for shard in shards]
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or has a byte that no name has
-        return False
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:
@@ -152,8 +120,8 @@ def write_hugging_face(tensors: Mapping[str, Tensor], config: ClipConfig, folder
     """
     if not isinstance(config.vision, VisionTransformerConfig):
         raise ValueError("transformers has no CLIP with a ResNet; use another format")
-    write_safetensors(_their_tensors(tensors), folder / WEIGHTS, {"format": "pt"})
-    write_json(_their_config(config, config.vision), folder / CONFIG)
+    write_safetensors(_their_tensors(tensors), folder / HUGGING_FACE_WEIGHTS, {"format": "pt"})
+    write_json(_their_config(config, config.vision), folder / HUGGING_FACE_CONFIG)
     write_json(_preprocessing(config.image_resolution), folder / "preprocessor_config.json")
 
 

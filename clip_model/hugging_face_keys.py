@@ -12,8 +12,8 @@ from typing import Any
 from clip_model.config import MEAN, MLP_RATIO, STD, ClipConfig, VisionTransformerConfig
 from clip_model.json_file import read_json
 from clip_model.known_keys import ANY, check_keys, check_square, same
+from clip_model.model_files import PROCESSORS
 
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # the second since 5.0
 LAYER_NORM_EPS = 1e-5
 TEXT_HEADS, IMAGE_HEADS = 8, 12  # what absence means
 TABLES = ("text_config", "vision_config", "text_config_dict", "vision_config_dict")

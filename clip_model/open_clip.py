@@ -30,13 +30,11 @@ from clip_model.config import (
 )
 from clip_model.json_file import read_json, read_section, replacing, write_json
 from clip_model.known_keys import ANY, check_keys
+from clip_model.model_files import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from clip_model.open_clip_keys import check_model, obeyed_preprocessing
 from clip_model.tensor_files import write_safetensors
 from clip_model.timm_tower import is_size_of_open_clips, tower_flops
 
-CONFIG = "open_clip_config.json"
-WEIGHTS = "open_clip_model.safetensors"
-WEIGHTS_IN_FOLDER = (WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 SURE_WIDTH = 1024
 PICKLED = (".pt", ".pth", ".bin")
 
@@ -196,7 +194,7 @@ def _lone_config(
         raise RuntimeError(
             f"nothing says how many heads the attention has in towers {widths[-1]} and "
             f"{widths[0]} wide: say load(..., heads=(image tower's, text tower's)), or put "
-            f"{CONFIG} beside the weights"
+            f"{OPEN_CLIP_CONFIG} beside the weights"
         )
     return replace(config, quick_gelu=quick_gelu)
 
@@ -224,8 +222,8 @@ def write_open_clip(
         with replacing(path) as temporary:
             torch.save({"state_dict": dict(tensors), **texts}, temporary)
     else:
-        write_safetensors(tensors, path / WEIGHTS, texts)
-        write_json(_their_config(config), path / CONFIG)
+        write_safetensors(tensors, path / OPEN_CLIP_WEIGHTS, texts)
+        write_json(_their_config(config), path / OPEN_CLIP_CONFIG)
 
 
 def mlp_ratio(vision: VisionTransformerConfig) -> float:

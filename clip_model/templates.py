@@ -6,6 +6,7 @@ Data of openai/CLIP; `prompts/README.md` says where each table comes from.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias
@@ -50,6 +51,24 @@ def class_set(name: str) -> tuple[ClassName, ...]:
     return tuple(
         entry if isinstance(entry, str) else tuple(entry) for entry in _lookup("classes", name)
     )
+
+
+def sentences(templates: Sequence[str] | str) -> tuple[str, ...]:
+    """The sentences of ``templates``: several, one, or those of a set's name.
+
+    Raises:
+        ValueError: there is no such set; or a sentence has no place for a name, or others.
+    """
+    if isinstance(templates, str):
+        return (templates,) if SLOT in templates else template_set(templates)
+    if without_slot := [template for template in templates if SLOT not in template]:
+        raise ValueError(f"templates without {{}}: {without_slot}")
+    for template in templates:
+        try:
+            template.format("")
+        except (ValueError, LookupError) as error:
+            raise ValueError(f"{template!r} is no template: {{}} alone may stand in it") from error
+    return tuple(templates)
 
 
 def fill(templates: tuple[str, ...], class_name: ClassName) -> list[str]:

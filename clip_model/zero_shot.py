@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip_model.templates import SLOT, ClassName, class_set, fill, template_set
+from clip_model.templates import ClassName, class_set, fill, sentences
 
 
 class TextTower(Protocol):
@@ -67,24 +67,6 @@ def zero_shot_classifier(
     if not classifier.isfinite().all():
         raise ValueError("the model's features of the classes' names are not finite")
     return classifier
-
-
-def sentences(templates: Sequence[str] | str) -> tuple[str, ...]:
-    """The sentences of ``templates``: several, one, or those of a set's name.
-
-    Raises:
-        ValueError: there is no such set; or a sentence has no place for a name, or others.
-    """
-    if isinstance(templates, str):
-        return (templates,) if SLOT in templates else template_set(templates)
-    if without_slot := [template for template in templates if SLOT not in template]:
-        raise ValueError(f"templates without {{}}: {without_slot}")
-    for template in templates:
-        try:
-            template.format("")
-        except (ValueError, LookupError) as error:
-            raise ValueError(f"{template!r} is no template: {{}} alone may stand in it") from error
-    return tuple(templates)
 
 
 @torch.inference_mode()

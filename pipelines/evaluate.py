@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipelines.cli import parser, run_command, run_one_stage, start
-from pipelines.evaluation.command import add_options, evaluate_models
+from pipelines.embed import add_ray_options
 from pipelines.run.config import ConfigError
 from workers.base.exit_codes import ExitCode
+
+#: Where judgements go by default.
+OUT = "runs/evaluation"
 
 
 def main(argv: Sequence[str] | None = None) -> ExitCode:
@@ -24,6 +28,34 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     return run_command(lambda: evaluate(arguments))
 
 
+def add_options(to: argparse.ArgumentParser) -> None:
+    """The options of models and data sets."""
+    group = to.add_argument_group("any models on any data sets (docs/evaluation.md)")
+    add = group.add_argument
+    add(
+        "--model",
+        nargs="+",
+        action="extend",
+        metavar="[LABEL=]MODEL",
+        help="judge these models: known names, checkpoints, dual encoders of other libraries "
+        "(open_clip:NAME/TAG, hf:FOLDER; docs/checkpoints.md), or as supervised baselines "
+        "timm:NAME=WEIGHTS and torchvision:NAME=WEIGHTS; LABEL: what the report calls it",
+    )
+    add("--suite", type=Path, metavar="SUITE.yaml", help="on the data sets of a file")
+    add("--data", metavar="FOLDER", help="or on pictures in folders by class, all of them")
+    add(
+        "--trained-on",
+        nargs="+",
+        default=[],
+        metavar="PARQUET",
+        help="say which of the pictures stand in these shards of a training, a run's dataset/ say",
+    )
+    text = f"where the judgements go (default: {OUT}); what is there already is not done again"
+    add("--out", metavar="DIR", default=OUT, help=text)
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
+    add_ray_options(group)
+
+
 def evaluate(arguments: argparse.Namespace) -> ExitCode:
     """What the arguments ask for. Raises ConfigError where they do not go together."""
     if not arguments.model:
@@ -32,6 +64,8 @@ def evaluate(arguments: argparse.Namespace) -> ExitCode:
         return run_one_stage(arguments, "scores")
     if arguments.config or arguments.run_dir:
         raise ConfigError("--model judges without a run: leave CONFIG.yaml and --run-dir out")
+    from pipelines.evaluation.command import evaluate_models  # takes torch
+
     return evaluate_models(arguments)
 
 

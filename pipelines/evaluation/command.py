@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli import at_work, place_of
-from pipelines.embed import add_ray_options, ray_settings
+from pipelines.embed import ray_settings
 from pipelines.embed_job import shard_files
 from pipelines.evaluation.baselines import beside_baselines
 from pipelines.evaluation.candidates import Candidate, candidates_of, size_of
@@ -36,37 +36,6 @@ from workers.base.exit_codes import ExitCode
 from workers.base.output import say
 
 log = logging.getLogger(__name__)
-
-#: Where judgements go by default.
-OUT = "runs/evaluation"
-
-
-def add_options(to: argparse.ArgumentParser) -> None:
-    """The options of models and data sets."""
-    group = to.add_argument_group("any models on any data sets (docs/evaluation.md)")
-    add = group.add_argument
-    add(
-        "--model",
-        nargs="+",
-        action="extend",
-        metavar="[LABEL=]MODEL",
-        help="judge these models: known names, checkpoints, dual encoders of other libraries "
-        "(open_clip:NAME/TAG, hf:FOLDER; docs/checkpoints.md), or as supervised baselines "
-        "timm:NAME=WEIGHTS and torchvision:NAME=WEIGHTS; LABEL: what the report calls it",
-    )
-    add("--suite", type=Path, metavar="SUITE.yaml", help="on the data sets of a file")
-    add("--data", metavar="FOLDER", help="or on pictures in folders by class, all of them")
-    add(
-        "--trained-on",
-        nargs="+",
-        default=[],
-        metavar="PARQUET",
-        help="say which of the pictures stand in these shards of a training, a run's dataset/ say",
-    )
-    text = f"where the judgements go (default: {OUT}); what is there already is not done again"
-    add("--out", metavar="DIR", default=OUT, help=text)
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
-    add_ray_options(group)
 
 
 def evaluate_models(arguments: argparse.Namespace) -> ExitCode:

@@ -169,7 +169,7 @@ class NGramLayer:
     dictionary: Dictionary
     weight: Tensor  # float32 [V, D]
     bias: Tensor  # float32 [V]
-    model: str  # whose features, as `workers.embedding.embedder.model_label` names it
+    model: str  # whose features, as `workers.embedding.settings.model_label` names it
 
     def scores(self, features: Tensor, classes: Sequence[ClassName]) -> Tensor:
         """The logarithm of each class's probability: [N, D] -> float32 [N, C].

@@ -35,8 +35,8 @@ def checkpoint_inputs(name: str | None, key: str) -> tuple[list[Path], list[str]
     and each machine downloads for itself. Raises ConfigError, naming the configuration's key,
     when there is no such model.
     """
-    from clip_model.checkpoint import PUBLISHED, checkpoint_files
-    from clip_model.registry import BackboneName, DualEncoderName
+    from clip_model.model_files import checkpoint_files
+    from clip_model.registry import PUBLISHED, BackboneName, DualEncoderName
 
     if name is None:
         return [], []
@@ -101,7 +101,8 @@ def architecture(name: str, key: str) -> ClipConfig:
 
 def weights_of(name: str, key: str) -> tuple[dict[str, Tensor], ClipConfig]:
     """The tensors of a checkpoint, all finite, and its architecture. Raises as `architecture`."""
-    from clip_model.checkpoint import check_finite, checkpoint_path, read_weights
+    from clip_model.checkpoint import check_finite, read_weights
+    from clip_model.model_files import checkpoint_path
 
     try:
         tensors, config = read_weights(checkpoint_path(name))

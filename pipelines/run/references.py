@@ -30,7 +30,7 @@ def check_embeddings(settings: EmbedSettings) -> None:
 
 def check_templates(templates: Sequence[str] | str, key: str) -> None:
     """Raise ConfigError for prompts that no class's name can be put into."""
-    from clip_model.zero_shot import sentences
+    from clip_model.templates import sentences
 
     try:
         sentences(templates)

@@ -16,6 +16,7 @@ from pipelines.stages.base import Stage
 from pipelines.stages.queries import named_files
 from workers.base.opt_outs import OptOutFiles
 from workers.base.tally import Tally
+from workers.embedding.settings import model_label
 from workers.selection.base_filter import Available
 from workers.selection.settings import SelectionSettings
 
@@ -85,16 +86,10 @@ class Selection(Stage):
 def available_in(config: Config) -> Available:
     """What the steps of a configuration can refer to."""
     embeddings = config.embeddings
-
-    def model() -> str:
-        from workers.embedding.embedder import model_label
-
-        return model_label(embeddings.model)
-
     return Available(
         embeddings,
         dim=lambda: embed_dim(embeddings),
-        model=model,
+        model=lambda: model_label(embeddings.model),
         temperature=lambda: temperature(embeddings),
         has_queries=config.queries != "none",
     )

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 import clip_model
 from clip_model import CLIP, ClipConfig
 from clip_model.architecture import infer_config
-from clip_model.checkpoint import Format, checkpoint_files, checkpoint_path, read_weights
+from clip_model.checkpoint import Format, read_weights
 from clip_model.config import (
     ARCHITECTURES,
     SMALL,
@@ -29,6 +29,7 @@ from clip_model.config import (
     VisionTransformerConfig,
 )
 from clip_model.model import convert_weights
+from clip_model.model_files import checkpoint_files, checkpoint_path
 from clip_model.open_clip import _their_config, described
 from clip_model.positions import resize_positions
 from clip_model.preprocess import fold_normalisation

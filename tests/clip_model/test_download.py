@@ -14,8 +14,8 @@ import pytest
 
 import clip_model
 from clip_model import CLIP, download, registry
-from clip_model.checkpoint import checkpoint_path
 from clip_model.download import DownloadError
+from clip_model.model_files import checkpoint_path
 from tests.clip_model.test_checkpoint_formats import VIT, assert_same, random_model
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several chunks

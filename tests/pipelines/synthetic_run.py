@@ -25,7 +25,7 @@ from workers.base.pair_ids import make_pair_id
 from workers.base.storage import write_table, write_text
 from workers.base.tally import Tally
 from workers.crawl.warc_writer import WarcWriter
-from workers.embedding.embedder import model_label
+from workers.embedding.settings import model_label
 from workers.fetch.requests import list_name
 
 BIRDS, FISH = "http://birds.example", "http://fish.example"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults.configuration import REFUSED
+from pipelines.console import MODULES
 
 COMMANDS = [
     *("pipelines.build_dataset", "pipelines.train", "pipelines.evaluate"),
@@ -25,6 +26,30 @@ def test_help_explains_every_option(command):
     assert result.returncode == 0
     for phrase in ("CONFIG.yaml", "--run-dir", "--set KEY.SUB=VALUE", "exit codes", "75"):
         assert phrase in result.stdout
+
+
+#: They take longer to be there than all that a command does which has nothing to do.
+HEAVY = {"apache_beam", "altair", "img2dataset", "numba", "ray", "scipy", "scrapy", "torch"}
+
+
+def imported(program):
+    """Of the heavy libraries, those that a program takes."""
+    program = f"import sys; {program}; print(*{HEAVY} & sys.modules.keys(), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return set(result.stderr.splitlines()[-1].split())
+
+
+# Of `pipelines.proxy` each command trains and judges.
+@pytest.mark.parametrize("module", sorted({*MODULES.values()} - {"pipelines.proxy"}))
+def test_commands_begin_without_what_only_their_work_takes(module):
+    main = f"{module}.__main__" if module == "query_builder" else module
+    assert imported(f"import {main}") == set()
+
+
+def test_a_plan_takes_none_of_it_either(tmp_path):
+    plan = ["--plan", "--run-dir", str(tmp_path / "run")]
+    assert imported(f"import pipelines.build_dataset as b; assert b.main({plan}) == 0") == set()
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED)

@@ -24,13 +24,11 @@ import torch
 from torch import Tensor
 
 import clip_model
-from clip_model.checkpoint import checkpoint_files
 from clip_model.image_files import ImageError
 from clip_model.preprocess import image_bytes_transform
-from clip_model.registry import BackboneName, DualEncoderName
 from workers.base.contracts import embeddings_schema
 from workers.base.hardware import fastest_device, usable_cores
-from workers.base.storage import ROW_GROUP_ROWS, file_hash, table_writer
+from workers.base.storage import ROW_GROUP_ROWS, table_writer
 from workers.base.tally import Tally
 from workers.embedding.encoders import NO_TEXT, Encoder, load_encoder, one_threaded, precision_on
 from workers.embedding.image_hash import image_hash
@@ -38,7 +36,7 @@ from workers.embedding.labels import Labels
 from workers.embedding.meter import Meter
 from workers.embedding.overlap import Handle, in_chunks, overlap
 from workers.embedding.samples import Sample, failure_reason
-from workers.embedding.settings import EmbedSettings, InputSettings
+from workers.embedding.settings import EmbedSettings, InputSettings, model_label
 from workers.embedding.shard_reader import read_shard
 from workers.embedding.windows import Row, Window, window_table
 
@@ -243,17 +241,6 @@ class TextsUnderWay:
     def cancel(self) -> None:
         for batch in self.batches:
             batch.cancel()
-
-
-def model_label(name_or_path: str) -> str:
-    """A known model's name; of a checkpoint, whose name says little, its files' sha256."""
-    if backbone := BackboneName.of(name_or_path):
-        return f"{backbone.architecture} sha256:{file_hash(Path(backbone.weights))}"
-    if which := DualEncoderName.of(name_or_path):
-        return " ".join([which.kind, *(f"sha256:{file_hash(path)}" for path in which.files)])
-    if name_or_path in clip_model.available_models():
-        return name_or_path
-    return " ".join(f"sha256:{file_hash(path)}" for path in checkpoint_files(name_or_path))
 
 
 def _hashed(sample: Sample, levels: Tensor | ImageError) -> Row:

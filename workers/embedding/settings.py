@@ -8,8 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, WrapValidator, model_validator
 
+from clip_model.model_files import checkpoint_files
 from clip_model.registry import DUAL_LIBRARIES, BackboneName, DualEncoderName, available_models
 from workers.base.settings import FileName, Settings, ShellText, located
+from workers.base.storage import file_hash
 
 Precision = Literal["fp32", "bf16"]
 
@@ -211,3 +213,14 @@ class InputSettings(Settings):
     @property
     def texts(self) -> bool:
         return self.parts != "images"
+
+
+def model_label(name_or_path: str) -> str:
+    """A known model's name; of a checkpoint, whose name says little, its files' sha256."""
+    if backbone := BackboneName.of(name_or_path):
+        return f"{backbone.architecture} sha256:{file_hash(Path(backbone.weights))}"
+    if which := DualEncoderName.of(name_or_path):
+        return " ".join([which.kind, *(f"sha256:{file_hash(path)}" for path in which.files)])
+    if name_or_path in available_models():
+        return name_or_path
+    return " ".join(f"sha256:{file_hash(path)}" for path in checkpoint_files(name_or_path))

@@ -28,9 +28,9 @@ from pipelines.evaluation.baselines import beside_baselines
 from pipelines.evaluation.candidates import labelled
 from pipelines.evaluation.settings import ProtocolSettings
 from tests.shards import jpeg, save_tiny_model, write_images
-from workers.embedding.embedder import Embedder, model_label
+from workers.embedding.embedder import Embedder
 from workers.embedding.labels import LabelError
-from workers.embedding.settings import EmbedSettings, InputSettings, TowerSettings
+from workers.embedding.settings import EmbedSettings, InputSettings, TowerSettings, model_label
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 

@@ -17,8 +17,7 @@ from pipelines.stages import DATASET_STAGES, STAGES
 from pipelines.stages.selection import known_selection
 from tests.shards import save_tiny_model
 from workers.base.contracts import embeddings_schema
-from workers.embedding.embedder import model_label
-from workers.embedding.settings import EmbedSettings
+from workers.embedding.settings import EmbedSettings, model_label
 
 EMBEDDINGS = {
     "label_sets": {"colour": {"classes": ["red", "green"]}, "things": {"classes": "CIFAR10"}},
