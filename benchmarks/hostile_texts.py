@@ -23,11 +23,11 @@ from query_builder.sources import Part
 from query_builder.views import read_views
 from workers.base.tally import Tally
 from workers.base.urls import UrlError, absolute_url
-from workers.crawl.robots import RobotsTxt
 from workers.extract.dispatch import extract_pairs
 from workers.extract.inputs import find_inputs
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.settings import CaptionSettings
+from workers.web.robots import RobotsTxt
 
 #: Bytes of a file that are printed.
 _SHOWN = 2_000

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.nights.site import AGENT
 from benchmarks.small_sample import SmallSample
 from examples.sample.site import DEFAULT_HOSTS
 
@@ -69,4 +70,9 @@ class NightlySample(SmallSample):
         # What failed for a passing reason is asked for again every night, four times at most.
         again = {"images.retry_hours": [0, 0, 0, 0]}
         # In float32 an image is embedded nearly the same in whatever batch it comes.
-        return {"services": {}, "report.truth": None, "embeddings.precision": "fp32", **again}
+        whole: dict[str, Any] = {
+            "services": {},
+            "report.truth": None,
+            "embeddings.precision": "fp32",
+        }
+        return {**whole, **again, "images.user_agent": AGENT}

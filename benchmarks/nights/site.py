@@ -28,6 +28,8 @@ OLD_GALLERIES, CLOSING = 0.4, 0.1
 #: Of the images: as old as their gallery; taken out again; caption corrected; 503 at first.
 OLD_IMAGES, REMOVED, CORRECTED, LATE = 0.6, 0.05, 0.08, 0.08
 #: How the targets of images begin; those of `MOVED` are reached by redirects alone.
+#: Who images are asked for by, so that the crawl of pages is another.
+AGENT = "nights-images"
 MOVED = ("/moved/", "/loop/")
 IMAGES = ("/pictures/", "/mirror/", "/copies/", *MOVED)
 
@@ -50,7 +52,7 @@ class Request:
     @property
     def is_download(self) -> bool:
         """Whether an image was asked for as one, and not by a crawler that follows its link."""
-        return self.agent.startswith("Mozilla")
+        return self.agent == AGENT and self.target != "/robots.txt"
 
 
 @dataclass

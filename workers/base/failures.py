@@ -10,10 +10,18 @@ class NeedsMendingError(Exception):
     """What no further attempt changes: an input or a setting is at fault. Says what to do."""
 
 
+class FetchError(Exception):
+    """A page or image that could not be had; ``reason`` is for the tally."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 #: The reasons of ``images`` and ``pages`` for which nothing, or no whole answer, came. A status of
 #: 408, 429 or 5xx says itself that it may be otherwise later. All other reasons are final.
 _PASSING = re.compile(
-    r"connection|timeout|unknown_host|dns|cut_off|truncated|robots_unreachable|host_away"
+    r"connection|timeout|unknown_host|dns|cut_off|truncated|robots_unreachable|host_away|host_slow"
     r"|http_(?:408|429|5\d\d)"
 )
 

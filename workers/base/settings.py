@@ -193,12 +193,29 @@ class DownloadSettings(Settings):
     #: failed or was refused because of one is asked for again by ``--retry``.
     TUNING: ClassVar[frozenset[str]] = frozenset(
         {
-            *("threads", "timeout", "max_seconds", "retries", "retry_hours", "max_unreachable"),
-            *("pairs_per_shard", "user_agent", "allow_private_hosts", "local_roots"),
+            *("connections", "requests_per_host", "delay", "max_host_seconds", "robots"),
+            *("timeout", "max_seconds", "retries", "retry_pause", "retry_hours"),
+            *("max_unreachable", "pairs_per_shard", "user_agent", "allow_private_hosts"),
+            "local_roots",
         }
     )
 
-    threads: int = Field(default=32, ge=1, description="downloads at a time in one task")
+    connections: int = Field(default=64, ge=1, description="downloads at a time in one task")
+    requests_per_host: int = Field(
+        default=2, ge=1, description="of these, at a time at one host (HOST or HOST:PORT)"
+    )
+    delay: float = Field(default=0.0, ge=0.0, description="seconds between requests to a host")
+    max_host_seconds: float = Field(
+        default=1800.0,
+        gt=0.0,
+        description="seconds for which a task asks one host; what is left then is asked for by "
+        "another run, so that a slow host does not hold up a shard",
+    )
+    robots: bool = Field(
+        default=True,
+        description="read robots.txt before a host is asked for anything, and obey it; false: for "
+        "images of your own hosts",
+    )
     timeout: float = Field(default=10.0, gt=0.0, description="seconds without any answer")
     max_seconds: float = Field(
         default=60.0, gt=0.0, description="seconds for one try at an image, redirects and all"
@@ -209,11 +226,18 @@ class DownloadSettings(Settings):
         description="larger images are refused, files of this machine too",
     )
     retries: int = Field(default=1, ge=0, description="further tries after a passing failure")
+    retry_pause: float = Field(
+        default=2.0,
+        ge=0.0,
+        description="seconds, at most, before the first of these, where the server does not say "
+        "how many (Retry-After); doubles",
+    )
     max_unreachable: Share = Field(
         default=0.3,
         description="share of a shard's images that may have failed for a passing reason "
-        "(connection, timeout, unknown_host, cut_off, http_408, http_429, http_5xx); above it the "
-        "run ends with exit code 3, and a rerun tries them again",
+        "(connection, timeout, unknown_host, cut_off, host_away, host_slow, robots_unreachable, "
+        "http_408, http_429, http_5xx); above it the run ends with exit code 3, and a rerun tries "
+        "them again",
     )
     retry_hours: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         default=(6.0, 24.0, 96.0),
@@ -233,7 +257,9 @@ class DownloadSettings(Settings):
     min_image_size: int = Field(default=0, ge=0, description="shorter side, px; smaller: rejected")
     max_aspect_ratio: float = Field(default=5.0, ge=1.0, description="longer / shorter side")
     user_agent: UserAgent = Field(
-        default="clip-from-scratch", description="added to img2dataset's own"
+        default="clip-from-scratch",
+        description="who we say we are: a name of letters, - and _, which is what robots.txt calls "
+        "us by; add a URL or an address where you can be reached",
     )
     allow_private_hosts: tuple[Host, ...] = Field(
         default=(),

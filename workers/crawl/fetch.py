@@ -22,18 +22,16 @@ from scrapy.resolver import CachingThreadedResolver
 from twisted.internet import defer
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 
-from workers.base.failures import is_passing, reason_of
+from workers.base.failures import FetchError, is_passing, reason_of
 from workers.base.sampling import draw
 from workers.base.settings import CrawlSettings
 from workers.base.urls import DEFAULT_PORTS, from_header
-from workers.crawl.addresses import PrivateAddressError, permitted_addresses
 from workers.extract.http_messages import CodingError, undo_codings
+from workers.web.addresses import PrivateAddressError, permitted_addresses
+from workers.web.retry_after import retry_after
+from workers.web.robots import MAX_ROBOTS_DOWNLOAD, Reply
 
-MAX_REDIRECTS = 5
 MAX_RETRY_PAUSE = 60.0  # seconds
-#: Bytes of a robots.txt that are taken, far more than are read: a larger one cannot be had.
-MAX_ROBOTS_DOWNLOAD = 16 * 2**20
-
 #: What a failed download is called in the tally.
 FAILURES: dict[type[Exception], str] = {
     CannotResolveHostError: "dns",
@@ -53,14 +51,6 @@ FAILURES: dict[type[Exception], str] = {
 NO_CONDITIONS: Mapping[str, str] = {}
 
 Download = Callable[[scrapy.Request], Awaitable[scrapy.http.Response]]
-
-
-class FetchError(Exception):
-    """A URL that could not be read; ``reason`` is for the tally."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class PinnedResolver(CachingThreadedResolver):  # type: ignore[misc]
@@ -112,9 +102,15 @@ class Fetcher:
             else:
                 if last or not is_passing(f"http_{response.status}"):
                     return response
-                pause = _retry_after(response) or self._backoff(url, attempt)
+                asked = retry_after(header(response, "Retry-After"))
+                pause = self._backoff(url, attempt) if asked is None else asked
             await asyncio.sleep(min(pause, MAX_RETRY_PAUSE))
         raise AssertionError("the last attempt returns or raises")
+
+    async def robots_reply(self, url: str) -> Reply:
+        """What ``read_robots`` wants to know. Raises FetchError."""
+        response = await self.fetch(url, is_page=False)
+        return Reply(response.status, response.body, location(response))
 
     async def can_reach(self, url: str) -> bool:
         """Whether a host other than the one that is crawled is there, and may be connected to."""
@@ -153,11 +149,6 @@ class Fetcher:
         """Seconds: uniform between nothing and a bound that doubles."""
         bound: float = self._settings.retry_pause * 2**attempt
         return bound * draw(0, url, attempt)
-
-
-def _retry_after(response: scrapy.http.Response) -> float | None:
-    value = header(response, "Retry-After")
-    return float(value) if value.isascii() and value.isdigit() else None
 
 
 def header(response: scrapy.http.Response, name: str) -> str:

@@ -8,7 +8,7 @@ Rules:
 
 - only http and https, only the host's own authority (HOST or HOST:PORT);
 - a host's name is resolved once, its addresses are checked, and nothing else is connected
-  to (``workers.crawl.addresses``); no proxy, no cookies;
+  to (``workers.web.addresses``); no proxy, no cookies;
 - robots.txt as in RFC 9309: read before the first page, from another host if it is sent there;
   4xx means there is none; if it cannot be had for another reason, nothing is fetched. Crawl-delay
   is honoured, up to a minute;
@@ -35,25 +35,18 @@ from hashlib import blake2b
 import pyarrow as pa
 import scrapy
 
-from workers.base.failures import is_passing
+from workers.base.failures import FetchError, is_passing
 from workers.base.opt_outs import OptOuts, read_tombstones
 from workers.base.robots_directives import directives_of
 from workers.base.settings import product_token
 from workers.base.tally import Tally
 from workers.base.urls import REDIRECTS, Base, UrlError, authority, normal_host, origin
-from workers.crawl.fetch import (
-    MAX_REDIRECTS,
-    Download,
-    Fetcher,
-    FetchError,
-    header,
-    location,
-)
+from workers.crawl.fetch import Download, Fetcher, header, location
 from workers.crawl.host import CrawlJob
-from workers.crawl.robots import Robots, RobotsTxt, read_robots
 from workers.crawl.visits import Before, Visit, answered, freshened, page_of
 from workers.crawl.warc_writer import StoredPage, WarcWriter
 from workers.extract.page import PageError, base_of, is_html, links_of, parse_page, robots_of
+from workers.web.robots import MAX_REDIRECTS, Robots, RobotsTxt, read_robots
 
 MAX_CRAWL_DELAY = 60.0  # seconds
 #: URLs in a row after which a host that does not answer is left alone for the rest of a level.

@@ -15,13 +15,13 @@ from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.exceptions import StopDownload
 
 from workers.base.urls import normal_host
-from workers.crawl.addresses import PrivateAddressError
 from workers.crawl.fetch import PinnedResolver
 from workers.crawl.host import CrawlError, CrawlJob, CrawlResult
 from workers.crawl.host_crawl import HostCrawl
 from workers.crawl.visits import Before, write_visits
 from workers.crawl.warc_writer import WarcWriter
 from workers.extract.page import is_html
+from workers.web.addresses import PrivateAddressError
 
 
 class HostSpider(scrapy.Spider):  # type: ignore[misc]

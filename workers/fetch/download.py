@@ -1,17 +1,21 @@
-"""Download: a list of pairs to a shard of images, by img2dataset's downloader and our fetching.
+"""Download: a list of pairs to a shard of images, fetched by us, made small by img2dataset.
 
-img2dataset writes its rows in the order in which the downloads end, failed ones among them.
-Here the rows are sorted by ``pair_id``, failed ones are kept in a table with their reasons, and a
-row that img2dataset has lost is found out.
+A URL is fetched, and its image resized, once, however many captions it has. img2dataset's writer
+has the rows in the order in which the images come, failed ones among them; here they are sorted by
+``pair_id``, and failed ones are kept in a table with their reasons.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,11 +27,14 @@ from workers.base.settings import DownloadSettings
 from workers.base.storage import write_table
 from workers.base.tally import Tally
 from workers.fetch import image_fetch
-from workers.fetch.image_fetch import ImageFetcher
+from workers.fetch.fetch_each import fetch_each
+from workers.fetch.image_fetch import Fetched
 from workers.fetch.img2dataset_parts import img2dataset_parts
 
-#: The columns that img2dataset is given and hands on.
+#: The columns that are handed on, and all that img2dataset's writer is given; it adds the image's.
 COLUMNS = ["pair_id", "url", "caption"]
+FORMAT = "jpg"
+_WRITTEN = pa.schema([field.with_nullable(True) for field in IMAGES if field.name != FORMAT])
 
 #: Digits of a row's number in a key.
 KEY_DIGITS = 5
@@ -69,8 +76,7 @@ def download_shard(
     """
     asked = pq.read_table(requests, columns=[*COLUMNS, "tries"])
     with tempfile.TemporaryDirectory(dir=out.images.parent) as scratch:
-        fetcher = ImageFetcher(settings, opt_outs)
-        results = _run_img2dataset(asked.select(COLUMNS), Path(scratch), settings, fetcher)
+        results = _fetched(asked.select(COLUMNS), Path(scratch), settings, opt_outs)
     good = results.filter(pc.equal(results["status"], "success")).select(IMAGES.names)
     images = _with_keys(good.cast(IMAGES).sort_by("pair_id"), asked, out.images.stem)
     without = _without_image(asked, results).sort_by("pair_id")
@@ -96,60 +102,55 @@ def _with_keys(images: pa.Table, asked: pa.Table, shard: str) -> pa.Table:
     return images.set_column(at, IMAGES.field(at), pa.array(keys, pa.string()))
 
 
-def _run_img2dataset(
-    asked: pa.Table, scratch: Path, settings: DownloadSettings, fetcher: ImageFetcher
+def _fetched(
+    asked: pa.Table, scratch: Path, settings: DownloadSettings, opt_outs: Sequence[OptOuts]
 ) -> pa.Table:
-    """What img2dataset makes of the rows: one row each, with status, error and JPEG bytes."""
+    """A row for each that is asked for, with the columns of ``contracts.IMAGES``."""
     parts = img2dataset_parts()
-    parts.downloader.download_image_with_retry = fetcher.img2dataset_fetch
-    source = scratch / "pairs.feather"
-    with pa.ipc.new_file(source, asked.schema) as writer:
-        writer.write_table(asked)
-    downloader = parts.Downloader(
-        sample_writer_class=parts.ParquetSampleWriter,
-        resizer=parts.Resizer(
-            image_size=settings.image_size,
-            resize_mode=settings.resize_mode,
-            resize_only_if_bigger=settings.resize_only_if_bigger,
-            encode_quality=settings.jpeg_quality,
-            min_image_size=settings.min_image_size,
-            max_aspect_ratio=settings.max_aspect_ratio,
-        ),
-        thread_count=settings.threads,
-        save_caption=False,
-        extract_exif=False,
-        output_folder=str(scratch),
-        column_list=COLUMNS,
-        timeout=None,  # this and what else is about fetching: ImageFetcher has it
-        number_sample_per_shard=max(1, asked.num_rows),
-        oom_shard_count=KEY_DIGITS,
-        compute_hash="sha256",
-        verify_hash_type=None,
-        encode_format="jpg",
-        retries=0,
-        user_agent_token=None,
-        disallowed_header_directives=None,
+    resizer = parts.Resizer(
+        image_size=settings.image_size,
+        resize_mode=settings.resize_mode,
+        resize_only_if_bigger=settings.resize_only_if_bigger,
+        encode_quality=settings.jpeg_quality,
+        min_image_size=settings.min_image_size,
+        max_aspect_ratio=settings.max_aspect_ratio,
     )
-    downloader.download_shard((0, str(source)))
-    return pq.read_table(scratch / "00000.parquet")
+    writer = parts.ParquetSampleWriter(0, str(scratch), False, KEY_DIGITS, _WRITTEN, FORMAT)
+    rows_of = defaultdict[str, list[dict[str, Any]]](list)
+    for row in asked.to_pylist():
+        rows_of[row["url"]].append(row)
+    for url, fetched in fetch_each(list(rows_of), settings, opt_outs):
+        jpg, result = _resized(fetched, resizer)
+        for row in rows_of[url]:
+            writer.write(jpg, "", None, {**row, **result})
+    writer.close()
+    return pq.read_table(scratch / f"{0:0{KEY_DIGITS}d}.parquet")
+
+
+def _resized(fetched: Fetched, resizer: Any) -> tuple[bytes | None, dict[str, Any]]:
+    """The JPEG that is stored, and the columns that img2dataset has beside it."""
+    about: dict[str, Any] = {**dict.fromkeys(_WRITTEN.names[len(COLUMNS) :]), "key": ""}
+    if fetched.content is None:
+        text = f"{fetched.reason}: {fetched.text}" if fetched.text else fetched.reason
+        return None, about | {"status": "failed_to_download", "error_message": text}
+    jpg, *sides, error = resizer(io.BytesIO(fetched.content))
+    if error is not None:
+        return None, about | {"status": "failed_to_resize", "error_message": error}
+    names = ("width", "height", "original_width", "original_height")
+    about |= dict(zip(names, sides, strict=True))
+    digest = hashlib.sha256(fetched.content).hexdigest()
+    return jpg, about | {"status": "success", "sha256": digest}
 
 
 def _without_image(asked: pa.Table, results: pa.Table) -> pa.Table:
-    """The rows that did not become an image, and why.
-
-    img2dataset prints an error of its own handling of a row and goes on without it: such a row is
-    lost.
-    """
+    """The rows that did not become an image, and why."""
     bad = results.filter(pc.not_equal(results["status"], "success"))
-    answered = pc.is_in(asked["pair_id"], value_set=results["pair_id"].combine_chunks())
     rows = bad.select([*COLUMNS, "status", "error_message"]).to_pylist()
     tries = dict(zip(*(asked[name].to_pylist() for name in ("pair_id", "tries")), strict=True))
     for row in rows:
         row["tries"] = tries[row["pair_id"]]
         why = _rejection_or_failure(row.pop("status"), row["error_message"])
         row["reason"], row["rejected"] = why
-    for row in asked.filter(pc.invert(answered)).to_pylist():  # with its tries
-        rows.append({**row, "rejected": False, "reason": "lost_by_img2dataset"})
     return pa.Table.from_pylist(rows, schema=WITHOUT_IMAGE)
 
 

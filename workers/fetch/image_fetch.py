@@ -1,69 +1,48 @@
-"""Fetching one image: over http and https from checked addresses, or from a local root.
+"""Fetching images: over http and https, as their hosts want it, or from a local root.
 
-What an address in a pair or in a redirect may make this machine do is bounded: it connects to the
-public internet and to hosts named openly (``workers.crawl.addresses``), through no proxy, which
-would connect where it likes; it takes so many bytes, and so many seconds in all, however slowly
-they come. A failure is ``REASON: text``, the reason as the tally has it.
+What the web may make this machine do is bounded by ``workers.web.client``, what we do to the web by
+``workers.web.hosts``: robots.txt is read before a host is asked for anything, each host has a few
+requests at a time, and is left alone when it says so. A URL is asked for once, however many
+captions it has. A failure is a reason as the tally has it, and a text.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import io
-import socket
-import ssl
+import math
 import time
 import zlib
-from collections.abc import Sequence
-from contextlib import closing
-from functools import partial
-from http.client import (
-    HTTPConnection,
-    HTTPException,
-    HTTPResponse,
-    HTTPSConnection,
-    IncompleteRead,
-)
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from workers.base.failures import is_passing, reason_of
+from multidict import CIMultiDictProxy
+
+from workers.base.failures import FetchError, is_passing
 from workers.base.opt_outs import Kind, OptOuts
 from workers.base.robots_directives import is_opted_out
+from workers.base.sampling import draw
 from workers.base.settings import DownloadSettings, product_token
-from workers.base.urls import DEFAULT_PORTS, REDIRECTS, UrlError, absolute_url, from_header
-from workers.crawl.addresses import PrivateAddressError, permitted_addresses
-from workers.fetch.local_images import FetchError, LocalImages
+from workers.base.urls import REDIRECTS, UrlError, absolute_url, authority, from_header, origin
+from workers.fetch.local_images import LocalImages
+from workers.web.client import ERRORS, Answer, Client, TooLargeError, failure_reason
+from workers.web.hosts import MAX_PAUSE, Host, Hosts, Manners
+from workers.web.retry_after import retry_after
+from workers.web.robots import MAX_REDIRECTS, MAX_ROBOTS_DOWNLOAD, Reply, Robots, read_robots
 
-MAX_REDIRECTS = 10
 GZIP = b"\x1f\x8b"  # its first bytes
 
-#: As img2dataset has it, whose users' servers know it.
-USER_AGENT = (
-    "Mozilla/5.0 (X11; Ubuntu; Linux x86_64; rv:72.0) Gecko/20100101 Firefox/72.0 "
-    "(compatible; {}; +https://github.com/rom1504/img2dataset)"
-)
-
-#: What an error is called in the tally: the first class that it is of.
-FAILURES: dict[type[Exception], str] = {
-    PrivateAddressError: "private_address",
-    ssl.SSLCertVerificationError: "bad_certificate",
-    socket.gaierror: "unknown_host",
-    UnicodeError: "unknown_host",  # no name to look up
-    TimeoutError: "timeout",
-    IncompleteRead: "cut_off",
-    ConnectionError: "connection",  # one of http.client's is an HTTPException, too
-    HTTPException: "bad_answer",
-    OSError: "connection",
-    ValueError: "bad_answer",
-}
+#: The reasons for which a host counts as one that does not answer.
+_NO_ANSWER = ("connection", "timeout", "unknown_host")
 
 #: The reasons that are a decision of ours or the server's, not a failure.
 REJECTIONS = frozenset(
     {
-        "private_address", "opted_out", "taken_down", "not_http", "data_uri", "bad_url",
-        "url_too_long",
+        "private_address", "odd_port", "opted_out", "taken_down", "robots_txt", "not_http",
+        "data_uri", "bad_url", "url_too_long",
     }
 )  # fmt: skip
 
@@ -75,42 +54,98 @@ class ListedError(FetchError):
         return "it stands on a list (opt_outs) or was taken down"
 
 
-class ImageFetcher:
-    """Fetches images in any number of threads."""
+@dataclass(frozen=True)
+class Fetched:
+    """What came of a URL: a content, or a reason for which there is none."""
 
-    def __init__(self, settings: DownloadSettings, opt_outs: Sequence[OptOuts] = ()) -> None:
+    content: bytes | None
+    reason: str = ""
+    text: str = ""  # more about it
+
+
+class Backlog:
+    """Contents that wait to be taken: while there are many, nothing more is asked for."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count = most, 0
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+
+    @asynccontextmanager
+    async def room(self) -> AsyncIterator[None]:
+        await self._has_room.wait()
+        yield
+
+    def add(self, contents: int) -> None:
+        """Count contents that have come, or with a minus, that were taken."""
+        self._count += contents
+        if self._count < self._most:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
+
+
+class _BusyError(FetchError):
+    """What may be otherwise in ``pause`` seconds, if that is said."""
+
+    def __init__(self, reason: str, pause: float | None) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+@dataclass
+class _Budget:
+    """What one attempt may still take."""
+
+    seconds: float
+
+
+class ImageFetcher:
+    """Fetches images at any number of hosts, in one event loop."""
+
+    def __init__(
+        self,
+        settings: DownloadSettings,
+        client: Client,
+        backlog: Backlog,
+        opt_outs: Sequence[OptOuts] = (),
+    ) -> None:
         self._settings = settings
+        self._client = client
+        self._backlog = backlog
         self._opt_outs = opt_outs
         self._local = LocalImages(settings.local_roots, settings.max_bytes)
-        self._tls = ssl.create_default_context()
-        self._tls.set_alpn_protocols(["http/1.1"])
-        self._agent = USER_AGENT.format(settings.user_agent.strip().lower())
+        self._slots = asyncio.Semaphore(settings.connections)
+        manners = Manners(settings.requests_per_host, settings.delay, settings.max_host_seconds)
+        self._hosts = Hosts(manners)
+        self._robots: dict[str, asyncio.Future[Robots]] = {}  # by origin
 
-    def img2dataset_fetch(
-        self, row: tuple[int, str], **_: Any
-    ) -> tuple[int, io.BytesIO | None, str | None]:
-        """In the place of img2dataset's ``download_image_with_retry``: key, content, error."""
-        key, url = row
-        text = ""
-        for _attempt in range(self._settings.retries + 1):
-            try:
-                return key, io.BytesIO(self.fetch(url)), None
-            except (FetchError, OSError, HTTPException, ValueError) as error:
-                reason = failure_reason(error)
-                text = reason if str(error) in ("", reason) else f"{reason}: {error}"
-            if not is_passing(reason):
+    async def fetch(self, url: str) -> Fetched:
+        """The image at a URL, after further attempts where what is wrong may pass."""
+        for attempt in range(self._settings.retries + 1):
+            fetched, pause = await self._attempt(url)
+            if attempt == self._settings.retries or not is_passing(fetched.reason):
                 break
-        return key, None, text
+            if pause is None:
+                pause = self._settings.retry_pause * 2**attempt * draw(0, url, attempt)
+            if pause > MAX_PAUSE:
+                break
+            await asyncio.sleep(pause)
+        return fetched
 
-    def fetch(self, url: str) -> bytes:
-        """The image at a URL. Raises what FAILURES names, UrlError and FetchError.
-
-        Nothing is asked of a URL that is listed, be it that of a redirect.
-        """
-        content = self._fetch(url)
-        if self._opt_outs:
-            self._refuse(Kind.SHA256, hashlib.sha256(content).hexdigest())
-        return content
+    async def _attempt(self, url: str) -> tuple[Fetched, float | None]:
+        """What came of it, and the seconds until another attempt, where they are known."""
+        try:
+            content = await self._content(url)
+            if self._opt_outs:
+                self._refuse(Kind.SHA256, hashlib.sha256(content).hexdigest())
+        except (FetchError, UrlError) as error:
+            text = str(error)
+            fetched = Fetched(None, error.reason, "" if text == error.reason else text)
+            return fetched, getattr(error, "pause", None)
+        except ERRORS as error:
+            return Fetched(None, failure_reason(error), str(error)), None
+        return Fetched(content), None
 
     def _refuse(self, kind: Kind, value: str) -> None:
         """Raise FetchError for what is listed."""
@@ -118,140 +153,123 @@ class ImageFetcher:
             if listed.has_url(value) if kind is Kind.URL else listed.has(kind, value):
                 raise ListedError(listed.reason)
 
-    def _fetch(self, url: str) -> bytes:
+    async def _content(self, url: str) -> bytes:
         if url.startswith("file:"):
             self._refuse(Kind.URL, url)
-            return self._local.read(url)
-        deadline = time.monotonic() + self._settings.max_seconds
+            return await asyncio.to_thread(self._local.read, url)
+        limit, budget = self._settings.max_bytes, _Budget(self._settings.max_seconds)
         url = absolute_url(url)
         for _ in range(MAX_REDIRECTS + 1):
-            self._refuse(Kind.URL, url)
-            with closing(self._connection(url)) as connection:
-                clock = _Clock(self._settings.timeout, deadline)
-                with self._answer(connection, url, clock) as answer:
-                    to = answer.headers.get("Location") if answer.status in REDIRECTS else None
-                    if to is None:
-                        return self._image(answer)
-                    self._check_opt_out(answer)
-            url = absolute_url(from_header(to.encode("latin-1", "replace")), url)
+            self._refuse(Kind.URL, url)  # nothing is asked of what is listed
+            await self._check_robots(url)
+            answer = await self._get(url, limit, budget, self._is_image)
+            to = answer.headers.get("Location") if answer.status in REDIRECTS else None
+            if to is None:
+                return _image(answer, limit)
+            url = absolute_url(from_header(to.encode("utf-8", "surrogateescape")), url)
         raise FetchError("redirect_loop")
 
-    def _connection(self, url: str) -> HTTPConnection:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-        if parts.scheme == "https":
-            return HTTPSConnection(host, port or DEFAULT_PORTS["https"], context=self._tls)
-        return HTTPConnection(host, port or DEFAULT_PORTS["http"])
+    async def _get(
+        self,
+        url: str,
+        limit: int,
+        budget: _Budget,
+        is_wanted: Callable[[int, CIMultiDictProxy[str]], bool],
+    ) -> Answer:
+        """An answer, when it is the host's turn and a connection is free.
 
-    def _answer(self, connection: HTTPConnection, url: str, clock: _Clock) -> HTTPResponse:
-        """The head of what the server says to a request; its body is still to come."""
-        host, port = connection.host, connection.port
-        addresses = permitted_addresses(host, port, self._settings.allow_private_hosts)
-        # The socket has the address that was checked; TLS and the Host header have the name.
-        connection.sock = _connected(addresses, port, clock)
-        connection.sock.settimeout(clock.left())
-        if isinstance(connection, HTTPSConnection):
-            connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=host)
-        path = url.split("/", 3)[3]
-        headers = {"User-Agent": self._agent, "Connection": "close"}
-        connection.request("GET", f"/{path}", headers=headers)
-        connection.response_class = partial(_TimedResponse, clock=clock)  # type: ignore[assignment]
-        return connection.getresponse()
+        Waiting costs nothing of the budget. Raises FetchError and what ``Client.get`` raises.
+        """
+        host = self._hosts.of(authority(url))
+        async with host.turn(), self._backlog.room(), self._slots:
+            began = time.monotonic()
+            try:
+                answer = await self._client.get(url, limit, budget.seconds, is_wanted)
+            except ERRORS as error:
+                if failure_reason(error) in _NO_ANSWER:
+                    host.failed()
+                raise
+            finally:
+                budget.seconds -= time.monotonic() - began
+            host.answered()
+            _obey_status(answer, host)
+            return answer
 
-    def _image(self, answer: HTTPResponse) -> bytes:
-        """The content of the last answer."""
-        if not 200 <= answer.status < 300:
-            raise FetchError(f"http_{answer.status}")
-        self._check_opt_out(answer)
-        limit = self._settings.max_bytes
-        if answer.length is not None and answer.length <= limit:
-            content = answer.read()  # raises IncompleteRead where it is cut off
-        else:
-            content = b"" if answer.length else answer.read(limit + 1)
-            if answer.length or len(content) > limit:
-                raise FetchError("too_large")
-        return _unpacked(content, answer, limit)
-
-    def _check_opt_out(self, answer: HTTPResponse) -> None:
-        """A redirect may say it as well: it is the address that the page names."""
-        said = map(str, answer.headers.get_all("X-Robots-Tag", []))
+    def _is_image(self, status: int, headers: CIMultiDictProxy[str]) -> bool:
+        """Raises FetchError for what is not to be used; a redirect may say so as well."""
+        said = headers.getall("X-Robots-Tag", [])
         if is_opted_out(said, product_token(self._settings.user_agent)):
             raise FetchError("opted_out")
+        return 200 <= status < 300
+
+    # --- robots.txt ------------------------------------------------------------------------------
+
+    async def _check_robots(self, url: str) -> None:
+        """Raise FetchError where the host does not want the URL to be asked for, or cannot say."""
+        if not self._settings.robots:
+            return
+        start = origin(url)
+        if start not in self._robots:
+            reading = read_robots(start, self, self._settings.user_agent)
+            self._robots[start] = asyncio.ensure_future(reading)
+        robots = await self._robots[start]
+        if robots.unreachable:
+            raise _BusyError(robots.unreachable, math.inf)
+        if not robots.txt.allows(url):
+            raise FetchError("robots_txt")
+        self._hosts.of(authority(url)).want_delay(robots.txt.delay)
+
+    async def robots_reply(self, url: str) -> Reply:
+        """What ``read_robots`` wants to know. Raises FetchError."""
+        budget = _Budget(self._settings.max_seconds)
+        try:
+            answer = await self._get(url, MAX_ROBOTS_DOWNLOAD, budget, _is_good)
+        except _BusyError as error:
+            return Reply(int(error.reason.removeprefix("http_")), b"", "")
+        except TooLargeError as error:
+            raise FetchError("robots_unreachable") from error
+        except ERRORS as error:
+            raise FetchError(failure_reason(error)) from error
+        return Reply(answer.status, answer.body, answer.headers.get("Location", ""))
+
+    async def can_reach(self, url: str) -> bool:  # noqa: ARG002
+        """The client itself connects to nothing that it may not."""
+        return True
 
 
-def _unpacked(content: bytes, answer: HTTPResponse, limit: int) -> bytes:
-    """The image in an answer that is compressed, though nobody asked for that.
+def _is_good(status: int, _: CIMultiDictProxy[str]) -> bool:
+    return 200 <= status < 300
+
+
+def _obey_status(answer: Answer, host: Host) -> None:
+    """Leave a host alone that wants it. Raises _BusyError for what may be otherwise later."""
+    if not is_passing(f"http_{answer.status}"):
+        return
+    pause = retry_after(answer.headers.get("Retry-After", ""))
+    if pause is not None:
+        host.pause(pause)
+    raise _BusyError(f"http_{answer.status}", pause)
+
+
+def _image(answer: Answer, limit: int) -> bytes:
+    """The content of the last answer, unpacked if it is compressed, though nobody asked for that.
 
     gzip is undone where it is there; what only says so is as it came. Raises FetchError.
     """
-    said = ",".join(map(str, answer.headers.get_all("Content-Encoding", [])))
+    if not 200 <= answer.status < 300:
+        raise FetchError(f"http_{answer.status}")
+    said = ",".join(answer.headers.getall("Content-Encoding", []))
     codings = {coding.strip().lower() for coding in said.split(",")} - {"", "identity"}
     if not codings:
-        return content
+        return answer.body
     if codings - {"gzip", "x-gzip"}:
         raise FetchError("content_encoding")
-    if not content.startswith(GZIP):
-        return content
+    if not answer.body.startswith(GZIP):
+        return answer.body
     try:
-        unpacked = gzip.GzipFile(fileobj=io.BytesIO(content)).read(limit + 1)
+        unpacked = gzip.GzipFile(fileobj=io.BytesIO(answer.body)).read(limit + 1)
     except (EOFError, OSError, zlib.error) as error:
         raise FetchError("content_encoding") from error
     if len(unpacked) > limit:
         raise FetchError("too_large")
     return unpacked
-
-
-def failure_reason(error: Exception) -> str:
-    """What an error of ``ImageFetcher.fetch`` is called in the tally."""
-    if isinstance(error, FetchError | UrlError):
-        return error.reason
-    return reason_of(error, FAILURES)
-
-
-class _Clock:
-    """How long the next step may take: seconds without an answer, and what is left in all."""
-
-    def __init__(self, timeout: float, deadline: float) -> None:
-        self._timeout, self._deadline = timeout, deadline
-
-    def left(self) -> float:
-        """Seconds. Raises TimeoutError when there are none."""
-        left = min(self._timeout, self._deadline - time.monotonic())
-        if left <= 0:
-            raise TimeoutError("images.max_seconds have passed")
-        return left
-
-
-class _TimedReader(io.RawIOBase):
-    """What comes from a socket, each reading on the clock: single bytes do not prolong it."""
-
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase, clock: _Clock) -> None:
-        self._sock, self._raw, self._clock = sock, raw, clock
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._clock.left())
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _TimedResponse(HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, clock: _Clock, **more: Any) -> None:
-        super().__init__(sock, *args, **more)
-        self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach(), clock))
-
-
-def _connected(addresses: Sequence[str], port: int, clock: _Clock) -> socket.socket:
-    """A socket connected to the first address that answers; the last one's error if none does."""
-    for place, address in enumerate(addresses, start=1):
-        try:
-            return socket.create_connection((address, port), clock.left())
-        except OSError:
-            if place == len(addresses):
-                raise
-    raise socket.gaierror(socket.EAI_NONAME, "the name has no address")

@@ -1,4 +1,4 @@
-"""The three classes of img2dataset that work on a shard, without what they have no use for.
+"""The two classes of img2dataset that work on a shard, without what they have no use for.
 
 Its modules import wandb and webdataset for a logger and tar files that are not asked for here,
 imghdr, which Python 3.13 no longer has, to leave images as they are, and albumentations, which
@@ -6,11 +6,10 @@ asks a server for updates when it is imported, for four calls of OpenCV; the pac
 its command line. While the classes are imported, stand-ins have these names. Afterwards the
 process is as it was: whoever imports wandb or img2dataset gets the real one.
 
-What fetches an image is replaced by ours (``workers.fetch.image_fetch``).
-
-So is what reads it, by `clip_model.decode_image`: then an image is the same here and where it is
-embedded. OpenCV leaves 16 bits, which its JPEGs cut off at 255, turns nothing upright, and fills
-up what is missing of a truncated file.
+What fetches an image is ours (``workers.fetch.image_fetch``). So is what reads it,
+`clip_model.decode_image`: then an image is the same here and where it is embedded. OpenCV leaves 16
+bits, which its JPEGs cut off at 255, turns nothing upright, and fills up what is missing of a
+truncated file.
 """
 
 from __future__ import annotations
@@ -32,15 +31,13 @@ Pixels = np.ndarray[Any, np.dtype[Any]]
 #: What albumentations calls a transform: ``transform(image=pixels)["image"]``.
 Transform = Callable[..., dict[str, Pixels]]
 
-#: Imported by img2dataset, and not used by the three classes as they are called here.
+#: Imported by img2dataset, and not used by the two classes as they are called here.
 _UNUSED = ("imghdr", "wandb", "webdataset")
 
 
 class Parts(NamedTuple):
-    """img2dataset's own classes, and the module of the first, in which it finds its functions."""
+    """img2dataset's own classes."""
 
-    downloader: Any
-    Downloader: Any
     Resizer: Any
     ParquetSampleWriter: Any
 
@@ -49,12 +46,11 @@ class Parts(NamedTuple):
 def img2dataset_parts() -> Parts:
     """The classes, imported once in a process. Raises ModuleNotFoundError without img2dataset."""
     with _stand_ins():
-        from img2dataset import downloader, resizer
-        from img2dataset.downloader import Downloader
+        from img2dataset import resizer
         from img2dataset.resizer import Resizer
         from img2dataset.writer import ParquetSampleWriter
     resizer.cv2 = _OpenCV()
-    return Parts(downloader, Downloader, Resizer, ParquetSampleWriter)
+    return Parts(Resizer, ParquetSampleWriter)
 
 
 class _OpenCV:

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from workers.base.failures import FetchError
 from workers.base.settings import resolve_path
 from workers.base.urls import MAX_URL_CHARS, Base, UrlError, absolute_url
 
@@ -127,14 +128,6 @@ def _local(text: str, folder: Folder | None) -> tuple[str, str | None]:
         return folder.url_of(text) if is_url else folder.url_of_path(text), None
     except UrlError as error:
         return "", error.reason
-
-
-class FetchError(Exception):
-    """An image that cannot be had; ``reason`` is for the tally."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class LocalImages:

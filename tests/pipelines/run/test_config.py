@@ -298,8 +298,8 @@ def test_the_hash_is_of_the_content_and_not_of_the_order():
 
 
 def test_settings_of_speed_are_not_part_of_the_identity(write):
-    slow = load_config(write(MINIMAL), ["images.threads=1"])
-    fast = load_config(write(MINIMAL), ["images.threads=64"])
+    slow = load_config(write(MINIMAL), ["images.connections=1"])
+    fast = load_config(write(MINIMAL), ["images.connections=64"])
     other = load_config(write(MINIMAL), ["images.jpeg_quality=90"])
     assert slow.images.identity() == fast.images.identity() != other.images.identity()
 

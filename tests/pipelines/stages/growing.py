@@ -117,8 +117,8 @@ class Nights:
         return START + self.hours * HOUR
 
     def run(self, *, retry: Iterable[str] = (), refetch: bool = False, **more: Any) -> Run:
-        images = {"retries": 0, "allow_private_hosts": [self.web.host], "threads": 4}
-        images |= {"retry_hours": [6, 24], "resize_mode": "no"}
+        images = {"retries": 0, "allow_private_hosts": [self.web.host], "robots": False}
+        images |= {"retry_hours": [6, 24], "resize_mode": "no", "retry_pause": 0}
         tree = {"name": "x", "queries": "none", "images": images, **self.settings}
         for section, settings in more.items():
             tree[section] = {**tree.get(section, {}), **settings}

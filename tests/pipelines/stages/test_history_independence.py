@@ -39,7 +39,7 @@ def run_in(model, monkeypatch):
             "images": {
                 "allow_private_hosts": [web.host],
                 "retries": 0,
-                "threads": 4,
+                "robots": False,
                 "retry_hours": [1] * 20,
                 "pairs_per_shard": pairs_per_shard,
                 "max_unreachable": 1.0,

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from workers.crawl.addresses import PrivateAddressError, is_public, permitted_addresses
+from workers.web.addresses import PrivateAddressError, is_public, permitted_addresses
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8"])

@@ -12,7 +12,7 @@ from scrapy.http import Response
 
 from workers.base.settings import CrawlSettings
 from workers.crawl.fetch import Fetcher
-from workers.crawl.robots import MAX_ROBOTS_BYTES, Robots, RobotsTxt, read_robots
+from workers.web.robots import MAX_ROBOTS_BYTES, Robots, RobotsTxt, read_robots
 
 US = "birds-research (+https://birds.example/bot)"
 

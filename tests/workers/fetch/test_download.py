@@ -127,7 +127,7 @@ def test_every_row_ends_as_kept_rejected_or_failed(host, tmp_path):
 def test_the_same_shard_twice_gives_the_same_bytes(host, tmp_path):
     BODIES.update({f"/{n}.png": image((30 + n, 40)) for n in range(60)})
     pairs = shard_of([f"{host}/{n}.png" for n in range(60)], tmp_path / "pairs.parquet")
-    settings = DownloadSettings(allow_private_hosts=("127.0.0.1",), threads=16)
+    settings = DownloadSettings(allow_private_hosts=("127.0.0.1",), connections=16)
     first, second = (files_in(tmp_path / name, "00007.parquet") for name in ("a", "b"))
     for out in (first, second):
         download_shard(pairs, out, settings)

@@ -16,17 +16,23 @@ import pytest
 from tests.workers.web import PATIENCE, Answer, moved, serving
 from workers.base.opt_outs import Kind, OptOuts, normal_entry
 from workers.base.settings import DownloadSettings
-from workers.fetch.image_fetch import ImageFetcher
+from workers.fetch.fetch_each import fetch_each
 
 BODY = b"a picture" * 100
 GOOD = Answer(BODY)
 
 
-def fetched(url, *allowed, **settings):
+def fetched(url, *allowed, opt_outs=(), **settings):
     """The content, or the reason for which there is none."""
-    fetcher = ImageFetcher(DownloadSettings(allow_private_hosts=allowed, **settings))
-    _, content, error = fetcher.img2dataset_fetch((0, url))
-    return content.getvalue() if content else (error or "").partition(":")[0]
+    settings = {"retry_pause": 0.0, "allow_private_hosts": allowed, **settings}
+    ((asked, result),) = fetch_each([url], DownloadSettings(**settings), opt_outs)
+    assert asked == url
+    return result.reason if result.content is None else result.content
+
+
+def images_asked(web):
+    """The paths that were asked for, but for that of robots.txt."""
+    return [path for path in web.asked if path != "/robots.txt"]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +57,7 @@ def test_nothing_is_asked_of_a_private_address_that_is_not_named(to):
         web.answers["/to.png"] = moved(target)
         assert fetched(web.url("/to.png"), web.host) == "private_address"
         assert fetched(target, web.host) == "private_address"
-        assert (web.asked, other.asked) == (["/to.png"], [])
+        assert (images_asked(web), other.asked) == (["/to.png"], [])
 
 
 @pytest.mark.parametrize(
@@ -96,7 +102,7 @@ def test_an_opt_out_of_a_redirect_counts_as_that_of_the_image(status):
         other = Answer(status=302, headers={"Location": "/good.png", "X-Robots-Tag": "foo: noai"})
         web.answers |= {"/no.png": no, "/other.png": other}
         assert fetched(web.url("/no.png"), web.host) == "opted_out"
-        assert web.asked == ["/no.png"]
+        assert images_asked(web) == ["/no.png"]
         assert fetched(web.url("/other.png"), web.host) == BODY
 
 
@@ -142,6 +148,14 @@ def test_a_name_is_looked_up_once_and_the_address_that_was_checked_is_connected_
     assert looked_up.count("a.invalid") == 1
 
 
+def test_a_port_of_the_web_that_nobody_named_is_not_connected_to(monkeypatch):
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, 1, 6, "", ("93.184.215.14", 0))]
+    )
+    assert fetched("http://a.invalid:8080/a.png", robots=False) == "odd_port"
+    assert fetched("http://93.184.215.14:25/a.png", robots=False) == "odd_port"
+
+
 def test_no_proxy_is_asked_which_would_connect_where_it_likes(monkeypatch):
     for name in ("http_proxy", "all_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -151,9 +165,11 @@ def test_no_proxy_is_asked_which_would_connect_where_it_likes(monkeypatch):
 
 def test_it_says_who_it_is():
     with serving({"/good.png": GOOD}) as web:
-        fetched(web.url("/good.png"), web.host, user_agent="birds-research")
+        fetched(
+            web.url("/good.png"), web.host, user_agent="birds-research (+https://birds.example)"
+        )
     (agent,) = web.agents
-    assert "(compatible; birds-research; +https://" in agent
+    assert agent == "birds-research (+https://birds.example)"
 
 
 def test_only_what_may_pass_is_tried_again():
@@ -163,13 +179,14 @@ def test_only_what_may_pass_is_tried_again():
         assert fetched(web.url("/429.png"), web.host) == "http_429"
         assert fetched(web.url("/503.png"), web.host, retries=2) == "http_503"
         assert fetched(web.url("/b.png"), web.host) == BODY
-    assert web.asked == ["/404.png", *["/429.png"] * 2, *["/503.png"] * 3, *["/b.png"] * 2]
+    assert images_asked(web) == ["/404.png", *["/429.png"] * 2, *["/503.png"] * 3, *["/b.png"] * 2]
 
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 #: What is sent first and, for those that never end, over and over.
 ANSWERS = {
+    "/robots.txt": (b"HTTP/1.1 404 None\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",),
     "/none": (b"",),
     "/garbage": (b"SSH-2.0-nothing of the web\r\n",),
     "/long_line": (HEAD + b"X: " + b"x" * 70_000,),
@@ -231,11 +248,11 @@ def rude():
         ("garbage", "bad_answer"),
         ("long_line", "bad_answer"),
         ("many_headers", "bad_answer"),
-        ("half_a_head", b""),
-        ("bad_length", BODY),
+        ("half_a_head", "connection"),
+        ("bad_length", "bad_answer"),
         ("short", "cut_off"),
         ("short_chunk", "cut_off"),
-        ("no_chunk", "cut_off"),
+        ("no_chunk", "bad_answer"),
         ("chunked", BODY),
         ("until_closed", BODY),
     ],
@@ -303,14 +320,7 @@ def test_a_certificate_is_compared_with_the_name_and_not_the_address(tmp_path, m
 def refusing(*entries):
     """A fetcher of images of this machine, with these entries taken down, and what it says."""
     taken_down = OptOuts.of(entries, reason="taken_down")
-
-    def ask(web, path):
-        settings = DownloadSettings(allow_private_hosts=(web.host,))
-        fetcher = ImageFetcher(settings, [taken_down])
-        _, content, error = fetcher.img2dataset_fetch((0, web.url(path)))
-        return content.getvalue() if content else (error or "").partition(":")[0]
-
-    return ask
+    return lambda web, path: fetched(web.url(path), web.host, opt_outs=[taken_down])
 
 
 def test_what_is_listed_is_not_asked_for():
@@ -320,7 +330,7 @@ def test_what_is_listed_is_not_asked_for():
         assert ask(web, "/a.png") == "taken_down"
         assert web.asked == []
         assert ask(web, "/to.png") == "taken_down"
-        assert web.asked == ["/to.png"]
+        assert images_asked(web) == ["/to.png"]
         assert refusing((Kind.DOMAIN, "127.0.0.1"))(web, "/to.png") == "taken_down"
         assert refusing((Kind.DOMAIN, "127.0.0.2"))(web, "/to.png") == BODY
 
@@ -330,8 +340,7 @@ def test_an_image_that_is_listed_is_not_kept_wherever_it_comes_from(tmp_path):
     entry = (Kind.SHA256, hashlib.sha256(BODY).hexdigest())
     with serving({"/a.png": GOOD}) as web:
         assert refusing(entry)(web, "/a.png") == "taken_down"
-    settings = DownloadSettings(local_roots={"birds": str(tmp_path)})
+    roots = {"birds": str(tmp_path)}
     for entries in ([entry], [(Kind.URL, "file://birds/a.png")]):
-        fetcher = ImageFetcher(settings, [OptOuts.of(entries)])
-        _, content, error = fetcher.img2dataset_fetch((0, "file://birds/a.png"))
-        assert (content, (error or "").partition(":")[0]) == (None, "opted_out")
+        listed = [OptOuts.of(entries)]
+        assert fetched("file://birds/a.png", opt_outs=listed, local_roots=roots) == "opted_out"

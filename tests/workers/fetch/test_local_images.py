@@ -13,13 +13,14 @@ from pipelines.run.directory import Run
 from pipelines.stages import STAGES
 from pipelines.stages.pairs import Pairs
 from workers.base.contracts import REQUESTS
+from workers.base.failures import FetchError
 from workers.base.settings import DownloadSettings
 from workers.base.storage import write_table
 from workers.base.tally import Tally
 from workers.base.urls import UrlError
 from workers.extract.dispatch import extract_pairs
 from workers.fetch.download import ShardFiles, download_shard
-from workers.fetch.local_images import FetchError, Folder, LocalBase, LocalImages
+from workers.fetch.local_images import Folder, LocalBase, LocalImages
 
 
 @pytest.fixture

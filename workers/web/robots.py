@@ -11,16 +11,18 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import quote_from_bytes
 
-from workers.base.failures import is_passing
+from workers.base.failures import FetchError, is_passing
 from workers.base.settings import product_token
 from workers.base.urls import REDIRECTS, UrlError, absolute_url, authority
-from workers.crawl.fetch import MAX_REDIRECTS, Fetcher, FetchError, location
 
 #: Bytes of a robots.txt that are read (section 2.5); the line that they end in is not.
 MAX_ROBOTS_BYTES = 500 * 1024
+#: Bytes that are taken, far more than are read: a larger one cannot be had.
+MAX_ROBOTS_DOWNLOAD = 16 * 2**20
+MAX_REDIRECTS = 5
 
 #: Names of lines, and what people write for them.
 _NAMES = {
@@ -120,7 +122,25 @@ class Robots:
     unreachable: str | None = None
 
 
-async def read_robots(origin: str, fetcher: Fetcher, user_agent: str) -> Robots:
+class Reply(NamedTuple):
+    """An answer to a request for a robots.txt."""
+
+    status: int
+    body: bytes
+    location: str  # where a redirect leads; "" for none
+
+
+class Source(Protocol):
+    """Who asks for it."""
+
+    async def robots_reply(self, url: str) -> Reply:
+        """Raises FetchError."""
+
+    async def can_reach(self, url: str) -> bool:
+        """Whether another host may be connected to."""
+
+
+async def read_robots(origin: str, source: Source, user_agent: str) -> Robots:
     """Read the robots.txt of ``origin`` (SCHEME://HOST:PORT), wherever it sends us for it.
 
     What keeps us out, as an error of the server's would: more redirects than MAX_REDIRECTS, and
@@ -129,20 +149,20 @@ async def read_robots(origin: str, fetcher: Fetcher, user_agent: str) -> Robots:
     url = f"{origin}/robots.txt"
     for _ in range(MAX_REDIRECTS + 1):
         try:
-            response = await fetcher.fetch(url, is_page=False)
+            reply = await source.robots_reply(url)
         except FetchError as error:
             return Robots(RobotsTxt(b"", user_agent), unreachable=error.reason)
-        if response.status not in REDIRECTS:
+        if reply.status not in REDIRECTS:
             break
         try:
-            url = absolute_url(location(response), url)
+            url = absolute_url(reply.location, url)
         except UrlError:
             break
-        if authority(url) != authority(f"{origin}/") and not await fetcher.can_reach(url):
+        if authority(url) != authority(f"{origin}/") and not await source.can_reach(url):
             break
-    if 200 <= response.status < 300:
-        return Robots(RobotsTxt(response.body, user_agent))
-    if 400 <= response.status < 500 and not is_passing(f"http_{response.status}"):
+    if 200 <= reply.status < 300:
+        return Robots(RobotsTxt(reply.body, user_agent))
+    if 400 <= reply.status < 500 and not is_passing(f"http_{reply.status}"):
         return Robots(RobotsTxt(b"", user_agent))
     return Robots(RobotsTxt(b"", user_agent), unreachable="robots_unreachable")
 

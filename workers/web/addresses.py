@@ -53,10 +53,15 @@ def permitted_addresses(
     """
     found = socket.getaddrinfo(known or host, port, type=socket.SOCK_STREAM)
     addresses = sorted({(family != socket.AF_INET, str(ip[0])) for family, *_, ip in found})
-    in_url = f"[{host}]" if ":" in host else host
-    names = {host, in_url, f"{in_url}:{port}"}
-    named = not names.isdisjoint(map(_as_in_urls, allowed))
+    named = is_named(host, port, allowed)
     for _, address in addresses:
         if not named and not is_public(address):
             raise PrivateAddressError(f"{host} is at {address}, which is not public")
     return [address for _, address in addresses]
+
+
+def is_named(host: str, port: int, allowed: Collection[str]) -> bool:
+    """Whether a host is among ``allowed``, with this port or with all."""
+    in_url = f"[{host}]" if ":" in host else host
+    names = {host, in_url, f"{in_url}:{port}"}
+    return not names.isdisjoint(map(_as_in_urls, allowed))

@@ -1,0 +1,1 @@
+"""The open web: whom we may connect to, when, and how long and how much we listen."""

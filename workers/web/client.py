@@ -1,0 +1,222 @@
+"""GET over http and https: to checked addresses alone, within bounds that cannot be outlived.
+
+What an address in a pair or in a redirect may make this machine do is bounded. A name is looked up
+once, each of its addresses is checked (``workers.web.addresses``), and one of them is connected to;
+TLS is verified against the name. There is no proxy, which would connect where it likes, no cookie
+and no user name. An answer may be so long without a word, and so long in all; its head has so many
+bytes, and its body as many as are asked for, counted while they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from workers.base.failures import reason_of
+from workers.base.urls import DEFAULT_PORTS
+from workers.web.addresses import PrivateAddressError, is_named, permitted_addresses
+
+#: Names that are looked up at a time: each takes a thread, which a slow name server holds.
+LOOKUPS = 16
+#: Seconds for which an address that was checked is connected to, and an idle connection is kept.
+ADDRESS_SECONDS, IDLE_SECONDS = 600, 15.0
+#: Of an answer's head: bytes of a line, and lines.
+MAX_LINE_BYTES, MAX_HEADERS = 16_384, 128
+
+
+class OddPortError(ConnectionError):
+    """A port other than those of http and https, which was not allowed by name."""
+
+
+class TooLargeError(Exception):
+    """A body of more bytes than are taken."""
+
+
+#: What an error is called in the tally: the first class that it is of.
+FAILURES: dict[type[Exception], str] = {
+    TooLargeError: "too_large",
+    PrivateAddressError: "private_address",
+    OddPortError: "odd_port",
+    aiohttp.ClientConnectorCertificateError: "bad_certificate",
+    ssl.SSLCertVerificationError: "bad_certificate",
+    aiohttp.ClientConnectorDNSError: "unknown_host",
+    socket.gaierror: "unknown_host",
+    UnicodeError: "unknown_host",  # no name to look up
+    TimeoutError: "timeout",
+    aiohttp.ClientPayloadError: "cut_off",
+    aiohttp.ClientConnectionError: "connection",
+    aiohttp.ClientError: "bad_answer",
+    OSError: "connection",
+    ValueError: "bad_answer",
+}
+#: Of the network and of servers; all else is a fault of the program.
+ERRORS: tuple[type[Exception], ...] = tuple(FAILURES)
+
+
+def _permitted(host: str, port: int, allowed: Collection[str]) -> list[str]:
+    """``permitted_addresses``, at a port of the web or one that is named. Raises OddPortError, too.
+
+    Other services than the web's would be sent what a page wrote.
+    """
+    addresses = permitted_addresses(host, port, allowed)
+    if port not in DEFAULT_PORTS.values() and not is_named(host, port, allowed):
+        raise OddPortError(f"{host} is asked for at port {port}, which nobody has named")
+    return addresses
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server has said; the body is empty where it was not wanted."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+
+def failure_reason(error: Exception) -> str:
+    """What an error of ``Client.get`` is called in the tally; one of ERRORS."""
+    inner = getattr(error, "os_error", None)  # what a connector's error is about
+    if isinstance(inner, PrivateAddressError | OddPortError | UnicodeError):
+        return reason_of(inner, FAILURES)
+    return reason_of(error, FAILURES)
+
+
+class _CheckedResolver(AbstractResolver):
+    def __init__(self, allowed: Collection[str]) -> None:
+        self._allowed = allowed
+        self._threads = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="lookup")
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_INET,  # noqa: ARG002 - all are asked for
+    ) -> list[ResolveResult]:
+        """Raises PrivateAddressError or socket.gaierror."""
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._threads, _permitted, host, port, self._allowed)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in found
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Client:
+    """Connections to any number of hosts, kept while they are of use.
+
+    Args:
+        agent: who we say we are.
+        allowed: hosts (HOST or HOST:PORT) that may have a private address, or another port than
+            those of http and https.
+        timeout: seconds without any answer.
+        connections: at a time.
+    """
+
+    def __init__(
+        self, agent: str, allowed: Collection[str], timeout: float, connections: int
+    ) -> None:
+        self._allowed = allowed
+        connector = aiohttp.TCPConnector(
+            resolver=_CheckedResolver(allowed),
+            ttl_dns_cache=ADDRESS_SECONDS,
+            keepalive_timeout=IDLE_SECONDS,
+            limit=connections,
+            ssl=ssl.create_default_context(),
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers={"User-Agent": agent, "Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=timeout, sock_read=timeout, ceil_threshold=60
+            ),
+            auto_decompress=False,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            max_headers=MAX_HEADERS,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def get(
+        self,
+        url: str,
+        most: int,
+        seconds: float,
+        is_wanted: Callable[[int, CIMultiDictProxy[str]], bool],
+    ) -> Answer:
+        """Ask for a normal URL once; a redirect is an answer like others.
+
+        Args:
+            most: bytes of the body that are taken.
+            seconds: for all of it.
+            is_wanted: whether the body is, by status and headers; what it raises ends the request.
+
+        Raises:
+            One of ERRORS.
+        """
+        async with asyncio.timeout(seconds):
+            await self._check_number(url)
+            async with self._session.get(URL(url, encoded=True), allow_redirects=False) as answer:
+                body = b""
+                if is_wanted(answer.status, answer.headers):
+                    body = await _body(answer, most)
+                elif answer.content_length != 0:
+                    answer.close()  # what was not wanted is not read to be rid of it
+                return Answer(answer.status, answer.headers, body)
+
+    async def _check_number(self, url: str) -> None:
+        """A host that is a number is not looked up, so it is checked here."""
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return
+        _permitted(host, port, self._allowed)
+
+
+async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    if (answer.content_length or 0) > most:
+        answer.close()
+        raise TooLargeError
+    parts, size = list[bytes](), 0
+    async for part in answer.content.iter_any():
+        size += len(part)
+        if size > most:
+            answer.close()
+            raise TooLargeError
+        parts.append(part)
+    return b"".join(parts)

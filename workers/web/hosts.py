@@ -1,0 +1,102 @@
+"""When a host may be asked: so many requests at a time, so long apart, and not before it has said.
+
+A host is one HOST:PORT. What is known of it lasts as long as a shard is worked on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from workers.base.failures import FetchError
+
+#: Seconds that are waited for a host that wants to be left alone; if it is more, another run asks.
+MAX_PAUSE = 60.0
+#: Requests in a row without an answer, after which a host is not asked any more.
+MAX_FAILURES = 10
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How hosts are treated."""
+
+    at_once: int  # requests
+    delay: float  # seconds between the beginnings of two
+    seconds: float  # for which one host is asked, from the first request on
+
+
+class AwayError(FetchError):
+    """A host that is not asked any more, for now."""
+
+    pause = math.inf  # seconds until it may be asked
+
+
+class Host:
+    """The turns of one host."""
+
+    def __init__(self, manners: Manners) -> None:
+        self._delay = manners.delay
+        self._seconds = manners.seconds
+        self._free = asyncio.Semaphore(manners.at_once)
+        self._began: float | None = None
+        self._not_before = 0.0
+        self._failures = 0
+        self._is_left = False
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """A request's time. Raises AwayError where there is none any more."""
+        async with self._free:
+            while (wait := self._not_before - _now()) > 0:
+                self._check()
+                await asyncio.sleep(min(wait, 1.0))  # the pause may grow, or the host go, meanwhile
+            self._check()
+            if self._began is None:
+                self._began = _now()
+            self._not_before = _now() + self._delay
+            yield
+
+    def _check(self) -> None:
+        if self._is_left or self._failures >= MAX_FAILURES:
+            raise AwayError("host_away")
+        if self._began is not None and _now() - self._began > self._seconds:
+            raise AwayError("host_slow")
+
+    def want_delay(self, seconds: float) -> None:
+        """It wants so long between two requests."""
+        self._delay = max(self._delay, min(seconds, MAX_PAUSE))
+
+    def pause(self, seconds: float) -> None:
+        """Leave it alone for so long, or for good."""
+        if seconds > MAX_PAUSE:
+            self._is_left = True
+        self._not_before = max(self._not_before, _now() + min(seconds, MAX_PAUSE))
+
+    def answered(self) -> None:
+        """There was an answer, whatever it says."""
+        self._failures = 0
+
+    def failed(self) -> None:
+        """There was none."""
+        self._failures += 1
+
+
+class Hosts:
+    """All hosts of a shard."""
+
+    def __init__(self, manners: Manners) -> None:
+        self._manners = manners
+        self._hosts: dict[str, Host] = {}
+
+    def of(self, authority: str) -> Host:
+        """The one that is called so."""
+        if authority not in self._hosts:
+            self._hosts[authority] = Host(self._manners)
+        return self._hosts[authority]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
