@@ -202,7 +202,8 @@ _HTML = (
     b"</p>", b"<base href='//x'>", b"<base href=", b"<meta charset=undefined>",
     b'<meta charset="unicode_escape">', b"<meta charset=utf-16>",
     b"<meta http-equiv=content-type content='text/html; charset=x-user-defined'>",
-    b"<meta name=robots content='max-image-preview:none'>", b"<a href='http://[::'>",
+    b"<meta name=robots content='max-image-preview:none'>",
+    b"<meta name=tdm-reservation content=0>", b"<a href='http://[::'>",
     b"&#x110000;", b"&#xd800;", b"&amp", b"&notit;", b"data:image/gif;base64,R0", b"http://\xff/",
     b"//", b"<?xml version='1.0' encoding='idna'?>", b" a=1" * 50, b"<div>" * 50,
 )  # fmt: skip
@@ -210,6 +211,7 @@ _HEADERS = (
     b"Content-Type: text/html", b"; charset=", b"undefined", b"utf-7", b"utf-16", b"idna", b"\r\n",
     b"content-encoding: ", b"Content-Encoding: gzip", b"deflate", b"br", b"zstd", b"identity, ",
     b"Transfer-Encoding: chunked", b"Content-Length: 5", b"X-Robots-Tag: ", b"noindex", b": ",
+    b"TDM-Reservation: 0", b"Content-Usage: ", b"train-ai=", b"y",
     b"unavailable_after: 25 Jun 2026 15:00:00 PST", b"application/xhtml+xml", b"Location: \xff",
     b"5\r\nhello\r\n0\r\n\r\n", b"ffffffffffffffff\r\n",
 )  # fmt: skip
@@ -377,6 +379,7 @@ _URLS = (
 
 def _robots(content: bytes, _folder: Path) -> None:
     RobotsTxt(content, "ours").allows("http://a.example/%c3%a4?x=*$")
+    RobotsTxt(content, "ours", "bot").opts_out("http://a.example/%c3%a4?x=*$")
     robots = RobotsTxt(b"User-agent: ours\nDisallow: /closed\n\n" + content, "ours")
     if robots.allows("http://a.example/closed") and b"llow" not in content:
         raise FoundError("the rule for us is not obeyed")
@@ -385,7 +388,7 @@ def _robots(content: bytes, _folder: Path) -> None:
 _ROBOTS = (
     b"User-agent: ", b"user-agent:*", b"bot", b"ours", b"Disallow: /", b"Allow: ", b"/*.jpg$",
     b"*" * 90, b"$", b"#", b"Crawl-delay: ", b"1e9", b"Sitemap: http://a/", b"%2F", b"%", b"\n",
-    b"\r", b": ",
+    b"\r", b": ", b"Content-Usage: ", b"Content-Signal: ", b"train-ai=n", b"ai-train=no", b"\t",
 )  # fmt: skip
 
 _CLEANER = CaptionCleaner(CaptionSettings())

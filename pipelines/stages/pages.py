@@ -28,7 +28,7 @@ class Pages(Stage):
     """A shard a host, so that a host is asked by one crawler at a time."""
 
     name = "pages"
-    version = 2
+    version = 3
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)

@@ -17,7 +17,6 @@ from pipelines.stages.base import Stage
 from workers.base.copies import bring
 from workers.base.credentials import shown
 from workers.base.file_systems import is_remote, version_of
-from workers.base.settings import product_token
 from workers.base.tally import Tally
 from workers.extract.inputs import LISTS, Input, InputKind, find_inputs
 from workers.fetch.local_images import Folder
@@ -30,7 +29,7 @@ class Pairs(Stage):
 
     name = "pairs"
     reads = ("queries", "pages")
-    version = 4
+    version = 5
 
     def check(self) -> None:
         if not self.given and not self.run.config.pages.seeds:
@@ -70,7 +69,7 @@ class Pairs(Stage):
         identity = config.pairs.identity() | {
             "seed": config.seed,
             "lower_case": self.lower_case,
-            "agent": product_token(config.pages.user_agent),
+            "agents": config.pages.agents,
             **identity_of(self.run, lists=False),
         }
         del identity["inputs"]  # their content counts, and stands in the key already
@@ -98,7 +97,7 @@ class Pairs(Stage):
             config.seed,
             config.beam.options,
             bool(self.lower_case),
-            product_token(config.pages.user_agent),
+            config.pages.agents,
             opt_out_files(self.run).taken_down,
         )
         return in_process(work, shards, self.folder)
@@ -139,7 +138,7 @@ class BuildPairs:
     seed: int
     beam_options: tuple[str, ...]
     lower_case: bool
-    agent: str | None
+    agents: tuple[str, ...]
     taken_down: Path
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:  # noqa: ARG002
@@ -153,6 +152,6 @@ class BuildPairs:
             self.seed,
             self.beam_options,
             lower_case=self.lower_case,
-            agent=self.agent,
+            agents=self.agents,
             taken_down=self.taken_down,
         )

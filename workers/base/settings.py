@@ -57,6 +57,22 @@ def _addressable(user_agent: str) -> str:
 UserAgent = Annotated[str, AfterValidator(_addressable)]
 
 
+def _token(text: str) -> str:
+    if product_token(text) != text.lower():
+        raise ValueError(f"{text!r} is no crawler's name of letters, - and _; write it as CCBot")
+    return text
+
+
+#: What robots.txt calls a crawler by.
+ProductToken = Annotated[str, AfterValidator(_token)]
+
+
+def _agents(user_agent: str, others: tuple[str, ...]) -> tuple[str, ...]:
+    """The product tokens of those whose rules count, in lower case, ours first."""
+    tokens = map(product_token, (user_agent, *others))
+    return tuple(dict.fromkeys(token for token in tokens if token))
+
+
 def _host(text: str) -> str:
     if not re.fullmatch(r"[^\s/@]+", text):
         raise ValueError(f"{text!r} is no host; write it as HOST or HOST:PORT")
@@ -179,11 +195,21 @@ class CrawlSettings(Settings):
         description="who we say we are: a name of letters, - and _, which is what robots.txt calls "
         "us by; add a URL or an address where you can be reached",
     )
+    obey_agents: tuple[ProductToken, ...] = Field(
+        default=(),
+        description="other crawlers whose rules are obeyed as if they were ours, in robots.txt and "
+        "in pages, those of pairs.inputs too: for data that came through Common Crawl name CCBot",
+    )
     allow_private_hosts: tuple[Host, ...] = Field(
         default=(),
         description="hosts (HOST or HOST:PORT) that may resolve to a loopback or private "
         "address; every other one must be on the public internet",
     )
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The product tokens of the crawlers whose rules count, in lower case, ours first."""
+        return _agents(self.user_agent, self.obey_agents)
 
 
 class DownloadSettings(Settings):
@@ -195,7 +221,13 @@ class DownloadSettings(Settings):
         {
             *("connections", "requests_per_host", "delay", "max_host_seconds", "robots"),
             *("timeout", "max_seconds", "retries", "retry_pause", "retry_hours"),
-            *("max_unreachable", "pairs_per_shard", "user_agent", "allow_private_hosts"),
+            *(
+                "max_unreachable",
+                "pairs_per_shard",
+                "user_agent",
+                "obey_agents",
+                "allow_private_hosts",
+            ),
             "local_roots",
         }
     )
@@ -261,6 +293,12 @@ class DownloadSettings(Settings):
         description="who we say we are: a name of letters, - and _, which is what robots.txt calls "
         "us by; add a URL or an address where you can be reached",
     )
+    obey_agents: tuple[ProductToken, ...] = Field(
+        default=(),
+        description="other crawlers whose rules are obeyed as if they were ours: for data that "
+        "came through Common Crawl name CCBot. Name it before the first download: as with "
+        "user_agent, images that are there stay",
+    )
     allow_private_hosts: tuple[Host, ...] = Field(
         default=(),
         description="hosts (HOST or HOST:PORT) that may resolve to a loopback or private "
@@ -271,6 +309,11 @@ class DownloadSettings(Settings):
         description="folders of this machine, by name, whose images may be read: lists and "
         "HTML pages that lie in one may refer to files in it (docs/inputs.md); {}: none",
     )
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The product tokens of the crawlers whose rules count, in lower case, ours first."""
+        return _agents(self.user_agent, self.obey_agents)
 
 
 #: Byte order marks, with which Windows writes; those of UTF-32 before those that they begin with.

@@ -10,8 +10,8 @@ Rules:
 - a host's name is resolved once, its addresses are checked, and nothing else is connected
   to (``workers.web.addresses``); no proxy, no cookies;
 - robots.txt as in RFC 9309: read before the first page, from another host if it is sent there;
-  4xx means there is none; if it cannot be had for another reason, nothing is fetched. Crawl-delay
-  is honoured, up to a minute;
+  4xx means there is none; if it cannot be had for another reason, nothing is fetched. What it
+  does not want to be trained on is not asked for. Crawl-delay is honoured, up to a minute;
 - what was taken down is not asked for;
 - a redirect is never followed as such: its target is looked at like any link, by the same
   rules, at the same depth;
@@ -37,15 +37,14 @@ import scrapy
 
 from workers.base.failures import FetchError, is_passing
 from workers.base.opt_outs import OptOuts, read_tombstones
-from workers.base.robots_directives import directives_of
-from workers.base.settings import product_token
+from workers.base.preferences import directives_of
 from workers.base.tally import Tally
 from workers.base.urls import REDIRECTS, Base, UrlError, authority, normal_host, origin
 from workers.crawl.fetch import Download, Fetcher, header, location
 from workers.crawl.host import CrawlJob
 from workers.crawl.visits import Before, Visit, answered, freshened, page_of
 from workers.crawl.warc_writer import StoredPage, WarcWriter
-from workers.extract.page import PageError, base_of, is_html, links_of, parse_page, robots_of
+from workers.extract.page import PageError, base_of, is_html, links_of, metas_of, parse_page
 from workers.web.robots import MAX_REDIRECTS, Robots, RobotsTxt, read_robots
 
 MAX_CRAWL_DELAY = 60.0  # seconds
@@ -77,7 +76,7 @@ class HostCrawl:
         self._seeds = job.seeds
         self._settings = job.settings
         self._is_rerun = job.is_rerun
-        self._agent = product_token(job.settings.user_agent)
+        self._agents = job.settings.agents
         self._writer = writer
         self._before = before
         self._unmet = set(before.urls)
@@ -183,6 +182,8 @@ class HostCrawl:
             return self._keep_out(robots.unreachable, url, level)
         if not robots.txt.allows(url):
             return self._reject("robots_txt", url)
+        if robots.txt.opts_out(url):
+            return self._reject("opted_out", url)
         page = self._before.page(url)
         if self._is_rerun and self._before.is_settled(url):
             return self._take_again(self._before.visit(url), page, level)
@@ -208,7 +209,7 @@ class HostCrawl:
             return Robots(RobotsTxt(b"", ""), self._refusal)
         start = origin(url)
         if start not in self._robots:
-            reading = read_robots(start, self._fetcher, self._settings.user_agent)
+            reading = read_robots(start, self._fetcher, *self._agents)
             self._robots[start] = asyncio.ensure_future(reading)
         robots = await self._robots[start]
         self._slow_down(min(robots.txt.delay, MAX_CRAWL_DELAY))
@@ -331,8 +332,7 @@ class HostCrawl:
             root = parse_page(page.body, page.headers["Content-Type"])
         except PageError:
             return  # kept as it came; the extraction will say that it holds nothing
-        said = page.headers["X-Robots-Tag"].split("\n")
-        if "nofollow" in directives_of([*said, *robots_of(root, self._agent)], self._agent):
+        if "nofollow" in directives_of(page.header_lines(), metas_of(root), self._agents):
             return
         base = Base(base_of(root, url), root.encoding)
         level.links.update(self._absolute(links_of(root), base))

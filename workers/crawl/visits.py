@@ -17,6 +17,7 @@ import scrapy
 
 from workers.base.contracts import VISITS
 from workers.base.failures import is_passing
+from workers.base.preferences import OPT_OUT_HEADERS
 from workers.base.storage import write_table
 from workers.crawl.fetch import header_lines
 from workers.crawl.host import HostFiles
@@ -27,7 +28,7 @@ _MAX_VALIDATOR = 500
 
 #: The headers by which a 304 may change what is stored: what may be done with a page. The others
 #: are of the body, and servers leave them out or put in what is not meant.
-_FRESHENED = ("X-Robots-Tag", "TDM-Reservation", "TDM-Policy")
+_FRESHENED = OPT_OUT_HEADERS
 
 
 @dataclass(frozen=True)

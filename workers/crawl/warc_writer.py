@@ -20,17 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from workers.base.preferences import OPT_OUT_HEADERS
 from workers.base.storage import replacing
 
 #: The response headers that are stored: what the body is and what may be done with it. Dates,
 #: cookies, request numbers and the like differ on every visit and would move the offsets.
-STORED_HEADERS = (
-    "Content-Type",
-    "Content-Language",
-    "X-Robots-Tag",
-    "TDM-Reservation",
-    "TDM-Policy",
-)
+STORED_HEADERS = ("Content-Type", "Content-Language", *OPT_OUT_HEADERS)
 
 _RECORD_END = b"\r\n\r\n"
 _DATE = "%Y-%m-%dT%H:%M:%SZ"
@@ -120,6 +115,10 @@ class StoredPage:
     headers: dict[str, str]  # those of STORED_HEADERS, "" where one did not come
     body: bytes
     fetched: datetime
+
+    def header_lines(self) -> list[tuple[str, str]]:
+        """The name and the value of each line."""
+        return _header_lines(self.headers)
 
     def is_same(self, other: StoredPage) -> bool:
         """Whether both give the same record but for its date."""
@@ -219,9 +218,13 @@ def info_record(about: Mapping[str, str], written: datetime) -> bytes:
 
 
 def _http_message(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
-    lines = [(name, line) for name in STORED_HEADERS for line in headers.get(name, "").split("\n")]
-    stored = [*filter(itemgetter(1), lines), ("Content-Length", str(len(body)))]
+    stored = [*_header_lines(headers), ("Content-Length", str(len(body)))]
     return _head(f"HTTP/1.1 {status} {_phrase(status)}", stored) + body
+
+
+def _header_lines(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    lines = ((name, line) for name in STORED_HEADERS for line in headers.get(name, "").split("\n"))
+    return [*filter(itemgetter(1), lines)]
 
 
 def _record(headers: Mapping[str, str], block: bytes) -> bytes:

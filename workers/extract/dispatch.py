@@ -19,19 +19,19 @@ from workers.extract.wat import wat_pairs
 
 
 def extract_pairs(
-    source: Input, pages: Tally, images: Tally, agent: str | None = None
+    source: Input, pages: Tally, images: Tally, agents: tuple[str, ...] = ()
 ) -> Iterator[pa.Table]:
     """The candidate pairs of an input as tables in CANDIDATES, in the input's order.
 
     Counts into ``pages`` every page, and into ``images`` every (image, text), every image
     without a text and every row of a list; ``images.kept`` is the number of candidates given.
-    ``agent`` is the product token by which a page may address us in its robots directives.
+    ``agents`` are the product tokens by which a page may address us in its robots directives.
 
     Raises OSError if the input cannot be opened.
     """
     if source.kind in LISTS:
         return read_pair_list(source, images)
-    return candidate_tables(_from_pages(source, pages, images, agent))
+    return candidate_tables(_from_pages(source, pages, images, agents))
 
 
 #: Reasons for which a page that may have been there is lost.
@@ -39,10 +39,10 @@ _LOST = ("bad_encoding", "bad_json", "not_http", "page_error", "too_large")
 
 
 def _from_pages(
-    source: Input, pages: Tally, images: Tally, agent: str | None
+    source: Input, pages: Tally, images: Tally, agents: tuple[str, ...]
 ) -> Iterator[Candidate]:
     kept, lost = pages.kept, _lost(pages)
-    yield from _all_pages(source, pages, images, agent)
+    yield from _all_pages(source, pages, images, agents)
     if pages.kept == kept and source.kind is not InputKind.HTML:
         _say_empty(source, pages, _lost(pages) - lost)
 
@@ -63,11 +63,11 @@ def _say_empty(source: Input, pages: Tally, lost: Counter[str]) -> None:
 
 
 def _all_pages(
-    source: Input, pages: Tally, images: Tally, agent: str | None
+    source: Input, pages: Tally, images: Tally, agents: tuple[str, ...]
 ) -> Iterator[Candidate]:
     if source.kind is InputKind.WAT:
-        yield from wat_pairs(source, pages, images, agent)
+        yield from wat_pairs(source, pages, images, agents)
         return
     read = read_warc if source.kind is InputKind.WARC else read_html
     for page in read(source, pages):
-        yield from page_pairs(page, pages, images, agent)
+        yield from page_pairs(page, pages, images, agents)

@@ -1,11 +1,10 @@
-"""HTML pages: decoding, their tags, and what a page says about links and robots."""
+"""HTML pages: decoding, their tags, and what a page says about itself and its links."""
 
 from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 
-from workers.base.settings import product_token
 from workers.base.urls import base_url
 from workers.extract.encodings import (
     UnusableEncodingError,
@@ -85,17 +84,10 @@ def links_of(document: Document) -> Iterator[str]:
             yield link["href"]
 
 
-def robots_of(document: Document, agent: str | None) -> list[str]:
-    """What the meta elements of a page say to all robots and to ``agent``, a product token."""
-    said: list[str] = []
-    for tag in document.start_tags(("meta",), ("name", "content")):
-        meta = tag.attributes
-        if is_for(meta.get("name", ""), agent):
-            said.append(meta.get("content", ""))
-    return said
-
-
-def is_for(name: str, agent: str | None) -> bool:
-    """Whether a meta element of this name tells ``agent`` what it may do."""
-    token = product_token(name)
-    return token is not None and token in ("robots", agent)
+def metas_of(document: Document) -> list[tuple[str, str]]:
+    """The names and contents of a page's meta elements, as they are written."""
+    return [
+        (tag.attributes["name"], tag.attributes.get("content", ""))
+        for tag in document.start_tags(("meta",), ("name", "content"))
+        if tag.attributes.get("name")
+    ]

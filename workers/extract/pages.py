@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from workers.base.robots_directives import is_opted_out
+from workers.base.preferences import page_opts_out
 from workers.base.tally import Tally
 from workers.base.urls import MAX_URL_CHARS, Base, UrlError, absolute_url
 from workers.extract.candidates import Candidate
 from workers.extract.encodings import UnusableEncodingError
-from workers.extract.page import PageError, address_of, base_of, parse_page, robots_of
+from workers.extract.page import PageError, address_of, base_of, metas_of, parse_page
 from workers.extract.page_images import images_of
 from workers.fetch.local_images import refusal
 
@@ -34,7 +34,7 @@ class Page:
     url: str  # "" where nothing says it
     body: bytes
     content_type: str
-    robots: tuple[str, ...]  # the X-Robots-Tag headers
+    headers: tuple[tuple[str, str], ...]  # those of OPT_OUT_HEADERS
     source: str
     local: bool = False  # a file, whose real address the page itself may give
     base: Base | None = None  # of its relative references, where they are files beside it
@@ -85,12 +85,12 @@ def refuse_long(url: str) -> None:
 
 
 def page_pairs(
-    page: Page, pages: Tally, images: Tally, agent: str | None = None
+    page: Page, pages: Tally, images: Tally, agents: tuple[str, ...] = ()
 ) -> Iterator[Candidate]:
-    """The candidate pairs of one page that does not ask ``agent`` to leave it alone."""
+    """The candidate pairs of one page that does not ask ``agents`` to leave it alone."""
     try:
         with only_this_page():
-            url, base, found = _read(page, agent)
+            url, base, found = _read(page, agents)
     except NotAPageError as verdict:
         verdict.count(pages, page.url, page.source)
         return
@@ -98,7 +98,7 @@ def page_pairs(
     yield from image_pairs(found, url, base, page.source, images)
 
 
-def _read(page: Page, agent: str | None) -> tuple[str, Base, Iterator[FoundImage]]:
+def _read(page: Page, agents: tuple[str, ...]) -> tuple[str, Base, Iterator[FoundImage]]:
     """The URL, the base and the images of a page. Raises NotAPageError."""
     if len(page.body) > MAX_PAGE_BYTES:
         raise NotAPageError("too_large", failed=True)
@@ -107,7 +107,7 @@ def _read(page: Page, agent: str | None) -> tuple[str, Base, Iterator[FoundImage
     except PageError as error:
         refused = isinstance(error.__cause__, UnusableEncodingError)
         raise NotAPageError("bad_encoding" if refused else "not_parsable", failed=True) from error
-    if is_opted_out([*page.robots, *robots_of(document, agent)], agent):
+    if page_opts_out(page.headers, metas_of(document), agents):
         raise NotAPageError("opted_out", failed=False)
     base = base_of(document, page.url)
     url = (_own_url(address_of(document)) or page.url or base) if page.local else page.url

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from workers.base.credentials import shown
 from workers.base.file_systems import is_away, open_file
+from workers.base.preferences import OPT_OUT_HEADERS
 from workers.base.tally import Tally
 from workers.extract.http_messages import CodingError, HttpError, decoded, parse_response
 from workers.extract.inputs import Input
@@ -94,13 +95,18 @@ def _page_of_response(record: RawRecord, place: str) -> Page:
         body = decoded(headers, body)
     except CodingError as error:
         raise NotAPageError("bad_encoding", failed=True) from error
-    return _placed(record, body, content_type, tuple(headers.get_multiple("X-Robots-Tag")), place)
+    said = [(name, line) for name in OPT_OUT_HEADERS for line in headers.get_multiple(name)]
+    return _placed(record, body, content_type, tuple(said), place)
 
 
 def _placed(
-    record: RawRecord, body: bytes, content_type: str, robots: tuple[str, ...], place: str
+    record: RawRecord,
+    body: bytes,
+    content_type: str,
+    headers: tuple[tuple[str, str], ...],
+    place: str,
 ) -> Page:
     """A page that is where its record says or, without an address of the web, as a file is."""
     on_the_web = record.url.lower().startswith(("http://", "https://"))
     url = record.url if on_the_web else ""
-    return Page(url, body, content_type, robots, place, local=not on_the_web)
+    return Page(url, body, content_type, headers, place, local=not on_the_web)

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from workers.base.robots_directives import is_opted_out
+from workers.base.preferences import page_opts_out
 from workers.base.tally import Tally
 from workers.base.urls import Base, base_url
 from workers.extract.candidates import Candidate
 from workers.extract.inputs import Input
-from workers.extract.page import is_for, is_html
+from workers.extract.page import is_html
 from workers.extract.page_images import different
 from workers.extract.pages import (
     FoundImage,
@@ -93,7 +93,7 @@ _DECODER = msgspec.json.Decoder(Wat)
 
 
 def wat_pairs(
-    source: Input, pages: Tally, images: Tally, agent: str | None = None
+    source: Input, pages: Tally, images: Tally, agents: tuple[str, ...] = ()
 ) -> Iterator[Candidate]:
     """The candidate pairs of a WAT file. Their source is the place in the WARC file it tells of."""
     for record in whole_records(source, ("metadata",), pages):
@@ -101,7 +101,7 @@ def wat_pairs(
         try:
             with only_this_page():
                 wat = _decode(record)
-                html = _html(wat, agent)
+                html = _html(wat, agents)
                 url = _first(wat.envelope.warc, "warc-target-uri").strip().strip("<>") or record.url
                 base = Base(base_url(html.head.base or "", url))
             refuse_long(url)
@@ -130,7 +130,7 @@ def _origin(wat: Wat) -> str:
     return f"{origin.filename.rpartition('/')[2]}@{origin.offset}"
 
 
-def _html(wat: Wat, agent: str | None) -> Html:
+def _html(wat: Wat, agents: tuple[str, ...]) -> Html:
     """What a record says of an HTML page that may be used. Raises NotAPageError."""
     response = wat.envelope.payload.response
     kind = _first(wat.envelope.warc, "warc-type").strip().lower()
@@ -145,21 +145,23 @@ def _html(wat: Wat, agent: str | None) -> Html:
     if response.html is None or not is_html(content_type):
         raise NotAPageError("not_html", failed=False)
     metas = response.html.head.metas or []
-    said = [meta.content or "" for meta in metas if is_for(meta.name or "", agent)]
-    if is_opted_out([*_header(response.headers, "x-robots-tag"), *said], agent):
+    said = [(meta.name or "", meta.content or "") for meta in metas]
+    if page_opts_out(_lines(response.headers), said, agents):
         raise NotAPageError("opted_out", failed=False)
     return response.html
 
 
-def _header(headers: dict[str, Any], wanted: str) -> list[str]:
-    """The values of a header, whatever the case of its name; one that was sent twice has a list."""
-    found = [value for name, value in headers.items() if name.lower() == wanted]
-    lists = (value if isinstance(value, list) else [value] for value in found)
-    return [str(value) for values in lists for value in values if value is not None]
+def _lines(headers: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values of headers; one that was sent twice has a list of values."""
+    for name, values in headers.items():
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None:
+                yield name, str(value)
 
 
 def _first(headers: dict[str, Any], wanted: str) -> str:
-    return next(iter(_header(headers, wanted)), "")
+    """The first value of a header, whatever the case of its name."""
+    return next((value for name, value in _lines(headers) if name.lower() == wanted), "")
 
 
 def _images(html: Html) -> Iterator[FoundImage]:

@@ -23,9 +23,8 @@ from multidict import CIMultiDictProxy
 
 from workers.base.failures import FetchError, is_passing
 from workers.base.opt_outs import Kind, OptOuts
-from workers.base.robots_directives import is_opted_out
 from workers.base.sampling import draw
-from workers.base.settings import DownloadSettings, product_token
+from workers.base.settings import DownloadSettings
 from workers.base.urls import REDIRECTS, UrlError, absolute_url, authority, from_header, origin
 from workers.fetch.local_images import LocalImages
 from workers.web.client import ERRORS, Answer, Client, TooLargeError, failure_reason
@@ -197,8 +196,7 @@ class ImageFetcher:
 
     def _is_image(self, status: int, headers: CIMultiDictProxy[str]) -> bool:
         """Raises FetchError for what is not to be used; a redirect may say so as well."""
-        said = headers.getall("X-Robots-Tag", [])
-        if is_opted_out(said, product_token(self._settings.user_agent)):
+        if headers_opt_out(headers.items(), self._settings.agents):
             raise FetchError("opted_out")
         return 200 <= status < 300
 

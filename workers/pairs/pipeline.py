@@ -63,7 +63,7 @@ def build_pairs(
     beam_options: Sequence[str],
     *,
     lower_case: bool = True,
-    agent: str | None = None,
+    agents: tuple[str, ...] = (),
     taken_down: Path | None = None,
 ) -> dict[str, Tally]:
     """Make the ``pairs/`` shards of inputs and query shards in ``out_dir``.
@@ -73,7 +73,7 @@ def build_pairs(
     ``lower_case``: the queries are in lower case, so captions are matched in lower case, too.
     Where ``queries`` is None, captions are matched with nothing: all pairs stay, without queries.
     Nothing comes out that ``taken_down``, a file of tombstones, has; not even into samples.
-    ``agent`` is the product token by which pages may address us in their robots directives.
+    ``agents`` are the product tokens by which pages may address us in their robots directives.
 
     Returns the tallies "pages", "images", "redacted" (captions in which something was blotted
     out) and "pairs". Raises LostRowsError if a row got lost and, from Beam, RuntimeError naming
@@ -86,7 +86,7 @@ def build_pairs(
         None if queries is None else query_files,
         settings,
         lower_case=lower_case,
-        agent=agent,
+        agents=agents,
         taken_down=taken_down,
     )
     with open_pipeline(beam_options) as pipeline:

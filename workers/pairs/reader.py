@@ -47,13 +47,13 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
         settings: PairSettings,
         *,
         lower_case: bool,
-        agent: str | None = None,
+        agents: tuple[str, ...] = (),
         taken_down: Path | None = None,
     ) -> None:
         self._queries = queries
         self._settings = settings
         self._lower_case = lower_case
-        self._agent = agent
+        self._agents = agents
         self._tombstones = taken_down
         self._first_limit = next(iter(limits_of(settings)), None)
         self._shared = Shared()
@@ -94,7 +94,7 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
         """The pairs of an input in large tables; what is held in memory is bounded."""
         held: list[pa.Table] = []
         pages, images = tallies["pages"], tallies["images"]
-        for candidates in extract_pairs(source, pages, images, self._agent):
+        for candidates in extract_pairs(source, pages, images, self._agents):
             held.append(self._matched(candidates, tallies))
             if sum(map(len, held)) >= _HELD_ROWS:
                 yield pa.concat_tables(held)

@@ -1,7 +1,11 @@
 """robots.txt as RFC 9309 has it: which groups are for a crawler, and what their rules allow.
 
+Beside what may be asked for it says what the answers may be used for: Content-Usage, a rule of a
+group as the IETF's aipref drafts have it, and Content-Signal (``workers.base.preferences``).
+
 A parser of our own, since those that were looked at (Protego is Scrapy's) take a group for ours
-whose name ours begins with, and let what is not of the standard, such as Crawl-delay, end a group.
+whose name ours begins with, let what is not of the standard, such as Crawl-delay, end a group, and
+know nothing of the use.
 """
 
 from __future__ import annotations
@@ -9,12 +13,14 @@ from __future__ import annotations
 import codecs
 import math
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
-from urllib.parse import quote_from_bytes
 
 from workers.base.failures import FetchError, is_passing
+from workers.base.path_patterns import PathPattern, path_of
+from workers.base.preferences import signal_opts_out, usage_opts_out
 from workers.base.settings import product_token
 from workers.base.urls import REDIRECTS, UrlError, absolute_url, authority
 
@@ -30,88 +36,99 @@ _NAMES = {
     **dict.fromkeys(("disallow", "dissallow", "dissalow", "disalow", "diasllow"), "disallow"),
     "allow": "allow",
     **dict.fromkeys(("crawl-delay", "crawl delay"), "crawl-delay"),
+    "content-usage": "content-usage",
+    **dict.fromkeys(("content-signal", "content-signals"), "content-signal"),
 }
 
 #: The name and the value of a line: after a colon, or the one word after a forgotten one.
 _LINE = re.compile(rf"(?i)({'|'.join(_NAMES)})[ \t]*(?::[ \t]*(.*)|[ \t]([^ \t]+))")
 
-_ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
-
-#: Characters that are themselves in a normal path: those of URLs but for the signs of patterns.
-_PLAIN = "/?:[]@!&'()+,;=%"
+#: Lines that say what may be done with what is there, after a path or for all paths.
+_USES = {"content-usage": usage_opts_out, "content-signal": signal_opts_out}
 
 
 class Rule(NamedTuple):
-    """An Allow or Disallow line: the parts of its pattern between its asterisks."""
+    """A line of a group: the paths that it is for, and what it says of them."""
 
-    parts: tuple[str, ...]
-    is_whole: bool  # nothing may follow
+    pattern: PathPattern
     allows: bool
-    octets: int  # of the pattern
-
-    @classmethod
-    def of(cls, pattern: str, allows: bool) -> Rule:
-        is_whole = pattern.endswith("$")
-        normal = _normal(pattern.removesuffix("$"), _PLAIN + "*")
-        return cls(tuple(normal.split("*")), is_whole, allows, len(normal) + is_whole)
-
-    def matches(self, path: str) -> bool:
-        """Whether the pattern is one of a path, which begins with it unless it ends in "$"."""
-        first, *others = self.parts
-        if not path.startswith(first):
-            return False
-        if not others:
-            return path == first or not self.is_whole
-        at = len(first)
-        for part in others[:-1]:  # a part's first place leaves most to those that follow
-            at = path.find(part, at)
-            if at < 0:
-                return False
-            at += len(part)
-        if self.is_whole:
-            return path.endswith(others[-1], at)
-        return others[-1] in path[at:]
 
 
 @dataclass
 class _Group:
     agents: set[str] = field(default_factory=set)  # product tokens, "*" for all
-    rules: list[Rule] = field(default_factory=list)
+    #: Which paths may be asked for ("access"), and used as each of _USES says.
+    rules: defaultdict[str, list[Rule]] = field(default_factory=lambda: defaultdict(list))
     delay: float = 0.0  # seconds
     is_open: bool = True  # no rule yet: a further user agent shares the group
 
     def take(self, name: str, value: str) -> None:
         if name == "crawl-delay":
             self.delay = max(self.delay, _seconds(value))
-            return
-        self.is_open = False
-        if value:
-            self.rules.append(Rule.of(value, allows=name == "allow"))
+        elif name in _USES:
+            # Of an own standard, which may not end a group (section 2.2.4), but for Content-Usage,
+            # a rule like others.
+            self.is_open &= name != "content-usage"
+            self._use(name, value)
+        else:
+            self.is_open = False
+            if value:
+                self.rules["access"].append(Rule(PathPattern.of(value), name == "allow"))
+
+    def _use(self, name: str, value: str) -> None:
+        path, _, statement = value.replace("\t", " ").partition(" ")
+        if not value.startswith("/"):
+            path, statement = "", value
+        opts_out = _USES[name](statement)
+        if opts_out is not None:  # what says nothing of our use leaves it to a more general line
+            self.rules[name].append(Rule(PathPattern.of(path), not opts_out))
+
+
+class _Rules:
+    """What is said to one crawler: by the groups for it, or else those for "*", or else none."""
+
+    def __init__(self, groups: Iterable[_Group], agent: str) -> None:
+        token = product_token(agent)
+        ours = [group for group in groups if token in group.agents]
+        ours = ours or [group for group in groups if "*" in group.agents]
+        self.delay = max((group.delay for group in ours), default=0.0)
+        # The longest pattern decides; of two as long as each other Allow, or else the opt-out.
+        self._rules = {
+            kind: sorted(
+                (rule for group in ours for rule in group.rules[kind]),
+                key=lambda rule: (-rule.pattern.octets, rule.allows != (kind == "access")),
+            )
+            for kind in ("access", *_USES)
+        }
+
+    def allow(self, kind: str, path: str) -> bool:
+        """Whether the rules of a kind allow a path; without one for it they do."""
+        fitting = (rule.allows for rule in self._rules[kind] if rule.pattern.matches(path))
+        return next(fitting, True)
 
 
 class RobotsTxt:
-    """What a robots.txt says to one crawler.
+    """What a robots.txt says to a crawler, and to others whose rules it obeys as well.
 
-    The groups for its product token count, or else those for "*", or else none. The longest pattern
-    that fits decides, and of two as long as each other Allow; without any all is allowed.
+    For each the groups for its product token count, or else those for "*", or else none. The
+    longest pattern that fits decides; without any all is allowed.
     """
 
-    def __init__(self, body: bytes, user_agent: str) -> None:
+    def __init__(self, body: bytes, user_agent: str, *others: str) -> None:
         groups = list(_groups(body))
-        token = product_token(user_agent)
-        ours = [group for group in groups if token in group.agents]
-        ours = ours or [group for group in groups if "*" in group.agents]
-        rules = [rule for group in ours for rule in group.rules]
-        self._rules = sorted(rules, key=lambda rule: (-rule.octets, not rule.allows))
+        self._rules = [_Rules(groups, agent) for agent in (user_agent, *others)]
         #: Seconds between two requests, 0 without a Crawl-delay. Not of the RFC, but widely used.
-        self.delay = max((group.delay for group in ours), default=0.0)
+        self.delay = max(rules.delay for rules in self._rules)
 
     def allows(self, url: str) -> bool:
         """Whether a URL in normal form may be asked for."""
-        path = _normal("/" + url.split("/", 3)[3], _PLAIN)
-        if path == "/robots.txt":
-            return True
-        return next((rule.allows for rule in self._rules if rule.matches(path)), True)
+        path = path_of(url)
+        return path == "/robots.txt" or all(rules.allow("access", path) for rules in self._rules)
+
+    def opts_out(self, url: str) -> bool:
+        """Whether what is at a URL in normal form is not to be trained on."""
+        path = path_of(url)
+        return not all(rules.allow(use, path) for rules in self._rules for use in _USES)
 
 
 @dataclass(frozen=True)
@@ -140,8 +157,10 @@ class Source(Protocol):
         """Whether another host may be connected to."""
 
 
-async def read_robots(origin: str, source: Source, user_agent: str) -> Robots:
+async def read_robots(origin: str, source: Source, user_agent: str, *others: str) -> Robots:
     """Read the robots.txt of ``origin`` (SCHEME://HOST:PORT), wherever it sends us for it.
+
+    It is read for ``user_agent``, and ``others`` whose rules we obey.
 
     What keeps us out, as an error of the server's would: more redirects than MAX_REDIRECTS, and
     one to a host that may not be connected to.
@@ -161,7 +180,7 @@ async def read_robots(origin: str, source: Source, user_agent: str) -> Robots:
         if authority(url) != authority(f"{origin}/") and not await source.can_reach(url):
             break
     if 200 <= reply.status < 300:
-        return Robots(RobotsTxt(reply.body, user_agent))
+        return Robots(RobotsTxt(reply.body, user_agent, *others))
     if 400 <= reply.status < 500 and not is_passing(f"http_{reply.status}"):
         return Robots(RobotsTxt(b"", user_agent))
     return Robots(RobotsTxt(b"", user_agent), unreachable="robots_unreachable")
@@ -197,21 +216,3 @@ def _seconds(value: str) -> float:
     except ValueError:
         return 0.0
     return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
-
-
-def _normal(text: str, plain: str) -> str:
-    """A path with its query, or a pattern of some, as they are compared (section 2.2.2).
-
-    A character and its percent-encoding are the same, but for separators in the path ("/", "?"),
-    the signs of patterns, and "%". ``text`` has a character a byte, ``plain`` are not encoded.
-    """
-    path, mark, query = text.partition("?")
-    return _recoded(path, b"/?%*$", plain) + mark + _recoded(query, b"%*$", plain)
-
-
-def _recoded(text: str, kept: bytes, plain: str) -> str:
-    def decoded(escape: re.Match[bytes]) -> bytes:
-        byte = bytes.fromhex(escape[0][1:].decode())
-        return escape[0].upper() if byte in kept else byte
-
-    return quote_from_bytes(_ESCAPE.sub(decoded, text.encode("latin-1")), safe=plain)

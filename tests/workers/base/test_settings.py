@@ -33,6 +33,25 @@ def test_the_product_token_is_what_a_user_agent_begins_with(user_agent, token):
 
 
 @pytest.mark.parametrize("kind", [CrawlSettings, DownloadSettings])
+def test_whose_rules_count(kind):
+    named = kind(user_agent="Birds (+https://birds.example/bot)", obey_agents=["CCBot", "birds"])
+    assert named.agents == ("birds", "ccbot")
+    assert kind(user_agent="birds").agents == ("birds",)
+
+
+@pytest.mark.parametrize("kind", [CrawlSettings, DownloadSettings])
+@pytest.mark.parametrize("name", ["", "*", "CCBot/2.0", "CC Bot", "CCBot2", " CCBot", "Mozilla"])
+def test_a_crawler_that_robots_txt_cannot_address_cannot_be_obeyed(kind, name):
+    with pytest.raises(ValidationError, match="no crawler's name of letters"):
+        kind(obey_agents=[name])
+
+
+def test_a_crawl_depends_on_whose_rules_count_and_images_that_are_there_do_not():
+    assert CrawlSettings(obey_agents=("CCBot",)).identity() != CrawlSettings().identity()
+    assert DownloadSettings(obey_agents=("CCBot",)).identity() == DownloadSettings().identity()
+
+
+@pytest.mark.parametrize("kind", [CrawlSettings, DownloadSettings])
 @pytest.mark.parametrize(
     ("user_agent", "message"),
     [

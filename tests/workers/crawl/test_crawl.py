@@ -326,6 +326,22 @@ def test_rules_for_our_name_go_before_the_general_ones(tmp_path):
     assert tally.rejected == {"robots_txt": 1}
 
 
+def test_what_robots_txt_does_not_want_trained_on_is_not_asked_for(tmp_path):
+    rules = (
+        "User-agent: *\nContent-Usage: /1 train-ai=n\nContent-Signal: /2 ai-train=no\n\n"
+        "User-agent: CCBot\nDisallow: /3\nContent-Signal: /4 ai-train=no\n"
+    )
+    paths = ("/1", "/2", "/3", "/4")
+    site = {"/robots.txt": robots(rules), "/": page(*paths), **{path: page() for path in paths}}
+    with serving(site) as web:
+        assert crawl(web, tmp_path).rejected == {"opted_out": 2}
+        assert pages_of(web, tmp_path) == ["/", "/3", "/4"]
+        web.asked.clear()
+        tally = crawl(web, tmp_path, obey_agents=("CCBot",))
+        assert tally.rejected == {"opted_out": 3, "robots_txt": 1}
+        assert web.asked == ["/robots.txt", "/"]
+
+
 @pytest.mark.parametrize(("asked_for", "pause"), [("0.2", 0.2), ("3600", 60.0), ("soon", 0.0)])
 def test_crawl_delay_is_kept_up_to_a_minute(tmp_path, asked_for, pause):
     """The delay reaches Scrapy's slots, which wait so long between two requests."""

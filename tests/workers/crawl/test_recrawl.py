@@ -200,16 +200,20 @@ def test_a_page_that_is_no_page_any_more_is_counted_by_what_it_is_now(nights):
     assert (nights.content(), nights.pages) == recrawled
 
 
-def test_what_a_304_says_of_robots_counts(nights):
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("X-Robots-Tag", "noai"), ("TDM-Reservation", "1"), ("Content-Usage", "train-ai=n")],
+)
+def test_what_a_304_says_of_the_use_of_a_page_counts(nights, header, value):
     nights({"/": tagged(page("/a")), "/a": tagged(page(text="a"))})
-    said = {**nights.web.answers["/a"].headers, "X-Robots-Tag": "noai"}
+    said = {**nights.web.answers["/a"].headers, header: value}
     nights.web.answers["/a"] = replace(nights.web.answers["/a"], headers=said)
     nights()
     assert nights.unchanged == ["/", "/a"]
     assert nights.known.rejected == {"changed": 1}
     stored = StoredPages(nights.files.warc).get(nights.web.url("/a"))
     assert stored
-    assert stored.headers["X-Robots-Tag"] == "noai"
+    assert stored.headers[header] == value
 
 
 def test_a_304_that_nobody_asked_for_is_no_page(nights):

@@ -209,6 +209,116 @@ def test_crawl_delay(value, seconds):
     assert RobotsTxt(rules.encode(), US).delay == seconds
 
 
+def opts_out(text: str, path: str, *agents: str) -> bool:
+    return RobotsTxt(text.encode(), *(agents or (US,))).opts_out(f"http://a.example:8080{path}")
+
+
+#: draft-ietf-aipref-attach-05, section 3.5.
+USES = """User-Agent: *
+Allow: /
+Disallow: /never/
+Content-Usage: train-ai=n
+Content-Usage: /ai-ok/ train-ai=y
+
+User-Agent: ExampleBot
+Allow: /
+Content-Usage: train-ai=y
+"""
+
+
+def test_the_example_of_content_usage():
+    assert opts_out(USES, "/test")
+    assert not opts_out(USES, "/ai-ok/test")
+    assert not allows(USES, "/never/test")
+    assert not opts_out(USES, "/test", "ExampleBot")
+
+
+ALL = "User-agent: *\n"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "Content-Usage: train-ai=n",
+        "content-usage\t:\ttrain-ai=n # for now",
+        "Content-Usage: / train-ai=n",
+        "Content-Usage: /a/\t train-ai=n",
+        "Content-Usage: /*/b$ train-ai=n, search=y",
+        "Content-Usage: /%61/ train-ai=n",
+        "Content-Usage: train-ai=y\nContent-Usage: /a train-ai=n",
+        "Content-Usage: /a train-ai=n\nContent-Usage: train-ai=y",
+        # Conflicts of one path: the stricter one (VOCAB, section 5.1).
+        "Content-Usage: /a train-ai=n\nContent-Usage: /a train-ai=y",
+        # What says nothing of training leaves it to what is said of more.
+        "Content-Usage: train-ai=n\nContent-Usage: /a search=n",
+        "Content-Usage: train-ai=n\nContent-Usage: /a TRAIN-AI=Y",
+        "Disallow: /x\nContent-Usage: train-ai=n\nAllow: /a",
+        "Content-Signal: search=yes,ai-train=no\nAllow: /",  # Cloudflare's own
+        "content-signal: ai-train=no",
+        "Content-Signals: ai-train=no",
+        "Content-Signal: /a/ ai-train=no, search=yes, ai-input=no",  # contentsignals.org
+        "Content-Signal: ai-train=yes\nContent-Signal: /a ai-train=no",
+        "Sitemap: http://a.example/s.xml\n\nContent-Signal: ai-train=no",
+        "Content-Signal: ai-train=yes\nContent-Usage: train-ai=n",
+        "Content-Signal: ai-train=no\nContent-Usage: train-ai=y",
+    ],
+)
+def test_lines_that_say_that_we_may_not_train(lines):
+    assert opts_out(ALL + lines, "/a/b")
+    assert allows(ALL + lines, "/a/b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{ALL}Content-Usage: train-ai=y",
+        f"{ALL}Content-Usage: search=n",
+        f"{ALL}Content-Usage: train-ai=n;\n",
+        f"{ALL}Content-Usage: /b train-ai=n",
+        f"{ALL}Content-Usage: /A/ train-ai=n",
+        f"{ALL}Content-Usage: /a/",
+        f"{ALL}Content-Usage: a/ train-ai=n",
+        f"{ALL}Content-Usage: train-ai=n\nContent-Usage: /a/ train-ai=y",
+        f"{ALL}Content-Signal: search=no, ai-input=no",
+        f"{ALL}Content-Signal: ai-train=no\nContent-Signal: /a/ ai-train=yes",
+        f"{ALL}# Content-Signal: ai-train=no",
+        "Content-Usage: train-ai=n\nContent-Signal: ai-train=no",
+        "User-agent: googlebot\nContent-Usage: train-ai=n\nContent-Signal: ai-train=no",
+        f"{ALL}Content-Signal: ai-train=no\nAllow: /\n\nUser-agent: birds-research\nAllow: /",
+        "",
+    ],
+)
+def test_lines_that_say_nothing_against_training(text):
+    assert not opts_out(text, "/a/b")
+
+
+def test_content_usage_is_a_rule_of_a_group_and_content_signal_is_none():
+    """A user agent after a rule begins another group; what is no rule may not end one."""
+    text = "User-agent: a\n{}\nUser-agent: b\nDisallow: /\n"
+    assert allows(text.format("Content-Usage: train-ai=n"), "/", "a")
+    assert not allows(text.format("Content-Signal: ai-train=no"), "/", "a")
+    assert not opts_out(text.format("Content-Usage: train-ai=n"), "/", "b")
+    assert opts_out(text.format("Content-Signal: ai-train=no"), "/", "b")
+
+
+def test_a_path_of_a_use_may_hold_any_byte():
+    body = ALL.encode() + "Content-Usage: /à/ train-ai=n\n".encode()
+    assert RobotsTxt(body, US).opts_out("http://a.example/%C3%A0/")
+
+
+def test_the_rules_of_several_crawlers_are_obeyed_together():
+    text = (
+        "User-agent: *\nDisallow: /all\nCrawl-delay: 1\n\nUser-agent: CCBot\nDisallow: /theirs\n"
+        "Crawl-delay: 3\nContent-Signal: ai-train=no\n"
+    )
+    ours, both = RobotsTxt(text.encode(), US), RobotsTxt(text.encode(), US, "ccbot")
+    urls = [f"http://a.example{path}" for path in ("/all", "/theirs", "/")]
+    assert [ours.allows(url) for url in urls] == [False, True, True]
+    assert [both.allows(url) for url in urls] == [False, False, True]
+    assert [ours.opts_out(urls[2]), both.opts_out(urls[2])] == [False, True]
+    assert [ours.delay, both.delay] == [1, 3]
+
+
 FIRST = "http://127.0.0.1:1"
 
 
@@ -334,8 +444,13 @@ def test_protego_where_it_follows_the_rfc(groups, path):
     assert allows(text, path.replace("?", "-"), "bb") == theirs
 
 
-@given(st.binary(max_size=200), st.sampled_from(["User-agent: *", "Allow: /", "Disallow: /%", ""]))
+BEFORE = ["User-agent: *", "Allow: /", "Disallow: /%", "User-agent: *\nContent-Usage: /%", ""]
+
+
+@given(st.binary(max_size=200), st.sampled_from(BEFORE))
 def test_any_body_is_read(body, before):
     robots = RobotsTxt(before.encode() + body, US)
-    assert isinstance(robots.allows("http://a.example/%?%zz"), bool)
+    for url in ("http://a.example/%?%zz", "http://a.example/"):
+        assert isinstance(robots.allows(url), bool)
+        assert isinstance(robots.opts_out(url), bool)
     assert robots.delay >= 0

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from webencodings.labels import LABELS
 
-from workers.extract.page import PageError, base_of, links_of, parse_page, robots_of
+from workers.extract.page import PageError, base_of, links_of, metas_of, parse_page
 from workers.extract.page_images import images_of
 
 TEA = "<img src=a alt='čaj'>"
@@ -112,7 +112,7 @@ def test_no_page_raises_anything_but_page_error(sent, declared, rest, xml):
         return
     base_of(document, "http://a.example/")
     list(links_of(document))
-    robots_of(document, None)
+    metas_of(document)
     for image in images_of(document):
         image.reference()
         image.texts()

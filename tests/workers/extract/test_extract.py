@@ -40,7 +40,7 @@ def extract_file(folder: Path, content: bytes) -> tuple[list[Candidate], Tally, 
     path = folder / "some.warc"
     path.write_bytes(content)
     pages, images = Tally(), Tally()
-    tables = extract_pairs(Input(str(path), InputKind.WARC), pages, images, "birds-research")
+    tables = extract_pairs(Input(str(path), InputKind.WARC), pages, images, ("birds-research",))
     candidates = [Candidate(**row) for table in tables for row in table.to_pylist()]
     pages.check()
     images.check()
@@ -221,6 +221,34 @@ def test_robots_directives(tmp_path, header, metas, kept):
     page = metas.encode() + b"<img src=a alt=cat>"
     _, pages, _ = extract(tmp_path, record(page, X_Robots_Tag=header))
     assert (pages.kept, pages.rejected["opted_out"]) == (kept, 1 - kept)
+
+
+@pytest.mark.parametrize(
+    ("headers", "metas", "kept"),
+    [
+        ({"TDM-Reservation": "1", "TDM-Policy": "https://a.example/p"}, "", 0),
+        ({}, "<meta name=tdm-reservation content=1>", 0),
+        ({"TDM-Reservation": "1"}, "<meta name=TDM-Reservation content=0>", 1),
+        ({"Content-Usage": "train-ai=n"}, "", 0),
+        ({"Content-Usage": "search=n"}, "<meta name=content-usage content='train-ai=n'>", 1),
+        ({"Content-Signal": "ai-train=no"}, "", 0),
+    ],
+)
+def test_reservations_and_preferences(tmp_path, headers, metas, kept):
+    page = metas.encode() + b"<img src=a alt=cat>"
+    named = {name.replace("-", "_"): value for name, value in headers.items()}
+    _, pages, _ = extract(tmp_path, record(page, **named))
+    assert (pages.kept, pages.rejected["opted_out"]) == (kept, 1 - kept)
+
+
+def test_what_other_crawlers_are_told_counts_where_they_are_obeyed(tmp_path):
+    page = record(b"<meta name=CCBot content=noindex><img src=a alt=cat>")
+    (tmp_path / "some.warc").write_bytes(page)
+    source = Input(str(tmp_path / "some.warc"), InputKind.WARC)
+    for agents, kept in ((("birds-research",), 1), (("birds-research", "ccbot"), 0)):
+        pages = Tally()
+        list(extract_pairs(source, pages, Tally(), agents))
+        assert (pages.kept, pages.rejected["opted_out"]) == (kept, 1 - kept)
 
 
 def foreign_record(http_headers: bytes, body: bytes) -> bytes:

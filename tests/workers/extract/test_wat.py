@@ -59,7 +59,7 @@ def read(folder, *records: bytes):
     path.write_bytes(b"".join(map(gzip.compress, records)))
     (source,) = find_inputs([str(path)])
     pages, images = Tally(), Tally()
-    tables = list(extract_pairs(source, pages, images, "birds-research"))
+    tables = list(extract_pairs(source, pages, images, ("birds-research",)))
     pages.check()
     images.check()
     rows = [tuple(row.values()) for table in tables for row in table.to_pylist()]
@@ -110,6 +110,24 @@ def test_opt_outs(tmp_path, value, name, kept):
     content = "all" if value else "none"
     head = {"Metas": [{"name": name, "content": content}]}
     _, pages, _ = read(tmp_path, page([image("b.png", alt="x")], head, headers=headers))
+    assert (pages.kept, pages.rejected["opted_out"]) == (kept, 1 - kept)
+
+
+@pytest.mark.parametrize(
+    ("headers", "metas", "kept"),
+    [
+        ({"TDM-Reservation": "1"}, [], 0),
+        ({"tdm-reservation": ["0", None, 1]}, [], 0),
+        ({"content-usage": "train-ai=n"}, [], 0),
+        ({}, [{"name": "TDM-Reservation", "content": "1"}], 0),
+        ({"TDM-Reservation": "1"}, [{"name": "tdm-reservation", "content": "0"}], 1),
+        ({"x": None}, [{"name": None, "content": "1"}, {"name": "tdm-reservation"}], 1),
+    ],
+)
+def test_reservations_and_preferences(tmp_path, headers, metas, kept):
+    headers = {"content-type": "text/html"} | headers
+    record = page([image("b.png", alt="x")], {"Metas": metas}, headers=headers)
+    _, pages, _ = read(tmp_path, record)
     assert (pages.kept, pages.rejected["opted_out"]) == (kept, 1 - kept)
 
 

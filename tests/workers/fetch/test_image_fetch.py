@@ -106,6 +106,23 @@ def test_an_opt_out_of_a_redirect_counts_as_that_of_the_image(status):
         assert fetched(web.url("/other.png"), web.host) == BODY
 
 
+@pytest.mark.parametrize(
+    ("header", "value", "agents", "result"),
+    [
+        ("tdm-reservation", "1", (), "opted_out"),
+        ("TDM-Reservation", "0", (), BODY),
+        ("Content-Usage", "search=y, train-ai=n", (), "opted_out"),
+        ("Content-Usage", "train-ai=n,", (), BODY),
+        ("Content-Signal", "ai-train=no", (), "opted_out"),
+        ("X-Robots-Tag", "CCBot: noai \xe4", (), BODY),
+        ("X-Robots-Tag", "CCBot: noai \xe4", ("CCBot",), "opted_out"),
+    ],
+)
+def test_every_header_that_may_opt_out_is_heard(header, value, agents, result):
+    with serving({"/a.png": Answer(BODY, headers={header: value})}) as web:
+        assert fetched(web.url("/a.png"), web.host, obey_agents=agents) == result
+
+
 ZIPPED = gzip.compress(BODY, mtime=0)
 
 

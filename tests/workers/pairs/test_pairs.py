@@ -508,7 +508,7 @@ def test_pages_that_ask_us_by_name_are_left_out(tmp_path):
     (tmp_path / "a.warc").write_bytes(b"".join(pages.values()))
     queries = [write_queries(tmp_path / "q.parquet", WORDS)]
     inputs, out = inputs_of([tmp_path / "a.warc"]), tmp_path / "out"
-    tallies = build_pairs(inputs, queries, out, PairSettings(), 0, [], agent="birds-research")
+    tallies = build_pairs(inputs, queries, out, PairSettings(), 0, [], agents=("birds-research",))
     assert tallies["pages"].rejected == {"opted_out": 1}
     rows = ds.dataset(str(out), format="parquet").to_table().to_pylist()
     assert [row["page_url"] for row in rows] == ["http://b.example/"]
