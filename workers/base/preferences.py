@@ -84,7 +84,7 @@ _PARAMETERS = rf"(?:; *+{_KEY}(?:={_BARE})?)*+"
 _ITEM = _BARE + _PARAMETERS
 _INNER_LIST = rf"\( *+(?:{_ITEM}(?: ++{_ITEM})*+)? *+\)"
 _MEMBER = re.compile(rf"({_KEY})(?:=(?:({_BARE})|{_INNER_LIST}))?{_PARAMETERS}")
-_COMMA = re.compile(r"[ \t]*+,[ \t]*+(?!\Z)")
+_COMMA = re.compile(r"[ \t]*+,[ \t]*+")
 
 #: What the category of training is called in the vocabulary; then what people write for it: its
 #: name in Content-Signal, and those that it or what it was a part of had in drafts 01 to 04.

@@ -23,6 +23,7 @@ from multidict import CIMultiDictProxy
 
 from workers.base.failures import FetchError, is_passing
 from workers.base.opt_outs import Kind, OptOuts
+from workers.base.preferences import headers_opt_out
 from workers.base.sampling import draw
 from workers.base.settings import DownloadSettings
 from workers.base.urls import REDIRECTS, UrlError, absolute_url, authority, from_header, origin

@@ -66,8 +66,7 @@ class _Group:
         if name == "crawl-delay":
             self.delay = max(self.delay, _seconds(value))
         elif name in _USES:
-            # Of an own standard, which may not end a group (section 2.2.4), but for Content-Usage,
-            # a rule like others.
+            # Content-Usage is a rule; what is none, by RFC 9309, may not end a group (2.2.4).
             self.is_open &= name != "content-usage"
             self._use(name, value)
         else:

@@ -121,7 +121,7 @@ def test_opt_outs(tmp_path, value, name, kept):
         ({"content-usage": "train-ai=n"}, [], 0),
         ({}, [{"name": "TDM-Reservation", "content": "1"}], 0),
         ({"TDM-Reservation": "1"}, [{"name": "tdm-reservation", "content": "0"}], 1),
-        ({"x": None}, [{"name": None, "content": "1"}, {"name": "tdm-reservation"}], 1),
+        ({"content-type": None}, [{"name": None, "content": "1"}, {"name": "tdm-reservation"}], 1),
     ],
 )
 def test_reservations_and_preferences(tmp_path, headers, metas, kept):
