@@ -245,8 +245,8 @@ class DownloadSettings(Settings):
     )
     robots: bool = Field(
         default=True,
-        description="read robots.txt before a host is asked for anything, and obey it; false: for "
-        "images of your own hosts",
+        description="read a host's robots.txt and tdmrep.json before it is asked for anything, and "
+        "obey them; false: for images of your own hosts",
     )
     timeout: float = Field(default=10.0, gt=0.0, description="seconds without any answer")
     max_seconds: float = Field(

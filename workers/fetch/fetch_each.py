@@ -48,7 +48,7 @@ class _Work:
         self.results: SimpleQueue[_Result | None] = SimpleQueue()
         self._urls, self._settings, self._opt_outs = urls, settings, opt_outs
         self._loop = asyncio.new_event_loop()
-        self._backlog = Backlog(2 * settings.connections)
+        self._backlog = Backlog(settings.connections)
         self._task: asyncio.Task[None] | None = None
 
     def run(self) -> None:

@@ -18,12 +18,13 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from multidict import CIMultiDictProxy
 
 from workers.base.failures import FetchError, is_passing
 from workers.base.opt_outs import Kind, OptOuts
-from workers.base.preferences import headers_opt_out
+from workers.base.preferences import TdmRep, headers_opt_out
 from workers.base.sampling import draw
 from workers.base.settings import DownloadSettings
 from workers.base.urls import REDIRECTS, UrlError, absolute_url, authority, from_header, origin
@@ -31,8 +32,17 @@ from workers.fetch.local_images import LocalImages
 from workers.web.client import ERRORS, Answer, Client, TooLargeError, failure_reason
 from workers.web.hosts import MAX_PAUSE, Host, Hosts, Manners
 from workers.web.retry_after import retry_after
-from workers.web.robots import MAX_REDIRECTS, MAX_ROBOTS_DOWNLOAD, Reply, Robots, read_robots
+from workers.web.robots import (
+    MAX_REDIRECTS,
+    MAX_ROBOTS_BYTES,
+    MAX_ROBOTS_DOWNLOAD,
+    Reply,
+    Robots,
+    read_robots,
+)
 
+#: Where a host says what it reserves (TDMRep).
+TDMREP = "/.well-known/tdmrep.json"
 GZIP = b"\x1f\x8b"  # its first bytes
 
 #: The reasons for which a host counts as one that does not answer.
@@ -64,17 +74,24 @@ class Fetched:
 
 
 class Backlog:
-    """Contents that wait to be taken: while there are many, nothing more is asked for."""
+    """Contents that wait to be taken: while there are many, nothing more is asked for.
 
-    def __init__(self, most: int) -> None:
-        self._most, self._count = most, 0
+    Args:
+        connections: requests at a time; twice as many contents may wait.
+    """
+
+    def __init__(self, connections: int) -> None:
+        self._connections = asyncio.Semaphore(connections)
+        self._most, self._count = 2 * connections, 0
         self._has_room = asyncio.Event()
         self._has_room.set()
 
     @asynccontextmanager
     async def room(self) -> AsyncIterator[None]:
+        """The time of a request."""
         await self._has_room.wait()
-        yield
+        async with self._connections:
+            yield
 
     def add(self, contents: int) -> None:
         """Count contents that have come, or with a minus, that were taken."""
@@ -115,10 +132,9 @@ class ImageFetcher:
         self._backlog = backlog
         self._opt_outs = opt_outs
         self._local = LocalImages(settings.local_roots, settings.max_bytes)
-        self._slots = asyncio.Semaphore(settings.connections)
         manners = Manners(settings.requests_per_host, settings.delay, settings.max_host_seconds)
         self._hosts = Hosts(manners)
-        self._robots: dict[str, asyncio.Future[Robots]] = {}  # by origin
+        self._rules: dict[str, asyncio.Future[_Rules]] = {}  # by origin
 
     async def fetch(self, url: str) -> Fetched:
         """The image at a URL, after further attempts where what is wrong may pass."""
@@ -161,8 +177,8 @@ class ImageFetcher:
         url = absolute_url(url)
         for _ in range(MAX_REDIRECTS + 1):
             self._refuse(Kind.URL, url)  # nothing is asked of what is listed
-            await self._check_robots(url)
-            answer = await self._get(url, limit, budget, self._is_image)
+            reserved = await self._check_rules(url)
+            answer = await self._get(url, limit, budget, partial(self._is_image, reserved))
             to = answer.headers.get("Location") if answer.status in REDIRECTS else None
             if to is None:
                 return _image(answer, limit)
@@ -181,7 +197,7 @@ class ImageFetcher:
         Waiting costs nothing of the budget. Raises FetchError and what ``Client.get`` raises.
         """
         host = self._hosts.of(authority(url))
-        async with host.turn(), self._backlog.room(), self._slots:
+        async with host.turn(self._backlog.room):
             began = time.monotonic()
             try:
                 answer = await self._client.get(url, limit, budget.seconds, is_wanted)
@@ -195,28 +211,47 @@ class ImageFetcher:
             _obey_status(answer, host)
             return answer
 
-    def _is_image(self, status: int, headers: CIMultiDictProxy[str]) -> bool:
+    def _is_image(self, reserved: bool | None, status: int, headers: CIMultiDictProxy[str]) -> bool:
         """Raises FetchError for what is not to be used; a redirect may say so as well."""
-        if headers_opt_out(headers.items(), self._settings.agents):
+        if headers_opt_out(headers.items(), self._settings.agents, reserved):
             raise FetchError("opted_out")
         return 200 <= status < 300
 
-    # --- robots.txt ------------------------------------------------------------------------------
+    # --- what a host says of all that it has -----------------------------------------------------
 
-    async def _check_robots(self, url: str) -> None:
-        """Raise FetchError where the host does not want the URL to be asked for, or cannot say."""
+    async def _check_rules(self, url: str) -> bool | None:
+        """What tdmrep.json says of a URL that may be asked for.
+
+        Raises FetchError where the host does not want that, or cannot say.
+        """
         if not self._settings.robots:
-            return
+            return None
         start = origin(url)
-        if start not in self._robots:
-            reading = read_robots(start, self, self._settings.user_agent)
-            self._robots[start] = asyncio.ensure_future(reading)
-        robots = await self._robots[start]
-        if robots.unreachable:
-            raise _BusyError(robots.unreachable, math.inf)
-        if not robots.txt.allows(url):
+        if start not in self._rules:
+            self._rules[start] = asyncio.ensure_future(self._read_rules(start))
+        rules = await self._rules[start]
+        if rules.robots.unreachable:
+            raise _BusyError(rules.robots.unreachable, math.inf)
+        if not rules.robots.txt.allows(url):
             raise FetchError("robots_txt")
-        self._hosts.of(authority(url)).want_delay(robots.txt.delay)
+        if rules.robots.txt.opts_out(url):
+            raise FetchError("opted_out")
+        return rules.tdmrep.reserves(url)
+
+    async def _read_rules(self, start: str) -> _Rules:
+        robots = await read_robots(start, self, *self._settings.agents)
+        self._hosts.of(authority(f"{start}/")).want_delay(robots.txt.delay)
+        url, nothing = f"{start}{TDMREP}", _Rules(robots, TdmRep(b""))
+        if robots.unreachable or not robots.txt.allows(url):
+            return nothing
+        budget = _Budget(self._settings.max_seconds)
+        try:
+            answer = await self._get(url, MAX_ROBOTS_BYTES, budget, _is_good)
+        except FetchError:  # then it says nothing
+            return nothing
+        except ERRORS:
+            return nothing
+        return _Rules(robots, TdmRep(answer.body))
 
     async def robots_reply(self, url: str) -> Reply:
         """What ``read_robots`` wants to know. Raises FetchError."""
@@ -234,6 +269,14 @@ class ImageFetcher:
     async def can_reach(self, url: str) -> bool:  # noqa: ARG002
         """The client itself connects to nothing that it may not."""
         return True
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """Of one origin."""
+
+    robots: Robots
+    tdmrep: TdmRep
 
 
 def _is_good(status: int, _: CIMultiDictProxy[str]) -> bool:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from workers.base.failures import FetchError
@@ -34,6 +34,10 @@ class AwayError(FetchError):
     pause = math.inf  # seconds until it may be asked
 
 
+#: What a request needs beside its host's turn, such as a free connection.
+Room = Callable[[], AbstractAsyncContextManager[object]]
+
+
 class Host:
     """The turns of one host."""
 
@@ -47,17 +51,26 @@ class Host:
         self._is_left = False
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """A request's time. Raises AwayError where there is none any more."""
+    async def turn(self, room: Room) -> AsyncIterator[None]:
+        """A request's time, once there is room for it. Raises AwayError if there is none any more.
+
+        Who waits for a host holds no room, and who waits for room may come too early after another
+        that has found it.
+        """
         async with self._free:
-            while (wait := self._not_before - _now()) > 0:
+            while True:
+                while (wait := self._not_before - _now()) > 0:
+                    self._check()
+                    await asyncio.sleep(min(wait, 1.0))  # the pause may grow, or the host go
                 self._check()
-                await asyncio.sleep(min(wait, 1.0))  # the pause may grow, or the host go, meanwhile
-            self._check()
-            if self._began is None:
-                self._began = _now()
-            self._not_before = _now() + self._delay
-            yield
+                async with room():
+                    if self._not_before > _now():
+                        continue
+                    if self._began is None:
+                        self._began = _now()
+                    self._not_before = _now() + self._delay
+                    yield
+                    return
 
     def _check(self) -> None:
         if self._is_left or self._failures >= MAX_FAILURES:

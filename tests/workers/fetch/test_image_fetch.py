@@ -20,6 +20,7 @@ from workers.fetch.fetch_each import fetch_each
 
 BODY = b"a picture" * 100
 GOOD = Answer(BODY)
+RULES = ("/robots.txt", "/.well-known/tdmrep.json")
 
 
 def fetched(url, *allowed, opt_outs=(), **settings):
@@ -31,8 +32,8 @@ def fetched(url, *allowed, opt_outs=(), **settings):
 
 
 def images_asked(web):
-    """The paths that were asked for, but for that of robots.txt."""
-    return [path for path in web.asked if path != "/robots.txt"]
+    """The paths that were asked for, but for those of a host's rules."""
+    return [path for path in web.asked if path not in RULES]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +205,7 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 #: What is sent first and, for those that never end, over and over.
 ANSWERS = {
     "/robots.txt": (b"HTTP/1.1 404 None\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",),
+    "/.well-known/tdmrep.json": (b"",),
     "/none": (b"",),
     "/garbage": (b"SSH-2.0-nothing of the web\r\n",),
     "/long_line": (HEAD + b"X: " + b"x" * 70_000,),

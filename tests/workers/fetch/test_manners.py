@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.workers.fetch.test_download import files_in, image
+from tests.workers.fetch.test_image_fetch import images_asked
 from tests.workers.web import Answer, moved, robots, serving
 from workers.base.contracts import REQUESTS
 from workers.base.pair_ids import make_pair_id
@@ -41,31 +43,52 @@ def pictures(web, count):
     return [web.url(f"/{n}.png") for n in range(count)]
 
 
-def images_asked(web):
-    return [path for path in web.asked if path != "/robots.txt"]
-
-
-RULES = "User-agent: *\nDisallow: /1\n\nUser-agent: clip-from-scratch\nDisallow: /secret\n"
+TEXT = "User-agent: *\nDisallow: /1\n\nUser-agent: clip-from-scratch\nDisallow: /secret\n"
 
 
 def test_robots_txt_is_read_once_before_a_host_is_asked_for_anything():
-    with serving({"/robots.txt": robots(RULES), "/secret/a.png": GOOD}) as web:
+    with serving({"/robots.txt": robots(TEXT), "/secret/a.png": GOOD}) as web:
         urls = [*pictures(web, 5), web.url("/secret/a.png")]
         said = outcomes(urls)
         assert said == {url: "robots_txt" if "secret" in url else None for url in urls}
-        assert web.asked[0] == "/robots.txt"
-        assert sorted(web.asked[1:]) == [f"/{n}.png" for n in range(5)]
+        assert web.asked[:2] == ["/robots.txt", "/.well-known/tdmrep.json"]
+        assert sorted(web.asked[2:]) == [f"/{n}.png" for n in range(5)]
         assert outcomes(urls, user_agent="somebody-else")[urls[1]] == "robots_txt"
         web.asked.clear()
         assert set(outcomes(urls, robots=False).values()) == {None}
         assert "/robots.txt" not in web.asked
 
 
+def test_what_a_host_says_of_the_use_of_its_images_counts():
+    usage = "User-agent: *\nContent-Usage: /a train-ai=n\nContent-Signal: search=yes\nAllow: /"
+    tdmrep = (
+        b'[{"location": "/b*", "tdm-reservation": 1}, {"location": "/c*", "tdm-reservation": 0}]'
+    )
+    free = Answer(BODY, headers={"tdm-reservation": "0"})
+    with serving({"/robots.txt": robots(usage), "/.well-known/tdmrep.json": Answer(tdmrep)}) as web:
+        web.answers |= {f"/{name}.png": GOOD for name in "abcd"} | {"/b-free.png": free}
+        said = outcomes([web.url(f"/{name}.png") for name in ("a", "b", "b-free", "c", "d")])
+    assert list(said.values()).count("opted_out") == 2
+    assert {url.rpartition("/")[2]: reason for url, reason in said.items() if reason} == {
+        "a.png": "opted_out",
+        "b.png": "opted_out",  # a header overrules the file
+    }
+
+
+def test_the_rules_for_crawlers_that_are_named_are_obeyed_too():
+    text = "User-agent: CCBot\nDisallow: /0\n\nUser-agent: clip-from-scratch\nDisallow: /1"
+    with serving({"/robots.txt": robots(text)}) as web:
+        urls = pictures(web, 3)
+        assert outcomes(urls) == {urls[0]: None, urls[1]: "robots_txt", urls[2]: None}
+        both = outcomes(urls, obey_agents=("CCBot",))
+        assert both == {urls[0]: "robots_txt", urls[1]: "robots_txt", urls[2]: None}
+
+
 def test_a_redirect_is_held_to_the_robots_txt_of_where_it_leads():
     with serving({"/robots.txt": robots("User-agent: *\nDisallow: /a")}) as other:
         with serving({"/to.png": moved(other.url("/a.png"))}) as web:
             assert outcomes([web.url("/to.png")]) == {web.url("/to.png"): "robots_txt"}
-        assert other.asked == ["/robots.txt"]
+        assert images_asked(other) == []
 
 
 @pytest.mark.parametrize("answer", [Answer(status=503), Answer(status=429), moved("/robots.txt")])
@@ -166,6 +189,17 @@ def test_requests_to_a_host_are_so_far_apart(by):
         outcomes(pictures(web, 4), delay=0.2 if by == "setting" else 0.0)
         times = web.asked_at[1:]
     assert all(after - before > 0.15 for before, after in pairwise(times))
+
+
+def test_who_waits_for_a_connection_still_keeps_the_distance():
+    with ExitStack() as stack:
+        webs = [stack.enter_context(serving({})) for _ in range(4)]
+        urls = [url for web in webs for url in pictures(web, 3)]
+        for web in webs:
+            web.answers |= {f"/{n}.png": Answer(BODY, seconds=0.1) for n in range(3)}
+        assert set(outcomes(urls, connections=1, delay=0.3, robots=False).values()) == {None}
+        for web in webs:
+            assert all(after - before > 0.25 for before, after in pairwise(web.asked_at))
 
 
 def test_a_url_is_asked_for_once_however_many_captions_it_has(tmp_path):
