@@ -23,7 +23,8 @@ from benchmarks.hostile_web.server import Seen
 
 _PICTURE = answer(PNG)
 _TEXT = b"Content-Type: text/plain\r\n"
-#: Of a robots.txt that cannot be had: where it may be had later, and where it may be none at all.
+#: Of a robots.txt that cannot be had: where it may be had later, and where RFC 9309 leaves it open
+#: whether there is none. Why it could not be had may stand for the first of these.
 _AWAY, _UNLESS = "robots_unreachable", ("kept", "robots_unreachable")
 
 
@@ -96,7 +97,8 @@ ROBOTS = [
     _rules("robots.txt without end", _UNLESS,
            endless(OK + _TEXT + b"\r\n", _PADDING.encode() * 100)),
     _rules("robots.txt of one endless line", _UNLESS, endless(OK + _TEXT + b"\r\n", b"x" * 65_536)),
-    _rules("robots.txt that drips", _AWAY, endless(OK + _TEXT + b"\r\n", b"# \n", 0.2),
+    _rules("robots.txt that drips", (_AWAY, "timeout"),
+           endless(OK + _TEXT + b"\r\n", b"# \n", 0.2),
            MAX_SECONDS),
     _rules("robots.txt of bytes", "kept", answer(bytes(range(256)) * 40)),
     _rules("robots.txt that is a page", "kept", answer(HTML, fields={"Content-Type": "text/html"})),
@@ -104,11 +106,12 @@ ROBOTS = [
            answer(bomb_of_gzip(), fields={"Content-Encoding": "gzip"})),
     _rules("robots.txt of 500", _AWAY, answer(status=500)),
     _rules("robots.txt of 503", _AWAY, answer(status=503)),
-    _rules("robots.txt without an answer", _AWAY, held()),
-    _rules("robots.txt that is closed", _AWAY, raw()),
-    _rules("robots.txt of garbage", _AWAY, raw(b"SSH-2.0-OpenSSH\r\n\r\n")),
+    _rules("robots.txt without an answer", (_AWAY, "timeout"), held()),
+    _rules("robots.txt that is closed", (_AWAY, "connection", "cut_off"), raw()),
+    _rules("robots.txt of garbage", (_AWAY, "bad_answer"), raw(b"SSH-2.0-OpenSSH\r\n\r\n")),
     _rules("robots.txt in a redirect loop", _UNLESS, moved("/robots.txt")),
-    _rules("robots.txt that leads inside", _UNLESS, moved("http://{inside}/{slug}/robots.txt")),
+    _rules("robots.txt that leads inside", (*_UNLESS, "private_address"),
+           moved("http://{inside}/{slug}/robots.txt")),
     _rules("robots.txt of another host, disallow", "robots_txt",
            moved("http://{hosts[disallowing]}/robots.txt")),
     Case("a host that disallows", "robots_txt", _PICTURE, (0, 0), host="disallowing",
