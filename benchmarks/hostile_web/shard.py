@@ -74,7 +74,7 @@ def _task(web: Web) -> Task:
     return Task(
         lists=(_FIRST, _ALL),
         settings=DownloadSettings(
-            threads=CONNECTIONS,
+            connections=CONNECTIONS,
             timeout=TIMEOUT,
             max_seconds=MAX_SECONDS,
             max_bytes=MAX_BYTES,
