@@ -102,6 +102,12 @@ def _may_be_turned(jpeg: bytes) -> bool:
         return True
 
 
+def pixels_of(data: bytes) -> int:
+    """How many pixels a file says that it has, none of which is decoded. Raises ImageError."""
+    with as_image_error(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.width * image.height
+
+
 def most_pixels() -> float:
     """Pixels that an image may have before Pillow warns of a decompression bomb."""
     return Image.MAX_IMAGE_PIXELS or float("inf")

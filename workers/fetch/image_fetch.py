@@ -9,12 +9,9 @@ captions it has. A failure is a reason as the tally has it, and a text.
 from __future__ import annotations
 
 import asyncio
-import gzip
 import hashlib
-import io
 import math
 import time
-import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +25,7 @@ from workers.base.preferences import TdmRep, headers_opt_out
 from workers.base.sampling import draw
 from workers.base.settings import DownloadSettings
 from workers.base.urls import REDIRECTS, UrlError, absolute_url, authority, from_header, origin
+from workers.fetch.codings import without_codings
 from workers.fetch.local_images import LocalImages
 from workers.web.client import ERRORS, Answer, Client, TooLargeError, failure_reason
 from workers.web.hosts import MAX_PAUSE, Host, Hosts, Manners
@@ -43,7 +41,6 @@ from workers.web.robots import (
 
 #: Where a host says what it reserves (TDMRep).
 TDMREP = "/.well-known/tdmrep.json"
-GZIP = b"\x1f\x8b"  # its first bytes
 
 #: The reasons for which a host counts as one that does not answer.
 _NO_ANSWER = ("connection", "timeout", "unknown_host")
@@ -294,24 +291,7 @@ def _obey_status(answer: Answer, host: Host) -> None:
 
 
 def _image(answer: Answer, limit: int) -> bytes:
-    """The content of the last answer, unpacked if it is compressed, though nobody asked for that.
-
-    gzip is undone where it is there; what only says so is as it came. Raises FetchError.
-    """
+    """The content of the last answer. Raises FetchError."""
     if not 200 <= answer.status < 300:
         raise FetchError(f"http_{answer.status}")
-    said = ",".join(answer.headers.getall("Content-Encoding", []))
-    codings = {coding.strip().lower() for coding in said.split(",")} - {"", "identity"}
-    if not codings:
-        return answer.body
-    if codings - {"gzip", "x-gzip"}:
-        raise FetchError("content_encoding")
-    if not answer.body.startswith(GZIP):
-        return answer.body
-    try:
-        unpacked = gzip.GzipFile(fileobj=io.BytesIO(answer.body)).read(limit + 1)
-    except (EOFError, OSError, zlib.error) as error:
-        raise FetchError("content_encoding") from error
-    if len(unpacked) > limit:
-        raise FetchError("too_large")
-    return unpacked
+    return without_codings(answer.body, answer.headers.getall("Content-Encoding", []), limit)

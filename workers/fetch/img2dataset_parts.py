@@ -25,7 +25,13 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from clip_model.image_files import as_image_error, decode_image
+from clip_model.image_files import (
+    ImageError,
+    as_image_error,
+    decode_image,
+    most_pixels,
+    pixels_of,
+)
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 #: What albumentations calls a transform: ``transform(image=pixels)["image"]``.
@@ -61,8 +67,12 @@ class _OpenCV:
 
     def imdecode(self, data: Pixels, _flags: int) -> Pixels:
         """[H, W] or [H, W, 3 or 4], blue first, of 8 bits. Raises ImageError."""
+        content = data.tobytes()
         with as_image_error():
-            image = decode_image(data.tobytes())
+            # Far more than any model sees, and its levels would take a GB here.
+            if (pixels := pixels_of(content)) > most_pixels():
+                raise ImageError("too large", f"{pixels:,} pixels")
+            image = decode_image(content)
             if image.has_transparency_data:  # of a palette, too, or of one colour
                 return cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
             if image.mode in ("1", "L"):

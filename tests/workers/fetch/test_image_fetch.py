@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
+import brotli
 import pytest
+import zstandard
 
 from tests.workers.web import PATIENCE, Answer, moved, serving
 from workers.base.opt_outs import Kind, OptOuts, normal_entry
@@ -143,6 +145,14 @@ ZIPPED = gzip.compress(BODY, mtime=0)
         ("deflate", zlib.compress(BODY), "content_encoding"),
         ("br", b"x", "content_encoding"),
         ("gzip, br", ZIPPED, "content_encoding"),
+        ("br", brotli.compress(BODY), BODY),
+        ("gzip, br", brotli.compress(ZIPPED), BODY),
+        ("br", brotli.compress(bytes(2_000_000)), "too_large"),
+        ("zstd", zstandard.compress(BODY), BODY),
+        ("zstd", BODY, BODY),
+        ("zstd", zstandard.compress(BODY)[:-3], "content_encoding"),
+        ("zstd", zstandard.compress(bytes(2_000_000)), "too_large"),
+        ("gzip, gzip, gzip, gzip", BODY, "content_encoding"),
     ],
 )
 def test_an_answer_that_is_compressed_unasked_is_read_or_has_a_reason(coding, content, result):

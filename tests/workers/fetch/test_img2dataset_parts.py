@@ -144,3 +144,15 @@ def test_what_is_transparent_is_white_of_whatever_mode():
 def test_what_is_not_a_whole_image_of_a_known_format_has_an_error(data):
     *_, error = img2dataset_parts().Resizer(64, "no", True)(BytesIO(data))
     assert _rejection_or_failure("failed_to_resize", error) == ("not_an_image", False)
+
+
+def test_an_image_of_too_many_pixels_is_refused_by_its_head(monkeypatch):
+    buffer = BytesIO()
+    Image.new("L", (300, 200)).save(buffer, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 59_999)
+    resizer = img2dataset_parts().Resizer(
+        image_size=8, resize_mode="no", resize_only_if_bigger=True
+    )
+    assert resizer(BytesIO(buffer.getvalue()))[-1] == "too large: 60,000 pixels"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60_000)
+    assert resizer(BytesIO(buffer.getvalue()))[-1] is None
