@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # half of what a command takes to start, and most processes compute nothing
-    import torch
+# Here, so that every command has it before it has Ray: in the driver of a job on a cluster, oneMKL
+# cannot load its kernels where torch is imported after much else (tests/infra/test_job.py).
+import torch
 
 #: Where a container's share of the machine's cores stands: "QUOTA PERIOD", or "max PERIOD".
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -42,15 +42,11 @@ def _quota(path: Path) -> int | None:
 
 def fastest_device() -> torch.device:
     """A GPU if this process may use one, else the CPU."""
-    import torch
-
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def without_tf32() -> None:
     """Let float32 be float32 in this process: convolutions on a GPU would take TF32's 10 bits."""
-    import torch
-
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -61,8 +57,6 @@ def computes_bfloat16(device: torch.device) -> bool:
     On a CPU it takes the instructions, and oneDNN's leave to use them, which ONEDNN_MAX_CPU_ISA
     can withhold: a processor then counts as one of the kind that it is held to.
     """
-    import torch
-
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
