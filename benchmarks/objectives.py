@@ -39,8 +39,8 @@ from benchmarks.zero_shot_curves import (
     steps_of,
 )
 from clip_model.flops import image_flops
+from pipelines.evaluation.differences import Difference
 from pipelines.evaluation.intervals import wilson
-from pipelines.evaluation.proxy import Difference
 from pipelines.evaluation.report import charts
 from pipelines.evaluation.report.estimates import percent
 from pipelines.evaluation.report.figures import ERROR_BARS, Figure, write_figures

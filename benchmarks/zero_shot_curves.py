@@ -30,8 +30,8 @@ from clip_model.config import ClipConfig
 from clip_model.preprocess import image_bytes_transform, normalised
 from clip_model.tokenizer import tokenize
 from examples.starter_model.pairs import PAIRS, TEST
+from pipelines.evaluation.differences import Difference, over_trainings
 from pipelines.evaluation.intervals import wilson
-from pipelines.evaluation.proxy import Difference, difference
 from pipelines.evaluation.report.estimates import Estimate
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.loop import Say, train
@@ -181,7 +181,7 @@ def accuracy(objective: Any, images: Tensor, tokens: Tensor) -> float:
 
 def over_seeds(values: Mapping[int, float]) -> Difference | None:
     """The mean with its 95% interval by Student's t; None of fewer than two seeds."""
-    return difference(values, dict.fromkeys(values, 0.0)) if len(values) > 1 else None
+    return over_trainings(values, dict.fromkeys(values, 0.0)) if len(values) > 1 else None
 
 
 def estimate_of(values: Mapping[int, float], pictures: int) -> Estimate:

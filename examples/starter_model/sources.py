@@ -28,6 +28,8 @@ from pipelines.cli import at_work, run_command, start
 from pipelines.evaluation.candidates import Candidate
 from pipelines.evaluation.command import judged
 from pipelines.evaluation.proxy_report import (
+    Answers,
+    answers_of,
     difference_table,
     differences_from,
     mean_cells,
@@ -120,18 +122,19 @@ def compare(options: argparse.Namespace) -> ExitCode:
     with at_work(run, "sources") as journal:
         journal.code, results = judged(run, candidates, journal)
         if results is not None:
-            say("\n".join(lines(scores_of(results), len(options.seeds))))
+            answers = answers_of(results, run.directory / "results")
+            say("\n".join(lines(answers, len(options.seeds))))
     return journal.code
 
 
-def lines(scores: dict[str, dict[str, dict[int, float]]], seeds: int) -> Iterator[str]:
+def lines(answers: Answers, seeds: int) -> Iterator[str]:
     """What each mix scores, and how far the others are from the first."""
-    first = next(iter(MIXES))
+    first, scores = next(iter(MIXES)), scores_of(answers)
     yield from table(
         ["mix", *scores[first]],
         ([f"`{name}`", *mean_cells(by_set)] for name, by_set in scores.items()),
     )
-    yield from difference_table(first, differences_from(first, scores), seeds)
+    yield from difference_table(first, differences_from(first, answers), seeds)
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:

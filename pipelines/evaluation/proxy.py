@@ -10,11 +10,9 @@ trainings have receipts and go on where they were interrupted, as those of any r
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -204,43 +202,3 @@ def run_of_choice(
         changed["embeddings"] = pool.config.embeddings.model_copy(update=by)
     config: Config = pool.config.model_copy(update=changed)
     return ChoiceRun(config, pool.directory, place=place, seed=seed, scorer=scorer)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much better a choice's models are than those of the first choice, in points."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        if self.low > 0:
-            return "better"
-        return "worse" if self.high < 0 else "no difference shown"
-
-
-#: Of Student's t, two-sided 95%, by degrees of freedom from 1.
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-NORMAL95 = 1.960
-
-
-def difference(ours: Mapping[int, float], first: Mapping[int, float]) -> Difference:
-    """The mean over the seeds that both have, with its 95% interval by Student's t.
-
-    Two models of one seed begin with the same weights, so they are compared with each other. The
-    interval is of trainings: other test pictures would add what the suite's intervals say.
-
-    Raises:
-        ValueError: fewer than two seeds are in both.
-    """
-    seeds = sorted(ours.keys() & first.keys())
-    if len(seeds) < 2:
-        raise ValueError("an interval takes two seeds or more")
-    differences = [ours[seed] - first[seed] for seed in seeds]
-    mean, freedom = fmean(differences), len(seeds) - 1
-    quantile = T95[freedom - 1] if freedom <= len(T95) else NORMAL95
-    half = quantile * stdev(differences) / math.sqrt(len(seeds))
-    return Difference(mean, mean - half, mean + half)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pipelines.evaluation.proxy import Difference, ProxySettings, difference
-from pipelines.evaluation.report.estimates import recall_at_1, zero_shot
+from pipelines.evaluation.answered import Answered
+from pipelines.evaluation.differences import Compared, Difference, Models, compared, mean_scores
+from pipelines.evaluation.proxy import ProxySettings
 from pipelines.evaluation.report.markdown import table
 from workers.base.storage import write_json, write_text
 
 #: The name of the mean over all data sets.
 AVERAGE = "average"
 
-#: By seed.
-Scores = Mapping[int, float]
+#: Of each choice and data set the models' scores, by seed.
+Answers = Mapping[str, Mapping[str, Models]]
+#: Of each choice and data set (and ``AVERAGE``) a score by seed.
+Scores = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
 def write_proxy_report(
@@ -31,15 +35,16 @@ def write_proxy_report(
     Args:
         kept: pairs of each choice.
         results: of each model ``CHOICE.SEED`` and data set, as ``Judge`` writes them.
+        folder: of the comparison; what the models have answered is in its ``results``.
+
+    Raises:
+        ValueError: a model has no score on a data set.
     """
-    scores = scores_of(results)
-    first = next(iter(settings.choices))
-    differences = differences_from(first, scores)
+    answers = answers_of(results, folder / "results")
+    scores, first = scores_of(answers), next(iter(settings.choices))
+    differences = differences_from(first, answers)
     controlled = {
-        choice.as_many_as: (
-            name,
-            difference(scores[choice.as_many_as][AVERAGE], scores[name][AVERAGE]),
-        )
+        choice.as_many_as: (name, _by_set(answers[choice.as_many_as], answers[name])[AVERAGE])
         for name, choice in settings.choices.items()
         if choice.as_many_as
     }
@@ -51,11 +56,11 @@ def write_proxy_report(
             "seen": settings.model.steps * settings.model.batch_size,  # type: ignore[operator]
             "scores": scores,
             "differences": {
-                name: {of: asdict(one) | {"verdict": one.verdict} for of, one in of_sets.items()}
+                name: {of: _entry(one) for of, one in of_sets.items()}
                 for name, of_sets in differences.items()
             },
             "over_controls": {
-                name: asdict(one) | {"control": control, "verdict": one.verdict}
+                name: _entry(one) | {"control": control}
                 for name, (control, one) in controlled.items()
             },
         },
@@ -64,49 +69,66 @@ def write_proxy_report(
     return text
 
 
-def scores_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:
-    """By choice, data set (and ``AVERAGE``) and seed: the share that `headline` names."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    for result in results:
-        choice, _, seed = result["model"].rpartition(".")
-        by_set = found.setdefault(choice, {AVERAGE: {}})
-        by_set.setdefault(result["set"], {})[int(seed)] = headline(result)
-    for by_set in found.values():
-        sets = [of for of in by_set if of != AVERAGE]
-        seeds = by_set[sets[0]]
-        by_set[AVERAGE] = {seed: fmean(by_set[of][seed] for of in sets) for seed in seeds}
-    return found
+def answers_of(
+    results: Sequence[Mapping[str, Any]], folder: Path
+) -> dict[str, dict[str, dict[int, Answered]]]:
+    """By choice, data set and seed: the number that stands for each model ``CHOICE.SEED``.
 
-
-def differences_from(
-    first: str, scores: Mapping[str, Mapping[str, Scores]]
-) -> dict[str, dict[str, Difference]]:
-    """How much better each choice but the first is, by data set."""
-    return {
-        name: {of: difference(by_set[of], scores[first][of]) for of in scores[first]}
-        for name, by_set in scores.items()
-        if name != first
-    }
-
-
-def headline(result: Mapping[str, Any]) -> float:
-    """The one number of a result, as the report of an evaluation has it.
+    Args:
+        folder: of ``Results``.
 
     Raises:
         ValueError: it has none, as of classes of which none has pictures of both kinds.
     """
-    of_task = recall_at_1 if result["task"] == "retrieval" else zero_shot
-    if (found := of_task(result)) is None:
-        raise ValueError(f"{result['model']} has no score on {result['set']}")
-    return found.value
+    found: dict[str, dict[str, dict[int, Answered]]] = {}
+    for result in results:
+        choice, _, seed = result["model"].rpartition(".")
+        answered = Answered.of(folder, result)
+        if math.isnan(answered.value):
+            raise ValueError(f"{result['model']} has no score on {result['set']}")
+        found.setdefault(choice, {}).setdefault(result["set"], {})[int(seed)] = answered
+    return found
+
+
+def scores_of(answers: Answers) -> dict[str, dict[str, dict[int, float]]]:
+    """By choice, data set (and ``AVERAGE``) and seed: the scores, as shares."""
+    return {
+        choice: {
+            AVERAGE: mean_scores(list(by_set.values())),
+            **{of: mean_scores([models]) for of, models in by_set.items()},
+        }
+        for choice, by_set in answers.items()
+    }
+
+
+def differences_from(first: str, answers: Answers) -> dict[str, dict[str, Compared]]:
+    """How much better each choice but the first is, by data set (and ``AVERAGE``)."""
+    return {
+        name: _by_set(by_set, answers[first]) for name, by_set in answers.items() if name != first
+    }
+
+
+def _by_set(ours: Mapping[str, Models], first: Mapping[str, Models]) -> dict[str, Compared]:
+    average = compared([ours[of] for of in first], list(first.values()))
+    return {AVERAGE: average, **{of: compared([ours[of]], [first[of]]) for of in first}}
+
+
+def _entry(one: Compared) -> dict[str, Any]:
+    """For JSON: the interval that the verdict is of, and those that it is made of."""
+    alone = {"trainings": one.trainings, "pictures": one.pictures}
+    return {
+        **asdict(one.both),
+        "verdict": one.both.verdict,
+        **{name: [side.low, side.high] for name, side in alone.items()},
+    }
 
 
 def _lines(
     settings: ProxySettings,
     kept: Mapping[str, int],
-    scores: Mapping[str, Mapping[str, Scores]],
-    differences: Mapping[str, Mapping[str, Difference]],
-    controlled: Mapping[str, tuple[str, Difference]],
+    scores: Scores,
+    differences: Mapping[str, Mapping[str, Compared]],
+    controlled: Mapping[str, tuple[str, Compared]],
 ) -> Iterator[str]:
     first, seeds = next(iter(settings.choices)), len(settings.seeds)
     seen = (settings.model.steps or 0) * settings.model.batch_size
@@ -127,31 +149,36 @@ def _lines(
     yield from difference_table(first, differences, seeds)
 
 
-def mean_cells(by_set: Mapping[str, Scores]) -> Iterator[str]:
+def mean_cells(by_set: Mapping[str, Mapping[int, float]]) -> Iterator[str]:
     """A choice's score on each data set, the mean of its seeds in percent."""
     return (f"{100 * fmean(by_seed.values()):.1f}" for by_seed in by_set.values())
 
 
 def difference_table(
-    first: str, differences: Mapping[str, Mapping[str, Difference]], seeds: int
+    first: str, differences: Mapping[str, Mapping[str, Compared]], seeds: int
 ) -> Iterator[str]:
-    """In points, a line a choice."""
-    yield f"Differences from `{first}`, points, with the 95% interval of {seeds} trainings:"
+    """In points, three lines a choice: the interval of the verdict, and what it is made of."""
+    yield f"Differences from `{first}`, points, with the 95% interval of other seeds and pictures:"
     yield ""
-    sets = next(iter(differences.values()))
-    yield from table(
-        ["choice", *sets],
-        ([f"`{name}`", *map(_points, of_sets.values())] for name, of_sets in differences.items()),
-    )
+    rows: list[list[str]] = []
+    for name, of_sets in differences.items():
+        sides: dict[str, Callable[[Compared], Difference]] = {
+            f"`{name}`": lambda one: one.both,
+            f"of {seeds} trainings alone": lambda one: one.trainings,
+            "of the pictures alone": lambda one: one.pictures,
+        }
+        for title, side in sides.items():
+            rows.append([title, *(_points(side(one)) for one in of_sets.values())])
+    yield from table(["choice", *next(iter(differences.values()))], rows)
 
 
-def _in_words(name: str, other: str, one: Difference) -> str:
+def _in_words(name: str, other: str, one: Compared) -> str:
     words = {
         "better": f"`{name}` is better than `{other}`",
         "worse": f"`{name}` is worse than `{other}`",
         "no difference shown": f"Between `{name}` and `{other}` no difference could be shown",
-    }[one.verdict]
-    return f"**{words}**: {_points(one)} points on the average of all sets."
+    }[one.both.verdict]
+    return f"**{words}**: {_points(one.both)} points on the average of all sets."
 
 
 def _points(one: Difference) -> str:

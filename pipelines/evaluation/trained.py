@@ -6,23 +6,14 @@ the run's folder ``evaluation/``, of which the stage keeps what people compare.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
-
+from pipelines.evaluation.answered import Answered, difference_of_means, first_recall
 from pipelines.evaluation.candidates import Candidate
 from pipelines.evaluation.command import judged, report
-from pipelines.evaluation.intervals import (
-    Estimate,
-    difference_interval,
-    estimate,
-    percentiles,
-)
 from pipelines.evaluation.n_gram_stage import NGrams
 from pipelines.evaluation.stages import EvaluationRun, Sets
 from pipelines.evaluation.suite import read_suite
@@ -30,8 +21,6 @@ from pipelines.run.checks import EVALUATION
 from pipelines.run.config import Config, ConfigError, RaySettings
 from pipelines.run.history import Journal
 from pipelines.run.receipts import Shard
-from workers.base.arrays import Bools, Float64s
-from workers.base.copies import bring
 from workers.base.failures import NeedsMendingError
 from workers.base.storage import write_json
 from workers.base.tally import Tally
@@ -138,7 +127,7 @@ def compared(
     """
     row = {
         "set": trained["set"],
-        "measure": trained.get("metric") or f"R@{_first_recall(trained)}",
+        "measure": trained.get("metric") or f"R@{first_recall(trained)}",
         "pictures": trained["pictures"],
         "chance": trained["chance"],
     }
@@ -149,54 +138,5 @@ def compared(
     return row | {
         START: before.estimate,
         TRAINED: after.estimate,
-        "difference": after.less(before),
+        "difference": difference_of_means([after], [before]),
     }
-
-
-def _first_recall(result: Mapping[str, Any]) -> str:
-    return min(result["image_to_text"], key=int)
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The number that stands for a set: zero-shot with the best prompts, or the first recall."""
-
-    estimate: Estimate
-    ids: list[str]
-    right: Bools | None  # [N], where the number is the share of right pictures
-    draws: Float64s  # [B]
-
-    @classmethod
-    def of(cls, folder: Path, result: Mapping[str, Any]) -> Answered:
-        stem = f"{result['model']}.{result['set']}"
-        paths = [folder / f"{stem}.parquet", folder / f"{stem}.draws.parquet"]
-        bring(paths)
-        table, drawn = map(pq.read_table, paths)
-        draws, right = drawn["value"].to_numpy(), None
-        if result["task"] == "retrieval":
-            ways = (result["image_to_text"], result["text_to_image"])
-            first = _first_recall(result)
-            value = (ways[0][first]["value"] + ways[1][first]["value"]) / 2
-            return cls(estimate(value, percentiles(draws)), table["id"].to_pylist(), None, draws)
-        found = result["zero_shot"][result["best_prompts"]]
-        if result["metric"] == "top1":
-            labels, said = table["labels"].to_pylist(), table[result["best_prompts"]].to_pylist()
-            right = np.array([one in some for one, some in zip(said, labels, strict=True)])
-        return cls(
-            {"value": found["value"], "interval": found["interval"]},
-            table["id"].to_pylist(),
-            right,
-            draws,
-        )
-
-    def less(self, other: Answered) -> Estimate:
-        """The difference, paired: both have answered the same pictures."""
-        if self.ids != other.ids:
-            raise ValueError("two models have not answered the same pictures")
-        draws = self.draws - other.draws
-        interval = percentiles(draws)
-        if self.right is not None and other.right is not None:
-            interval = difference_interval(self.right, other.right, draws)
-        values = [side.estimate["value"] for side in (self, other)]
-        one, two = (math.nan if value is None else value for value in values)
-        return estimate(one - two, interval)

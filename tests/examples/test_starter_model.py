@@ -379,7 +379,8 @@ def test_mixes_are_trained_once_and_compared(
     assert sources.main(options) == 0
     said = capsys.readouterr().out
     assert "| mix | average | discs |" in said
-    assert "Differences from `first`, points, with the 95% interval of 2 trainings" in said
+    assert "Differences from `first`, points, with the 95% interval" in said
+    assert "| of 2 trainings alone |" in said
     files = sorted((tmp_path / "out").glob("*.safetensors"))
     assert [file.name for file in files] == [
         f"{mix}.{seed}.7.safetensors" for mix in ("bare", "first") for seed in (0, 1)

@@ -1,21 +1,27 @@
 """Selections compared by models: settings, folders, the verdict."""
 
 import json
-import random
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from scipy import stats
 
+from pipelines.evaluation.intervals import bootstrap, share_of
 from pipelines.evaluation.proxy import (
     Choice,
     ProxySettings,
     Scorer,
-    difference,
     run_of_choice,
 )
-from pipelines.evaluation.proxy_report import AVERAGE, scores_of, write_proxy_report
+from pipelines.evaluation.proxy_report import (
+    AVERAGE,
+    answers_of,
+    differences_from,
+    scores_of,
+    write_proxy_report,
+)
 from pipelines.run.config import Config
 from pipelines.run.directory import Run
 from pipelines.training.settings import TrainSettings
@@ -90,27 +96,23 @@ def test_what_would_be_no_fair_comparison_is_refused(changed, said):
         settings(**changed)
 
 
-def test_a_difference_is_of_pairs_of_trainings_with_students_interval():
-    rng = random.Random(0)
-    for count in (2, 3, 5, 9, 10):
-        ours = {seed: rng.random() for seed in range(count)}
-        first = {seed: rng.random() for seed in range(count)}
-        found = difference(ours, first | {99: 0.0})
-        values = np.array([ours[seed] - first[seed] for seed in range(count)])
-        low, high = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
-        assert found.value == pytest.approx(values.mean())
-        assert (found.low, found.high) == pytest.approx((low, high), rel=1e-3)
-    with pytest.raises(ValueError, match="two seeds"):
-        difference({0: 1.0}, {0: 0.5})
+def results(folder, scores):
+    """Of one classification and one retrieval set of 100 pictures; by choice, a score a seed.
 
-
-def results(scores):
-    """Of one classification and one retrieval set; by choice, a score a seed."""
+    What the models have answered is written as `Judge` does.
+    """
+    ids = [f"{number:03d}" for number in range(100)]
     for choice, values in scores.items():
         for seed, value in enumerate(values):
-            model = f"{choice}.{seed}"
-            zero_shot = {"bare": {"value": 0.0}, "own": {"value": value}}
-            about = {"task": "classification", "best_prompts": "own"}
+            model, right = f"{choice}.{seed}", np.arange(100) < round(100 * value)
+            draws = bootstrap(100, {"share": share_of(right)}, 300, 0)["share"][:, 0]
+            answers = {"labels": [[0]] * 100, "own": np.where(right, 0, 1)}
+            for of, columns in {"a": answers, "b": {}}.items():
+                pq.write_table(pa.table({"id": ids, **columns}), folder / f"{model}.{of}.parquet")
+                drawn = pa.table({"value": draws})
+                pq.write_table(drawn, folder / f"{model}.{of}.draws.parquet")
+            zero_shot = {"bare": {"value": 0.0}, "own": {"value": value, "interval": None}}
+            about = {"task": "classification", "metric": "top1", "best_prompts": "own"}
             yield {"model": model, "set": "a", **about, "zero_shot": zero_shot}
             ways = {way: {"1": {"value": value}} for way in ("image_to_text", "text_to_image")}
             yield {"model": model, "set": "b", "task": "retrieval", **ways}
@@ -119,17 +121,43 @@ def results(scores):
 def test_the_report_says_in_words_which_selection_is_better(tmp_path):
     scores = {
         "raw": [0.30, 0.31, 0.32],
-        "similar": [0.40, 0.42, 0.41],
-        "control": [0.30, 0.33, 0.30],
+        "similar": [0.50, 0.52, 0.51],
+        "control": [0.32, 0.33, 0.34],
     }
-    found = list(results(scores))
-    assert scores_of(found)["similar"][AVERAGE] == pytest.approx(dict(enumerate(scores["similar"])))
+    (tmp_path / "results").mkdir()
+    found = list(results(tmp_path / "results", scores))
+    answers = answers_of(found, tmp_path / "results")
+    assert scores_of(answers)["similar"][AVERAGE] == pytest.approx(
+        dict(enumerate(scores["similar"]))
+    )
     kept = {"raw": 1000, "similar": 600, "control": 600}
     text = write_proxy_report(settings(), kept, found, tmp_path)
-    assert "**`similar` is better than `raw`**: +10.0 [+7.5, +12.5] points on the average" in text
+    one = differences_from("raw", answers)["similar"][AVERAGE]
+    assert (one.trainings.low, one.trainings.high) == pytest.approx((0.1752, 0.2248), abs=1e-4)
+    assert one.both.low < min(one.pictures.low, one.trainings.low)
+    both = f"+20.0 [{100 * one.both.low:+.1f}, {100 * one.both.high:+.1f}]"
+    assert f"**`similar` is better than `raw`**: {both} points on the average" in text
+    assert f"\n| `similar` | {both} |" in text
+    assert "\n| of 3 trainings alone | +20.0 [+17.5, +22.5] |" in text
+    pictures = f"+20.0 [{100 * one.pictures.low:+.1f}, {100 * one.pictures.high:+.1f}]"
+    assert f"\n| of the pictures alone | {pictures} |" in text
+    of_control = differences_from("raw", answers)["control"][AVERAGE]
+    assert of_control.trainings.verdict == "better"  # and yet two pictures of 100 say little
     assert "Between `control` and `raw` no difference could be shown" in text
-    assert "**`similar` is better than `control`**: +10.0 [+7.5, +12.5] points" in text
-    over = json.loads((tmp_path / "proxy.json").read_text())["over_controls"]["similar"]
+    assert "**`similar` is better than `control`**: +18.0 [" in text
+    written = json.loads((tmp_path / "proxy.json").read_text())
+    over, entry = written["over_controls"]["similar"], written["differences"]["similar"][AVERAGE]
     assert (over["control"], over["verdict"]) == ("control", "better")
+    assert written["differences"]["control"][AVERAGE]["verdict"] == "no difference shown"
+    assert (entry["low"], entry["high"]) == (one.both.low, one.both.high)
+    assert entry["pictures"] == [one.pictures.low, one.pictures.high]
+    assert entry["trainings"] == [one.trainings.low, one.trainings.high]
     assert "640 pairs" in text
     assert (tmp_path / "proxy.md").read_text() == text
+
+
+def test_a_model_without_a_score_is_named(tmp_path):
+    first, *_ = results(tmp_path, {"raw": [0.3, 0.3]})
+    first["zero_shot"]["own"] = {"value": None, "interval": [None, None]}
+    with pytest.raises(ValueError, match=r"raw\.0 has no score on a"):
+        answers_of([first], tmp_path)
