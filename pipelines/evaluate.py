@@ -6,10 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.cli import parser, run_command, run_one_stage, start
+from pipelines.cli import open_run, parser, place_of, run_command, run_one_stage, start
 from pipelines.embed import add_ray_options
+from pipelines.report import status_text
 from pipelines.run.config import ConfigError
 from workers.base.exit_codes import ExitCode
+from workers.base.output import say
 
 #: Where judgements go by default.
 OUT = "runs/evaluation"
@@ -52,6 +54,12 @@ def add_options(to: argparse.ArgumentParser) -> None:
     )
     text = f"where the judgements go (default: {OUT}); what is there already is not done again"
     add("--out", metavar="DIR", default=OUT, help=text)
+    add(
+        "--status",
+        action="store_true",
+        help="print what is done in --out, or without --model in the run, and what is to do, and "
+        "do nothing",
+    )
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
     add_ray_options(group)
 
@@ -61,12 +69,29 @@ def evaluate(arguments: argparse.Namespace) -> ExitCode:
     if not arguments.model:
         if arguments.suite or arguments.data:
             raise ConfigError("--suite and --data: say which models are judged, with --model")
+        if arguments.status:
+            say(status_text(open_run(arguments)))
+            return ExitCode.COMPLETE
         return run_one_stage(arguments, "scores")
     if arguments.config or arguments.run_dir:
         raise ConfigError("--model judges without a run: leave CONFIG.yaml and --run-dir out")
+    if arguments.status:
+        say(_status(arguments))
+        return ExitCode.COMPLETE
     from pipelines.evaluation.command import evaluate_models  # takes torch
 
     return evaluate_models(arguments)
+
+
+def _status(arguments: argparse.Namespace) -> str:
+    from pipelines.evaluation.candidates import candidates_of
+    from pipelines.evaluation.stages import EvaluationRun
+    from pipelines.evaluation.status import evaluation_parts, status_of
+    from pipelines.evaluation.suite import suite_of
+
+    place = place_of("--out", arguments.out)
+    run = EvaluationRun.of(suite_of(arguments), place, None)
+    return status_of(run, evaluation_parts(run, candidates_of(arguments), {}))
 
 
 if __name__ == "__main__":

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from pipelines.cli import EXIT_CODES, add_overrides, at_work, place_of, run_command, start
 from pipelines.embed import add_ray_options, ray_settings
 from pipelines.evaluation.candidates import Candidate
-from pipelines.evaluation.command import judged
 from pipelines.evaluation.proxy import (
+    ChoiceRun,
     ChosenPairs,
     ProxySettings,
+    Scorer,
     ScorerEmbeddings,
     SmallModel,
     run_of_choice,
 )
-from pipelines.evaluation.proxy_report import write_proxy_report
 from pipelines.evaluation.stages import EvaluationRun
+from pipelines.evaluation.status import Part, evaluation_parts, status_of
 from pipelines.evaluation.suite import read_suite
 from pipelines.run.config import ConfigError, build_settings, folder_of, read_tree
 from pipelines.run.directory import Run
 from pipelines.run.history import Journal
+from pipelines.run.receipts import Receipts
 from pipelines.run.runner import finished_run, run_stage
 from pipelines.stages.base import Stage
 from pipelines.stages.dataset import Dataset
@@ -40,6 +43,8 @@ read the verdict.
 """
 #: The folder of the models that choices are scored by.
 SCORERS = "scorers"
+#: The folder of what is compared.
+CHOICES = "choices"
 #: What a pool must have.
 POOL = ("labels", "embeddings", "images", "pairs")
 
@@ -55,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("choices", type=Path, metavar="CHOICES.yaml", help="the pool, the choices and the suite")
     add("--out", required=True, metavar="DIR", help="where the models and judgements go")
+    add(
+        "--status", action="store_true", help="print what is done and what is to do, and do nothing"
+    )
     add_overrides(result, "a key of CHOICES.yaml, VALUE in YAML")
     add_ray_options(result)
     return result
@@ -76,6 +84,9 @@ def compare(arguments: argparse.Namespace) -> ExitCode:
     if isinstance(out, str):
         raise ConfigError("--out: a folder; a bucket cannot hold a comparison yet")
     run = EvaluationRun.of(suite, out, ray_settings(arguments))
+    if arguments.status:
+        say(status(settings, pool, run))
+        return ExitCode.COMPLETE
     with at_work(run, "proxy") as journal:
         journal.code = _work(settings, pool, run, journal)
     return journal.code
@@ -86,35 +97,35 @@ def pool_of(settings: ProxySettings) -> Run:
     return finished_run("pool", settings.pool, POOL)
 
 
+def status(settings: ProxySettings, pool: Run, run: EvaluationRun) -> str:
+    """What is done of a comparison, and what is to do. Raises ConfigError."""
+    models = list(_models(settings, pool, run))
+    made_by = dict(zip(_checkpoints(settings, run), (part.title for part in models), strict=True))
+    judged = evaluation_parts(run, _candidates(settings, run), made_by)
+    return status_of(run, [*_chosen(settings, pool, run), *models, *judged])
+
+
 def _work(settings: ProxySettings, pool: Run, run: EvaluationRun, journal: Journal) -> ExitCode:
-    kept: dict[str, int] = {}
+    from pipelines.evaluation.command import judged  # takes torch
+    from pipelines.evaluation.proxy_report import write_proxy_report
+
     with pool.lock():  # a night's run must not change what is chosen of meanwhile
         _check(settings, pool, run)
-        if (code := _run(_scorers(settings, pool, run), journal)) is not None:
+        if (code := _run(_chosen(settings, pool, run), journal)) is not None:
             return code
-        for name, choice in settings.choices.items():
-            pairs = None if choice.as_many_as is None else kept[choice.as_many_as]
-            place = run.directory / "choices" / name
-            scorer = run.directory / SCORERS / choice.scorer if choice.scorer else None
-            chosen = run_of_choice(pool, place, choice, settings.model, None, pairs, scorer)
-            if (code := _run([ChosenPairs(chosen), Dataset(chosen)], journal)) is not None:
-                return code
-            kept[name] = sum(r.rows["pairs"]["kept"] for r in chosen.receipts("dataset").all())
     if (code := _run(_models(settings, pool, run), journal)) is not None:
         return code
-    candidates = [
-        Candidate(label, EmbedSettings(model=str(path), precision="fp32"))
-        for label, path in _checkpoints(settings, run)
-    ]
-    code, results = judged(run, candidates, journal)
+    code, results = judged(run, _candidates(settings, run), journal)
     if results is not None:
+        kept = {name: _kept(run, name) for name in settings.choices}
         say(write_proxy_report(settings, kept, results, run.directory))
     return code
 
 
-def _run(stages: Iterable[Stage], journal: Journal) -> ExitCode | None:
+def _run(parts: Iterable[Part], journal: Journal) -> ExitCode | None:
     """Bring stages up to date; the exit code of the one that did not end well, if one did not."""
-    for stage in stages:
+    for part in parts:
+        stage = part.stage()
         stage.check()
         if not (result := run_stage(stage, journal)).ended:
             return result.code
@@ -134,29 +145,84 @@ def _check(settings: ProxySettings, pool: Run, run: EvaluationRun) -> None:
             raise ConfigError(f"{key}: {error}") from error
 
 
-def _scorers(settings: ProxySettings, pool: Run, run: EvaluationRun) -> Iterator[Stage]:
-    """Each is trained on what its steps leave of the pool, and then embeds all of the pool."""
+def _chosen(settings: ProxySettings, pool: Run, run: EvaluationRun) -> Iterator[Part]:
+    """What is made of the pool: scorers, and the pairs of each choice."""
     for name, scorer in settings.scorers.items():
-        place, model = run.directory / SCORERS / name, scorer.model or settings.model
-        trained = run_of_choice(pool, place, scorer, model, None, None)
-        yield from (ChosenPairs(trained), Dataset(trained), SmallModel(trained, run.ray))
-        scored = run_of_choice(pool, place, scorer, model, None, None, scorer=place)
-        yield ScorerEmbeddings(scored, run.ray)
-
-
-def _models(settings: ProxySettings, pool: Run, run: EvaluationRun) -> Iterator[Stage]:
+        yield from _chain(f"{SCORERS}/{name}", _scorer_stages(settings, pool, run, name, scorer))
     for name, choice in settings.choices.items():
+        needs = [f"{SCORERS}/{choice.scorer}/embeddings"] if choice.scorer else []
+        needs += [f"{CHOICES}/{choice.as_many_as}/dataset"] if choice.as_many_as else []
+        of = partial(_choice_run, settings, pool, run, name)
+        stages = {
+            "selection": lambda of=of: ChosenPairs(of()),
+            "dataset": lambda of=of: Dataset(of()),
+        }
+        yield from _chain(f"{CHOICES}/{name}", stages, needs)
+
+
+def _chain(
+    title: str, stages: Mapping[str, Callable[[], Stage]], needs: Sequence[str] = ()
+) -> Iterator[Part]:
+    """Stages of a folder, each of which reads the one before."""
+    for name, stage in stages.items():
+        yield Part(f"{title}/{name}", stage, tuple(needs))
+        needs = [f"{title}/{name}"]
+
+
+def _scorer_stages(
+    settings: ProxySettings, pool: Run, run: EvaluationRun, name: str, scorer: Scorer
+) -> dict[str, Callable[[], Stage]]:
+    """It is trained on what its steps leave of the pool, and then embeds all of the pool."""
+    place, model = run.directory / SCORERS / name, scorer.model or settings.model
+    trained = run_of_choice(pool, place, scorer, model, None, None)
+    scored = run_of_choice(pool, place, scorer, model, None, None, scorer=place)
+    return {
+        "selection": partial(ChosenPairs, trained),
+        "dataset": partial(Dataset, trained),
+        "model": partial(SmallModel, trained, run.ray),
+        "embeddings": partial(ScorerEmbeddings, scored, run.ray),
+    }
+
+
+def _choice_run(settings: ProxySettings, pool: Run, run: EvaluationRun, name: str) -> ChoiceRun:
+    """The run of a choice's pairs; those of the one it is as large as must be there."""
+    choice = settings.choices[name]
+    pairs = None if choice.as_many_as is None else _kept(run, choice.as_many_as)
+    scorer = run.directory / SCORERS / choice.scorer if choice.scorer else None
+    place = run.directory / CHOICES / name
+    return run_of_choice(pool, place, choice, settings.model, None, pairs, scorer)
+
+
+def _kept(run: EvaluationRun, name: str) -> int:
+    """Pairs of a choice's data set."""
+    receipts = Receipts(run.directory / CHOICES / name / "dataset")
+    return sum(receipt.rows["pairs"]["kept"] for receipt in receipts.all())
+
+
+def _models(settings: ProxySettings, pool: Run, run: EvaluationRun) -> Iterator[Part]:
+    for name, choice in settings.choices.items():
+        title = f"{CHOICES}/{name}"
         for seed in settings.seeds:
-            place = run.directory / "choices" / name
+            place = run.directory / title
             chosen = run_of_choice(pool, place, choice, settings.model, seed, None)
-            yield SmallModel(chosen, run.ray)
+            model = partial(SmallModel, chosen, run.ray)
+            yield Part(f"{title}/seed-{seed}/model", model, (f"{title}/dataset",))
 
 
-def _checkpoints(settings: ProxySettings, run: EvaluationRun) -> Iterator[tuple[str, Path]]:
-    for name in settings.choices:
-        for seed in settings.seeds:
-            place = run.directory / "choices" / name / f"seed-{seed}" / "model"
-            yield f"{name}.{seed}", place / CHECKPOINT
+def _checkpoints(settings: ProxySettings, run: EvaluationRun) -> dict[str, Path]:
+    """By the label of each model, in the order of ``_models``."""
+    return {
+        f"{name}.{seed}": run.directory / CHOICES / name / f"seed-{seed}" / "model" / CHECKPOINT
+        for name in settings.choices
+        for seed in settings.seeds
+    }
+
+
+def _candidates(settings: ProxySettings, run: EvaluationRun) -> list[Candidate]:
+    return [
+        Candidate(label, EmbedSettings(model=str(path), precision="fp32"))
+        for label, path in _checkpoints(settings, run).items()
+    ]
 
 
 if __name__ == "__main__":

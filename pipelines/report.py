@@ -40,16 +40,20 @@ def plan_text(run: Run, names: Sequence[str]) -> str:
             lines.append(f"  {name:<11} to be planned once {', '.join(missing)} is complete")
         else:
             plan = Plan.of(stage)
-            again = f", {len(plan.again)} to try again" if plan.again else ""
-            done = f"{len(plan.todo)} shards to do, {len(plan.done)} done{again}"
-            lines.append(f"  {name:<11} {stage.skipped or done}")
+            lines.append(f"  {name:<11} {stage.skipped or plan_line(plan)}")
         lines += [f"  {'':<11} {doubt}" for doubt in stage.doubts()]
     return "\n".join(lines)
 
 
+def plan_line(plan: Plan) -> str:
+    """How many shards of a stage are done and how many are to do."""
+    again = f", {len(plan.again)} to try again" if plan.again else ""
+    return f"{len(plan.todo)} shards to do, {len(plan.done)} done{again}"
+
+
 def status_text(run: Run) -> str:
     """Who is at work, and what is done of this configuration: rows of each stage, by reason."""
-    head = [f"status of {run.directory}", *_at_work_lines(run)]
+    head = [f"status of {run.directory}", *at_work_lines(run)]
     report = run.directory / REPORT
     if report.is_file() and _configuration_line(run).encode() not in report.read_bytes():
         head.append(f"{REPORT} is of another configuration")
@@ -61,7 +65,7 @@ def _configuration_line(run: Run) -> str:
     return f"Configuration {run.configuration_hash[:HASH_DIGITS]}."
 
 
-def _at_work_lines(run: Run) -> Iterator[str]:
+def at_work_lines(run: Run) -> Iterator[str]:
     """What the last command does, if it has not ended."""
     entries = read_history(run.home, recent=True)
     if not entries or entries[-1].end or not (begun := entries[-1].start):

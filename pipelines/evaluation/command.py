@@ -15,9 +15,7 @@ from pipelines.evaluation.baselines import beside_baselines
 from pipelines.evaluation.candidates import Candidate, candidates_of, size_of
 from pipelines.evaluation.contamination import Seen, contamination, parquet_pairs
 from pipelines.evaluation.judge import read_results, robustness_of
-from pipelines.evaluation.n_gram_stage import NGrams
 from pipelines.evaluation.report.write import write_report
-from pipelines.evaluation.sources import SourceError
 from pipelines.evaluation.sources.datacomp import DATACOMP
 from pipelines.evaluation.stages import (
     EvaluationRun,
@@ -25,10 +23,10 @@ from pipelines.evaluation.stages import (
     Results,
     Said,
     Sets,
+    data_stages,
     items_of,
 )
-from pipelines.evaluation.suite import Suite, read_suite, tree_of_folder
-from pipelines.run.config import ConfigError, build_settings
+from pipelines.evaluation.suite import Suite, suite_of
 from pipelines.run.history import Journal
 from pipelines.run.runner import run_stage
 from workers.base.copies import publish
@@ -59,8 +57,7 @@ def judged(
     The run must be locked. Raises ConfigError for what can be seen to be wrong before any work.
     """
     results = Results(run, candidates)
-    n_grams = [] if run.suite.protocols.n_grams is None else [NGrams(run)]
-    stages = [Sets(run), *n_grams, *(Features(run, one) for one in candidates), results]
+    stages = [*data_stages(run), *(Features(run, one) for one in candidates), results]
     for stage in sorted(stages, key=lambda stage: isinstance(stage, Sets)):  # that reads most
         stage.check()
     for stage in stages:
@@ -68,19 +65,6 @@ def judged(
             return result.code, None
     files = [results.folder / o.file for receipt in results.done() for o in receipt.outputs]
     return ExitCode.COMPLETE, read_results(files)
-
-
-def suite_of(arguments: argparse.Namespace) -> Suite:
-    """The suite that the arguments name. Raises ConfigError."""
-    if (arguments.suite is None) == (arguments.data is None):
-        raise ConfigError("--model: say on which data sets, with --suite FILE or --data FOLDER")
-    if arguments.data is not None:
-        try:
-            tree = tree_of_folder(arguments.data)
-        except SourceError as error:
-            raise ConfigError(f"--data: {error}") from error
-        return build_settings(Suite, tree, arguments.overrides, "--data")
-    return read_suite(arguments.suite, arguments.overrides)
 
 
 def report(

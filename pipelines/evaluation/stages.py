@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from clip_model.templates import ClassName
 from pipelines.evaluation.candidates import Candidate
-from pipelines.evaluation.judge import Judge
 from pipelines.evaluation.sources import Item, SourceError, Task
 from pipelines.evaluation.suite import SPLITS, DataSet, Split, Suite
 from pipelines.run.config import Config, ConfigError, RaySettings, digest
@@ -243,6 +242,15 @@ class Features(Evaluation):
             yield from in_process(work, shards, self.folder)
 
 
+def data_stages(run: EvaluationRun) -> list[Evaluation]:
+    """The stages that no model takes part in: data sets, and the n-grams where they are asked."""
+    if run.suite.protocols.n_grams is None:
+        return [Sets(run)]
+    from pipelines.evaluation.n_gram_stage import NGrams  # takes torch
+
+    return [Sets(run), NGrams(run)]
+
+
 class Results(Evaluation):
     """A shard a model and data set."""
 
@@ -284,6 +292,8 @@ class Results(Evaluation):
         return self.shard(f"{candidate.label}.{name}", settings, files, values)
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
+        from pipelines.evaluation.judge import Judge  # takes torch
+
         models = {one.label: one.settings.model for one in self.candidates if not one.backbone}
         work = Judge(models, self.run.suite.protocols)
         if self.run.ray is not None:

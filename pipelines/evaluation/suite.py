@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from clip_model.templates import ClassName, class_set, template_set
 from pipelines.evaluation.settings import Metric, ProtocolSettings
-from pipelines.evaluation.sources import FORMATS, Source, Task, find_splits
+from pipelines.evaluation.sources import FORMATS, Source, SourceError, Task, find_splits
 from pipelines.evaluation.sources.datacomp import DATACOMP, datacomp_name
-from pipelines.run.config import build_settings, folder_of, read_tree
+from pipelines.run.config import ConfigError, build_settings, folder_of, read_tree
 from workers.base.settings import Settings
 
 Split = Literal["test", "train"]
@@ -164,3 +165,16 @@ def tree_of_folder(folder: str) -> dict[str, Any]:
             parts["train"] = {"path": folder}
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(folder).resolve().name) or "data"
     return {"sets": {name: {"format": "folder", **parts}}}
+
+
+def suite_of(arguments: argparse.Namespace) -> Suite:
+    """The suite that the arguments name. Raises ConfigError."""
+    if (arguments.suite is None) == (arguments.data is None):
+        raise ConfigError("--model: say on which data sets, with --suite FILE or --data FOLDER")
+    if arguments.data is not None:
+        try:
+            tree = tree_of_folder(arguments.data)
+        except SourceError as error:
+            raise ConfigError(f"--data: {error}") from error
+        return build_settings(Suite, tree, arguments.overrides, "--data")
+    return read_suite(arguments.suite, arguments.overrides)

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.faults.configuration import REFUSED
 from pipelines.console import MODULES
+from tests.shards import jpeg
 
 COMMANDS = [
     *("pipelines.build_dataset", "pipelines.train", "pipelines.evaluate"),
@@ -40,8 +41,7 @@ def imported(program):
     return set(result.stderr.splitlines()[-1].split())
 
 
-# Of `pipelines.proxy` each command trains and judges.
-@pytest.mark.parametrize("module", sorted({*MODULES.values()} - {"pipelines.proxy"}))
+@pytest.mark.parametrize("module", sorted({*MODULES.values()}))
 def test_commands_begin_without_what_only_their_work_takes(module):
     main = f"{module}.__main__" if module == "query_builder" else module
     assert imported(f"import {main}") == set()
@@ -50,6 +50,14 @@ def test_commands_begin_without_what_only_their_work_takes(module):
 def test_a_plan_takes_none_of_it_either(tmp_path):
     plan = ["--plan", "--run-dir", str(tmp_path / "run")]
     assert imported(f"import pipelines.build_dataset as b; assert b.main({plan}) == 0") == set()
+
+
+def test_the_status_of_an_evaluation_neither(tmp_path):
+    (tmp_path / "pictures" / "red").mkdir(parents=True)
+    (tmp_path / "pictures" / "red" / "0.jpg").write_bytes(jpeg((200, 20, 20)))
+    place = ["--data", str(tmp_path / "pictures"), "--out", str(tmp_path / "out")]
+    status = ["--status", "--model", "starter", *place]
+    assert imported(f"import pipelines.evaluate as e; assert e.main({status}) == 0") == set()
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 from pydantic import Field
 
@@ -198,6 +197,8 @@ def _class_names(data: Any) -> tuple[ClassName, ...] | None:
 
 def _plain(target: Any) -> Any:
     """A target without torch: a number or an array."""
+    import torch  # torchvision has taken it by now
+
     if isinstance(target, torch.Tensor):
         target = target.numpy()
     is_number = isinstance(target, np.generic | np.ndarray) and target.ndim == 0

@@ -1,6 +1,7 @@
 """The command on models of its own: data sets to report, resumed, cached, refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from pipelines.evaluate import main
 from pipelines.evaluation.command import averages_of
 from pipelines.evaluation.sources.datacomp import DATACOMP
 from pipelines.evaluation.suite import Suite
-from pipelines.run.receipts import Receipts
+from pipelines.run.receipts import Receipts, Side
 from tests.dual_encoder_models import named, save_open_clip
 from tests.shards import jpeg, save_tiny_model
 
@@ -114,6 +115,45 @@ def test_one_model_more_costs_one_model(models, pictures, tmp_path, caplog):
     assert main(["--model", models[1], *command]) == 0
     assert [one["model"] for one in results(tmp_path)] == ["m1"]
     assert Receipts(tmp_path / "results").get("m0.colours")
+
+
+def test_the_status_says_what_is_done_and_does_nothing(models, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+
+    def status():
+        capsys.readouterr()
+        before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+        command = ["--model", *models, "--data", str(pictures), "--out", str(out), "--status"]
+        assert main(command) == 0
+        assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+        head, _, *lines = capsys.readouterr().out.splitlines()
+        assert head == f"status of {out}"
+        return dict(re.findall(r"^  (.+?) +(\d.+|to be .+)$", "\n".join(lines), re.MULTILINE))
+
+    assert status() == {
+        "sets": "1 shards to do, 0 done",
+        "features/m0": "to be planned once sets is complete",
+        "features/m1": "to be planned once sets is complete",
+        "results of m0": "to be planned once sets, features/m0 is complete",
+        "results of m1": "to be planned once sets, features/m1 is complete",
+    }
+    done = "0 shards to do, 1 done"
+    assert main(["--model", models[0], "--data", str(pictures), "--out", str(out)]) == 0
+    one_more = {
+        "sets": done,
+        "features/m0": done,
+        "features/m1": "1 shards to do, 0 done",
+        "results of m0": done,
+        "results of m1": "to be planned once features/m1 is complete",
+    }
+    assert status() == one_more
+    error = Receipts(out / "features" / "m1").record(Side.ERRORS, "colours.test-00000")
+    error.parent.mkdir(parents=True, exist_ok=True)
+    error.write_text("no memory")
+    one_more["features/m1"] += f"; 1 failed when last tried, see {error.parent}"
+    assert status() == one_more
+    assert main(["--model", *models, "--data", str(pictures), "--out", str(out)]) == 0
+    assert set(status().values()) == {done}
 
 
 def test_a_checkpoint_that_has_changed_is_judged_again(models, pictures, tmp_path):

@@ -1,6 +1,7 @@
 """Selections of a run's pairs compared by models that are trained on them."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -50,8 +51,8 @@ def pairs_in(folder):
     return {row["pair_id"]: row["similarity"] for table in tables for row in table.to_pylist()}
 
 
-def compare(choices, out):
-    command = [sys.executable, "-m", "pipelines.proxy", str(choices), "--out", str(out)]
+def compare(choices, out, *options):
+    command = [sys.executable, "-m", "pipelines.proxy", str(choices), "--out", str(out), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
@@ -66,10 +67,52 @@ def test_a_choice_that_refers_to_nothing_is_refused_before_any_training(choices,
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
+def status(choices, out):
+    """What is said of each part."""
+    done = compare(choices, out, "--status")
+    assert done.returncode == 0, done.stderr
+    lines = re.findall(r"^  (\S+(?: of \S+)?) +(.+)$", done.stdout, re.MULTILINE)
+    return dict(lines)
+
+
+def once(*parts):
+    return f"to be planned once {', '.join(parts)} is complete"
+
+
+def of_choice(name, selection):
+    """The parts of a choice before anything is done."""
+    folder = f"choices/{name}"
+    yield f"{folder}/selection", selection
+    yield f"{folder}/dataset", once(f"{folder}/selection")
+    for seed in (0, 1):
+        yield f"{folder}/seed-{seed}/model", once(f"{folder}/dataset")
+        label = f"{name}.{seed}"
+        yield f"features/{label}", once(f"{folder}/seed-{seed}/model", "sets")
+        yield f"results of {label}", once("sets", f"features/{label}")
+
+
+#: Of `choices`.
+NOTHING_DONE = {
+    "scorers/dfn/selection": "1 shards to do, 0 done",
+    "scorers/dfn/dataset": once("scorers/dfn/selection"),
+    "scorers/dfn/model": once("scorers/dfn/dataset"),
+    "scorers/dfn/embeddings": once("scorers/dfn/model"),
+    **dict(of_choice("similar", "1 shards to do, 0 done")),
+    **dict(of_choice("drawn", once("choices/similar/dataset"))),
+    **dict(of_choice("rescored", once("scorers/dfn/embeddings"))),
+    "sets": "1 shards to do, 0 done",
+}
+
+
 def test_choices_are_compared_and_the_pool_stays_as_it_is(finished, choices, tmp_path):
     before = {path: file_hash(path) for path in finished.rglob("*") if path.is_file()}
+    assert status(choices, tmp_path / "out") == NOTHING_DONE
+    assert not (tmp_path / "out").exists()
     done = compare(choices, tmp_path / "out")
     assert done.returncode == 0, done.stderr
+    complete = status(choices, tmp_path / "out")
+    assert complete.keys() == NOTHING_DONE.keys()
+    assert all(said.startswith("0 shards to do, ") for said in complete.values())
     assert {path: file_hash(path) for path in before} == before
     found = json.loads((tmp_path / "out" / "proxy.json").read_text())
     assert found["pairs"]["similar"] == found["pairs"]["drawn"] > 0
