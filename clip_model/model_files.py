@@ -1,6 +1,6 @@
 """Which files a model is: by its name or path, without reading any of its weights.
 
-Nothing here takes torch, so that a plan is quick.
+Nothing here takes torch.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def evaluate(arguments: argparse.Namespace) -> ExitCode:
     if arguments.status:
         say(_status(arguments))
         return ExitCode.COMPLETE
-    from pipelines.evaluation.command import evaluate_models  # takes torch
+    from pipelines.evaluation.command import evaluate_models  # takes long
 
     return evaluate_models(arguments)
 

@@ -106,7 +106,7 @@ def status(settings: ProxySettings, pool: Run, run: EvaluationRun) -> str:
 
 
 def _work(settings: ProxySettings, pool: Run, run: EvaluationRun, journal: Journal) -> ExitCode:
-    from pipelines.evaluation.command import judged  # takes torch
+    from pipelines.evaluation.command import judged  # takes long
     from pipelines.evaluation.proxy_report import write_proxy_report
 
     with pool.lock():  # a night's run must not change what is chosen of meanwhile

@@ -15,7 +15,7 @@ REASON = re.compile(r"[a-z*][a-z0-9*]*(?:_[a-z0-9*]+)*")
 
 #: What is called with a reason, what gives one, tables of them, and names for one.
 TAKES = re.compile(
-    "_?(reject|fail|miss|lose|give_up|reject_many|reject_rows|if_else)|(Url|Fetch|Away|NotAPage|BadImage)Error"
+    "_?(reject|fail|miss|lose|give_up|reject_many|reject_rows|if_else)|(Url|Fetch|NotAPage|BadImage)Error"
 )
 GIVES = re.compile("_pin|_normal|_image_url|refusal|_rejection.*|_?(failure_)?reason")
 TABLES = re.compile("FAILURES|REJECTIONS")

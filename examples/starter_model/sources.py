@@ -152,7 +152,6 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of each mix's trainings")
     add("--processes", type=int, default=2, help="cores that train")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     return run_command(lambda: compare(options))
 
 

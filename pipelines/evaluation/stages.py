@@ -246,7 +246,7 @@ def data_stages(run: EvaluationRun) -> list[Evaluation]:
     """The stages that no model takes part in: data sets, and the n-grams where they are asked."""
     if run.suite.protocols.n_grams is None:
         return [Sets(run)]
-    from pipelines.evaluation.n_gram_stage import NGrams  # takes torch
+    from pipelines.evaluation.n_gram_stage import NGrams  # takes long
 
     return [Sets(run), NGrams(run)]
 
@@ -292,7 +292,7 @@ class Results(Evaluation):
         return self.shard(f"{candidate.label}.{name}", settings, files, values)
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
-        from pipelines.evaluation.judge import Judge  # takes torch
+        from pipelines.evaluation.judge import Judge  # takes long
 
         models = {one.label: one.settings.model for one in self.candidates if not one.backbone}
         work = Judge(models, self.run.suite.protocols)

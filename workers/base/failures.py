@@ -11,11 +11,16 @@ class NeedsMendingError(Exception):
 
 
 class FetchError(Exception):
-    """A page or image that could not be had; ``reason`` is for the tally."""
+    """A page or image that could not be had.
 
-    def __init__(self, reason: str) -> None:
+    Args:
+        reason: for the tally.
+        pause: seconds after which it may be asked for again, if that is known.
+    """
+
+    def __init__(self, reason: str, pause: float | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.pause = reason, pause
 
 
 #: The reasons of ``images`` and ``pages`` for which nothing, or no whole answer, came. A status of

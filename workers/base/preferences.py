@@ -20,7 +20,7 @@ import msgspec
 from workers.base.path_patterns import PathPattern, path_of
 from workers.base.settings import product_token
 
-#: The rules that are applied, and which version of each: what a receipt says of them.
+#: The rules that are applied, and which version of each (docs/inputs.md).
 RULES: Mapping[str, str] = {
     "robots.txt": "RFC 9309",
     "X-Robots-Tag": "as Google, Bing and DeviantArt have published it, as met in 2026-11",

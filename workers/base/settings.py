@@ -67,12 +67,6 @@ def _token(text: str) -> str:
 ProductToken = Annotated[str, AfterValidator(_token)]
 
 
-def _agents(user_agent: str, others: tuple[str, ...]) -> tuple[str, ...]:
-    """The product tokens of those whose rules count, in lower case, ours first."""
-    tokens = map(product_token, (user_agent, *others))
-    return tuple(dict.fromkeys(token for token in tokens if token))
-
-
 def _host(text: str) -> str:
     if not re.fullmatch(r"[^\s/@]+", text):
         raise ValueError(f"{text!r} is no host; write it as HOST or HOST:PORT")
@@ -136,7 +130,29 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", exclude=set(self.TUNING))
 
 
-class CrawlSettings(Settings):
+class Visitor(Settings):
+    """Who asks the hosts of the web."""
+
+    delay: float = Field(default=0.0, ge=0.0, description="seconds between requests to a host")
+    user_agent: UserAgent = Field(
+        default="clip-from-scratch",
+        description="who we say we are: a name of letters, - and _, which is what robots.txt calls "
+        "us by; add a URL or an address where you can be reached",
+    )
+    obey_agents: tuple[ProductToken, ...] = Field(
+        default=(),
+        description="other crawlers whose rules are obeyed as if they were ours, in robots.txt and "
+        "in pages, those of pairs.inputs too: for data that came through Common Crawl name CCBot",
+    )
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The product tokens of the crawlers whose rules count, in lower case, ours first."""
+        tokens = map(product_token, (self.user_agent, *self.obey_agents))
+        return tuple(dict.fromkeys(token for token in tokens if token))
+
+
+class CrawlSettings(Visitor):
     """Fetch pages, politely, into WARC files: one file a seed host."""
 
     TUNING: ClassVar[frozenset[str]] = frozenset(
@@ -159,7 +175,6 @@ class CrawlSettings(Settings):
     max_depth: int = Field(default=5, ge=0, description="links followed away from a seed")
     max_pages_per_host: int = Field(default=100_000, ge=1, description="pages read from one host")
     requests_per_host: int = Field(default=2, ge=1, description="connections to a host at a time")
-    delay: float = Field(default=0.0, ge=0.0, description="seconds between requests to a host")
     timeout: float = Field(default=30.0, gt=0.0, description="seconds for one page, in all")
     retries: int = Field(default=2, ge=0, description="further tries after a passing failure")
     retry_pause: float = Field(
@@ -190,30 +205,15 @@ class CrawlSettings(Settings):
         "to count as gone as after a 404; until then it is kept as it was",
     )
     max_page_bytes: int = Field(default=10_000_000, ge=1, description="larger pages are refused")
-    user_agent: UserAgent = Field(
-        default="clip-from-scratch",
-        description="who we say we are: a name of letters, - and _, which is what robots.txt calls "
-        "us by; add a URL or an address where you can be reached",
-    )
-    obey_agents: tuple[ProductToken, ...] = Field(
-        default=(),
-        description="other crawlers whose rules are obeyed as if they were ours, in robots.txt and "
-        "in pages, those of pairs.inputs too: for data that came through Common Crawl name CCBot",
-    )
     allow_private_hosts: tuple[Host, ...] = Field(
         default=(),
         description="hosts (HOST or HOST:PORT) that may resolve to a loopback or private "
         "address; every other one must be on the public internet",
     )
 
-    @property
-    def agents(self) -> tuple[str, ...]:
-        """The product tokens of the crawlers whose rules count, in lower case, ours first."""
-        return _agents(self.user_agent, self.obey_agents)
 
-
-class DownloadSettings(Settings):
-    """img2dataset's settings for a shard of pairs."""
+class DownloadSettings(Visitor):
+    """How the images of a shard of pairs are fetched and made small."""
 
     #: What is there stays, however it was come by: an image depends on none of these, and what
     #: failed or was refused because of one is asked for again by ``--retry``.
@@ -236,7 +236,6 @@ class DownloadSettings(Settings):
     requests_per_host: int = Field(
         default=2, ge=1, description="of these, at a time at one host (HOST or HOST:PORT)"
     )
-    delay: float = Field(default=0.0, ge=0.0, description="seconds between requests to a host")
     max_host_seconds: float = Field(
         default=1800.0,
         gt=0.0,
@@ -288,11 +287,6 @@ class DownloadSettings(Settings):
     jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the stored images")
     min_image_size: int = Field(default=0, ge=0, description="shorter side, px; smaller: rejected")
     max_aspect_ratio: float = Field(default=5.0, ge=1.0, description="longer / shorter side")
-    user_agent: UserAgent = Field(
-        default="clip-from-scratch",
-        description="who we say we are: a name of letters, - and _, which is what robots.txt calls "
-        "us by; add a URL or an address where you can be reached",
-    )
     obey_agents: tuple[ProductToken, ...] = Field(
         default=(),
         description="other crawlers whose rules are obeyed as if they were ours: for data that "
@@ -309,11 +303,6 @@ class DownloadSettings(Settings):
         description="folders of this machine, by name, whose images may be read: lists and "
         "HTML pages that lie in one may refer to files in it (docs/inputs.md); {}: none",
     )
-
-    @property
-    def agents(self) -> tuple[str, ...]:
-        """The product tokens of the crawlers whose rules count, in lower case, ours first."""
-        return _agents(self.user_agent, self.obey_agents)
 
 
 #: Byte order marks, with which Windows writes; those of UTF-32 before those that they begin with.

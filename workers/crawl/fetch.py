@@ -23,15 +23,13 @@ from twisted.internet import defer
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 
 from workers.base.failures import FetchError, is_passing, reason_of
-from workers.base.sampling import draw
 from workers.base.settings import CrawlSettings
 from workers.base.urls import DEFAULT_PORTS, from_header
 from workers.extract.http_messages import CodingError, undo_codings
 from workers.web.addresses import PrivateAddressError, permitted_addresses
-from workers.web.retry_after import retry_after
+from workers.web.pauses import MAX_PAUSE, backoff, retry_after
 from workers.web.robots import MAX_ROBOTS_DOWNLOAD, Reply
 
-MAX_RETRY_PAUSE = 60.0  # seconds
 #: What a failed download is called in the tally.
 FAILURES: dict[type[Exception], str] = {
     CannotResolveHostError: "dns",
@@ -98,13 +96,15 @@ class Fetcher:
             except FetchError as error:
                 if last or not is_passing(error.reason):
                     raise
-                pause = self._backoff(url, attempt)
+                pause = backoff(self._settings.retry_pause, url, attempt)
             else:
                 if last or not is_passing(f"http_{response.status}"):
                     return response
                 asked = retry_after(header(response, "Retry-After"))
-                pause = self._backoff(url, attempt) if asked is None else asked
-            await asyncio.sleep(min(pause, MAX_RETRY_PAUSE))
+                pause = (
+                    backoff(self._settings.retry_pause, url, attempt) if asked is None else asked
+                )
+            await asyncio.sleep(min(pause, MAX_PAUSE))
         raise AssertionError("the last attempt returns or raises")
 
     async def robots_reply(self, url: str) -> Reply:
@@ -144,11 +144,6 @@ class Fetcher:
         if len(plain) > self._settings.max_page_bytes:
             raise FetchError("too_large")
         return plain
-
-    def _backoff(self, url: str, attempt: int) -> float:
-        """Seconds: uniform between nothing and a bound that doubles."""
-        bound: float = self._settings.retry_pause * 2**attempt
-        return bound * draw(0, url, attempt)
 
 
 def header(response: scrapy.http.Response, name: str) -> str:

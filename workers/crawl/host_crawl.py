@@ -45,11 +45,9 @@ from workers.crawl.host import CrawlJob
 from workers.crawl.visits import Before, Visit, answered, freshened, page_of
 from workers.crawl.warc_writer import StoredPage, WarcWriter
 from workers.extract.page import PageError, base_of, is_html, links_of, metas_of, parse_page
+from workers.web.hosts import MAX_FAILURES
+from workers.web.pauses import MAX_PAUSE
 from workers.web.robots import MAX_REDIRECTS, Robots, RobotsTxt, read_robots
-
-MAX_CRAWL_DELAY = 60.0  # seconds
-#: URLs in a row after which a host that does not answer is left alone for the rest of a level.
-MAX_FAILURES = 10
 
 #: What says of a page that it is gone.
 _GONE = ("http_404", "http_410")
@@ -212,7 +210,7 @@ class HostCrawl:
             reading = read_robots(start, self._fetcher, *self._agents)
             self._robots[start] = asyncio.ensure_future(reading)
         robots = await self._robots[start]
-        self._slow_down(min(robots.txt.delay, MAX_CRAWL_DELAY))
+        self._slow_down(min(robots.txt.delay, MAX_PAUSE))
         return robots
 
     def _take(

@@ -7,7 +7,6 @@ has the rows in the order in which the images come, failed ones among them; here
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import tempfile
@@ -138,8 +137,7 @@ def _resized(fetched: Fetched, resizer: Any) -> tuple[bytes | None, dict[str, An
         return None, about | {"status": "failed_to_resize", "error_message": error}
     names = ("width", "height", "original_width", "original_height")
     about |= dict(zip(names, sides, strict=True))
-    digest = hashlib.sha256(fetched.content).hexdigest()
-    return jpg, about | {"status": "success", "sha256": digest}
+    return jpg, about | {"status": "success", "sha256": fetched.sha256}
 
 
 def _without_image(asked: pa.Table, results: pa.Table) -> pa.Table:

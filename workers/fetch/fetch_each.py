@@ -50,6 +50,7 @@ class _Work:
         self._loop = asyncio.new_event_loop()
         self._backlog = Backlog(settings.connections)
         self._task: asyncio.Task[None] | None = None
+        self._is_stopped = False
 
     def run(self) -> None:
         """Fetch all."""
@@ -61,6 +62,8 @@ class _Work:
 
     async def _fetch_all(self) -> None:
         self._task = asyncio.current_task()
+        if self._is_stopped:  # before there was a task to end
+            return
         settings = self._settings
         client = Client(
             settings.user_agent,
@@ -86,5 +89,6 @@ class _Work:
 
     def stop(self) -> None:
         """Fetch nothing more."""
+        self._is_stopped = True
         if self._task and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._task.cancel)

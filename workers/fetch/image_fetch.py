@@ -12,8 +12,9 @@ import asyncio
 import hashlib
 import math
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,14 +23,13 @@ from multidict import CIMultiDictProxy
 from workers.base.failures import FetchError, is_passing
 from workers.base.opt_outs import Kind, OptOuts
 from workers.base.preferences import TdmRep, headers_opt_out
-from workers.base.sampling import draw
 from workers.base.settings import DownloadSettings
 from workers.base.urls import REDIRECTS, UrlError, absolute_url, authority, from_header, origin
 from workers.fetch.codings import without_codings
 from workers.fetch.local_images import LocalImages
 from workers.web.client import ERRORS, Answer, Client, TooLargeError, failure_reason
-from workers.web.hosts import MAX_PAUSE, Host, Hosts, Manners
-from workers.web.retry_after import retry_after
+from workers.web.hosts import Host, Manners
+from workers.web.pauses import MAX_PAUSE, backoff, retry_after
 from workers.web.robots import (
     MAX_REDIRECTS,
     MAX_ROBOTS_BYTES,
@@ -68,6 +68,7 @@ class Fetched:
     content: bytes | None
     reason: str = ""
     text: str = ""  # more about it
+    sha256: str = ""  # of the content
 
 
 class Backlog:
@@ -99,14 +100,6 @@ class Backlog:
             self._has_room.clear()
 
 
-class _BusyError(FetchError):
-    """What may be otherwise in ``pause`` seconds, if that is said."""
-
-    def __init__(self, reason: str, pause: float | None) -> None:
-        super().__init__(reason)
-        self.pause = pause
-
-
 @dataclass
 class _Budget:
     """What one attempt may still take."""
@@ -130,7 +123,7 @@ class ImageFetcher:
         self._opt_outs = opt_outs
         self._local = LocalImages(settings.local_roots, settings.max_bytes)
         manners = Manners(settings.requests_per_host, settings.delay, settings.max_host_seconds)
-        self._hosts = Hosts(manners)
+        self._hosts = defaultdict[str, Host](partial(Host, manners))  # by HOST:PORT
         self._rules: dict[str, asyncio.Future[_Rules]] = {}  # by origin
 
     async def fetch(self, url: str) -> Fetched:
@@ -140,7 +133,7 @@ class ImageFetcher:
             if attempt == self._settings.retries or not is_passing(fetched.reason):
                 break
             if pause is None:
-                pause = self._settings.retry_pause * 2**attempt * draw(0, url, attempt)
+                pause = backoff(self._settings.retry_pause, url, attempt)
             if pause > MAX_PAUSE:
                 break
             await asyncio.sleep(pause)
@@ -150,15 +143,15 @@ class ImageFetcher:
         """What came of it, and the seconds until another attempt, where they are known."""
         try:
             content = await self._content(url)
-            if self._opt_outs:
-                self._refuse(Kind.SHA256, hashlib.sha256(content).hexdigest())
-        except (FetchError, UrlError) as error:
-            text = str(error)
-            fetched = Fetched(None, error.reason, "" if text == error.reason else text)
-            return fetched, getattr(error, "pause", None)
+            digest = hashlib.sha256(content).hexdigest()
+            self._refuse(Kind.SHA256, digest)
+        except FetchError as error:
+            return Fetched(None, error.reason, _more_than(error.reason, error)), error.pause
+        except UrlError as error:
+            return Fetched(None, error.reason, _more_than(error.reason, error)), None
         except ERRORS as error:
             return Fetched(None, failure_reason(error), str(error)), None
-        return Fetched(content), None
+        return Fetched(content, sha256=digest), None
 
     def _refuse(self, kind: Kind, value: str) -> None:
         """Raise FetchError for what is listed."""
@@ -193,7 +186,7 @@ class ImageFetcher:
 
         Waiting costs nothing of the budget. Raises FetchError and what ``Client.get`` raises.
         """
-        host = self._hosts.of(authority(url))
+        host = self._hosts[authority(url)]
         async with host.turn(self._backlog.room):
             began = time.monotonic()
             try:
@@ -205,7 +198,9 @@ class ImageFetcher:
             finally:
                 budget.seconds -= time.monotonic() - began
             host.answered()
-            _obey_status(answer, host)
+            pause = _pause_of(answer)
+            if pause is not None and is_passing(f"http_{answer.status}"):
+                host.pause(pause)
             return answer
 
     def _is_image(self, reserved: bool | None, status: int, headers: CIMultiDictProxy[str]) -> bool:
@@ -228,7 +223,7 @@ class ImageFetcher:
             self._rules[start] = asyncio.ensure_future(self._read_rules(start))
         rules = await self._rules[start]
         if rules.robots.unreachable:
-            raise _BusyError(rules.robots.unreachable, math.inf)
+            raise FetchError(rules.robots.unreachable, pause=math.inf)
         if not rules.robots.txt.allows(url):
             raise FetchError("robots_txt")
         if rules.robots.txt.opts_out(url):
@@ -237,26 +232,21 @@ class ImageFetcher:
 
     async def _read_rules(self, start: str) -> _Rules:
         robots = await read_robots(start, self, *self._settings.agents)
-        self._hosts.of(authority(f"{start}/")).want_delay(robots.txt.delay)
+        self._hosts[authority(f"{start}/")].want_delay(robots.txt.delay)
         url, nothing = f"{start}{TDMREP}", _Rules(robots, TdmRep(b""))
         if robots.unreachable or not robots.txt.allows(url):
             return nothing
         budget = _Budget(self._settings.max_seconds)
-        try:
+        with suppress(FetchError, *ERRORS):  # what cannot be had says nothing
             answer = await self._get(url, MAX_ROBOTS_BYTES, budget, _is_good)
-        except FetchError:  # then it says nothing
-            return nothing
-        except ERRORS:
-            return nothing
-        return _Rules(robots, TdmRep(answer.body))
+            return _Rules(robots, TdmRep(answer.body))
+        return nothing
 
     async def robots_reply(self, url: str) -> Reply:
         """What ``read_robots`` wants to know. Raises FetchError."""
         budget = _Budget(self._settings.max_seconds)
         try:
             answer = await self._get(url, MAX_ROBOTS_DOWNLOAD, budget, _is_good)
-        except _BusyError as error:
-            return Reply(int(error.reason.removeprefix("http_")), b"", "")
         except TooLargeError as error:
             raise FetchError("robots_unreachable") from error
         except ERRORS as error:
@@ -276,22 +266,23 @@ class _Rules:
     tdmrep: TdmRep
 
 
+def _more_than(reason: str, error: Exception) -> str:
+    """What an error says beside its reason."""
+    text = str(error)
+    return "" if text == reason else text
+
+
 def _is_good(status: int, _: CIMultiDictProxy[str]) -> bool:
     return 200 <= status < 300
 
 
-def _obey_status(answer: Answer, host: Host) -> None:
-    """Leave a host alone that wants it. Raises _BusyError for what may be otherwise later."""
-    if not is_passing(f"http_{answer.status}"):
-        return
-    pause = retry_after(answer.headers.get("Retry-After", ""))
-    if pause is not None:
-        host.pause(pause)
-    raise _BusyError(f"http_{answer.status}", pause)
+def _pause_of(answer: Answer) -> float | None:
+    """Seconds for which a server wants to be left alone, if it says so."""
+    return retry_after(answer.headers.get("Retry-After", ""))
 
 
 def _image(answer: Answer, limit: int) -> bytes:
     """The content of the last answer. Raises FetchError."""
     if not 200 <= answer.status < 300:
-        raise FetchError(f"http_{answer.status}")
+        raise FetchError(f"http_{answer.status}", _pause_of(answer))
     return without_codings(answer.body, answer.headers.getall("Content-Encoding", []), limit)

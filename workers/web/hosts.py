@@ -1,6 +1,7 @@
 """When a host may be asked: so many requests at a time, so long apart, and not before it has said.
 
-A host is one HOST:PORT. What is known of it lasts as long as a shard is worked on.
+A host is one HOST:PORT. What is known of it lasts as long as a shard is worked on. One that wants
+to be left alone for longer than MAX_PAUSE, or does not answer, is left to another run.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from workers.base.failures import FetchError
+from workers.web.pauses import MAX_PAUSE
 
-#: Seconds that are waited for a host that wants to be left alone; if it is more, another run asks.
-MAX_PAUSE = 60.0
 #: Requests in a row without an answer, after which a host is not asked any more.
 MAX_FAILURES = 10
 
@@ -26,12 +26,6 @@ class Manners:
     at_once: int  # requests
     delay: float  # seconds between the beginnings of two
     seconds: float  # for which one host is asked, from the first request on
-
-
-class AwayError(FetchError):
-    """A host that is not asked any more, for now."""
-
-    pause = math.inf  # seconds until it may be asked
 
 
 #: What a request needs beside its host's turn, such as a free connection.
@@ -52,7 +46,7 @@ class Host:
 
     @asynccontextmanager
     async def turn(self, room: Room) -> AsyncIterator[None]:
-        """A request's time, once there is room for it. Raises AwayError if there is none any more.
+        """A request's time, once there is room for it. Raises FetchError if there is none any more.
 
         Who waits for a host holds no room, and who waits for room may come too early after another
         that has found it.
@@ -74,9 +68,9 @@ class Host:
 
     def _check(self) -> None:
         if self._is_left or self._failures >= MAX_FAILURES:
-            raise AwayError("host_away")
+            raise FetchError("host_away", pause=math.inf)
         if self._began is not None and _now() - self._began > self._seconds:
-            raise AwayError("host_slow")
+            raise FetchError("host_slow", pause=math.inf)
 
     def want_delay(self, seconds: float) -> None:
         """It wants so long between two requests."""
@@ -95,20 +89,6 @@ class Host:
     def failed(self) -> None:
         """There was none."""
         self._failures += 1
-
-
-class Hosts:
-    """All hosts of a shard."""
-
-    def __init__(self, manners: Manners) -> None:
-        self._manners = manners
-        self._hosts: dict[str, Host] = {}
-
-    def of(self, authority: str) -> Host:
-        """The one that is called so."""
-        if authority not in self._hosts:
-            self._hosts[authority] = Host(self._manners)
-        return self._hosts[authority]
 
 
 def _now() -> float:

@@ -16,9 +16,9 @@ from tests.workers.web import HTML, Answer, Web, moved, page, robots, serving, t
 from workers.base.settings import CrawlSettings
 from workers.base.tally import Tally
 from workers.crawl.host import KNOWN, HostFiles, crawl_host
-from workers.crawl.host_crawl import MAX_FAILURES
 from workers.crawl.visits import Before
 from workers.crawl.warc_writer import StoredPages, content_hash
+from workers.web.hosts import MAX_FAILURES
 
 Site = Mapping[str, Answer]
 

@@ -21,8 +21,8 @@ from workers.base.settings import DownloadSettings
 from workers.base.storage import write_table
 from workers.fetch.download import download_shard
 from workers.fetch.fetch_each import fetch_each
-from workers.web.hosts import MAX_FAILURES, MAX_PAUSE
-from workers.web.retry_after import retry_after
+from workers.web.hosts import MAX_FAILURES
+from workers.web.pauses import MAX_PAUSE, retry_after
 
 BODY = b"a picture" * 100
 GOOD = Answer(BODY)
