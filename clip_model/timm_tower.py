@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -150,6 +151,27 @@ class TimmTower(nn.Module):
         return [f"trunk.{name}" for name in names] if is_exact else []
 
 
+class SampledConv2d(nn.Conv2d):
+    """A 1 x 1 convolution with a stride that takes the pixels it reads, and strides over none.
+
+    The gradient of such weights, of up to four channels that lie innermost, is written past its
+    end by oneDNN of torch 2.13.0 on processors with AVX2 alone. MobileCLIP's stem has one.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        vertical, horizontal = self.stride
+        return F.conv2d(input[..., ::vertical, ::horizontal], self.weight, self.bias)
+
+
+def _is_written_past(module: nn.Module) -> bool:
+    return (
+        type(module) is nn.Conv2d
+        and (module.kernel_size, module.padding, module.groups) == ((1, 1), (0, 0), 1)
+        and module.stride != (1, 1)
+        and module.in_channels <= 4
+    )
+
+
 def import_timm() -> ModuleType:
     """The package.
 
@@ -227,6 +249,9 @@ def _network(config: TimmTowerConfig, image_resolution: int | None, embed_dim: i
             )
         native = network.pretrained_cfg["input_size"][-1]
         _set_size(network, image_resolution or native, native)
+        for module in network.modules():
+            if _is_written_past(module):
+                module.__class__ = SampledConv2d
     except TIMMS_ERRORS as error:
         raise RuntimeError(
             f"timm {timm.__version__} makes no {name!r} with pool {config.pool!r} for images of "
@@ -261,7 +286,8 @@ def _has_weights(module: nn.Module) -> bool:
 
 def _is_plain(module: nn.Module) -> bool:
     """A convolution of three colours that pads with zeros, and all around alike, if it does."""
-    if type(module) is not nn.Conv2d or isinstance(module.padding, str):
+    is_known = type(module) is nn.Conv2d or type(module) is SampledConv2d
+    if not (is_known and isinstance(module, nn.Conv2d)) or isinstance(module.padding, str):
         return False
     plain = (3, 1, (1, 1), "zeros", 1)
     kind = (module.in_channels, module.groups, module.dilation, module.padding_mode)

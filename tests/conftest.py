@@ -28,6 +28,26 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid):
         return TOGETHER if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
 
+    def remove_node(self, node):
+        """Return the test that ended its process: it has failed; others do what is left to do.
+
+        xdist 3.8.0 would give them everything again: that test, and files that are done, after
+        which a process waits for ever.
+        """
+        work = self.assigned_work.pop(node)
+        left = {
+            scope: [test for test, is_done in tests.items() if not is_done]
+            for scope, tests in work.items()
+        }
+        fatal = next((test for tests in left.values() for test in tests), None)
+        for scope, tests in left.items():
+            if rest := {test: False for test in tests if test != fatal}:
+                self.workqueue[scope] = rest
+        if fatal is not None:
+            for other in self.assigned_work:
+                self._reschedule(other)
+        return fatal
+
 
 def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
