@@ -28,24 +28,42 @@ from workers.selection.base_filter import (
     check_embeddings,
 )
 from workers.selection.duplicates import Tables
-from workers.selection.exact_duplicates import exact_duplicates
+from workers.selection.exact_duplicates import exact_duplicates, placeholders
 
 #: Rows compared with a reference at a time: bounds the matrix of cosines.
 _CHUNK = 1024
 
 
-class Duplicates(Filter):
-    """One pair of each group of duplicates stays: the most similar one, of equals the one with the
-    smaller pair_id."""
+class Alike(Filter):
+    """Pairs go because others are like them."""
 
     def fit(self, survivors: Survivors, seed: int) -> Keeps:  # noqa: ARG002 - nothing is drawn
         rows = sum(len(some) for some in survivors(()))
-        duplicates = self.find(lambda: survivors(self.columns), rows)
-        return lambda some: ~among(some["pair_id"], duplicates)
+        found = self.find(lambda: survivors(self.columns), rows)
+        return lambda some: ~among(some["pair_id"], found)
 
     def find(self, tables: Tables, rows: int) -> pa.LargeStringArray:
         """The pair_ids, sorted, of those that go."""
         raise NotImplementedError
+
+
+class Placeholder(Alike):
+    """No pair whose file stands for pictures that are not there ("image not available"): it came
+    from `min_urls` different URLs or more, with as many different captions."""
+
+    reason = "placeholder"
+    columns = ("sha256", "url", "caption", "similarity")
+
+    filter: Literal["placeholder"]
+    min_urls: int = Field(default=10, ge=2, description="URLs of one file, and captions, at least")
+
+    def find(self, tables: Tables, rows: int) -> pa.LargeStringArray:
+        return placeholders(tables, rows, self.min_urls)
+
+
+class Duplicates(Alike):
+    """One pair of each group of duplicates stays: the most similar one, of equals the one with the
+    smaller pair_id."""
 
 
 class ExactDuplicates(Duplicates):

@@ -11,6 +11,7 @@ from workers.selection.duplicate_filters import (
     Contamination,
     ExactDuplicates,
     PerceptualDuplicates,
+    Placeholder,
     SemanticDuplicates,
 )
 from workers.selection.property_filters import Caption, Label, Language, Score, Size
@@ -28,6 +29,7 @@ AnyFilter = (
     | Size
     | Label
     | Score
+    | Placeholder
     | ExactDuplicates
     | PerceptualDuplicates
     | SemanticDuplicates

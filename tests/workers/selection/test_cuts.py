@@ -39,6 +39,7 @@ EXAMPLES: dict[str, dict[str, object]] = {
     "size": {},
     "label": {"set": "s", "drop": ["photo"]},
     "score": {"score": "photo", "min": 0.5},
+    "placeholder": {"min_urls": 3},
     "exact_duplicates": {},
     "perceptual_duplicates": {"max_distance": 2},
     "semantic_duplicates": {"max_similarity": None, "cluster_rows": 3},
@@ -83,6 +84,7 @@ def pairs(rng, number):
             "text_embedding": lists(VECTORS[rng.integers(0, len(VECTORS), number)]),
             **sides,
             **original,
+            "url": some(["https://a/1", "https://a/2", "https://b/1"], pa.string()),
         }
     )
 

@@ -1,5 +1,7 @@
 """The three ways of finding duplicates against comparing all with all, and in many files."""
 
+from collections import defaultdict
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -46,6 +48,43 @@ def test_exact_duplicates_are_all_but_the_best_of_a_file(rows, cut, files):
     tables = tables_of(rows, "sha256", pa.string(), cut)
     found = exact_duplicates.exact_duplicates(tables, files * exact_duplicates.ROWS_PER_FILE)
     assert found.to_pylist() == by_brute_force(tables, "sha256", lambda a, b: a and a == b)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from(["x", "y", None]), st.integers(0, 4), st.integers(0, 4)),
+        max_size=30,
+    ),
+    cut=st.integers(0, 30),
+    files=st.sampled_from([1, 1_000]),
+    min_urls=st.integers(2, 4),
+)
+def test_a_placeholder_has_many_urls_and_many_captions(rows, cut, files, min_urls):
+    pairs = list(dict.fromkeys(rows))
+    table = pa.table(
+        {
+            "pair_id": pa.array([f"{number:02d}" for number in range(len(pairs))], pa.string()),
+            "similarity": pa.array([0.1] * len(pairs), pa.float32()),
+            "sha256": pa.array([file for file, _, _ in pairs], pa.string()),
+            "url": pa.array([f"https://a.example/{url}" for _, url, _ in pairs], pa.string()),
+            "caption": pa.array([f"caption {text}" for _, _, text in pairs], pa.string()),
+        }
+    )
+    urls, texts = defaultdict(set), defaultdict(set)
+    for file, url, text in pairs:
+        urls[file].add(url)
+        texts[file].add(text)
+    expected = [
+        f"{number:02d}"
+        for number, (file, _, _) in enumerate(pairs)
+        if file and min(len(urls[file]), len(texts[file])) >= min_urls
+    ]
+    count = files * exact_duplicates.ROWS_PER_FILE_WITH_TEXTS
+    found = exact_duplicates.placeholders(
+        lambda: iter([table.slice(cut), table.slice(0, cut)]), count, min_urls
+    )
+    assert found.to_pylist() == expected
 
 
 @st.composite

@@ -263,6 +263,21 @@ def test_one_pair_a_file_the_most_similar(tmp_path):
     assert kept_by(tmp_path, rows, {"filter": "exact_duplicates"}) == [1, 2, 4, 5]
 
 
+def test_no_pair_of_a_placeholder(tmp_path):
+    gone = [
+        {"sha256": "gone", "url": f"http://{n}/x.png", "caption": f"the city of {n}"}
+        for n in range(10)
+    ]
+    shared = [
+        {"sha256": "news", "url": f"http://{n}/x.png", "caption": "rain in the north"}
+        for n in range(10)
+    ]
+    rows = [*gone, *shared, {"sha256": "own"}, {"sha256": None}]
+    assert kept_by(tmp_path, rows, {"filter": "placeholder"}) == list(range(10, 22))
+    step = {"filter": "placeholder", "min_urls": 11}
+    assert kept_by(tmp_path, rows, step) == list(range(22))
+
+
 def test_one_pair_a_group_of_near_images_the_most_similar(tmp_path):
     hashes = [0xFFFF0000FFFF0000, 0xFFFF0000FFFF000F, 0xFFFF0000FFF00FFF, 0, 0]
     similarities = [0.3, 0.4, 0.5, 0.6, 0.6]
