@@ -108,6 +108,12 @@ def pixels_of(data: bytes) -> int:
         return image.width * image.height
 
 
+def format_of(data: bytes) -> str:
+    """Pillow's name of a file's format, by its content. Raises ImageError."""
+    with as_image_error(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return str(image.format)
+
+
 def most_pixels() -> float:
     """Pixels that an image may have before Pillow warns of a decompression bomb."""
     return Image.MAX_IMAGE_PIXELS or float("inf")

@@ -182,12 +182,12 @@ class _Joined:
         folder = state.directory / Images.name
         tables = Side.TABLES.of(folder)
         images = _concatenated(folder, self.members).sort_by("pair_id")
-        without = self._last(_concatenated(tables, self.members)).sort_by("pair_id")
+        answers = self._last(_concatenated(tables, self.members)).sort_by("pair_id")
         write_table(self.requests, state.directory / "requests" / file)
         write_table(images, folder / file)
-        write_table(without, tables / file)
+        write_table(answers, tables / file)
         _join_samples(Side.REJECTED.of(folder), self.members, self.name)
-        rows = {"images": _counts(images, without)}
+        rows = {"images": _counts(images, answers)}
         again = failures_before(state.directory / "requests" / file)
         self._write_receipt(
             Receipts(folder), [file, f"../{Side.TABLES}/images/{file}"], rows, again
@@ -203,12 +203,12 @@ class _Joined:
         members = filter(None, map(receipts.get, self.members))
         self._write_receipt(receipts, [file], StageTotals.of(list(members)).rows, {})
 
-    def _last(self, without: pa.Table) -> pa.Table:
+    def _last(self, answers: pa.Table) -> pa.Table:
         """The answers to what was asked last; earlier ones are history."""
         places = pc.index_in(
-            without["pair_id"], value_set=self.requests["pair_id"].combine_chunks()
+            answers["pair_id"], value_set=self.requests["pair_id"].combine_chunks()
         )
-        return without.filter(pc.equal(without["tries"], self.requests["tries"].take(places)))
+        return answers.filter(pc.equal(answers["tries"], self.requests["tries"].take(places)))
 
     def _write_receipt(
         self, receipts: Receipts, files: Sequence[str], rows: Mapping[str, Counts], again: Again
@@ -233,9 +233,10 @@ def _concatenated(folder: Path, names: Sequence[str]) -> pa.Table:
     return pa.concat_tables([pq.read_table(folder / f"{name}.parquet") for name in names])
 
 
-def _counts(images: pa.Table, without: pa.Table) -> Counts:
+def _counts(images: pa.Table, answers: pa.Table) -> Counts:
     tally = Tally()
     tally.keep(len(images))
+    without = answers.filter(pc.is_valid(answers["reason"]))
     for reason, rejected in zip(
         *(without[c].to_pylist() for c in ("reason", "rejected")), strict=True
     ):

@@ -24,7 +24,7 @@ from pipelines.run.removal import (
     remove_from_text,
     remove_from_warc,
 )
-from pipelines.run.rewrite import Removed, end_killed_work, mend_receipts, rekey, rewriting
+from pipelines.run.rewrite import Removed, counted, end_killed_work, mend_receipts, rekey, rewriting
 from pipelines.stages import STAGES
 from pipelines.stages.model import Model, remove_trainings
 from pipelines.stages.pages import Pages
@@ -128,14 +128,15 @@ def _found(path: Path, gone: OptOuts) -> set[Entry]:
     table = pq.read_table(path, columns=names)
     rows = table.filter(pa.array(gone.has_rows(table)))
     found = {(Kind.PAIR_ID, pair_id) for pair_id in rows["pair_id"].to_pylist()}
-    if "url" in names:
-        found |= {(Kind.URL, url) for url in url_names(rows["url"].combine_chunks())}
+    for name in {"url", "final_url"}.intersection(names):
+        urls = rows[name].drop_null().combine_chunks()
+        found |= {(Kind.URL, url) for url in url_names(urls)}
     if "sha256" in names:
         found |= {(Kind.SHA256, text) for text in rows["sha256"].drop_null().to_pylist()}
     return found
 
 
-_NAMING = ("pair_id", "url", "page_url", "sha256")
+_NAMING = ("pair_id", "url", "page_url", "final_url", "sha256")
 
 
 def bury(run: Run, entries: set[Entry]) -> None:
@@ -168,7 +169,7 @@ def remove(run: Run, entries: set[Entry], *, discard: bool = False) -> dict[str,
         rekey([STAGES[name] for name in KEPT if name in STAGES], run, state)
     rows: Counter[str] = Counter()
     for file, some in removed.items():
-        rows[_stage_of(file)] += some.total
+        rows[_stage_of(file)] += counted(some, Path(file)).total()
     return dict(rows)
 
 

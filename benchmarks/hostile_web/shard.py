@@ -114,9 +114,9 @@ def _rows(folder: Path) -> dict[str, list[Row]]:
     """What is there of the second list; nothing where the process has not got so far."""
     rows = defaultdict[str, list[Row]](list)
     out = files_of(folder, _ALL)
-    if out.images.exists() and out.without.exists():
+    if out.images.exists() and out.answers.exists():
         for row in pq.read_table(out.images, columns=["pair_id", "jpg"]).to_pylist():
             rows[row["pair_id"].partition("/")[0]].append(Row(KEPT, row["jpg"]))
-        for row in pq.read_table(out.without, columns=["pair_id", "reason"]).to_pylist():
+        for row in pq.read_table(out.answers, columns=["pair_id", "reason"]).to_pylist():
             rows[row["pair_id"].partition("/")[0]].append(Row(row["reason"]))
     return dict(rows)

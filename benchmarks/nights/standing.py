@@ -35,7 +35,7 @@ class Standing:
         final: dict[str, str] = {}
         for table in _tables(run_dir, "images", "_tables/images", ("pair_id", "url", "reason")):
             for pair, url, reason in zip(*table.to_pydict().values(), strict=True):
-                if not is_passing(reason):
+                if reason is not None and not is_passing(reason):
                     final[pair] = url
         rows = sum(len(t) for t in _tables(run_dir, "dataset", "dataset", ("pair_id",)))
         return cls(_urls(run_dir, "pairs"), there, final, rows)

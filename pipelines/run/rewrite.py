@@ -190,7 +190,7 @@ def mend_receipts(receipts: Receipts, removed: Mapping[str, Removed]) -> None:
         if not changed and not again:
             continue
         files = [directory / os.path.normpath(f"{stage}/{file}") for file in changed]
-        rows = [_counted(removed[str(path.relative_to(directory))], path) for path in files]
+        rows = [counted(removed[str(path.relative_to(directory))], path) for path in files]
         outputs = [
             output_of(receipts.folder / output.file, output.file)
             if output.file in changed
@@ -207,7 +207,7 @@ def mend_receipts(receipts: Receipts, removed: Mapping[str, Removed]) -> None:
         )
 
 
-def _counted(removed: Removed, path: Path) -> Counter[str | None]:
+def counted(removed: Removed, path: Path) -> Counter[str | None]:
     """The rows of a file that its receipt counts: of a side table, those that have a reason."""
     is_table = Side.TABLES in path.parts
     return Counter({why: n for why, n in removed.rows.items() if why is not None or not is_table})

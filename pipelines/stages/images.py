@@ -43,7 +43,7 @@ class Images(Stage):
 
     name = "images"
     reads = ("requests",)
-    version = 5
+    version = 6
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)

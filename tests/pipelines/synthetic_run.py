@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,10 @@ PAGES = {
 }
 
 
+#: Where a URL's image comes from, if from elsewhere.
+REDIRECTS = {"http://my-birds.example.org/eel.jpg": "http://store.example/eel-2.jpg"}
+
+
 def rows():
     """The rows of ROWS as plain data."""
     for page, url, caption, color in ROWS:
@@ -70,11 +75,14 @@ def rows():
             "jpg": image,
             "sha256": hashlib.sha256(image).hexdigest() if image else None,
             "reason": None if image else "http_404",
-            "rejected": False,
+            "rejected": None if image else False,
             "error_message": None if image else f"HTTP Error 404: {url}",
             "similarity": 1.0,
             "labels": [],
             "tries": 0,
+            "final_url": REDIRECTS.get(url, url),
+            "attempts": 1,
+            "ended_at": datetime(2026, 1, 1, tzinfo=UTC),
         }
 
 
@@ -254,8 +262,8 @@ def _images(_run, tries=0):
         some = _of_list(shard.file("requests"))
         name = f"{shard.name}.parquet"
         write_table(table_of([r for r in some if r["jpg"]], contracts.IMAGES), out / name)
-        without = [row | {"tries": tries} for row in some if not row["jpg"]]
-        write_table(table_of(without, contracts.WITHOUT_IMAGE), out / Side.TABLES / name)
+        answers = [row | {"tries": tries} for row in some]
+        write_table(table_of(answers, contracts.ANSWERS), out / Side.TABLES / name)
         return {"images": tally(some)}
 
     return work

@@ -96,13 +96,20 @@ def test_nothing_of_an_image_is_left_under_any_url(run):
     assert {stage: removed[stage] for stage in stages} == dict.fromkeys(stages, 3)
 
 
+def test_nothing_of_an_image_is_left_that_another_url_redirects_to(run):
+    removed = take_down(run, (Kind.URL, "http://store.example/eel-2.jpg"))
+    assert where_is(run.directory, b"eel-2", jpeg((7, 7, 7))) == []
+    assert where_is(run.directory, b"my-birds.example.org/eel.jpg") == []
+    stages = ("pairs", "images", "embeddings", "labels", "selection", "dataset")
+    assert {stage: removed[stage] for stage in stages} == dict.fromkeys(stages, 1)
+
+
 def test_nothing_of_a_domain_is_left(run):
     take_down(run, (Kind.DOMAIN, "birds.example"))
     assert where_is(run.directory, b"//birds.example", b"www.birds.example") == []
     found = where_is(run.directory, b"birds.example")
-    assert {name.split("/")[0] for name in found} <= {"pages", "pairs", "requests", "images"} | {
-        "dataset",
-        "truth.parquet",
+    assert {name.split("/")[0] for name in found} <= {
+        *("pages", "pairs", "requests", "images", "_tables", "dataset", "truth.parquet")
     }
     # Another domain ends in the same letters, and begins with it.
     assert captions(run.directory, "pairs") == ["a carp", "a lost fish", "a tench", "an eel"]

@@ -60,7 +60,10 @@ IMAGES = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("original_width", pa.int32()),
         pa.field("original_height", pa.int32()),
-        pa.field("sha256", pa.string()),  # of the bytes that were downloaded
+        pa.field("final_url", pa.string()),  # that the image came from, after redirects
+        pa.field("original_bytes", pa.int64()),  # downloaded; those of the next two fields
+        pa.field("original_format", pa.string()),  # by its content, as Pillow names it
+        pa.field("sha256", pa.string()),
         pa.field("jpg", pa.binary(), nullable=False),
     ]
 )
@@ -77,16 +80,24 @@ REQUESTS = pa.schema(
     ]
 )
 
-#: ``_tables/images/``: the pairs without an image, sorted by ``pair_id``: what is asked for again.
-WITHOUT_IMAGE = pa.schema(
+#: ``_tables/images/``: what came of every pair that was to be asked for, sorted by ``pair_id``. The
+#: fields from ``final_url`` on are of the last answer. Another night's may differ though the image
+#: is the same, so ``images/`` has only what follows from what came.
+ANSWERS = pa.schema(
     [
         pa.field("pair_id", pa.string(), nullable=False),
         pa.field("url", pa.string(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),  # as the tally of the stage names it
-        pa.field("rejected", pa.bool_(), nullable=False),  # a decision of ours; else it failed
-        pa.field("error_message", pa.string()),  # img2dataset's; null where it said nothing
-        pa.field("tries", pa.int32(), nullable=False),  # how often it was asked for before this
+        pa.field("reason", pa.string()),  # as the tally of the stage names it; null: kept
+        pa.field("rejected", pa.bool_()),  # a decision of ours; else it failed; null: kept
+        pa.field("error_message", pa.string()),  # more about the reason; null where there is none
+        pa.field("tries", pa.int32(), nullable=False),  # lists on which it was before this one
+        pa.field("final_url", pa.string()),  # after redirects; null: nothing was asked
+        pa.field("http_status", pa.int32()),  # null: no answer, or it was a file
+        pa.field("last_modified", pa.string()),  # the header as it came; so the next one
+        pa.field("etag", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),  # of this list
+        pa.field("ended_at", pa.timestamp("ms", "UTC"), nullable=False),  # the last of them
     ]
 )
 

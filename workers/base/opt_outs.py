@@ -78,7 +78,7 @@ class Kind(StrEnum):
 
 
 #: Columns that say what a row is of.
-URL_COLUMNS = ("url", "page_url", "target")
+URL_COLUMNS = ("url", "page_url", "target", "final_url")
 VALUE_COLUMNS = {str(kind): kind for kind in (Kind.PAIR_ID, Kind.SHA256, Kind.IMAGE_HASH)}
 
 

@@ -1,8 +1,8 @@
 """Download: a list of pairs to a shard of images, fetched by us, made small by img2dataset.
 
 A URL is fetched, and its image resized, once, however many captions it has. img2dataset's writer
-has the rows in the order in which the images come, failed ones among them; here they are sorted by
-``pair_id``, and failed ones are kept in a table with their reasons.
+has the rows in the order in which the images come; here they are sorted by ``pair_id``. What came
+of every row, one without an image as well, is in a table beside them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from workers.base.contracts import IMAGES, WITHOUT_IMAGE
+from clip_model.image_files import format_of
+from workers.base.contracts import ANSWERS, IMAGES
 from workers.base.opt_outs import OptOuts
 from workers.base.settings import DownloadSettings
 from workers.base.storage import write_table
@@ -38,6 +40,11 @@ _WRITTEN = pa.schema([field.with_nullable(True) for field in IMAGES if field.nam
 #: Digits of a row's number in a key.
 KEY_DIGITS = 5
 
+_WRITER_FILE = f"{0:0{KEY_DIGITS}d}.parquet"
+
+#: What is shown of a pair without an image.
+_SHOWN = ["pair_id", "url", "caption", "reason", "rejected", "error_message", "tries"]
+
 #: What its resizing says of images that we do not want; the rest of its texts are OpenCV's.
 REJECTIONS = {
     "image too small": "too_small",
@@ -54,7 +61,7 @@ class ShardFiles:
     """What a download writes."""
 
     images: Path  # the columns of ``contracts.IMAGES``
-    without: Path  # those of ``contracts.WITHOUT_IMAGE``
+    answers: Path  # those of ``contracts.ANSWERS``
 
 
 def download_shard(
@@ -75,19 +82,18 @@ def download_shard(
     """
     asked = pq.read_table(requests, columns=[*COLUMNS, "tries"])
     with tempfile.TemporaryDirectory(dir=out.images.parent) as scratch:
-        results = _fetched(asked.select(COLUMNS), Path(scratch), settings, opt_outs)
-    good = results.filter(pc.equal(results["status"], "success")).select(IMAGES.names)
+        answers = _answers(asked, Path(scratch), settings, opt_outs).sort_by("pair_id")
+        good = pq.read_table(Path(scratch) / _WRITER_FILE)
     images = _with_keys(good.cast(IMAGES).sort_by("pair_id"), asked, out.images.stem)
-    without = _without_image(asked, results).sort_by("pair_id")
     write_table(images, out.images)
-    write_table(without, out.without)
-    return {"images": _tally(images, without)}
+    write_table(answers, out.answers)
+    return {"images": _tally(answers)}
 
 
-def _tally(images: pa.Table, without: pa.Table) -> Tally:
+def _tally(answers: pa.Table) -> Tally:
     tally = Tally()
-    tally.keep(images.num_rows)
-    for row in without.to_pylist():
+    tally.keep(answers["reason"].null_count)
+    for row in answers.filter(pc.is_valid(answers["reason"])).select(_SHOWN).to_pylist():
         drop = tally.reject if row.pop("rejected") else tally.fail
         drop(row.pop("reason"), row["pair_id"], row)
     return tally
@@ -101,10 +107,10 @@ def _with_keys(images: pa.Table, asked: pa.Table, shard: str) -> pa.Table:
     return images.set_column(at, IMAGES.field(at), pa.array(keys, pa.string()))
 
 
-def _fetched(
+def _answers(
     asked: pa.Table, scratch: Path, settings: DownloadSettings, opt_outs: Sequence[OptOuts]
 ) -> pa.Table:
-    """A row for each that is asked for, with the columns of ``contracts.IMAGES``."""
+    """What came of each row that is asked for; the images are written into ``scratch``."""
     parts = img2dataset_parts()
     resizer = parts.Resizer(
         image_size=settings.image_size,
@@ -118,47 +124,60 @@ def _fetched(
     rows_of = defaultdict[str, list[dict[str, Any]]](list)
     for row in asked.to_pylist():
         rows_of[row["url"]].append(row)
+    answers = []
     for url, fetched in fetch_each(list(rows_of), settings, opt_outs):
-        jpg, result = _resized(fetched, resizer)
+        jpg, about = _resized(fetched, resizer)
+        answer = _about_answer(fetched)
         for row in rows_of[url]:
-            writer.write(jpg, "", None, {**row, **result})
+            if jpg is None:
+                answers.append({**row, **answer, **about})
+            else:
+                answers.append({**row, **answer})
+                writer.write(jpg, "", None, {**row, **about})
     writer.close()
-    return pq.read_table(scratch / f"{0:0{KEY_DIGITS}d}.parquet")
+    return pa.Table.from_pylist(answers, schema=ANSWERS)
 
 
 def _resized(fetched: Fetched, resizer: Any) -> tuple[bytes | None, dict[str, Any]]:
-    """The JPEG that is stored, and the columns that img2dataset has beside it."""
-    about: dict[str, Any] = {**dict.fromkeys(_WRITTEN.names[len(COLUMNS) :]), "key": ""}
+    """The JPEG that is stored, and columns of ``IMAGES``; or None, and columns of ``ANSWERS``."""
     if fetched.content is None:
-        text = f"{fetched.reason}: {fetched.text}" if fetched.text else fetched.reason
-        return None, about | {"status": "failed_to_download", "error_message": text}
+        is_rejected = fetched.reason in image_fetch.REJECTIONS
+        return None, _dropped(fetched.reason, is_rejected, fetched.text or None)
     jpg, *sides, error = resizer(io.BytesIO(fetched.content))
     if error is not None:
-        return None, about | {"status": "failed_to_resize", "error_message": error}
+        return None, _dropped(_reason_of(error), error in REJECTIONS, error)
     names = ("width", "height", "original_width", "original_height")
-    about |= dict(zip(names, sides, strict=True))
-    return jpg, about | {"status": "success", "sha256": fetched.sha256}
+    return jpg, dict(zip(names, sides, strict=True)) | {
+        "status": "success",
+        "error_message": None,
+        "final_url": fetched.answer.url,
+        "original_bytes": len(fetched.content),
+        "original_format": format_of(fetched.content),
+        "sha256": fetched.sha256,
+    }
 
 
-def _without_image(asked: pa.Table, results: pa.Table) -> pa.Table:
-    """The rows that did not become an image, and why."""
-    bad = results.filter(pc.not_equal(results["status"], "success"))
-    rows = bad.select([*COLUMNS, "status", "error_message"]).to_pylist()
-    tries = dict(zip(*(asked[name].to_pylist() for name in ("pair_id", "tries")), strict=True))
-    for row in rows:
-        row["tries"] = tries[row["pair_id"]]
-        why = _rejection_or_failure(row.pop("status"), row["error_message"])
-        row["reason"], row["rejected"] = why
-    return pa.Table.from_pylist(rows, schema=WITHOUT_IMAGE)
+def _dropped(reason: str, is_rejected: bool, text: str | None) -> dict[str, Any]:
+    return {"reason": reason, "rejected": is_rejected, "error_message": text}
 
 
-def _rejection_or_failure(status: str, text: str) -> tuple[str, bool]:
-    """The reason for a row without an image, and whether it is a rejection."""
-    if status == "failed_to_download":  # "REASON: text", of ``image_fetch``
-        reason = text.partition(":")[0]
-        return reason, reason in image_fetch.REJECTIONS
-    if text in REJECTIONS:
-        return REJECTIONS[text], True
-    if TOO_LARGE.search(text):
-        return "too_large", False
-    return ("not_an_image" if NO_IMAGE.search(text) else "other"), False
+def _reason_of(error: str) -> str:
+    """The reason for what the resizing says of an image."""
+    if error in REJECTIONS:
+        return REJECTIONS[error]
+    if TOO_LARGE.search(error):
+        return "too_large"
+    return "not_an_image" if NO_IMAGE.search(error) else "other"
+
+
+def _about_answer(fetched: Fetched) -> dict[str, Any]:
+    """The columns of ``ANSWERS`` for an image that came, if it came."""
+    last = fetched.answer
+    return {
+        "final_url": last.url,
+        "http_status": last.status,
+        "last_modified": last.last_modified,
+        "etag": last.etag,
+        "attempts": fetched.attempts,
+        "ended_at": datetime.fromtimestamp(round(fetched.ended, 3), UTC),
+    }

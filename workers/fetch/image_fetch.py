@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from multidict import CIMultiDictProxy
@@ -61,6 +61,22 @@ class ListedError(FetchError):
         return "it stands on a list (opt_outs) or was taken down"
 
 
+@dataclass
+class LastAnswer:
+    """Who answered last, of a URL and what it redirects to, and how."""
+
+    url: str | None = None  # None: nothing was asked
+    status: int | None = None  # None: there was no answer, or it was a file
+    last_modified: str | None = None
+    etag: str | None = None
+
+    def note(self, answer: Answer) -> None:
+        """What an answer says."""
+        self.status = answer.status
+        self.last_modified = _header(answer, "Last-Modified")
+        self.etag = _header(answer, "ETag")
+
+
 @dataclass(frozen=True)
 class Fetched:
     """What came of a URL: a content, or a reason for which there is none."""
@@ -69,6 +85,9 @@ class Fetched:
     reason: str = ""
     text: str = ""  # more about it
     sha256: str = ""  # of the content
+    answer: LastAnswer = field(default_factory=LastAnswer)
+    attempts: int = 1
+    ended: float = 0.0  # seconds since 1970
 
 
 class Backlog:
@@ -137,21 +156,24 @@ class ImageFetcher:
             if pause > MAX_PAUSE:
                 break
             await asyncio.sleep(pause)
-        return fetched
+        return replace(fetched, attempts=attempt + 1, ended=time.time())
 
     async def _attempt(self, url: str) -> tuple[Fetched, float | None]:
         """What came of it, and the seconds until another attempt, where they are known."""
+        last = LastAnswer()
         try:
-            content = await self._content(url)
+            content = await self._content(url, last)
             digest = hashlib.sha256(content).hexdigest()
             self._refuse(Kind.SHA256, digest)
         except FetchError as error:
-            return Fetched(None, error.reason, _more_than(error.reason, error)), error.pause
+            text = _more_than(error.reason, error)
+            return Fetched(None, error.reason, text, answer=last), error.pause
         except UrlError as error:
-            return Fetched(None, error.reason, _more_than(error.reason, error)), None
+            text = _more_than(error.reason, error)
+            return Fetched(None, error.reason, text, answer=last), None
         except ERRORS as error:
-            return Fetched(None, failure_reason(error), str(error)), None
-        return Fetched(content, sha256=digest), None
+            return Fetched(None, failure_reason(error), str(error), answer=last), None
+        return Fetched(content, sha256=digest, answer=last), None
 
     def _refuse(self, kind: Kind, value: str) -> None:
         """Raise FetchError for what is listed."""
@@ -159,16 +181,20 @@ class ImageFetcher:
             if listed.has_url(value) if kind is Kind.URL else listed.has(kind, value):
                 raise ListedError(listed.reason)
 
-    async def _content(self, url: str) -> bytes:
+    async def _content(self, url: str, last: LastAnswer) -> bytes:
+        """The image at a URL; ``last`` says meanwhile how far it came."""
         if url.startswith("file:"):
             self._refuse(Kind.URL, url)
+            last.url = url
             return await asyncio.to_thread(self._local.read, url)
         limit, budget = self._settings.max_bytes, _Budget(self._settings.max_seconds)
         url = absolute_url(url)
         for _ in range(MAX_REDIRECTS + 1):
             self._refuse(Kind.URL, url)  # nothing is asked of what is listed
             reserved = await self._check_rules(url)
+            last.url, last.status = url, None
             answer = await self._get(url, limit, budget, partial(self._is_image, reserved))
+            last.note(answer)
             to = answer.headers.get("Location") if answer.status in REDIRECTS else None
             if to is None:
                 return _image(answer, limit)
@@ -279,6 +305,16 @@ def _is_good(status: int, _: CIMultiDictProxy[str]) -> bool:
 def _pause_of(answer: Answer) -> float | None:
     """Seconds for which a server wants to be left alone, if it says so."""
     return retry_after(answer.headers.get("Retry-After", ""))
+
+
+def _header(answer: Answer, name: str) -> str | None:
+    """As it came; what is no UTF-8 cannot be written into a table."""
+    value = answer.headers.get(name)
+    return (
+        None
+        if value is None
+        else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    )
 
 
 def _image(answer: Answer, limit: int) -> bytes:

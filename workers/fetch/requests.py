@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.base.contracts import REQUESTS, WITHOUT_IMAGE
+from workers.base.contracts import ANSWERS, REQUESTS
 from workers.base.ranges import Range, SortedFile, read_range, within
 from workers.base.storage import write_table
 from workers.base.tally import Tally
@@ -32,7 +32,7 @@ class AnsweredShard:
 
     name: str
     images: Path
-    without: Path
+    answers: Path
     next_attempt: int  # that a further try at its pairs would be
     retry: frozenset[str] = frozenset()  # the reasons to try pairs again now
 
@@ -96,10 +96,11 @@ def _first_requests(table: pa.Table) -> pa.Table:
 def _last_failures(answered: Sequence[AnsweredShard], between: Range) -> pa.Table:
     """The last answer of each pair without an image: pair_id, tries, reason, shard."""
     columns = ["pair_id", "tries", "reason"]
-    tables = [WITHOUT_IMAGE.empty_table().select(columns).append_column("shard", [[]])]
+    tables = [ANSWERS.empty_table().select(columns).append_column("shard", [[]])]
     for number, shard in enumerate(answered):
-        for path in within([shard.without], between):
+        for path in within([shard.answers], between):
             rows = SortedFile.open(path).read(between, columns)
+            rows = rows.filter(pc.is_valid(rows["reason"]))
             tables.append(rows.append_column("shard", [[number] * len(rows)]))
     schema = tables[0].schema.set(3, pa.field("shard", pa.int64()))
     table = pa.concat_tables([some.cast(schema) for some in tables])

@@ -26,7 +26,7 @@ from workers.selection.base_filter import Filter
 from workers.selection.settings import SelectionSettings
 
 #: What a list may have of a pair.
-_LISTED = ("url", "page_url", "sha256", "image_hash")
+_LISTED = ("url", "page_url", "final_url", "sha256", "image_hash")
 
 #: What is shown of a rejected pair.
 _SHOWN = ("url", "caption", "similarity")

@@ -1,16 +1,19 @@
 """img2dataset for real, over HTTP on loopback."""
 
 import hashlib
+import itertools
 import threading
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from workers.base.contracts import IMAGES, REQUESTS, WITHOUT_IMAGE
+from workers.base.contracts import ANSWERS, IMAGES, REQUESTS
 from workers.base.failures import is_passing
 from workers.base.opt_outs import Kind, OptOuts, normal_entry
 from workers.base.pair_ids import make_pair_id
@@ -46,10 +49,27 @@ ROBOTS = {
 }
 
 
+HEADERS = {
+    "/moved": {"Location": "/tagged.png"},
+    "/tagged.png": {
+        "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT",
+        "ETag": '"ä"'.encode().decode("latin-1"),
+    },
+}
+BUSY = itertools.count()
+
+
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         body = BODIES.get(self.path)
-        self.send_response(200 if body is not None else 404)
+        status = 200 if body is not None else 404
+        if self.path == "/moved":
+            status, body = 302, b""
+        if self.path == "/busy.png" and next(BUSY) == 0:
+            status, body = 503, b""
+        self.send_response(status)
+        for name, value in HEADERS.get(self.path, {}).items():
+            self.send_header(name, value)
         for directives in ROBOTS.get(self.path, []):
             self.send_header("X-Robots-Tag", directives)
         length = len(body or b"") + (100 if self.path == "/short.png" else 0)
@@ -116,10 +136,11 @@ def test_every_row_ends_as_kept_rejected_or_failed(host, tmp_path):
     assert table["pair_id"].to_pylist() == sorted(table["pair_id"].to_pylist())
     by_url = {row["url"]: row for row in table.to_pylist()}
     assert by_url[f"{host}/good.png"]["width"] == 40
-    without = pq.read_table(out.without)
-    assert without.schema.equals(WITHOUT_IMAGE)
-    ids = [*table["pair_id"].to_pylist(), *without["pair_id"].to_pylist()]
-    assert sorted(ids) == pq.read_table(pairs)["pair_id"].to_pylist()
+    answers = pq.read_table(out.answers)
+    assert answers.schema.equals(ANSWERS)
+    assert answers["pair_id"].to_pylist() == pq.read_table(pairs)["pair_id"].to_pylist()
+    kept = answers.filter(pc.is_null(answers["reason"]))
+    assert kept["pair_id"].to_pylist() == table["pair_id"].to_pylist()
     glass = Image.open(BytesIO(by_url[f"{host}/glass.png"]["jpg"]))
     assert glass.convert("RGB").getpixel((5, 5)) == (255, 255, 255)  # transparency is white
 
@@ -153,4 +174,49 @@ def test_what_is_listed_is_rejected_by_its_url_and_by_what_came(host, tmp_path):
     pairs, out = shard_of(urls, tmp_path / "pairs.parquet"), files_in(tmp_path)
     tally = download_shard(pairs, out, settings, [OptOuts.of(entries)])["images"]
     assert tally.counts() == {"in": 4, "kept": 2, "rejected": {"opted_out": 2}, "failed": {}}
-    assert sorted(pq.read_table(out.without)["url"].to_pylist()) == sorted(urls[:2])
+    answers = pq.read_table(out.answers)
+    dropped = answers.filter(pc.is_valid(answers["reason"]))
+    assert sorted(dropped["url"].to_pylist()) == sorted(urls[:2])
+    # Of the two only the one whose content is listed was asked for.
+    assert {row["url"]: row["http_status"] for row in dropped.to_pylist()} == {
+        urls[0]: None,
+        urls[1]: 200,
+    }
+
+
+def test_what_a_picture_was_and_who_answered(host, tmp_path):
+    BODIES.update({"/tagged.png": image(), "/busy.png": image()})
+    urls = [f"{host}{path}" for path in ("/moved", "/busy.png", "/text.png", "/absent.png")]
+    urls.append("ftp://127.0.0.1/x.png")
+    settings = DownloadSettings(allow_private_hosts=("127.0.0.1",), retries=1, retry_pause=0)
+    pairs, out = shard_of(urls, tmp_path / "pairs.parquet"), files_in(tmp_path)
+    before = datetime.now(UTC) - timedelta(seconds=0.001)
+    download_shard(pairs, out, settings)
+    rows = {row["url"]: row for row in pq.read_table(out.images).to_pylist()}
+    assert set(rows) == set(urls[:2])
+    good = BODIES["/good.png"]
+    for row in rows.values():
+        assert row["original_bytes"] == len(good) != len(row["jpg"])
+        assert row["original_format"] == "PNG"
+        is_moved = row["url"] == urls[0]
+        assert row["final_url"] == (f"{host}/tagged.png" if is_moved else row["url"])
+        assert row["sha256"] == hashlib.sha256(good).hexdigest()
+    answers = {row["url"]: row for row in pq.read_table(out.answers).to_pylist()}
+    about = ("final_url", "http_status", "last_modified", "etag", "attempts")
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    assert [tuple(answers[url][name] for name in about) for url in urls] == [
+        (f"{host}/tagged.png", 200, date, '"ä"', 1),
+        (urls[1], 200, None, None, 2),
+        (urls[2], 200, None, None, 1),
+        (urls[3], 404, None, None, 1),
+        (None, None, None, None, 1),
+    ]
+    assert [answers[url]["reason"] for url in urls] == [
+        None,
+        None,
+        "not_an_image",
+        "http_404",
+        "not_http",
+    ]
+    assert [answers[url]["rejected"] for url in urls] == [None, None, False, False, True]
+    assert all(before <= row["ended_at"] <= datetime.now(UTC) for row in answers.values())

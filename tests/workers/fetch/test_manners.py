@@ -220,7 +220,10 @@ def test_a_url_is_asked_for_once_however_many_captions_it_has(tmp_path):
     kept = pq.read_table(out.images)
     assert len(set(kept["jpg"].to_pylist())) == 1
     assert sorted(kept["caption"].to_pylist()) == [f"caption {n}" for n in range(4)]
-    assert sorted(pq.read_table(out.without)["tries"].to_pylist()) == [0, 1, 2, 3]
+    answers = pq.read_table(out.answers).to_pylist()
+    assert sorted((row["tries"], row["reason"] or "") for row in answers) == [
+        (n, reason) for n in range(4) for reason in ("", "not_an_image")
+    ]
 
 
 def settled(number, seconds=5.0):
