@@ -447,11 +447,16 @@ def test_a_misspelt_step_is_an_error(step):
         (Kind.URL, "a/s1"),
         (Kind.DOMAIN, "birds.example"),
         (Kind.SHA256, "f" * 64),
+        (Kind.URL, "store.example/7.jpg"),
         (Kind.IMAGE_HASH, "18446744073709551615"),
     ],
 )
 def test_what_is_listed_is_no_ones_duplicate_and_not_in_the_data_set(tmp_path, entry):
-    listed = {"page_url": "https://www.birds.example/", "sha256": "f" * 64}
+    listed = {
+        "page_url": "https://www.birds.example/",
+        "final_url": "https://store.example/7.jpg",
+        "sha256": "f" * 64,
+    }
     mine = {"sha256": "f" * 64 if entry[0] is not Kind.SHA256 else "0" * 64}
     rows = [mine, listed | {"image_hash": 2**64 - 1, "similarity": 0.9}]
     shard = make_shard(tmp_path, "s", rows)
