@@ -128,10 +128,11 @@ class CLIP(nn.Module):
         """Leave this share of each image's patches out in training, from 0 up to but not 1.
 
         Raises:
-            ValueError: the image tower has no patches, or is one of timm's.
+            ValueError: the image tower is no vision transformer of ours.
         """
         if not isinstance(self.visual, VisionTransformer):
-            who = "a tower of timm's" if isinstance(self.visual, TimmTower) else "a ResNet"
+            names = {TimmTower: "a tower of timm's", EfficientNet: "an EfficientNet"}
+            who = next((names[kind] for kind in names if isinstance(self.visual, kind)), "a ResNet")
             raise ValueError(f"{who} has no patches that could be left out here")
         self.visual.patch_dropout = share
 

@@ -141,3 +141,8 @@ def test_its_trunk_can_be_locked() -> None:
 def test_classes_are_a_count(classes: int) -> None:
     with pytest.raises(ValueError, match="the classifier's classes"):
         EfficientNetConfig(classes)
+
+
+def test_it_has_no_patches_to_leave_out() -> None:
+    with pytest.raises(ValueError, match="an EfficientNet has no patches"):
+        CLIP(CONFIG).set_patch_dropout(0.5)
