@@ -118,5 +118,6 @@ def _rows(folder: Path) -> dict[str, list[Row]]:
         for row in pq.read_table(out.images, columns=["pair_id", "jpg"]).to_pylist():
             rows[row["pair_id"].partition("/")[0]].append(Row(KEPT, row["jpg"]))
         for row in pq.read_table(out.answers, columns=["pair_id", "reason"]).to_pylist():
-            rows[row["pair_id"].partition("/")[0]].append(Row(row["reason"]))
+            if row["reason"] is not None:
+                rows[row["pair_id"].partition("/")[0]].append(Row(row["reason"]))
     return dict(rows)

@@ -145,7 +145,7 @@ def _resized(fetched: Fetched, resizer: Any) -> tuple[bytes | None, dict[str, An
         return None, _dropped(fetched.reason, is_rejected, fetched.text or None)
     jpg, *sides, error = resizer(io.BytesIO(fetched.content))
     if error is not None:
-        return None, _dropped(_reason_of(error), error in REJECTIONS, error)
+        return None, _dropped(_reason(error), error in REJECTIONS, error)
     names = ("width", "height", "original_width", "original_height")
     return jpg, dict(zip(names, sides, strict=True)) | {
         "status": "success",
@@ -161,13 +161,15 @@ def _dropped(reason: str, is_rejected: bool, text: str | None) -> dict[str, Any]
     return {"reason": reason, "rejected": is_rejected, "error_message": text}
 
 
-def _reason_of(error: str) -> str:
+def _reason(error: str) -> str:
     """The reason for what the resizing says of an image."""
     if error in REJECTIONS:
         return REJECTIONS[error]
     if TOO_LARGE.search(error):
         return "too_large"
-    return "not_an_image" if NO_IMAGE.search(error) else "other"
+    if NO_IMAGE.search(error):
+        return "not_an_image"
+    return "other"
 
 
 def _about_answer(fetched: Fetched) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.image_samples import EPS, SAMPLES, encoded
-from workers.fetch.download import _reason_of
+from workers.fetch.download import _reason
 from workers.fetch.img2dataset_parts import _albumentations, img2dataset_parts
 
 UNUSED = ("albumentations", "fire", "imghdr", "pandas", "wandb", "webdataset")
@@ -143,7 +143,7 @@ def test_what_is_transparent_is_white_of_whatever_mode():
 )
 def test_what_is_not_a_whole_image_of_a_known_format_has_an_error(data):
     *_, error = img2dataset_parts().Resizer(64, "no", True)(BytesIO(data))
-    assert _reason_of(error) == "not_an_image"
+    assert _reason(error) == "not_an_image"
 
 
 def test_an_image_of_too_many_pixels_is_refused_by_its_head(monkeypatch):
