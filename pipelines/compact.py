@@ -30,6 +30,7 @@ from pipelines.run.rewrite import (
     rekey,
     rewriting,
 )
+from pipelines.run.rules import agents_of_all, joined_rules
 from pipelines.run.runner import is_complete
 from pipelines.run.totals import StageTotals
 from pipelines.stages import STAGES
@@ -225,6 +226,8 @@ class _Joined:
                 ended=max(receipt.ended for receipt in members),
                 attempt=max(receipt.attempt for receipt in members),
                 again=again,
+                rules=joined_rules(members),
+                agents=agents_of_all(members),
             )
         )
 

@@ -11,6 +11,7 @@ from pipelines.run.directory import Run
 from pipelines.run.health import findings
 from pipelines.run.history import SILENCE, Entry, Work, now, read_history, read_state
 from pipelines.run.precision import said_by
+from pipelines.run.rules import rules_line
 from pipelines.run.runner import Plan, Standing, is_complete, standings
 from pipelines.run.totals import StageTotals
 from pipelines.stages import STAGES
@@ -146,6 +147,8 @@ def write_report(run: Run) -> str:
         _configuration_line(run),
         "",
     ]
+    if said := rules_line({name: standing.receipts for name, standing in stages.items()}):
+        lines += [said, ""]
     lines += _health_lines(run)
     if "embeddings" in done:
         lines += _model_lines(run)

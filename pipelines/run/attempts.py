@@ -90,6 +90,8 @@ def perform(work: Work, shard: Shard, folder: Path) -> Receipt:
         attempt=shard.attempt,
         made_of=shard.made_of,
         again=shard.again,
+        rules=dict(shard.rules),
+        agents=shard.agents,
     )
     rejected = Side.REJECTED.of(folder) / f"{shard.name}.json"
     if samples := {kind: tally.samples for kind, tally in tallies.items() if tally.samples}:

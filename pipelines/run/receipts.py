@@ -102,6 +102,8 @@ class Shard:
     due_since: float | None = None  # it goes on from what its receipt that ended then tells of
     made_of: str | None = None  # the one file from outside that gives the shard its name
     again: Again = field(default_factory=dict)
+    rules: Mapping[str, str] = field(default_factory=dict)  # as in Receipt
+    agents: tuple[str, ...] = ()
 
     def file(self, name: str) -> Path:
         """The file of that name, where there is one alone."""
@@ -165,6 +167,9 @@ class Receipt:
     made_of: str | None = None  # the file from outside, where there is one of the shard's own
     again: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
     lease: int | None = None  # of a bucket: under which it was written
+    #: Of the web's rules (``workers.base.preferences``), by name, the versions that were applied.
+    rules: Mapping[str, str] = field(default_factory=dict)
+    agents: tuple[str, ...] = ()  # the crawlers for whom they were heard, beside everybody
 
 
 _RECEIPT = TypeAdapter(Receipt)

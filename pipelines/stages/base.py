@@ -57,6 +57,16 @@ class Stage(ABC):
         """Whether it is no failure to have kept nothing."""
         return False
 
+    @property
+    def rules(self) -> Mapping[str, str]:
+        """Which of the web's rules its work applies, with their versions, for the receipts."""
+        return NOTHING
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The product tokens of the crawlers whose rules these are, ours first."""
+        return ()
+
     def check(self) -> None:  # noqa: B027 - most stages have nothing to check
         """Raise ConfigError for what can be seen to be wrong before any stage has started."""
 
@@ -165,6 +175,8 @@ class Stage(ABC):
             values,
             tuple(source for some in sources.values() for source in some),
             self.run.config.verify_inputs,
+            rules=self.rules,
+            agents=self.agents,
         )
 
     def _source(self, path: Path) -> Source:

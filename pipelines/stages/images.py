@@ -7,7 +7,7 @@ settings have changed, and an image that could not be reached is asked for by an
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pipelines.run.receipts import Again, Outcome, Receipt, Shard, Side
 from pipelines.stages.base import Stage
 from workers.base.copies import bring
 from workers.base.opt_outs import OptOutFiles
+from workers.base.preferences import RULES, RULES_OF_HOSTS
 from workers.base.settings import DownloadSettings, resolve_path
 from workers.base.tally import Tally
 from workers.fetch.requests import attempt_of
@@ -48,6 +49,19 @@ class Images(Stage):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self.tolerance = Tolerance(run.config.images.max_unreachable, at_least=FEW_FAILURES)
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        asks_hosts = self.run.config.images.robots
+        return {
+            name: version
+            for name, version in RULES.items()
+            if asks_hosts or name not in RULES_OF_HOSTS
+        }
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        return self.run.config.images.agents
 
     def check(self) -> None:
         for name, root in self.run.config.images.local_roots.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipelines.run.outages import Tolerance
 from pipelines.run.receipts import Outcome, Receipt, Shard, Side
 from pipelines.stages.base import Stage
 from workers.base.opt_outs import read_tombstones
+from workers.base.preferences import RULES
 from workers.base.settings import CrawlSettings
 from workers.base.tally import Tally
 from workers.base.urls import UrlError, absolute_url, authority, normal_host
@@ -38,6 +39,16 @@ class Pages(Stage):
     @property
     def skipped(self) -> str:
         return "" if self.run.config.pages.seeds else "there are no seeds to crawl (pages.seeds)"
+
+    @property
+    def rules(self) -> Mapping[str, str]:
+        # What headers and pages say of their use counts when pairs are made of them.
+        heard = ("robots.txt", "X-Robots-Tag", "Content-Usage", "Content-Signal")
+        return {name: RULES[name] for name in heard}
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        return self.run.config.pages.agents
 
     def check(self) -> None:
         self.seeds_by_host()

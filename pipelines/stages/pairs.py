@@ -17,6 +17,7 @@ from pipelines.stages.base import Stage
 from workers.base.copies import bring
 from workers.base.credentials import shown
 from workers.base.file_systems import is_remote, version_of
+from workers.base.preferences import RULES, RULES_OF_HOSTS
 from workers.base.tally import Tally
 from workers.extract.inputs import LISTS, Input, InputKind, find_inputs
 from workers.fetch.local_images import Folder
@@ -58,6 +59,17 @@ class Pairs(Stage):
         queries = self.run.config.queries
         return None if queries == "none" else queries.lower_case
 
+    @property
+    def rules(self) -> Mapping[str, str]:
+        reads_pages = any(source.kind not in LISTS for source in self.given)
+        if not (self.run.config.pages.seeds or reads_pages):
+            return {}  # lists say nothing of the pages
+        return {name: version for name, version in RULES.items() if name not in RULES_OF_HOSTS}
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        return self.run.config.pages.agents if self.rules else ()
+
     def inputs_to_read(self) -> list[Input]:
         """The crawl's pages and what the configuration names beside them."""
         pages = self.run.outputs("pages")
@@ -70,6 +82,7 @@ class Pairs(Stage):
             "seed": config.seed,
             "lower_case": self.lower_case,
             "agents": config.pages.agents,
+            **({"rules": self.rules} if self.rules else {}),
             **identity_of(self.run, lists=False),
         }
         del identity["inputs"]  # their content counts, and stands in the key already

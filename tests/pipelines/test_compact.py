@@ -1,6 +1,7 @@
 """Compaction: fewer and fuller shards, nothing that is needed lost, and nothing made again."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from pipelines.stages import STAGES
 from tests.object_store import fetched
 from tests.pipelines.synthetic_run import ask_once_more, make_run, same_but_for_records
 from tests.pipelines.test_takedown import problems
+from workers.base.preferences import RULES
 
 #: What is tried again on further nights.
 NIGHTS = {1: ["a gone bird", "a lost fish"], 2: ["a gone bird"]}
@@ -54,6 +56,21 @@ def data_set(run):
 
 def totals(run):
     return StageTotals.of(run.receipts("images").all()).rows
+
+
+def test_a_joined_shard_has_the_rules_of_all_that_it_was_joined_from(run, monkeypatch):
+    receipts = run.receipts("images")
+    first, second, third = (r for r in receipts.all() if not r.shard.endswith("-2"))
+    newer = {**first.rules, "TDMRep": "version 2"}
+    receipts.write(replace(second, rules=newer, agents=("clip-from-scratch", "ccbot")))
+    receipts.write(replace(third, rules={}, agents=()))
+    assert compacted(run, monkeypatch) == 0
+    (joined,) = (r for r in receipts.all() if not r.shard.endswith("-2"))
+    assert joined.rules == {
+        **{name: f"{said}; not said of some" for name, said in first.rules.items()},
+        "TDMRep": f"{RULES['TDMRep']}; version 2; not said of some",
+    }
+    assert joined.agents == ()
 
 
 def test_small_shards_become_full_ones_and_nothing_is_made_again(run, monkeypatch, capsys):

@@ -2,7 +2,7 @@
 
 Pure functions of what came over the wire: nothing is asked for here, and nothing is raised,
 whatever it is; what is malformed says nothing. RULES has the forms and the version of each; of
-robots.txt, whose groups ``workers.crawl.robots`` reads, the values of its lines are parsed here.
+robots.txt, whose groups ``workers.web.robots`` reads, the values of its lines are parsed here.
 
 Several crawlers' names may count, ours and those through which data has come: ``agents`` are their
 product tokens, as ``product_token`` gives them. What is said to one of them is said to us.
@@ -20,14 +20,19 @@ import msgspec
 from workers.base.path_patterns import PathPattern, path_of
 from workers.base.settings import product_token
 
-#: The rules that are applied, and which version of each (docs/inputs.md).
+#: The rules that are applied, and which version of each (docs/inputs.md); receipts have those that
+#: were. Pairs are made anew when one changes, so it does with what is heard and not with a wording.
 RULES: Mapping[str, str] = {
     "robots.txt": "RFC 9309",
     "X-Robots-Tag": "as Google, Bing and DeviantArt have published it, as met in 2026-11",
     "TDMRep": "W3C community group's final report of 2024-05-10",
+    "tdmrep.json": "W3C community group's final report of 2024-05-10",
     "Content-Usage": "draft-ietf-aipref-attach-05, draft-ietf-aipref-vocab-07",
     "Content-Signal": "draft-romm-aipref-contentsignals-00, contentsignals.org in 2026-11",
 }
+
+#: Those that stand in a file of a host's, which is asked for before anything else of it is.
+RULES_OF_HOSTS = frozenset({"robots.txt", "tdmrep.json"})
 
 #: The headers in which something is said, for those who keep or pass on no others.
 OPT_OUT_HEADERS = (

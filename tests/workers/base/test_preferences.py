@@ -17,6 +17,7 @@ from workers.base.preferences import (
     OPT_OUT_HEADERS,
     OPT_OUTS,
     RULES,
+    RULES_OF_HOSTS,
     TdmRep,
     directives_of,
     headers_opt_out,
@@ -312,7 +313,7 @@ def test_as_long_a_tdmrep_json_as_is_taken():
 
 
 def test_each_rule_has_its_version():
-    assert {"robots.txt", "TDMRep", *OPT_OUT_HEADERS} - {"TDM-Reservation", "TDM-Policy"} == {
+    assert {"TDMRep", *RULES_OF_HOSTS, *OPT_OUT_HEADERS} - {"TDM-Reservation", "TDM-Policy"} == {
         *RULES
     }
     assert all(RULES.values())
