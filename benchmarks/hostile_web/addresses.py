@@ -69,6 +69,20 @@ CASES = [
         Case(f"directly: {name}", reasons, _PICTURE, (0, 0), url=url)
         for name, (url, reasons) in _FORBIDDEN_AT_ONCE.items()
     ),
+    # More than could hang side by side if each of them held one of a few threads.
+    Case(
+        "names that no name server answers for",
+        "timeout",
+        _PICTURE,
+        (0, 0),
+        url="http://{number}.silent.test/{slug}/0.png",
+        urls=40,
+    ),
+    Case(
+        "redirect to a name that no name server answers for",
+        "timeout",
+        moved("http://redirected.silent.test/{slug}/x.png"),
+    ),
     Case(
         "redirect to a name that leads inside",
         "private_address",

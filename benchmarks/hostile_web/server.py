@@ -168,16 +168,17 @@ class Web:
     def urls(self, case: Case) -> list[str]:
         """Those that are asked for."""
         if case.url:
-            return [self.filled(case.url, case)]
+            return [self.filled(case.url, case, number) for number in range(case.urls)]
         scheme = "https" if case.is_tls else "http"
         at = f"{scheme}://{self.authority(case)}/{case.slug}"
         return [f"{at}/{number}.png" for number in range(case.urls)]
 
-    def filled(self, text: str, case: Case) -> str:
+    def filled(self, text: str, case: Case, number: int = 0) -> str:
         """A text with names in it: {host} is the case's HOST:PORT, {address} its host, {inside} the
-        one that none may lead to, {other} the second port, {slug} the case's name in URLs, and
-        {hosts[NAME]} the HOST:PORT of the cases of a word."""
+        one that none may lead to, {other} the second port, {slug} the case's name in URLs,
+        {number} the URL's in the case, and {hosts[NAME]} the HOST:PORT of the cases of a word."""
         return text.format(
+            number=number,
             host=self.authority(case),
             address=self.addresses[host_of(case)],
             inside=f"{INSIDE}:{self.port}",

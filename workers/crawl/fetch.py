@@ -63,14 +63,15 @@ class PinnedResolver(CachingThreadedResolver):  # type: ignore[misc]
         return defer.fail(DNSLookupError(f"{name} is not the host of this crawl"))
 
     @classmethod
-    def pin(cls, url: str, allowed: tuple[str, ...]) -> None:
+    def pin(cls, url: str, settings: CrawlSettings) -> None:
         """Let the host of ``url`` be connected to, at an address of its own that is checked here.
 
         Raises PrivateAddressError or OSError (``permitted_addresses``).
         """
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
-        found = permitted_addresses(host, port, allowed, cls.addresses.get(host))
+        allowed, known = settings.allow_private_hosts, cls.addresses.get(host)
+        found = permitted_addresses(host, port, allowed, known, settings.timeout)
         cls.addresses[host] = found[0]
 
 
@@ -115,7 +116,7 @@ class Fetcher:
     async def can_reach(self, url: str) -> bool:
         """Whether a host other than the one that is crawled is there, and may be connected to."""
         try:
-            await asyncio.to_thread(PinnedResolver.pin, url, self._settings.allow_private_hosts)
+            await asyncio.to_thread(PinnedResolver.pin, url, self._settings)
         except (PrivateAddressError, OSError, UnicodeError):
             return False
         return True

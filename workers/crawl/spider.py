@@ -106,7 +106,7 @@ def run_job(job: CrawlJob) -> CrawlResult:
 def _pin(job: CrawlJob) -> str | None:
     """Why the host may not or cannot be reached; None once its name has its address."""
     try:
-        PinnedResolver.pin(f"http://{normal_host(job.host)}/", job.settings.allow_private_hosts)
+        PinnedResolver.pin(f"http://{normal_host(job.host)}/", job.settings)
     except PrivateAddressError:
         return "private_address"
     except (OSError, UnicodeError):

@@ -8,13 +8,16 @@ to the address that was checked and to no other.
 from __future__ import annotations
 
 import ipaddress
-import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from workers.base.urls import normal_host
+from workers.web.lookups import LOOKUPS
 
 #: IPv6 prefixes whose last 32 bits are an IPv4 address that a gateway connects to (NAT64).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+#: Seconds that a name server may take.
+LOOKUP_SECONDS = 30.0
 
 
 class PrivateAddressError(ConnectionError):
@@ -42,22 +45,45 @@ def _as_in_urls(name: str) -> str:
 
 
 def permitted_addresses(
-    host: str, port: int, allowed: Collection[str], known: str | None = None
+    host: str,
+    port: int,
+    allowed: Collection[str],
+    known: str | None = None,
+    seconds: float = LOOKUP_SECONDS,
 ) -> list[str]:
     """The IP addresses of ``host``, IPv4 first; of one whose address is ``known``, that one.
 
-    ``allowed`` names hosts (HOST or HOST:PORT, an IPv6 address of the latter in brackets) that may
-    have a private address. Raises
-    PrivateAddressError when any address of another host is private, socket.gaierror when
-    there is none.
+    ``seconds`` is how long a name server may take. Raises what ``check_addresses`` does,
+    socket.gaierror when there is none, TimeoutError.
     """
-    found = socket.getaddrinfo(known or host, port, type=socket.SOCK_STREAM)
-    addresses = sorted({(family != socket.AF_INET, str(ip[0])) for family, *_, ip in found})
-    named = is_named(host, port, allowed)
-    for _, address in addresses:
-        if not named and not is_public(address):
+    answer = LOOKUPS.ask(known or host)
+    try:
+        addresses = answer.result(seconds)
+    except TimeoutError as error:
+        answer.cancel()
+        raise silent(host, seconds) from error
+    check_addresses(host, port, allowed, addresses)
+    return addresses
+
+
+def silent(host: str, seconds: float) -> TimeoutError:
+    """What is raised where nobody says where a host is."""
+    return TimeoutError(f"no name server has answered for {host} within {seconds:g} s")
+
+
+def check_addresses(
+    host: str, port: int, allowed: Collection[str], addresses: Iterable[str]
+) -> None:
+    """Raise PrivateAddressError when any of a host's addresses is private.
+
+    ``allowed`` names hosts (HOST or HOST:PORT, an IPv6 address of the latter in brackets) that may
+    have such an address.
+    """
+    if is_named(host, port, allowed):
+        return
+    for address in addresses:
+        if not is_public(address):
             raise PrivateAddressError(f"{host} is at {address}, which is not public")
-    return [address for _, address in addresses]
 
 
 def is_named(host: str, port: int, allowed: Collection[str]) -> bool:

@@ -2,7 +2,8 @@
 
 What an address in a pair or in a redirect may make this machine do is bounded. A name is looked up
 once, each of its addresses is checked (``workers.web.addresses``), and one of them is connected to;
-TLS is verified against the name. There is no proxy, which would connect where it likes, no cookie
+TLS is verified against the name. A name server that says nothing holds up its own names alone
+(``workers.web.lookups``). There is no proxy, which would connect where it likes, no cookie
 and no user name. An answer may be so long without a word, and so long in all; its head has so many
 bytes, and its body as many as are asked for, counted while they come.
 """
@@ -14,7 +15,6 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -27,10 +27,11 @@ from yarl import URL
 
 from workers.base.failures import reason_of
 from workers.base.urls import DEFAULT_PORTS
-from workers.web.addresses import PrivateAddressError, is_named, permitted_addresses
+from workers.web.addresses import PrivateAddressError, check_addresses, is_named, silent
+from workers.web.lookups import LOOKUPS
 
-#: Names that are looked up at a time: each takes a thread, which a slow name server holds.
-LOOKUPS = 16
+#: Names whose addresses are known at a time: about as many as a shard has hosts.
+MAX_NAMES = 10_000
 #: Seconds for which an address that was checked is connected to, and an idle connection is kept.
 ADDRESS_SECONDS, IDLE_SECONDS = 600, 15.0
 #: Of an answer's head: bytes of a line, and lines.
@@ -66,15 +67,14 @@ FAILURES: dict[type[Exception], str] = {
 ERRORS: tuple[type[Exception], ...] = tuple(FAILURES)
 
 
-def _permitted(host: str, port: int, allowed: Collection[str]) -> list[str]:
-    """``permitted_addresses``, at a port of the web or one that is named. Raises OddPortError, too.
+def _check(host: str, port: int, allowed: Collection[str], addresses: Collection[str]) -> None:
+    """``check_addresses``, at a port of the web or one that is named. Raises OddPortError, too.
 
     Other services than the web's would be sent what a page wrote.
     """
-    addresses = permitted_addresses(host, port, allowed)
+    check_addresses(host, port, allowed, addresses)
     if port not in DEFAULT_PORTS.values() and not is_named(host, port, allowed):
         raise OddPortError(f"{host} is asked for at port {port}, which nobody has named")
-    return addresses
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def failure_reason(error: Exception) -> str:
 
 
 class _CheckedResolver(AbstractResolver):
-    def __init__(self, allowed: Collection[str]) -> None:
+    def __init__(self, allowed: Collection[str], seconds: float) -> None:
         self._allowed = allowed
-        self._threads = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="lookup")
+        self._seconds = seconds
 
     async def resolve(
         self,
@@ -105,9 +105,13 @@ class _CheckedResolver(AbstractResolver):
         port: int = 0,
         family: socket.AddressFamily = socket.AF_INET,  # noqa: ARG002 - all are asked for
     ) -> list[ResolveResult]:
-        """Raises PrivateAddressError or socket.gaierror."""
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, _permitted, host, port, self._allowed)
+        """Raises PrivateAddressError, OddPortError, socket.gaierror, UnicodeError, TimeoutError."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                found = await asyncio.wrap_future(LOOKUPS.ask(host))
+        except TimeoutError as error:
+            raise silent(host, self._seconds) from error
+        _check(host, port, self._allowed, found)
         return [
             ResolveResult(
                 hostname=host,
@@ -121,7 +125,7 @@ class _CheckedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """There is nothing to close: the threads are the process's."""
 
 
 class Client:
@@ -131,7 +135,7 @@ class Client:
         agent: who we say we are.
         allowed: hosts (HOST or HOST:PORT) that may have a private address, or another port than
             those of http and https.
-        timeout: seconds without any answer.
+        timeout: seconds without any answer, of a name server either.
         connections: at a time.
     """
 
@@ -140,8 +144,9 @@ class Client:
     ) -> None:
         self._allowed = allowed
         connector = aiohttp.TCPConnector(
-            resolver=_CheckedResolver(allowed),
+            resolver=_CheckedResolver(allowed, timeout),
             ttl_dns_cache=ADDRESS_SECONDS,
+            dns_cache_max_size=MAX_NAMES,
             keepalive_timeout=IDLE_SECONDS,
             limit=connections,
             ssl=ssl.create_default_context(),
@@ -205,7 +210,7 @@ class Client:
             ipaddress.ip_address(host)
         except ValueError:
             return
-        _permitted(host, port, self._allowed)
+        _check(host, port, self._allowed, [host])
 
 
 async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:

@@ -22,6 +22,7 @@ from workers.fetch.fetch_each import fetch_each
 
 BODY = b"a picture" * 100
 GOOD = Answer(BODY)
+CLOSING = Answer(BODY, headers={"Connection": "close"})
 RULES = ("/robots.txt", "/.well-known/tdmrep.json")
 
 
@@ -174,6 +175,29 @@ def test_a_name_is_looked_up_once_and_the_address_that_was_checked_is_connected_
         host = web.host.replace("127.0.0.1", "a.invalid")
         assert fetched(f"http://{host}/good.png", host) == BODY
     assert looked_up.count("a.invalid") == 1
+
+
+def test_addresses_are_known_for_so_many_names_at_a_time(monkeypatch):
+    looked_up, real = [], socket.getaddrinfo
+
+    def noted(host, port, *args, **more):
+        looked_up.append(host)
+        return real("127.0.0.1", port, *args, **more)
+
+    def asked(most):
+        looked_up.clear()
+        monkeypatch.setattr("workers.web.client.MAX_NAMES", most)
+        hosts = [web.host.replace("127.0.0.1", f"{n}.invalid") for n in (1, 2, 3, 1)]
+        urls = [f"http://{host}/{n}.png" for n, host in enumerate(hosts)]
+        settings = DownloadSettings(allow_private_hosts=tuple(hosts), robots=False, connections=1)
+        results = dict(fetch_each(urls, settings))
+        assert all(result.content == BODY for result in results.values())
+        return looked_up
+
+    with serving({f"/{n}.png": CLOSING for n in range(4)}) as web:
+        monkeypatch.setattr(socket, "getaddrinfo", noted)
+        assert asked(10) == ["1.invalid", "2.invalid", "3.invalid"]
+        assert asked(1) == ["1.invalid", "2.invalid", "3.invalid", "1.invalid"]
 
 
 def test_a_port_of_the_web_that_nobody_named_is_not_connected_to(monkeypatch):

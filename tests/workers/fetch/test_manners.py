@@ -1,5 +1,6 @@
 """How hosts are treated: what robots.txt says, how often, how far apart, and when no more."""
 
+import socket
 import threading
 import time
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ import pytest
 
 from tests.workers.fetch.test_download import files_in, image
 from tests.workers.fetch.test_image_fetch import images_asked
-from tests.workers.web import Answer, moved, robots, serving
+from tests.workers.web import PATIENCE, Answer, moved, robots, serving
 from workers.base.contracts import REQUESTS
 from workers.base.pair_ids import make_pair_id
 from workers.base.settings import DownloadSettings
@@ -200,6 +201,33 @@ def test_who_waits_for_a_connection_still_keeps_the_distance():
         assert set(outcomes(urls, connections=1, delay=0.3, robots=False).values()) == {None}
         for web in webs:
             assert all(after - before > 0.25 for before, after in pairwise(web.asked_at))
+
+
+@pytest.mark.parametrize("robots_too", [True, False])
+def test_names_that_no_name_server_answers_for_hold_up_nothing_else(monkeypatch, robots_too):
+    ended, real = threading.Event(), socket.getaddrinfo
+
+    def look_up(host, *args, **more):
+        if host.endswith(".invalid"):
+            ended.wait(PATIENCE)
+        return real("127.0.0.1", *args, **more)
+
+    with serving({}) as web:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        hanging = [f"http://{n}.invalid/a.png" for n in range(40)]
+        good = [url.replace("127.0.0.1", "good.test") for url in pictures(web, 3)]
+        named = web.host.replace("127.0.0.1", "good.test")
+        before = threading.active_count()
+        settings = {"timeout": 0.5, "retries": 0, "robots": robots_too}
+        said = outcomes([*hanging, *good], named, **settings)
+        try:
+            assert said == {**dict.fromkeys(hanging, "timeout"), **dict.fromkeys(good)}
+            assert threading.active_count() - before == len(hanging)
+            again = outcomes([*hanging, *good], named, **settings)
+            assert again == said
+            assert threading.active_count() - before == len(hanging)  # not one more
+        finally:
+            ended.set()
 
 
 def test_a_url_is_asked_for_once_however_many_captions_it_has(tmp_path):
