@@ -25,7 +25,7 @@ from pipelines.stages.base import Stage
 from workers.base.copies import bring
 from workers.base.opt_outs import OptOutFiles
 from workers.base.preferences import RULES, RULES_OF_HOSTS
-from workers.base.settings import DownloadSettings, resolve_path
+from workers.base.settings import NO_CONTACT, DownloadSettings, has_contact, resolve_path
 from workers.base.tally import Tally
 from workers.fetch.requests import attempt_of
 
@@ -64,7 +64,8 @@ class Images(Stage):
         return self.run.config.images.agents
 
     def check(self) -> None:
-        for name, root in self.run.config.images.local_roots.items():
+        settings = self.run.config.images
+        for name, root in settings.local_roots.items():
             if not resolve_path(root).is_dir():
                 raise ConfigError(f"images.local_roots.{name}: there is no folder {root}")
         receipts = self.receipts.all()
@@ -75,6 +76,14 @@ class Images(Stage):
                 "settings of images or by another version, and would be fetched again: give "
                 "--refetch if that is meant, or the settings as they were (run.json has them), or "
                 "another --run-dir"
+            )
+        # Where these are, no URL may be one of the public internet: a shard ends at the first.
+        may_stay = settings.allow_private_hosts or settings.local_roots
+        if not (may_stay or has_contact(settings.user_agent)):
+            raise ConfigError(
+                f"images.user_agent: {NO_CONTACT}. If all images lie in your own network or on "
+                "this machine, name what has them in images.allow_private_hosts or "
+                "images.local_roots"
             )
 
     def answered(self) -> list[Receipt]:

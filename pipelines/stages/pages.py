@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
@@ -19,10 +20,11 @@ from pipelines.run.receipts import Outcome, Receipt, Shard, Side
 from pipelines.stages.base import Stage
 from workers.base.opt_outs import read_tombstones
 from workers.base.preferences import RULES
-from workers.base.settings import CrawlSettings
+from workers.base.settings import NO_CONTACT, CrawlSettings, has_contact
 from workers.base.tally import Tally
-from workers.base.urls import UrlError, absolute_url, authority, normal_host
+from workers.base.urls import DEFAULT_PORTS, UrlError, absolute_url, authority, normal_host
 from workers.crawl.host import KNOWN
+from workers.web.addresses import is_named
 
 
 class Pages(Stage):
@@ -51,7 +53,14 @@ class Pages(Stage):
         return self.run.config.pages.agents
 
     def check(self) -> None:
-        self.seeds_by_host()
+        settings = self.run.config.pages
+        for host, seeds in self.seeds_by_host().items():
+            named = [_is_named(seed, settings.allow_private_hosts) for seed in seeds]
+            if not (all(named) or has_contact(settings.user_agent)):
+                raise ConfigError(
+                    f"pages.user_agent: {host} is to be crawled, and {NO_CONTACT}. If it is a host "
+                    "of your own network, name it in pages.allow_private_hosts"
+                )
 
     def seeds_by_host(self) -> dict[str, set[str]]:
         """The seeds in normal form, by host however it was written. Raises ConfigError."""
@@ -103,6 +112,11 @@ class Pages(Stage):
         config = self.run.config
         work = Crawl(config.pages, self.folder, opt_out_files(self.run).taken_down)
         return on_beam(work, shards, self.folder, config.beam.options)
+
+
+def _is_named(url: str, allowed: Collection[str]) -> bool:
+    parts = urlsplit(url)
+    return is_named(parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme], allowed)
 
 
 def _refusal(seed: str) -> str:

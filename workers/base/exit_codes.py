@@ -46,8 +46,11 @@ def _explain(error: BaseException) -> tuple[ExitCode, str]:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that it was raised for."""
+    """An error, those that it was raised for, and those that are in a group."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
+        if isinstance(cause, BaseExceptionGroup):
+            for inner in cause.exceptions:
+                yield from causes(inner)
         cause = cause.__cause__ or cause.__context__

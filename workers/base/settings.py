@@ -53,6 +53,30 @@ def _addressable(user_agent: str) -> str:
     return user_agent
 
 
+#: The domain of a URL or of an e-mail address.
+_CONTACT = re.compile(
+    r"(?:https?://|[\w.+-]+@)((?:[a-z0-9-]+\.)+(?:[a-z]{2,}|xn--[a-z0-9-]+))(?![\w-])",
+    re.IGNORECASE,
+)
+#: Domains at which nobody is (RFC 2606, RFC 6761), or nobody whom the web can reach.
+_NOBODYS = re.compile(
+    r"(?:.*\.)?(?:example(?:\.(?:com|net|org))?|test|invalid|localhost|local|internal)",
+    re.IGNORECASE,
+)
+
+#: What to do where nobody can be reached through a user agent.
+NO_CONTACT = (
+    "the owners of hosts on the public internet must be able to reach whoever asks them: add a URL "
+    "or an e-mail address of your own, as in `birds-research (+https://DOMAIN/bot)` or "
+    "`birds-research (NAME@DOMAIN)`; example.org, a.example and the like are nobody's"
+)
+
+
+def has_contact(user_agent: str) -> bool:
+    """Whether a user agent names a URL or an e-mail address where somebody may be reached."""
+    return any(not _NOBODYS.fullmatch(domain) for domain in _CONTACT.findall(user_agent))
+
+
 #: What goes into the User-Agent header.
 UserAgent = Annotated[str, AfterValidator(_addressable)]
 
@@ -137,7 +161,11 @@ class Visitor(Settings):
     user_agent: UserAgent = Field(
         default="clip-from-scratch",
         description="who we say we are: a name of letters, - and _, which is what robots.txt calls "
-        "us by; add a URL or an address where you can be reached",
+        "us by. On the public internet it must have a URL or an e-mail address where you can be "
+        "reached, as in `birds-research (+https://DOMAIN/bot)`; example.org and its like are "
+        "nobody's. Without one only hosts of allow_private_hosts are asked, at loopback or private "
+        "addresses: a run that has none ends with exit code 2 before any work, and a shard at the "
+        "first public address that it would ask",
     )
     obey_agents: tuple[ProductToken, ...] = Field(
         default=(),

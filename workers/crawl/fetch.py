@@ -26,7 +26,7 @@ from workers.base.failures import FetchError, is_passing, reason_of
 from workers.base.settings import CrawlSettings
 from workers.base.urls import DEFAULT_PORTS, from_header
 from workers.extract.http_messages import CodingError, undo_codings
-from workers.web.addresses import PrivateAddressError, permitted_addresses
+from workers.web.addresses import PrivateAddressError, check_contact, permitted_addresses
 from workers.web.pauses import MAX_PAUSE, backoff, retry_after
 from workers.web.robots import MAX_ROBOTS_DOWNLOAD, Reply
 
@@ -66,12 +66,13 @@ class PinnedResolver(CachingThreadedResolver):  # type: ignore[misc]
     def pin(cls, url: str, settings: CrawlSettings) -> None:
         """Let the host of ``url`` be connected to, at an address of its own that is checked here.
 
-        Raises PrivateAddressError or OSError (``permitted_addresses``).
+        Raises PrivateAddressError or OSError (``permitted_addresses``), and NoContactError.
         """
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
         allowed, known = settings.allow_private_hosts, cls.addresses.get(host)
         found = permitted_addresses(host, port, allowed, known, settings.timeout)
+        check_contact(host, found, settings.user_agent, "pages.user_agent")
         cls.addresses[host] = found[0]
 
 

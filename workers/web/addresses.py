@@ -10,6 +10,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection, Iterable
 
+from workers.base.failures import NeedsMendingError
+from workers.base.settings import NO_CONTACT, has_contact
 from workers.base.urls import normal_host
 from workers.web.lookups import LOOKUPS
 
@@ -22,6 +24,10 @@ LOOKUP_SECONDS = 30.0
 
 class PrivateAddressError(ConnectionError):
     """A host that is not on the public internet and was not allowed by name."""
+
+
+class NoContactError(NeedsMendingError):
+    """A host on the public internet would be asked by nobody who can be reached."""
 
 
 def is_public(address: str) -> bool:
@@ -84,6 +90,15 @@ def check_addresses(
     for address in addresses:
         if not is_public(address):
             raise PrivateAddressError(f"{host} is at {address}, which is not public")
+
+
+def check_contact(host: str, addresses: Iterable[str], user_agent: str, setting: str) -> None:
+    """Raise NoContactError when any address is public and the user agent has no contact.
+
+    ``setting`` is where the user agent comes from.
+    """
+    if not has_contact(user_agent) and any(map(is_public, addresses)):
+        raise NoContactError(f"{host} is on the public internet; {setting}: {NO_CONTACT}")
 
 
 def is_named(host: str, port: int, allowed: Collection[str]) -> bool:

@@ -27,7 +27,13 @@ from yarl import URL
 
 from workers.base.failures import reason_of
 from workers.base.urls import DEFAULT_PORTS
-from workers.web.addresses import PrivateAddressError, check_addresses, is_named, silent
+from workers.web.addresses import (
+    PrivateAddressError,
+    check_addresses,
+    check_contact,
+    is_named,
+    silent,
+)
 from workers.web.lookups import LOOKUPS
 
 #: Names whose addresses are known at a time: about as many as a shard has hosts.
@@ -67,14 +73,22 @@ FAILURES: dict[type[Exception], str] = {
 ERRORS: tuple[type[Exception], ...] = tuple(FAILURES)
 
 
-def _check(host: str, port: int, allowed: Collection[str], addresses: Collection[str]) -> None:
-    """``check_addresses``, at a port of the web or one that is named. Raises OddPortError, too.
+@dataclass(frozen=True)
+class _Permission:
+    """Whom we may ask."""
 
-    Other services than the web's would be sent what a page wrote.
-    """
-    check_addresses(host, port, allowed, addresses)
-    if port not in DEFAULT_PORTS.values() and not is_named(host, port, allowed):
-        raise OddPortError(f"{host} is asked for at port {port}, which nobody has named")
+    agent: str  # who we say we are
+    allowed: Collection[str]  # as in Client
+
+    def check(self, host: str, port: int, addresses: Collection[str]) -> None:
+        """Raises PrivateAddressError, OddPortError, NoContactError.
+
+        At other ports than the web's are other services, which would be sent what a page wrote.
+        """
+        check_addresses(host, port, self.allowed, addresses)
+        if port not in DEFAULT_PORTS.values() and not is_named(host, port, self.allowed):
+            raise OddPortError(f"{host} is asked for at port {port}, which nobody has named")
+        check_contact(host, addresses, self.agent, "images.user_agent")
 
 
 @dataclass(frozen=True)
@@ -95,8 +109,8 @@ def failure_reason(error: Exception) -> str:
 
 
 class _CheckedResolver(AbstractResolver):
-    def __init__(self, allowed: Collection[str], seconds: float) -> None:
-        self._allowed = allowed
+    def __init__(self, permission: _Permission, seconds: float) -> None:
+        self._permission = permission
         self._seconds = seconds
 
     async def resolve(
@@ -105,13 +119,13 @@ class _CheckedResolver(AbstractResolver):
         port: int = 0,
         family: socket.AddressFamily = socket.AF_INET,  # noqa: ARG002 - all are asked for
     ) -> list[ResolveResult]:
-        """Raises PrivateAddressError, OddPortError, socket.gaierror, UnicodeError, TimeoutError."""
+        """Raises what ``_Permission.check`` does, socket.gaierror, UnicodeError, TimeoutError."""
         try:
             async with asyncio.timeout(self._seconds):
                 found = await asyncio.wrap_future(LOOKUPS.ask(host))
         except TimeoutError as error:
             raise silent(host, self._seconds) from error
-        _check(host, port, self._allowed, found)
+        self._permission.check(host, port, found)
         return [
             ResolveResult(
                 hostname=host,
@@ -132,7 +146,7 @@ class Client:
     """Connections to any number of hosts, kept while they are of use.
 
     Args:
-        agent: who we say we are.
+        agent: who we say we are; with a contact, where anybody on the public internet is asked.
         allowed: hosts (HOST or HOST:PORT) that may have a private address, or another port than
             those of http and https.
         timeout: seconds without any answer, of a name server either.
@@ -142,9 +156,9 @@ class Client:
     def __init__(
         self, agent: str, allowed: Collection[str], timeout: float, connections: int
     ) -> None:
-        self._allowed = allowed
+        self._permission = _Permission(agent, allowed)
         connector = aiohttp.TCPConnector(
-            resolver=_CheckedResolver(allowed, timeout),
+            resolver=_CheckedResolver(self._permission, timeout),
             ttl_dns_cache=ADDRESS_SECONDS,
             dns_cache_max_size=MAX_NAMES,
             keepalive_timeout=IDLE_SECONDS,
@@ -190,7 +204,7 @@ class Client:
             is_wanted: whether the body is, by status and headers; what it raises ends the request.
 
         Raises:
-            One of ERRORS.
+            One of ERRORS, or NoContactError, which is no fault of the URL's.
         """
         async with asyncio.timeout(seconds):
             await self._check_number(url)
@@ -210,7 +224,7 @@ class Client:
             ipaddress.ip_address(host)
         except ValueError:
             return
-        _check(host, port, self._allowed, [host])
+        self._permission.check(host, port, [host])
 
 
 async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:

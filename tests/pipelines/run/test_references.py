@@ -19,6 +19,7 @@ from tests.shards import save_tiny_model
 from workers.base.contracts import embeddings_schema
 from workers.embedding.settings import EmbedSettings, model_label
 
+AGENT = "birds-research (+https://birds-research.org/bot)"
 EMBEDDINGS = {
     "label_sets": {"colour": {"classes": ["red", "green"]}, "things": {"classes": "CIFAR10"}},
     "attributes": {"photo": {}},
@@ -39,7 +40,8 @@ def checked(tmp_path):
         config = {
             "name": "test",
             "queries": {"dumps": [str(dump)]},
-            "pages": {"seeds": ["https://a.example/"]},
+            "pages": {"seeds": ["https://a.example/"], "user_agent": AGENT},
+            "images": {"user_agent": AGENT},
             "embeddings": EMBEDDINGS | {"model": model, "heads": heads} | dict(embeddings),
             "selection": {"steps": list(steps)},
             **more,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from workers.base.settings import CrawlSettings, DownloadSettings, product_token
+from workers.base.settings import CrawlSettings, DownloadSettings, has_contact, product_token
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,33 @@ def test_a_crawl_depends_on_whose_rules_count_and_images_that_are_there_do_not()
 def test_a_user_agent_that_robots_txt_cannot_address_is_refused(kind, user_agent, message):
     with pytest.raises(ValidationError, match=message):
         kind(user_agent=user_agent)
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "is_contact"),
+    [
+        ("birds-research (+https://birds-research.org/bot)", True),
+        ("birds-research/1.0 (https://lab.birds-research.org:8080)", True),
+        ("birds-research (birds+bot@birds-research.org)", True),
+        ("birds-research; HTTP://BIRDS.ORG", True),
+        ("birds-research (+https://xn--vgel-5qa.xn--p1ai/)", True),
+        ("birds-research (+https://my-example.com/)", True),
+        ("birds-research (+https://example.com.birds.org/)", True),
+        ("birds-research (+https://example.org/, bot@birds.org)", True),
+        ("birds-research", False),
+        ("birds-research (birds.org)", False),
+        ("birds-research (bot at birds.org)", False),
+        ("birds-research (+https://example.com/bot)", False),
+        ("birds-research (+https://www.EXAMPLE.org/bot)", False),
+        ("birds-research (bot@example.net)", False),
+        ("birds-research (+https://birds.example/bot)", False),
+        ("birds-research (+https://birds.test, bot@birds.invalid)", False),
+        ("birds-research (+https://localhost/)", False),
+        ("birds-research (+http://127.0.0.1/)", False),
+        ("birds-research (+https://DOMAIN/bot)", False),
+        ("birds-research (NAME@DOMAIN)", False),
+        ("clip-from-scratch", False),
+    ],
+)
+def test_a_contact_is_where_somebody_may_be_reached(user_agent, is_contact):
+    assert has_contact(user_agent) is is_contact

@@ -4,7 +4,14 @@ import socket
 
 import pytest
 
-from workers.web.addresses import PrivateAddressError, is_public, permitted_addresses
+from workers.base.settings import CrawlSettings
+from workers.crawl.fetch import PinnedResolver
+from workers.web.addresses import (
+    NoContactError,
+    PrivateAddressError,
+    is_public,
+    permitted_addresses,
+)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8"])
@@ -69,3 +76,14 @@ def test_a_host_is_named_in_any_spelling(allowed):
 def test_other_spellings_of_loopback(disguise):
     with pytest.raises((PrivateAddressError, socket.gaierror)):
         permitted_addresses(disguise, 80, ())
+
+
+def test_a_crawl_by_somebody_who_cannot_be_reached_stays_off_the_public_internet(monkeypatch):
+    monkeypatch.setattr(PinnedResolver, "addresses", {})
+    nobody = CrawlSettings(allow_private_hosts=("93.184.215.14", "127.0.0.1"))
+    PinnedResolver.pin("http://127.0.0.1/", nobody)
+    with pytest.raises(NoContactError, match=r"public internet; pages\.user_agent: the owners"):
+        PinnedResolver.pin("http://93.184.215.14/", nobody)
+    assert PinnedResolver.addresses == {"127.0.0.1": "127.0.0.1"}
+    somebody = CrawlSettings(user_agent="birds-research (bot@birds-research.org)")
+    PinnedResolver.pin("http://93.184.215.14/", somebody)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import re
 import socket
 import ssl
 import subprocess
@@ -11,13 +12,17 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
+import aiohappyeyeballs
 import brotli
 import pytest
 import zstandard
 
+from pipelines.run.attempts import attempt
+from pipelines.run.receipts import Shard
 from tests.workers.web import PATIENCE, Answer, moved, serving
 from workers.base.opt_outs import Kind, OptOuts, normal_entry
 from workers.base.settings import DownloadSettings
+from workers.base.tally import Tally
 from workers.fetch.fetch_each import fetch_each
 
 BODY = b"a picture" * 100
@@ -206,6 +211,49 @@ def test_a_port_of_the_web_that_nobody_named_is_not_connected_to(monkeypatch):
     )
     assert fetched("http://a.invalid:8080/a.png", robots=False) == "odd_port"
     assert fetched("http://93.184.215.14:25/a.png", robots=False) == "odd_port"
+
+
+@pytest.mark.parametrize("url", ["http://a.invalid/a.png", "http://93.184.215.14/a.png"])
+def test_no_public_address_is_asked_by_somebody_who_cannot_be_reached(monkeypatch, tmp_path, url):
+    """It ends the shard, whatever else is on its list, and says which setting is to be mended."""
+    connected, real = [], socket.getaddrinfo
+    really_connect = aiohappyeyeballs.start_connection
+
+    def look_up(host, *args, **more):
+        return real("93.184.215.14" if host == "a.invalid" else host, *args, **more)
+
+    async def connect(addr_infos, **more):
+        connected.append(addr_infos[0][4][0])
+        if connected[-1] != "127.0.0.1":
+            raise OSError("it is not asked in a test")
+        return await really_connect(addr_infos, **more)
+
+    def work(_shard, _out):
+        settings = DownloadSettings(
+            allow_private_hosts=(web.host,), user_agent=agent, robots=False, retries=0
+        )
+        results = dict(fetch_each([web.url("/good.png"), url], settings))
+        tally = Tally()
+        tally.fail(results[url].reason, url, {})
+        return {"images": tally}
+
+    with serving({"/good.png": GOOD}) as web:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        monkeypatch.setattr(aiohappyeyeballs, "start_connection", connect)
+        agent = "birds-research (+https://example.org/bot)"
+        outcome = attempt(work, Shard("a", "key"), tmp_path / "images")
+        assert outcome.mend_first
+        assert re.fullmatch(
+            r"\S+ is on the public internet; images\.user_agent: the owners of hosts .* add a URL "
+            r"or an e-mail address of your own, as in `birds-research \(\+https://DOMAIN/bot\)` .*",
+            outcome.error or "",
+        )
+        assert {*connected} <= {"127.0.0.1"}
+        agent = "birds-research (+https://birds-research.org/bot)"
+        outcome = attempt(work, Shard("a", "key"), tmp_path / "images")
+        assert outcome.receipt
+        assert outcome.receipt.rows["images"]["failed"] == {"connection": 1}
+        assert "93.184.215.14" in connected
 
 
 def test_no_proxy_is_asked_which_would_connect_where_it_likes(monkeypatch):
