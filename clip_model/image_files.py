@@ -3,7 +3,8 @@
 - Only `FORMATS` are read. Pillow knows more, and starts another program for some (Ghostscript).
 - The first frame of an animation counts.
 - Levels have 8 bits: of 16 the upper 8 are kept, as Pillow does for colours and libpng when it is
-  asked to strip. Where 32 bits or floats say nothing of what is white, there is no image.
+  asked to strip. Floats are scaled by the least of 1, 255 and 65,535 that none of them is above.
+  Where 32 bits or floats say nothing of what is white, there is no image.
 - The image is turned as EXIF says, as browsers do.
 
 Nothing in here imports torch.
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 #: Pillow's names of the formats that are read: the web's, and those of other people's data sets.
@@ -40,6 +42,11 @@ _DECODER_ERRORS = (
     struct.error,
     zlib.error,
 )
+
+#: What floats have for white: as floats, or as levels of 8 or 16 bits.
+_WHITES = (1.0, 255.0, 65_535.0)
+#: The share of white that the brightest of floats must have to tell levels from floats.
+_LEAST_BRIGHT = 1 / 8
 
 #: What undoes each of EXIF's orientations but 1, which is upright.
 _TURNS = {
@@ -151,11 +158,26 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
     """
     if image.mode == "PA":
         return image.convert("RGBA")
-    if image.mode == "F":
-        raise ImageError("broken", "levels are floats of unknown scale")
-    if not image.mode.startswith("I"):
+    if image.mode != "F" and not image.mode.startswith("I"):
         return image
     levels = np.asarray(image)
-    if image.mode == "I" and levels.size and not 0 <= levels.min() <= levels.max() <= 0xFFFF:
+    grey = Image.fromarray(_floats(levels) if image.mode == "F" else _upper_bits(levels))
+    if isinstance(clear := image.info.get("transparency"), int):  # a level, of 16 bits
+        grey.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _upper_bits(levels: npt.NDArray[Any]) -> Pixels:
+    if levels.size and not 0 <= levels.min() <= levels.max() <= 0xFFFF:
         raise ImageError("broken", "levels are of 32 bits and unknown scale")
-    return Image.fromarray((levels >> 8).astype(np.uint8))
+    return (levels >> 8).astype(np.uint8)
+
+
+def _floats(levels: npt.NDArray[Any]) -> Pixels:
+    darkest, brightest = levels.min(initial=0), levels.max(initial=0)
+    white = next((white for white in _WHITES if brightest <= white), np.nan)
+    # Floats just above 1 are highlights sooner than 8 bits of which nearly all is black.
+    is_known = darkest >= 0 and (white == _WHITES[0] or brightest >= white * _LEAST_BRIGHT)
+    if not is_known:  # as it is for NaN
+        raise ImageError("broken", "levels are floats of unknown scale")
+    return np.rint(levels * (255 / white)).astype(np.uint8)

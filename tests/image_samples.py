@@ -46,6 +46,10 @@ def _samples() -> dict[str, tuple[bytes, Levels]]:
         "tiff grey 16": (encoded(deep, "TIFF"), grey),
         "tiff grey 16 big-endian": (_big_endian(deep), grey),
         "pgm 16": (encoded(deep, "PPM"), grey),
+        "tiff floats to 1": (encoded(_floats(1), "TIFF"), grey),
+        "tiff floats to 255": (encoded(_floats(255), "TIFF"), grey),
+        "tiff floats to 65,535": (encoded(_floats(65_535), "TIFF"), grey),
+        "pfm": (encoded(_floats(1), "PPM"), grey),
         "png colour 16": (_png_of_16_bits(colour), colour),
         "png 1 bit": (encoded(binary, "PNG"), np.where(grey > 99, 255, 0)),
         "tiff 1 bit": (encoded(binary, "TIFF"), np.where(grey > 99, 255, 0)),
@@ -89,6 +93,10 @@ def _with_alpha(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
     rgba = rgb.convert("RGBA")
     rgba.putalpha(alpha)
     return rgba
+
+
+def _floats(white: float) -> Image.Image:
+    return Image.fromarray((ramp() / 255 * white).astype(np.float32))
 
 
 def _big_endian(deep: Image.Image) -> bytes:

@@ -37,7 +37,7 @@ class Package:
     its releases alone, so there the newest is taken, and the set says which it was.
     """
 
-    registry: Literal["pip", "npm", "apt"]
+    registry: Literal["pip", "pip source", "npm", "apt"]
     name: str
     version: str = ""
     sha256: str = ""
@@ -101,12 +101,12 @@ def fetch(package: Package, folder: Path) -> Unpacked:
 
 
 def unpack(archive: Path, root: Path) -> None:
-    """A wheel, an npm package or a Debian package. Raises PackageError."""
+    """A wheel, a source package of Python, an npm package or Debian's. Raises PackageError."""
     root.mkdir()
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             wheel.extractall(root)
-    elif archive.suffix == ".tgz":
+    elif archive.suffix in (".tgz", ".gz"):
         with tarfile.open(archive) as tar:
             tar.extractall(root, filter="data")
     else:
@@ -122,7 +122,9 @@ def _command(package: Package) -> list[str]:
     if importlib.util.find_spec("pip") is None:
         raise PackageError(f"{name}: this Python has no pip, which fetches it")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    return [*pip, *_ONE_WHEEL, f"{name}=={version}"]
+    # The tools that pip asks for a source's name and version may be wheels themselves.
+    form = _ONE_WHEEL if package.registry == "pip" else ("--no-binary", name)
+    return [*pip, *form, f"{name}=={version}"]
 
 
 def _run(command: list[str], folder: Path, package: Package | None) -> None:

@@ -36,9 +36,14 @@ def test_all_of_16_bits_are_scaled_and_not_cut_off(kind: str) -> None:
 @pytest.mark.parametrize(
     "levels",
     [
-        ramp().astype(np.float32),
         ramp().astype(np.int32) << 16,
         ramp().astype(np.int32) - 200,
+        ramp().astype(np.float32) - 1,
+        np.array([[0.5, 5.0]], np.float32),  # a highlight; as one of 255 levels it would be black
+        np.array([[0.5, 300.0]], np.float32),
+        np.array([[0.5, 65_536.0]], np.float32),
+        np.array([[0.5, np.inf]], np.float32),
+        np.array([[0.5, np.nan]], np.float32),
     ],
 )
 def test_levels_of_unknown_scale_are_refused(levels: npt.NDArray[np.float32]) -> None:

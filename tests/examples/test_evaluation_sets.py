@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import shutil
@@ -219,6 +220,40 @@ def test_wheels_and_npm_packages_are_unpacked(tmp_path):
     unpack(tmp_path / "b.tgz", tmp_path / "b")
     assert (tmp_path / "a/a/data.txt").read_text() == "wheel"
     assert (tmp_path / "b/package/data.txt").read_text() == "npm"
+
+
+#: What builds a source package, as far as pip has to ask it for a name and a version.
+BACKEND = """
+from pathlib import Path
+
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    (Path(folder) / "a-1.dist-info").mkdir()
+    metadata = Path(folder) / "a-1.dist-info/METADATA"
+    metadata.write_text("Metadata-Version: 2.1\\nName: a\\nVersion: 1\\n")
+    return "a-1.dist-info"
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="pip fetches it")
+def test_a_source_package_is_fetched_though_there_is_a_wheel(tmp_path, monkeypatch):
+    build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    index = tmp_path / "index"
+    index.mkdir()
+    with tarfile.open(index / "a-1.tar.gz", "w:gz") as tar:
+        for name, text in {"pyproject.toml": build, "backend.py": BACKEND, "data.txt": "s"}.items():
+            member = tarfile.TarInfo(f"a-1/{name}")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    with zipfile.ZipFile(index / "a-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("a-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: a\nVersion: 1\n")
+        wheel.writestr("a-1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    got = fetch(Package("pip source", "a", "1"), tmp_path / "got")
+    assert got.file == "a-1.tar.gz"
+    assert (got.root / "a-1/data.txt").read_text() == "s"
+    with pytest.raises(PackageError, match="not the file that is known"):
+        fetch(Package("pip source", "a", "1", "00"), tmp_path / "other")
 
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="Debian's tool builds the package")

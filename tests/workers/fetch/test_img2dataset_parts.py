@@ -138,6 +138,12 @@ def test_what_is_transparent_is_white_of_whatever_mode():
         assert (through_img2dataset(encoded(image, "PNG", **options)) == 255).all(), image.mode
 
 
+def test_one_level_of_16_bits_is_transparent_and_those_beside_it_are_not():
+    levels = np.array([[1000, 1001, 999, 0xFFFF]], np.uint16)  # three have the same upper bits
+    read = through_img2dataset(encoded(Image.fromarray(levels), "PNG", transparency=1000))
+    assert read[0, :, 0].tolist() == [255, 3, 3, 255]
+
+
 @pytest.mark.parametrize(
     "data", [EPS, b"<html>", b"", SAMPLES["jpeg"][0][:-300], SAMPLES["webp animated"][0][:60]]
 )
