@@ -29,13 +29,14 @@ from workers.base.file_systems import find_files
 from workers.base.settings import FileName, Settings
 from workers.base.storage import replacing
 from workers.base.text_stream import TextStream
-from workers.base.urls import UrlError, normal_host, normal_urls, url_keys
+from workers.base.urls import UrlError, normal_host, normal_urls, url_keys, without_tracking
 
 log = logging.getLogger(__name__)
 
 #: Bytes of a list that are looked at at a time.
 _BLOCK_BYTES = 4 << 20
 
+#: Python's syntax and RE2's.
 _SCHEME = "^https?://"
 _HOST_OF_URL = r"^[a-z]+://(?P<host>\[[^\]]*\]|[^/:]*)"
 _PORT = re.compile(":[0-9]+$")
@@ -157,7 +158,13 @@ class OptOuts:
         return self._has(Kind.URL, url_names(column)) | self._has_hosts(column)
 
     def has_url(self, url: str) -> bool:
-        return bool(self.has_urls(pa.array([url], pa.string()))[0])
+        """``has_urls`` of one, without Arrow, which would take most of a millisecond for it."""
+        if not self:
+            return False
+        if self.has(Kind.URL, re.sub(_SCHEME, "", without_tracking(url))):
+            return True
+        host = re.match(_HOST_OF_URL, url)
+        return host is not None and self.has_host(host["host"])
 
     def _has_hosts(self, urls: Any) -> Bools:
         hosts = pc.struct_field(pc.extract_regex(urls, _HOST_OF_URL), "host").dictionary_encode()

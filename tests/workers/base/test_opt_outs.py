@@ -24,7 +24,10 @@ def listed(folder, **lists):
 
 
 def of_urls(opt_outs, *urls):
-    return opt_outs.has_urls(pa.array(urls, pa.string())).tolist()
+    """Which are listed, by the column and one by one."""
+    found = opt_outs.has_urls(pa.array(urls, pa.string())).tolist()
+    assert [url is not None and opt_outs.has_url(url) for url in urls] == found
+    return found
 
 
 def test_urls_are_compared_in_their_normal_form(tmp_path):
