@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.baselines import open_clip_model
 from clip_model.config import ClipConfig
-from workers.base.hardware import usable_cores
+from workers.base.cores import usable_cores
 
 BATCH = 64  # clip-retrieval's 256 would leave the loader nothing to do ahead of it in a short run
 LOADER_PROCESSES = min(4, usable_cores())  # its default is 4, and more than cores would be slower

@@ -33,7 +33,8 @@ from benchmarks.memory import fresh_process, peak_bytes
 from benchmarks.photographs import photographs
 from clip_model import ARCHITECTURES, CLIP, save
 from clip_model.flops import image_flops
-from workers.base.hardware import computes_bfloat16, fastest_device, usable_cores
+from workers.base.cores import usable_cores
+from workers.base.hardware import computes_bfloat16, fastest_device
 from workers.base.storage import ROW_GROUP_ROWS
 from workers.base.tally import Tally
 from workers.embedding.embedder import Embedder

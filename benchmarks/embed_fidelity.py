@@ -30,7 +30,7 @@ from benchmarks.clip_model import plain_captions
 from benchmarks.embed import write_shard
 from benchmarks.photographs import photographs
 from workers.base.arrays import Float32s
-from workers.base.hardware import usable_cores
+from workers.base.cores import usable_cores
 from workers.embedding.embedder import Embedder
 from workers.embedding.matrix import embedding_matrix
 from workers.embedding.overlap import in_chunks

@@ -37,7 +37,7 @@ from pipelines.evaluation.command import judged
 from pipelines.evaluation.stages import EvaluationRun
 from pipelines.evaluation.suite import Suite
 from pipelines.run.history import Journal
-from workers.base.hardware import usable_cores
+from workers.base.cores import usable_cores
 from workers.embedding.settings import EmbedSettings
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

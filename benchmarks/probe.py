@@ -33,7 +33,7 @@ from pipelines.evaluation.stages import EvaluationRun, Features, Sets
 from pipelines.evaluation.suite import Suite
 from pipelines.run.history import Journal
 from pipelines.run.runner import run_stage
-from workers.base.hardware import usable_cores
+from workers.base.cores import usable_cores
 from workers.embedding.settings import EmbedSettings
 
 L2 = {"the paper's README": 1 / 0.316, "weaker": 0.0316}

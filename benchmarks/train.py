@@ -59,7 +59,8 @@ from pipelines.training.metrics import Log
 from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
 from pipelines.training.state import TrainingState
-from workers.base.hardware import computes_bfloat16, fastest_device, usable_cores
+from workers.base.cores import usable_cores
+from workers.base.hardware import computes_bfloat16, fastest_device
 from workers.base.storage import ROW_GROUP_ROWS
 
 CPU_MODEL = "ViT-B/32"

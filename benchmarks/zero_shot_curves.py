@@ -39,7 +39,8 @@ from pipelines.training.parallel import Workers
 from pipelines.training.settings import TrainSettings
 from pipelines.training.start import known_or_described
 from pipelines.training.state import trained_objective
-from workers.base.hardware import fastest_device, usable_cores
+from workers.base.cores import usable_cores
+from workers.base.hardware import fastest_device
 from workers.base.storage import file_hash, write_json
 
 CURVE = "curve.json"

@@ -24,9 +24,9 @@ from clip_model.tokenizer import tokenize
 from pipelines.training.index import Failure, Index
 from pipelines.training.lanes import Files, Lane, Row
 from pipelines.training.order import DataSettings, Order, Window
+from workers.base.cores import usable_cores
 from workers.base.failures import NeedsMendingError
 from workers.base.gpu_copies import Sender
-from workers.base.hardware import usable_cores
 from workers.embedding.encoders import one_threaded
 from workers.embedding.overlap import overlap
 

@@ -25,7 +25,7 @@ from pipelines.training.order import DataSettings, Hashes
 from pipelines.training.teacher import NOWHERE, Teacher, open_gathered
 from workers.base.arrays import Bools, Float16s, Int32s, Int64s, UInt64s
 from workers.base.copies import as_urls, bring, drop, publish, version_of
-from workers.base.hardware import usable_cores
+from workers.base.cores import usable_cores
 from workers.base.opt_outs import OptOuts
 from workers.base.settings import printable
 from workers.base.storage import replacing

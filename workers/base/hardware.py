@@ -1,4 +1,4 @@
-"""What the machine has: cores that this process may use, and the arithmetic that is fast on it."""
+"""What the machine has: the arithmetic that is fast on it."""
 
 from __future__ import annotations
 
@@ -9,35 +9,11 @@ from pathlib import Path
 # cannot load its kernels where torch is imported after much else (tests/infra/test_job.py).
 import torch
 
-#: Where a container's share of the machine's cores stands: "QUOTA PERIOD", or "max PERIOD".
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
 #: What Linux says of a CPU, and its flags for instructions that compute in bfloat16 (x86, Arm).
 CPU_INFORMATION = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 #: What ONEDNN_MAX_CPU_ISA can hold oneDNN to, so that it takes bfloat16 and emulates it.
 EMULATING_ISAS = frozenset({"AVX512_CORE", "AVX512_CORE_VNNI"})
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: of its affinity, and no more than its container's quota.
-
-    Not ``torch.get_num_threads()``: Ray sets that to the CPUs of an actor's own request.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return min(cores, _quota(CPU_QUOTA) or cores)
-
-
-def _quota(path: Path) -> int | None:
-    """Whole cores, rounded up; None without a quota."""
-    try:
-        quota, period = path.read_text().split()
-        return max(1, -(-int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
 
 
 def fastest_device() -> torch.device:

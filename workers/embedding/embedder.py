@@ -27,7 +27,8 @@ import clip_model
 from clip_model.image_files import ImageError
 from clip_model.preprocess import image_bytes_transform
 from workers.base.contracts import embeddings_schema
-from workers.base.hardware import fastest_device, usable_cores
+from workers.base.cores import usable_cores
+from workers.base.hardware import fastest_device
 from workers.base.storage import ROW_GROUP_ROWS, table_writer
 from workers.base.tally import Tally
 from workers.embedding.encoders import NO_TEXT, Encoder, load_encoder, one_threaded, precision_on

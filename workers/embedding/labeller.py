@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from workers.base.contracts import labels_schema
-from workers.base.hardware import usable_cores
+from workers.base.cores import usable_cores
 from workers.base.storage import ROW_GROUP_ROWS, table_writer
 from workers.base.tally import Tally
 from workers.embedding.embedder import WINDOW_ROWS

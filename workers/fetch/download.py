@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 import re
 import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ import pyarrow.parquet as pq
 
 from clip_model.image_files import format_of
 from workers.base.contracts import ANSWERS, IMAGES
+from workers.base.cores import usable_cores
 from workers.base.opt_outs import OptOuts
 from workers.base.settings import DownloadSettings
 from workers.base.storage import write_table
@@ -54,6 +57,12 @@ REJECTIONS = {
 #: The texts of `ImageError`.
 NO_IMAGE = re.compile(r"^(?:not an image|truncated|broken): ")
 TOO_LARGE = re.compile(r"^too large: ")
+
+#: Threads that resize, at most: a machine has a task for each of its cores, and more than these
+#: would wait for what one event loop fetches.
+RESIZING = 4
+
+_Resized = tuple[bytes | None, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -125,20 +134,39 @@ def _answers(
     for row in asked.to_pylist():
         rows_of[row["url"]].append(row)
     answers = []
-    for url, fetched in fetch_each(list(rows_of), settings, opt_outs):
-        jpg, about = _resized(fetched, resizer)
-        answer = _about_answer(fetched)
-        for row in rows_of[url]:
-            if jpg is None:
-                answers.append({**row, **answer, **about})
-            else:
-                answers.append({**row, **answer})
-                writer.write(jpg, "", None, {**row, **about})
+    with closing(fetch_each(list(rows_of), settings, opt_outs)) as fetching:
+        for url, fetched, (jpg, about) in _each_resized(fetching, resizer):
+            answer = _about_answer(fetched)
+            for row in rows_of[url]:
+                if jpg is None:
+                    answers.append({**row, **answer, **about})
+                else:
+                    answers.append({**row, **answer})
+                    writer.write(jpg, "", None, {**row, **about})
     writer.close()
     return pa.Table.from_pylist(answers, schema=ANSWERS)
 
 
-def _resized(fetched: Fetched, resizer: Any) -> tuple[bytes | None, dict[str, Any]]:
+def _each_resized(
+    fetching: Iterable[tuple[str, Fetched]], resizer: Any
+) -> Iterator[tuple[str, Fetched, _Resized]]:
+    """URLs with what came of them, made small by several threads, in their order.
+
+    No more than two contents a thread are taken before they are worked on.
+    """
+    threads = min(usable_cores(), RESIZING)
+    waiting = deque[tuple[str, Fetched, Future[_Resized]]]()
+    with ThreadPoolExecutor(threads, "resize") as pool:
+        for url, fetched in fetching:
+            waiting.append((url, fetched, pool.submit(_resized, fetched, resizer)))
+            while len(waiting) > 2 * threads or (waiting and waiting[0][2].done()):
+                first, content, result = waiting.popleft()
+                yield first, content, result.result()
+        for url, fetched, result in waiting:
+            yield url, fetched, result.result()
+
+
+def _resized(fetched: Fetched, resizer: Any) -> _Resized:
     """The JPEG that is stored, and columns of ``IMAGES``; or None, and columns of ``ANSWERS``."""
     if fetched.content is None:
         is_rejected = fetched.reason in image_fetch.REJECTIONS

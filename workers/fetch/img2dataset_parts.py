@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -24,11 +24,13 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from clip_model.image_files import (
     ImageError,
     as_image_error,
     decode_image,
+    decode_jpeg,
     most_pixels,
     pixels_of,
 )
@@ -56,6 +58,9 @@ def img2dataset_parts() -> Parts:
         from img2dataset.resizer import Resizer
         from img2dataset.writer import ParquetSampleWriter
     resizer.cv2 = _OpenCV()
+    # It turns the process's own outputs away meanwhile, for what OpenCV's decoders print. What two
+    # threads turn away at a time may never come back, and nothing that is called here prints.
+    resizer.SuppressStdoutStderr = nullcontext
     return Parts(Resizer, ParquetSampleWriter)
 
 
@@ -68,10 +73,14 @@ class _OpenCV:
     def imdecode(self, data: Pixels, _flags: int) -> Pixels:
         """[H, W] or [H, W, 3 or 4], blue first, of 8 bits. Raises ImageError."""
         content = data.tobytes()
+        pixels = decode_jpeg(content)  # without the interpreter's lock, and with fewer copies
+        if pixels is not None:
+            is_grey = simplejpeg.decode_jpeg_header(content)[2] == "Gray"
+            return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY if is_grey else cv2.COLOR_RGB2BGR)
         with as_image_error():
             # Far more than any model sees, and its levels would take a GB here.
-            if (pixels := pixels_of(content)) > most_pixels():
-                raise ImageError("too large", f"{pixels:,} pixels")
+            if (size := pixels_of(content)) > most_pixels():
+                raise ImageError("too large", f"{size:,} pixels")
             image = decode_image(content)
             if image.has_transparency_data:  # of a palette, too, or of one colour
                 return cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)

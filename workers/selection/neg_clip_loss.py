@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from workers.base.arrays import Bools, Float32s, Float64s, UInt64s
-from workers.base.hardware import usable_cores
+from workers.base.cores import usable_cores
 from workers.embedding.matrix import embedding_matrix
 from workers.selection.scores import is_among, pair_hashes
 

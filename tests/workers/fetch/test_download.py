@@ -19,7 +19,9 @@ from workers.base.opt_outs import Kind, OptOuts, normal_entry
 from workers.base.pair_ids import make_pair_id
 from workers.base.settings import DownloadSettings
 from workers.base.storage import write_table
-from workers.fetch.download import ShardFiles, download_shard
+from workers.fetch.download import ShardFiles, _each_resized, download_shard
+from workers.fetch.image_fetch import Fetched
+from workers.fetch.img2dataset_parts import img2dataset_parts
 
 
 def image(size=(40, 30), color=(200, 30, 30, 255)):
@@ -155,6 +157,40 @@ def test_the_same_shard_twice_gives_the_same_bytes(host, tmp_path):
     assert first.images.read_bytes() == second.images.read_bytes()
     keys = pq.read_table(first.images)["key"].to_pylist()
     assert keys == [f"00007-{n:05d}" for n in range(60)] == sorted(keys)
+
+
+def test_two_images_are_made_smaller_at_a_time_and_come_in_their_order(monkeypatch):
+    monkeypatch.setattr("workers.fetch.download.usable_cores", lambda: 2)
+    both = threading.Barrier(2)
+    resizer = img2dataset_parts().Resizer(20, "keep_ratio", True)
+
+    def with_another(picture):
+        both.wait(30)  # raises where the other does not come
+        return resizer(picture)
+
+    fetched = [(f"{n}", Fetched(image((30 + n, 30)), sha256=f"{n}")) for n in range(8)]
+    resized = list(_each_resized(fetched, with_another))
+    assert [url for url, *_ in resized] == [f"{n}" for n in range(8)]
+    assert [row["original_width"] for *_, (_, row) in resized] == list(range(30, 38))
+
+
+def test_no_more_contents_are_taken_than_two_for_a_thread(monkeypatch):
+    monkeypatch.setattr("workers.fetch.download.usable_cores", lambda: 2)
+    taken, gate = [], threading.Event()
+
+    def fetching():
+        for n in range(20):
+            taken.append(n)
+            if len(taken) == 5:
+                gate.set()
+            yield f"{n}", Fetched(b"x")
+
+    def held(_):
+        assert gate.wait(30)
+        return None, None, None, None, None, "an error"
+
+    next(_each_resized(fetching(), held))
+    assert len(taken) == 5  # the last of them waits until the first has been worked on
 
 
 def test_what_may_pass_is_asked_for_again_and_nothing_else():

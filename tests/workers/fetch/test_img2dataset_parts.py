@@ -1,5 +1,6 @@
 """img2dataset's classes without its imports; its resizing against albumentations itself."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -123,6 +124,31 @@ def test_images_are_upright(kind, orientation):
     columns = slice(0, 16) if places[orientation][1] == "l" else slice(-16, None)
     assert upright[rows, columns].all()
     assert upright.shape == ((32, 48) if orientation < 5 else (48, 32))
+
+
+def test_a_grey_jpeg_is_stored_as_a_grey_one():
+    levels = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
+    for image in (Image.fromarray(levels), Image.fromarray(np.stack([levels] * 3, axis=2))):
+        jpg, *_ = img2dataset_parts().Resizer(64, "no", True)(BytesIO(encoded(image, "JPEG")))
+        assert Image.open(BytesIO(jpg)).mode == image.mode
+
+
+def test_the_outputs_of_the_process_stay_while_an_image_is_made_smaller():
+    """Two threads that turn them away at a time would leave them so."""
+    before = [os.fstat(number) for number in (1, 2)]
+    meanwhile = []
+
+    class Looking(BytesIO):
+        def read(self, *size):
+            meanwhile.append([os.fstat(number) for number in (1, 2)])
+            return super().read(*size)
+
+    picture = Looking(encoded(Image.new("RGB", (80, 60)), "JPEG"))
+    *_, error = img2dataset_parts().Resizer(20, "keep_ratio", True)(picture)
+    assert error is None
+    assert [[one.st_ino for one in outputs] for outputs in meanwhile] == [
+        [one.st_ino for one in before]
+    ]
 
 
 def test_what_is_transparent_is_white_of_whatever_mode():
