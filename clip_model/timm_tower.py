@@ -286,8 +286,9 @@ def _has_weights(module: nn.Module) -> bool:
 
 def _is_plain(module: nn.Module) -> bool:
     """A convolution of three colours that pads with zeros, and all around alike, if it does."""
-    is_known = type(module) is nn.Conv2d or type(module) is SampledConv2d
-    if not (is_known and isinstance(module, nn.Conv2d)) or isinstance(module.padding, str):
+    if not isinstance(module, nn.Conv2d) or type(module) not in (nn.Conv2d, SampledConv2d):
+        return False
+    if isinstance(module.padding, str):
         return False
     plain = (3, 1, (1, 1), "zeros", 1)
     kind = (module.in_channels, module.groups, module.dilation, module.padding_mode)

@@ -70,6 +70,10 @@ class LastAnswer:
     last_modified: str | None = None
     etag: str | None = None
 
+    def asks(self, url: str) -> None:
+        """Nobody has answered for this URL yet."""
+        self.url, self.status, self.last_modified, self.etag = url, None, None, None
+
     def note(self, answer: Answer) -> None:
         """What an answer says."""
         self.status = answer.status
@@ -185,14 +189,14 @@ class ImageFetcher:
         """The image at a URL; ``last`` says meanwhile how far it came."""
         if url.startswith("file:"):
             self._refuse(Kind.URL, url)
-            last.url = url
+            last.asks(url)
             return await asyncio.to_thread(self._local.read, url)
         limit, budget = self._settings.max_bytes, _Budget(self._settings.max_seconds)
         url = absolute_url(url)
         for _ in range(MAX_REDIRECTS + 1):
             self._refuse(Kind.URL, url)  # nothing is asked of what is listed
             reserved = await self._check_rules(url)
-            last.url, last.status = url, None
+            last.asks(url)
             answer = await self._get(url, limit, budget, partial(self._is_image, reserved))
             last.note(answer)
             to = answer.headers.get("Location") if answer.status in REDIRECTS else None
@@ -310,11 +314,9 @@ def _pause_of(answer: Answer) -> float | None:
 def _header(answer: Answer, name: str) -> str | None:
     """As it came; what is no UTF-8 cannot be written into a table."""
     value = answer.headers.get(name)
-    return (
-        None
-        if value is None
-        else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    )
+    if value is None:
+        return None
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _image(answer: Answer, limit: int) -> bytes:

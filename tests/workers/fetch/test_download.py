@@ -53,6 +53,7 @@ ROBOTS = {
 
 HEADERS = {
     "/moved": {"Location": "/tagged.png"},
+    "/lost": {"Location": "/short.png", "ETag": '"the redirect"'},
     "/tagged.png": {
         "Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT",
         "ETag": '"ä"'.encode().decode("latin-1"),
@@ -65,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         body = BODIES.get(self.path)
         status = 200 if body is not None else 404
-        if self.path == "/moved":
+        if self.path in ("/moved", "/lost"):
             status, body = 302, b""
         if self.path == "/busy.png" and next(BUSY) == 0:
             status, body = 503, b""
@@ -223,7 +224,7 @@ def test_what_is_listed_is_rejected_by_its_url_and_by_what_came(host, tmp_path):
 def test_what_a_picture_was_and_who_answered(host, tmp_path):
     BODIES.update({"/tagged.png": image(), "/busy.png": image()})
     urls = [f"{host}{path}" for path in ("/moved", "/busy.png", "/text.png", "/absent.png")]
-    urls.append("ftp://127.0.0.1/x.png")
+    urls += ["ftp://127.0.0.1/x.png", f"{host}/lost"]
     settings = DownloadSettings(allow_private_hosts=("127.0.0.1",), retries=1, retry_pause=0)
     pairs, out = shard_of(urls, tmp_path / "pairs.parquet"), files_in(tmp_path)
     before = datetime.now(UTC) - timedelta(seconds=0.001)
@@ -246,6 +247,7 @@ def test_what_a_picture_was_and_who_answered(host, tmp_path):
         (urls[2], 200, None, None, 1),
         (urls[3], 404, None, None, 1),
         (None, None, None, None, 1),
+        (f"{host}/short.png", None, None, None, 2),
     ]
     assert [answers[url]["reason"] for url in urls] == [
         None,
@@ -253,6 +255,7 @@ def test_what_a_picture_was_and_who_answered(host, tmp_path):
         "not_an_image",
         "http_404",
         "not_http",
+        "cut_off",
     ]
-    assert [answers[url]["rejected"] for url in urls] == [None, None, False, False, True]
+    assert [answers[url]["rejected"] for url in urls] == [*(None, None, False, False, True, False)]
     assert all(before <= row["ended_at"] <= datetime.now(UTC) for row in answers.values())
