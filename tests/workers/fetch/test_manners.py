@@ -205,27 +205,27 @@ def test_who_waits_for_a_connection_still_keeps_the_distance():
 
 @pytest.mark.parametrize("robots_too", [True, False])
 def test_names_that_no_name_server_answers_for_hold_up_nothing_else(monkeypatch, robots_too):
-    ended, real = threading.Event(), socket.getaddrinfo
+    ended, real, asked = threading.Event(), socket.getaddrinfo, []
 
     def look_up(host, *args, **more):
         if host.endswith(".invalid"):
+            asked.append(host)
             ended.wait(PATIENCE)
         return real("127.0.0.1", *args, **more)
 
     with serving({}) as web:
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
-        hanging = [f"http://{n}.invalid/a.png" for n in range(40)]
+        hosts = [f"{n}.{robots_too:d}.invalid" for n in range(40)]
+        hanging = [f"http://{host}/a.png" for host in hosts]
         good = [url.replace("127.0.0.1", "good.test") for url in pictures(web, 3)]
         named = web.host.replace("127.0.0.1", "good.test")
-        before = threading.active_count()
         settings = {"timeout": 0.5, "retries": 0, "robots": robots_too}
         said = outcomes([*hanging, *good], named, **settings)
         try:
             assert said == {**dict.fromkeys(hanging, "timeout"), **dict.fromkeys(good)}
-            assert threading.active_count() - before == len(hanging)
             again = outcomes([*hanging, *good], named, **settings)
             assert again == said
-            assert threading.active_count() - before == len(hanging)  # not one more
+            assert sorted(asked) == sorted(hosts)  # a thread each, and not one more
         finally:
             ended.set()
 
@@ -277,14 +277,13 @@ def test_no_more_contents_wait_than_two_for_a_connection():
 
 def test_who_takes_no_more_ends_the_fetching():
     with serving({}) as web:
-        before = threading.active_count()
         settings = DownloadSettings(allow_private_hosts=("127.0.0.1",), delay=0.05)
         results = fetch_each(pictures(web, 200), settings)
         next(results)
         results.close()
         assert len(images_asked(web)) < 100
         assert settled(partial(len, web.asked)) < 100
-    assert threading.active_count() <= before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
 
 
 def test_a_fault_of_the_program_is_raised_to_who_takes_the_results(monkeypatch):
