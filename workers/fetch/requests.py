@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from workers.base.contracts import ANSWERS, REQUESTS
+from workers.base.pair_ids import URL_DIGITS
 from workers.base.ranges import Range, SortedFile, read_range, within
 from workers.base.storage import write_table
 from workers.base.tally import Tally
@@ -139,7 +141,10 @@ def _is_due(latest: pa.Table, answered: Sequence[AnsweredShard]) -> pa.Array:
 
 
 class _Lists:
-    """Cuts what is to be asked for into lists of even size, those of one attempt together."""
+    """Cuts what is to be asked for into lists of about one size, those of one attempt together.
+
+    All captions of a URL are on one list, so that it is asked for once.
+    """
 
     def __init__(self, out: Path, pairs_per_list: int) -> None:
         self._out, self._size = out, pairs_per_list
@@ -149,23 +154,39 @@ class _Lists:
     def add(self, attempt: int, rows: pa.Table) -> None:
         before = self._open.get(attempt, REQUESTS.empty_table())
         table = pa.concat_tables([before, rows])
-        while len(table) >= 2 * self._size:  # what stays is cut in half at the end, at most
-            self._write(attempt, table.slice(0, self._size))
-            table = table.slice(self._size)
+        # What stays is cut in half at the end, at most; a URL of many captions may go on.
+        while len(table) >= 2 * self._size and (at := _cut(table, self._size)) < len(table):
+            self._write(attempt, table.slice(0, at))
+            table = table.slice(at)
         self._open[attempt] = table
 
     def finish(self) -> int:
         """Write what is left. Returns the rows of all lists."""
         for attempt, table in sorted(self._open.items()):
-            half = -(-len(table) // 2) if len(table) > self._size else len(table)
-            for part in (table.slice(0, half), table.slice(half)):
-                if len(part):
-                    self._write(attempt, part)
+            while len(table):
+                at = len(table)
+                if at > self._size:
+                    at = _cut(table, min(self._size, -(-at // 2)))
+                self._write(attempt, table.slice(0, at))
+                table = table.slice(at)
         return self._rows
 
     def _write(self, attempt: int, table: pa.Table) -> None:
         self._rows += len(table)
         write_table(table, self._out / f"{list_name(table, attempt)}.parquet")
+
+
+def _cut(table: pa.Table, at: int) -> int:
+    """Where to cut before a row: where the captions of another URL begin, but for the first.
+
+    Where there is no such place before it, it is the first behind it, or the table's end.
+    """
+    urls = pc.utf8_slice_codeunits(table["pair_id"], 0, URL_DIGITS).to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(urls[1:] != urls[:-1]) + 1
+    before = starts[starts <= at]
+    if len(before):
+        return int(before[-1])
+    return int(starts[0]) if len(starts) else len(table)
 
 
 def list_name(table: pa.Table, attempt: int) -> str:

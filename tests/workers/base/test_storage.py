@@ -112,9 +112,18 @@ def test_the_data_set_has_what_the_contract_says():
 
 
 def test_pair_ids_are_of_content_and_stable():
-    assert make_pair_id("http://a/b.png", "a cat") == "b0d14f9ddaba8fccb62a2b7166554480"
+    assert make_pair_id("http://a/b.png", "a cat") == "822ecdcddc9b4cb58618f97309ed1ae4"
     assert make_pair_id("http://a/b.png", "a cat") != make_pair_id("http://a/b.png", "a dog")
     assert make_pair_id("ab", "c") != make_pair_id("a", "bc")
+
+
+def test_all_captions_of_a_url_follow_each_other_in_the_order_of_pair_ids():
+    urls = [f"http://a/{n}.png" for n in range(100)]
+    ids = sorted((make_pair_id(url, f"a cat {n}"), url) for url in urls for n in range(5))
+    assert [url for _, url in ids[::5]] == [url for _, url in ids[4::5]]
+    assert len({pair_id for pair_id, _ in ids}) == 500
+    with_tracking = make_pair_id("http://a/1.png?utm_source=b", "a cat")
+    assert with_tracking == make_pair_id("http://a/1.png", "a cat")
 
 
 def test_draws_are_uniform_and_functions_of_seed_and_key():

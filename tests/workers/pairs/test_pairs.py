@@ -356,7 +356,7 @@ def pair_table(rows: Sequence[tuple[str, str]]) -> pa.Table:
 
 
 def test_shards_are_even_ranges():
-    table = pair_table([("http://a.example/", str(n)) for n in range(4_000)])
+    table = pair_table([(f"http://a.example/{n}", "a cat") for n in range(4_000)])
     shards = list(split_by_pair(table, 7))
     assert [number for number, _ in shards] == list(range(7))
     sizes = [len(part) for _, part in shards]
@@ -374,7 +374,7 @@ def test_a_url_stays_together():
 
 
 def test_what_is_sent_on_is_no_larger_than_its_rows():
-    table = pair_table([("http://a.example/", str(n)) for n in range(4_000)])
+    table = pair_table([(f"http://a.example/{n}", "a cat") for n in range(4_000)])
     sent = sum(len(pickle.dumps(part)) for _, part in split_by_pair(table, 100))
     assert sent < 3 * table.nbytes
 
