@@ -18,6 +18,7 @@ from pipelines.run.directory import Run
 from pipelines.run.engines import in_ray_tasks
 from pipelines.run.health import largest, rows_of
 from pipelines.run.history import Sources
+from pipelines.run.lease_book import RayLeaseBook
 from pipelines.run.opt_outs import shared_opt_outs
 from pipelines.run.outages import Tolerance
 from pipelines.run.receipts import Again, Outcome, Receipt, Shard, Side
@@ -28,6 +29,7 @@ from workers.base.preferences import RULES, RULES_OF_HOSTS
 from workers.base.settings import NO_CONTACT, DownloadSettings, has_contact, resolve_path
 from workers.base.tally import Tally
 from workers.fetch.requests import attempt_of
+from workers.web.leases import Book
 
 #: Failures of a shard that say something of the network.
 FEW_FAILURES = 5
@@ -44,7 +46,7 @@ class Images(Stage):
 
     name = "images"
     reads = ("requests",)
-    version = 6
+    version = 7
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
@@ -122,7 +124,10 @@ class Images(Stage):
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
         shards = [replace(shard, again=failures_before(shard.file("requests"))) for shard in shards]
-        work = Download(config.images, shared_opt_outs(self.run))
+        most, book = config.images.tasks_per_host, None
+        if most is not None and len(shards) > most:
+            book = RayLeaseBook.open(most, config.ray)
+        work = Download(config.images, shared_opt_outs(self.run), book)
         return in_ray_tasks(work, shards, self.folder, config.ray)
 
     def again(self, *_: object, missed: bool) -> list[Shard]:  # noqa: ARG002
@@ -146,10 +151,13 @@ def failures_before(requests: Path) -> Again:
 class Download:
     settings: DownloadSettings
     opt_outs: OptOutFiles
+    book: Book | None = None  # of all tasks that work at a time
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from workers.fetch.download import ShardFiles, download_shard
 
         name = f"{shard.name}.parquet"
         new = ShardFiles(out / name, out / Side.TABLES / name)
-        return download_shard(shard.file("requests"), new, self.settings, self.opt_outs.load())
+        return download_shard(
+            shard.file("requests"), new, self.settings, self.opt_outs.load(), self.book
+        )

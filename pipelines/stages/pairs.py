@@ -30,7 +30,7 @@ class Pairs(Stage):
 
     name = "pairs"
     reads = ("queries", "pages")
-    version = 5
+    version = 6
 
     def check(self) -> None:
         if not self.given and not self.run.config.pages.seeds:

@@ -247,7 +247,8 @@ class DownloadSettings(Visitor):
     #: failed or was refused because of one is asked for again by ``--retry``.
     TUNING: ClassVar[frozenset[str]] = frozenset(
         {
-            *("connections", "requests_per_host", "delay", "max_host_seconds", "robots"),
+            *("connections", "requests_per_host", "tasks_per_host", "delay", "max_host_seconds"),
+            "robots",
             *("timeout", "max_seconds", "retries", "retry_pause", "retry_hours"),
             *(
                 "max_unreachable",
@@ -264,11 +265,17 @@ class DownloadSettings(Visitor):
     requests_per_host: int = Field(
         default=2, ge=1, description="of these, at a time at one host (HOST or HOST:PORT)"
     )
+    tasks_per_host: int | None = Field(
+        default=1,
+        ge=1,
+        description="tasks of a run that ask one host at a time; the others wait for their turn. "
+        "null: all of them, for hosts of your own",
+    )
     max_host_seconds: float = Field(
         default=1800.0,
         gt=0.0,
-        description="seconds for which a task asks one host; what is left then is asked for by "
-        "another run, so that a slow host does not hold up a shard",
+        description="seconds for which a task asks one host, its turns together; what is left then "
+        "is asked for by another run, so that a slow host does not hold up a shard",
     )
     robots: bool = Field(
         default=True,

@@ -11,7 +11,7 @@ import io
 import re
 import tempfile
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ from workers.fetch import image_fetch
 from workers.fetch.fetch_each import fetch_each
 from workers.fetch.image_fetch import Fetched
 from workers.fetch.img2dataset_parts import img2dataset_parts
+from workers.web.leases import Book
 
 #: The columns that are handed on, and all that img2dataset's writer is given; it adds the image's.
 COLUMNS = ["pair_id", "url", "caption"]
@@ -78,6 +79,7 @@ def download_shard(
     out: ShardFiles,
     settings: DownloadSettings,
     opt_outs: Sequence[OptOuts] = (),
+    book: Book | None = None,
 ) -> dict[str, Tally]:
     """Download the images of a list of pairs.
 
@@ -85,13 +87,18 @@ def download_shard(
         requests: Parquet file with the columns of ``contracts.REQUESTS``.
         out: files to write.
         opt_outs: what is not to be asked for.
+        book: what downloads at the same time have in common; None: there is only this one.
 
     Returns:
         The tally of the images: every pair is kept, rejected or failed.
     """
     asked = pq.read_table(requests, columns=[*COLUMNS, "tries"])
     with tempfile.TemporaryDirectory(dir=out.images.parent) as scratch:
-        answers = _answers(asked, Path(scratch), settings, opt_outs).sort_by("pair_id")
+        rows_of = defaultdict[str, list[dict[str, Any]]](list)
+        for row in asked.to_pylist():
+            rows_of[row["url"]].append(row)
+        with closing(fetch_each(list(rows_of), settings, opt_outs, book)) as fetching:
+            answers = _answers(fetching, rows_of, Path(scratch), settings).sort_by("pair_id")
         good = pq.read_table(Path(scratch) / _WRITER_FILE)
     images = _with_keys(good.cast(IMAGES).sort_by("pair_id"), asked, out.images.stem)
     write_table(images, out.images)
@@ -117,9 +124,12 @@ def _with_keys(images: pa.Table, asked: pa.Table, shard: str) -> pa.Table:
 
 
 def _answers(
-    asked: pa.Table, scratch: Path, settings: DownloadSettings, opt_outs: Sequence[OptOuts]
+    fetching: Iterable[tuple[str, Fetched]],
+    rows_of: Mapping[str, Sequence[dict[str, Any]]],
+    scratch: Path,
+    settings: DownloadSettings,
 ) -> pa.Table:
-    """What came of each row that is asked for; the images are written into ``scratch``."""
+    """What came of each row, by URL; the images are written into ``scratch``."""
     parts = img2dataset_parts()
     resizer = parts.Resizer(
         image_size=settings.image_size,
@@ -130,19 +140,15 @@ def _answers(
         max_aspect_ratio=settings.max_aspect_ratio,
     )
     writer = parts.ParquetSampleWriter(0, str(scratch), False, KEY_DIGITS, _WRITTEN, FORMAT)
-    rows_of = defaultdict[str, list[dict[str, Any]]](list)
-    for row in asked.to_pylist():
-        rows_of[row["url"]].append(row)
     answers = []
-    with closing(fetch_each(list(rows_of), settings, opt_outs)) as fetching:
-        for url, fetched, (jpg, about) in _each_resized(fetching, resizer):
-            answer = _about_answer(fetched)
-            for row in rows_of[url]:
-                if jpg is None:
-                    answers.append({**row, **answer, **about})
-                else:
-                    answers.append({**row, **answer})
-                    writer.write(jpg, "", None, {**row, **about})
+    for url, fetched, (jpg, about) in _each_resized(fetching, resizer):
+        answer = _about_answer(fetched)
+        for row in rows_of[url]:
+            if jpg is None:
+                answers.append({**row, **answer, **about})
+            else:
+                answers.append({**row, **answer})
+                writer.write(jpg, "", None, {**row, **about})
     writer.close()
     return pa.Table.from_pylist(answers, schema=ANSWERS)
 

@@ -11,12 +11,16 @@ from workers.base.opt_outs import OptOuts
 from workers.base.settings import DownloadSettings
 from workers.fetch.image_fetch import Backlog, Fetched, ImageFetcher
 from workers.web.client import Client
+from workers.web.leases import Book, Leases
 
 _Result = tuple[str, Fetched]
 
 
 def fetch_each(
-    urls: Sequence[str], settings: DownloadSettings, opt_outs: Sequence[OptOuts] = ()
+    urls: Sequence[str],
+    settings: DownloadSettings,
+    opt_outs: Sequence[OptOuts] = (),
+    book: Book | None = None,
 ) -> Generator[_Result, None, None]:
     """URLs with what came of them, in the order in which it comes.
 
@@ -25,8 +29,9 @@ def fetch_each(
 
     Args:
         urls: each once.
+        book: what others that fetch at the same time have in common with us; None: there are none.
     """
-    work = _Work(urls, settings, opt_outs)
+    work = _Work(urls, settings, opt_outs, book)
     with ThreadPoolExecutor(1, thread_name_prefix="fetch") as thread:
         running = thread.submit(work.run)
         try:
@@ -43,10 +48,15 @@ class _Work:
     """The side of the event loop; ``results`` ends with None."""
 
     def __init__(
-        self, urls: Sequence[str], settings: DownloadSettings, opt_outs: Sequence[OptOuts]
+        self,
+        urls: Sequence[str],
+        settings: DownloadSettings,
+        opt_outs: Sequence[OptOuts],
+        book: Book | None,
     ) -> None:
         self.results: SimpleQueue[_Result | None] = SimpleQueue()
         self._urls, self._settings, self._opt_outs = urls, settings, opt_outs
+        self._book = book
         self._loop = asyncio.new_event_loop()
         self._backlog = Backlog(settings.connections)
         self._task: asyncio.Task[None] | None = None
@@ -71,10 +81,15 @@ class _Work:
             settings.timeout,
             settings.connections,
         )
-        async with client, asyncio.TaskGroup() as group:
-            fetcher = ImageFetcher(settings, client, self._backlog, self._opt_outs)
-            for url in self._urls:
-                group.create_task(self._fetch(url, fetcher))
+        leases = Leases(self._book)
+        fetcher = ImageFetcher(settings, client, self._backlog, self._opt_outs, leases)
+        async with client, asyncio.TaskGroup() as others:
+            keeper = others.create_task(leases.keep())
+            async with asyncio.TaskGroup() as group:
+                for url in self._urls:
+                    group.create_task(self._fetch(url, fetcher))
+            keeper.cancel()
+            await leases.leave()
 
     async def _fetch(self, url: str, fetcher: ImageFetcher) -> None:
         fetched = await fetcher.fetch(url)

@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import math
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from workers.fetch.codings import without_codings
 from workers.fetch.local_images import LocalImages
 from workers.web.client import ERRORS, Answer, Client, TooLargeError, failure_reason
 from workers.web.hosts import Host, Manners
+from workers.web.leases import Leases
 from workers.web.pauses import MAX_PAUSE, backoff, retry_after
 from workers.web.robots import (
     MAX_REDIRECTS,
@@ -138,15 +138,19 @@ class ImageFetcher:
         settings: DownloadSettings,
         client: Client,
         backlog: Backlog,
-        opt_outs: Sequence[OptOuts] = (),
+        opt_outs: Sequence[OptOuts],
+        leases: Leases,
     ) -> None:
         self._settings = settings
         self._client = client
         self._backlog = backlog
         self._opt_outs = opt_outs
         self._local = LocalImages(settings.local_roots, settings.max_bytes)
-        manners = Manners(settings.requests_per_host, settings.delay, settings.max_host_seconds)
-        self._hosts = defaultdict[str, Host](partial(Host, manners))  # by HOST:PORT
+        self._manners = Manners(
+            settings.requests_per_host, settings.delay, settings.max_host_seconds
+        )
+        self._leases = leases
+        self._hosts: dict[str, Host] = {}  # by HOST:PORT
         self._rules: dict[str, asyncio.Future[_Rules]] = {}  # by origin
 
     async def fetch(self, url: str) -> Fetched:
@@ -216,7 +220,7 @@ class ImageFetcher:
 
         Waiting costs nothing of the budget. Raises FetchError and what ``Client.get`` raises.
         """
-        host = self._hosts[authority(url)]
+        host = self._host(url)
         async with host.turn(self._backlog.room):
             began = time.monotonic()
             try:
@@ -232,6 +236,12 @@ class ImageFetcher:
             if pause is not None and is_passing(f"http_{answer.status}"):
                 host.pause(pause)
             return answer
+
+    def _host(self, url: str) -> Host:
+        name = authority(url)
+        if name not in self._hosts:
+            self._hosts[name] = Host(self._manners, self._leases.of(name))
+        return self._hosts[name]
 
     def _is_image(self, reserved: bool | None, status: int, headers: CIMultiDictProxy[str]) -> bool:
         """Raises FetchError for what is not to be used; a redirect may say so as well."""
@@ -262,7 +272,7 @@ class ImageFetcher:
 
     async def _read_rules(self, start: str) -> _Rules:
         robots = await read_robots(start, self, *self._settings.agents)
-        self._hosts[authority(f"{start}/")].want_delay(robots.txt.delay)
+        self._host(f"{start}/").want_delay(robots.txt.delay)
         url, nothing = f"{start}{TDMREP}", _Rules(robots, TdmRep(b""))
         if robots.unreachable or not robots.txt.allows(url):
             return nothing

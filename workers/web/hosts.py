@@ -1,7 +1,8 @@
 """When a host may be asked: so many requests at a time, so long apart, and not before it has said.
 
 A host is one HOST:PORT. What is known of it lasts as long as a shard is worked on. One that wants
-to be left alone for longer than MAX_PAUSE, or does not answer, is left to another run.
+to be left alone for longer than MAX_PAUSE, or does not answer, is left to another run. Tasks that
+work at a time ask it one after the other (``workers.web.leases``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from workers.base.failures import FetchError
+from workers.web.leases import PATIENCE, Lease
 from workers.web.pauses import MAX_PAUSE
 
 #: Requests in a row without an answer, after which a host is not asked any more.
@@ -33,14 +35,13 @@ Room = Callable[[], AbstractAsyncContextManager[object]]
 
 
 class Host:
-    """The turns of one host."""
+    """The turns of one host, while it is this task's."""
 
-    def __init__(self, manners: Manners) -> None:
+    def __init__(self, manners: Manners, lease: Lease) -> None:
         self._delay = manners.delay
         self._seconds = manners.seconds
         self._free = asyncio.Semaphore(manners.at_once)
-        self._began: float | None = None
-        self._not_before = 0.0
+        self._lease = lease
         self._failures = 0
         self._is_left = False
 
@@ -49,27 +50,29 @@ class Host:
         """A request's time, once there is room for it. Raises FetchError if there is none any more.
 
         Who waits for a host holds no room, and who waits for room may come too early after another
-        that has found it.
+        that has found it, or find the host with another task.
         """
         async with self._free:
             while True:
-                while (wait := self._not_before - _now()) > 0:
+                while pause := self._lease.pause:
                     self._check()
-                    await asyncio.sleep(min(wait, 1.0))  # the pause may grow, or the host go
+                    await asyncio.sleep(min(pause, 1.0))  # it may grow, or the host go
                 self._check()
                 async with room():
-                    if self._not_before > _now():
-                        continue
-                    if self._began is None:
-                        self._began = _now()
-                    self._not_before = _now() + self._delay
-                    yield
-                    return
+                    is_ours = await self._lease.get()
+                    if is_ours and not self._lease.pause:
+                        self._lease.not_before = _now() + self._delay
+                        with self._lease.used():
+                            yield
+                        return
+                if not is_ours:
+                    await asyncio.sleep(PATIENCE)
 
     def _check(self) -> None:
-        if self._is_left or self._failures >= MAX_FAILURES:
+        if self._is_left or self._lease.pause > MAX_PAUSE or self._failures >= MAX_FAILURES:
+            self._is_left = True
             raise FetchError("host_away", pause=math.inf)
-        if self._began is not None and _now() - self._began > self._seconds:
+        if self._lease.seconds > self._seconds:
             raise FetchError("host_slow", pause=math.inf)
 
     def want_delay(self, seconds: float) -> None:
@@ -78,9 +81,7 @@ class Host:
 
     def pause(self, seconds: float) -> None:
         """Leave it alone for so long, or for good."""
-        if seconds > MAX_PAUSE:
-            self._is_left = True
-        self._not_before = max(self._not_before, _now() + min(seconds, MAX_PAUSE))
+        self._lease.not_before = max(self._lease.not_before, _now() + seconds)
 
     def answered(self) -> None:
         """There was an answer, whatever it says."""

@@ -103,6 +103,7 @@ class Nights:
             "pipelines.stages.images.in_ray_tasks",
             lambda work, shards, folder, _: in_process(work, shards, folder),
         )
+        self.monkeypatch.setattr("pipelines.stages.images.RayLeaseBook.open", lambda *_: None)
         self.monkeypatch.setattr(
             "pipelines.stages.dataset.in_ray_tasks",
             lambda work, shards, folder, _: in_process(work, shards, folder),
