@@ -107,18 +107,19 @@ def test_the_book_forgets_what_is_over(book, clock):
 
 
 class Shared:
-    """A book for tasks in threads; ``begins_anew``: after so many exchanges."""
+    """A book for tasks in threads."""
 
-    def __init__(self, begins_anew=None):
+    def __init__(self):
         self.book, self.lock, self.exchanges = LeaseBook(), threading.Lock(), 0
-        self.begins_anew = begins_anew
 
     async def exchange(self, *said):
         with self.lock:
             self.exchanges += 1
-            if self.exchanges == self.begins_anew:
-                self.book = LeaseBook()
+            self.between()
             return self.book.exchange(*said)
+
+    def between(self):
+        pass
 
 
 def fetched(web, tasks, book, number=40, **settings):
@@ -150,16 +151,31 @@ def image_answer():
 
 
 @pytest.mark.usefixtures("short_leases")
-@pytest.mark.parametrize("begins_anew", [None, 30])
-def test_all_tasks_together_have_so_many_requests_at_a_host(begins_anew):
-    with serving(answers(3)) as web:
-        reasons = fetched(web, 3, Shared(begins_anew), requests_per_host=2)
+@pytest.mark.parametrize("at_once", [1, 2, 8])
+def test_all_tasks_together_have_so_many_requests_at_a_host(at_once):
+    with serving(answers(3, seconds=0.02 * at_once)) as web:
+        reasons = fetched(web, 3, Shared(), requests_per_host=at_once)
         assert reasons == [[""] * 40] * 3
-        at_most = 2 if begins_anew is None else 4
-        assert web.most_at_once <= at_most
-        took_turns = [path.split("/")[1] for path in web.asked if path.endswith(".png")]
-    changes = sum(one != other for one, other in pairwise(took_turns))
+        assert web.most_at_once <= at_once
+        tasks = [path.split("/")[1] for path in web.asked if path.endswith(".png")]
+    changes = sum(one != other for one, other in pairwise(tasks))
     assert 3 <= changes < 60  # each had it several times, for a while
+
+
+@pytest.mark.usefixtures("short_leases")
+def test_a_book_that_begins_anew_is_obeyed():
+    class Forgetful(Shared):
+        def between(self):
+            if self.exchanges == 20:
+                self.book = LeaseBook()
+            if self.exchanges == 35:
+                web.most_at_once = 0
+
+    with serving(answers(3)) as web:
+        book = Forgetful()
+        assert fetched(web, 3, book) == [[""] * 40] * 3
+        assert book.exchanges > 50
+        assert web.most_at_once <= 2
 
 
 def test_alone_they_do_not_know_of_each_other():
