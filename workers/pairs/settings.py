@@ -126,6 +126,5 @@ class PairSettings(Settings):
     max_rows_per_file: int = Field(
         default=10_000,
         ge=1,
-        description="a range with more pairs than this is cut into files of even size; a file is "
-        "one task of the download",
+        description="a range with more pairs than this is cut into files of even size",
     )
