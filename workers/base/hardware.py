@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Here, so that every command has it before it has Ray: in the driver of a job on a cluster, oneMKL
-# cannot load its kernels where torch is imported after much else (tests/infra/test_job.py).
+# Every command imports this first (pipelines/cli.py): in the driver of a job on a cluster, oneMKL
+# cannot load its kernels where torch is imported after much else (tests/infra/test_job.py). Ray's
+# workers are without, unless they compute.
 import torch
 
 #: What Linux says of a CPU, and its flags for instructions that compute in bfloat16 (x86, Arm).

@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-import workers.base.hardware  # noqa: F401 - so that torch is imported early: see there
 from workers.base.arrays import Bools, Float32s, Float64s, UInt64s
 from workers.base.cores import usable_cores
 from workers.embedding.matrix import embedding_matrix
