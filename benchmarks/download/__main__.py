@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--shard", type=int, default=10_000, help="small images of the last case (%(default)s)")
     add("--hosts", type=int, default=50, help="a tenth misbehave in some cases (%(default)s)")
     add("--pictures", type=int, default=100, help="that are not the same (%(default)s)")
-    add("--limit", type=float, default=45.0, help="seconds for a contender's case (%(default)s)")
+    add("--limit", type=float, default=90.0, help="seconds for a contender's case (%(default)s)")
     add("--only", default="", metavar="REGEX", help="cases whose name matches it")
     options = parser.parse_args(arguments)
     chosen = [

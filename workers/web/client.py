@@ -157,6 +157,7 @@ class Client:
         self, agent: str, allowed: Collection[str], timeout: float, connections: int
     ) -> None:
         self._permission = _Permission(agent, allowed)
+        self._checked = set[tuple[str, str]]()  # schemes and authorities that may be asked
         connector = aiohttp.TCPConnector(
             resolver=_CheckedResolver(self._permission, timeout),
             ttl_dns_cache=ADDRESS_SECONDS,
@@ -207,7 +208,7 @@ class Client:
             One of ERRORS, or NoContactError, which is no fault of the URL's.
         """
         async with asyncio.timeout(seconds):
-            await self._check_number(url)
+            self._check_number(url)
             async with self._session.get(URL(url, encoded=True), allow_redirects=False) as answer:
                 body = b""
                 if is_wanted(answer.status, answer.headers):
@@ -216,15 +217,20 @@ class Client:
                     answer.close()  # what was not wanted is not read to be rid of it
                 return Answer(answer.status, answer.headers, body)
 
-    async def _check_number(self, url: str) -> None:
-        """A host that is a number is not looked up, so it is checked here."""
+    def _check_number(self, url: str) -> None:
+        """A host that is a number is not looked up, so it is checked here, the first time."""
         parts = urlsplit(url)
+        if (parts.scheme, parts.netloc) in self._checked:
+            return
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
         try:
             ipaddress.ip_address(host)
         except ValueError:
-            return
-        self._permission.check(host, port, [host])
+            pass
+        else:
+            self._permission.check(host, port, [host])
+        if len(self._checked) < MAX_NAMES:
+            self._checked.add((parts.scheme, parts.netloc))
 
 
 async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
