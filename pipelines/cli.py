@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-import workers.base.hardware  # noqa: F401 - so that torch is imported early: see there
 from pipelines.report import read_report, write_report
 from pipelines.run import log as logs
 from pipelines.run.attempts import DamagedError

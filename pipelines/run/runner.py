@@ -241,6 +241,8 @@ def _standing(run: Run, name: str, complete: dict[str, bool]) -> Standing:
 
 def _work(stage: Stage, plan: Plan, journal: Journal) -> bool:
     """Do a stage's open shards; True when every one of them ended with a receipt."""
+    import workers.base.hardware  # noqa: F401 - torch, before Ray: see there
+
     todo = [*plan.todo, *plan.again]
     total = len(plan.done) + len(todo)
     log.info("%s: %d of %d shards to do", stage.title, len(todo), total)

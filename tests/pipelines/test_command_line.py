@@ -30,7 +30,7 @@ def test_help_explains_every_option(command):
 
 
 #: They take longer to be there than all that a command does which has nothing to do.
-HEAVY = {"apache_beam", "altair", "img2dataset", "numba", "ray", "scipy", "scrapy"}
+HEAVY = {"apache_beam", "altair", "img2dataset", "numba", "ray", "scipy", "scrapy", "torch"}
 
 
 def imported(program):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Every command imports this first (pipelines/cli.py): in the driver of a job on a cluster, oneMKL
-# cannot load its kernels where torch is imported after much else (tests/infra/test_job.py). Ray's
-# workers are without, unless they compute.
+# Whoever works on stages imports this first (pipelines/run/runner.py): in the driver of a job on a
+# cluster, oneMKL cannot load its kernels where torch is imported after much else
+# (tests/infra/test_job.py). Plans, refusals, finished runs and most of Ray's workers are without.
 import torch
 
 #: What Linux says of a CPU, and its flags for instructions that compute in bfloat16 (x86, Arm).
