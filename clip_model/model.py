@@ -8,12 +8,13 @@ module of its own, its parts are attributes of the model, as published code expe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from clip_model.cbow import continuous_bag_of_words
 from clip_model.config import (
@@ -307,7 +308,7 @@ def filled(config: ClipConfig, tensors: Mapping[str, Tensor]) -> CLIP:
     Raises:
         RuntimeError: they are not this architecture's; or as `CLIP`.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         model = CLIP(config)
     # The shapes are compared before anything is converted: a mismatch costs no memory.
     for name, expected in model.state_dict().items():
@@ -316,6 +317,26 @@ def filled(config: ClipConfig, tensors: Mapping[str, Tensor]) -> CLIP:
     model.load_state_dict(tensors, assign=True)
     model.compute_buffers()
     return model
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Parameters are left as they are allocated.
+
+    On the meta device that changes nothing but the time: ``normal_`` is computed by a
+    decomposition there, for which torch imports its compiler, three seconds of it.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        named = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
 
 
 def _image_tower(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,7 +114,7 @@ def image_transform(how: Preprocessing | int) -> Preprocess:
         A function from a PIL image to float32 [3, resolution, resolution].
     """
     how = Preprocessing(how) if isinstance(how, int) else how
-    return _compose(how, normalise=True)
+    return _Composed(how, normalise=True)
 
 
 def image_bytes_transform(how: Preprocessing | int) -> Callable[[bytes], Tensor]:
@@ -193,7 +194,7 @@ def reference_bytes_transform(how: Preprocessing | int) -> Callable[[bytes], Ten
         A function from bytes to uint8 [3, resolution, resolution]. It raises ImageError.
     """
     how = Preprocessing(how) if isinstance(how, int) else how
-    pipeline = _compose(how, normalise=False)
+    pipeline = _Composed(how, normalise=False)
 
     def transform(data: bytes) -> Tensor:
         image = decode_image(data)
@@ -328,26 +329,44 @@ def _frozen(values: Tensor, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(values.to(dtype), requires_grad=False)
 
 
-def _compose(how: Preprocessing, *, normalise: bool) -> Preprocess:
-    # Late, because it takes a second and tokenizing or loading features needs none of it; and
-    # never before `_torchvision`.
-    import clip_model._torchvision  # noqa: F401, I001
-    from torchvision import transforms
+@dataclass(frozen=True)
+class _Composed:
+    """torchvision's transforms, composed when the first image comes: it takes seconds to import.
 
-    steps = [
-        transforms.Resize(
-            (how.shorter, how.shorter) if how.squash else how.shorter,
-            interpolation=transforms.InterpolationMode(how.interpolation),
-        ),
-        transforms.CenterCrop(how.resolution),
-    ]
-    steps.insert(0 if how.colours_first else len(steps), _to_rgb)
-    if normalise:
-        steps += [transforms.ToTensor(), transforms.Normalize(how.mean, how.std)]
-    else:
-        steps.append(transforms.PILToTensor())
-    pipeline: Preprocess = transforms.Compose(steps)
-    return pipeline
+    What embeds JPEGs the fast way, or texts, does without.
+    """
+
+    how: Preprocessing
+    normalise: bool
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self._pipeline(image)
+
+    @property
+    def transforms(self) -> list[Callable[..., Any]]:
+        """The steps, as torchvision's ``Compose`` has them."""
+        steps: list[Callable[..., Any]] = self._pipeline.transforms
+        return steps
+
+    @cached_property
+    def _pipeline(self) -> Any:
+        import clip_model._torchvision  # noqa: F401, I001 - first
+        from torchvision import transforms
+
+        how = self.how
+        steps = [
+            transforms.Resize(
+                (how.shorter, how.shorter) if how.squash else how.shorter,
+                interpolation=transforms.InterpolationMode(how.interpolation),
+            ),
+            transforms.CenterCrop(how.resolution),
+        ]
+        steps.insert(0 if how.colours_first else len(steps), _to_rgb)
+        if self.normalise:
+            steps += [transforms.ToTensor(), transforms.Normalize(how.mean, how.std)]
+        else:
+            steps.append(transforms.PILToTensor())
+        return transforms.Compose(steps)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

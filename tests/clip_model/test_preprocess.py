@@ -49,3 +49,27 @@ def test_importing_the_package_imports_no_torchvision() -> None:
         " for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_is_loaded_and_jpegs_are_read_without_torchvision_and_torchs_compiler() -> None:
+    """Each takes seconds, in every process that embeds."""
+    program = """
+import io, sys
+import torch
+from PIL import Image
+import clip_model
+from clip_model.preprocess import image_bytes_transform
+
+model, preprocess = clip_model.load("starter", "cpu")
+file = io.BytesIO()
+Image.new("RGB", (40, 30)).save(file, "JPEG")
+images = image_bytes_transform(model.preprocessing)(file.getvalue())[None]
+clip_model.fold_normalisation(model)
+with torch.no_grad():
+    model.encode_image(images)
+    model.encode_text(clip_model.tokenize(["a photo"]))
+assert not sys.modules.keys() & {"torchvision", "torch._dynamo"}
+assert len(preprocess.transforms) == 5
+assert "torchvision" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
