@@ -14,7 +14,8 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -40,6 +41,8 @@ from workers.web.lookups import LOOKUPS
 MAX_NAMES = 10_000
 #: Seconds for which an address that was checked is connected to, and an idle connection is kept.
 ADDRESS_SECONDS, IDLE_SECONDS = 600, 15.0
+#: Of a body that comes in chunks: bytes beside it that may come, and half as many as it has.
+_BESIDE_BODY = 65_536
 #: Of an answer's head: bytes of a line, and lines.
 MAX_LINE_BYTES, MAX_HEADERS = 16_384, 128
 
@@ -234,14 +237,49 @@ class Client:
 
 
 async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    """Raises TooLargeError."""
     if (answer.content_length or 0) > most:
         answer.close()
         raise TooLargeError
     parts, size = list[bytes](), 0
-    async for part in answer.content.iter_any():
-        size += len(part)
-        if size > most:
-            answer.close()
-            raise TooLargeError
-        parts.append(part)
+    with _counted(answer, most + most // 2 + _BESIDE_BODY):
+        async for part in answer.content.iter_any():
+            size += len(part)
+            if size > most:
+                answer.close()
+                raise TooLargeError
+            parts.append(part)
     return b"".join(parts)
+
+
+@contextmanager
+def _counted(answer: aiohttp.ClientResponse, most: int) -> Iterator[None]:
+    """Close an answer's connection when more bytes have come than these.
+
+    Not all that comes is body: an extension of a chunk may have no end (RFC 9112, section 7.1.1).
+    Raises TooLargeError.
+    """
+    protocol = answer.connection.protocol if answer.connection else None
+    if protocol is None:  # all of it has come
+        yield
+        return
+    take, left = protocol.data_received, most
+
+    def count(data: bytes) -> None:
+        nonlocal left
+        left -= len(data)
+        if left < 0:
+            answer.close()
+        else:
+            take(data)
+
+    # asyncio's transports look the method up each time.
+    protocol.data_received = count  # type: ignore[method-assign]
+    try:
+        yield
+    except aiohttp.ClientError as error:
+        if left < 0:
+            raise TooLargeError from error
+        raise
+    finally:
+        del protocol.data_received

@@ -89,6 +89,7 @@ def start(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[3],
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # beneath nohup, too
             **more,
         )
         assert process.stdout is not None
