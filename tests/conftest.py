@@ -1,5 +1,6 @@
 """What runs side by side when the tests run several at a time: `make test`."""
 
+import os
 import signal
 
 import pytest
@@ -11,6 +12,11 @@ TOGETHER = "tests/pipelines/whole_run/"
 # Where pytest was started in the background, a shell has had SIGINT ignored, which commands that
 # the tests start would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Several processes compute at a time: threads of OpenMP that wait for each other by spinning take
+# the cores from those that work, and everything twice as long. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from benchmarks.memory import anonymous_bytes
 from workers.base.contracts import REQUESTS as COLUMNS
 
 #: Seconds between two looks at a contender's processes.
-_LOOK = 0.1
+_LOOK = 0.5
 #: Seconds that a contender may take to import what it needs, before its time is counted.
 _START = 120.0
 
