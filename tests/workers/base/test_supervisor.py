@@ -89,8 +89,8 @@ def start(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[3],
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # beneath nohup, too
-            **more,
+            # Beneath nohup this process ignores it.
+            **{"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL), **more},
         )
         assert process.stdout is not None
         worker, folder, orphan = process.stdout.readline().split()
