@@ -248,8 +248,7 @@ class DownloadSettings(Visitor):
     TUNING: ClassVar[frozenset[str]] = frozenset(
         {
             *("connections", "requests_per_host", "tasks_per_host", "delay", "max_host_seconds"),
-            "robots",
-            *("timeout", "max_seconds", "retries", "retry_pause", "retry_hours"),
+            *("robots", "timeout", "max_seconds", "retries", "retry_pause", "retry_hours"),
             *(
                 "max_unreachable",
                 "pairs_per_shard",

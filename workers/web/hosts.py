@@ -27,7 +27,7 @@ class Manners:
 
     at_once: int  # requests
     delay: float  # seconds between the beginnings of two
-    seconds: float  # for which one host is asked, from the first request on
+    seconds: float  # for which a task asks one host, its turns together
 
 
 #: What a request needs beside its host's turn, such as a free connection.
@@ -61,7 +61,7 @@ class Host:
                 async with room():
                     is_ours = await self._lease.get()
                     if is_ours and not self._lease.pause:
-                        self._lease.not_before = _now() + self._delay
+                        self._lease.leave_alone(self._delay)
                         with self._lease.used():
                             yield
                         return
@@ -69,8 +69,8 @@ class Host:
                     await asyncio.sleep(PATIENCE)
 
     def _check(self) -> None:
-        if self._is_left or self._lease.pause > MAX_PAUSE or self._failures >= MAX_FAILURES:
-            self._is_left = True
+        self._is_left |= self._lease.pause > MAX_PAUSE
+        if self._is_left or self._failures >= MAX_FAILURES:
             raise FetchError("host_away", pause=math.inf)
         if self._lease.seconds > self._seconds:
             raise FetchError("host_slow", pause=math.inf)
@@ -81,7 +81,8 @@ class Host:
 
     def pause(self, seconds: float) -> None:
         """Leave it alone for so long, or for good."""
-        self._lease.not_before = max(self._lease.not_before, _now() + seconds)
+        self._is_left |= seconds > MAX_PAUSE
+        self._lease.leave_alone(seconds)
 
     def answered(self) -> None:
         """There was an answer, whatever it says."""
@@ -90,7 +91,3 @@ class Host:
     def failed(self) -> None:
         """There was none."""
         self._failures += 1
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -142,18 +142,22 @@ class Lease:
     """
 
     def __init__(self, ask: Callable[[], None] | None = None) -> None:
-        self.not_before = 0.0  # when the host may be asked, on the loop's clock
         self.is_wanted = False  # by other tasks
         self.waiting = 0  # requests that need nothing but this
         self._ask = ask
         self._running = 0
+        self._not_before = 0.0  # when the host may be asked
         self._is_ours = asyncio.Event()
         self._since = self._earlier = 0.0
 
     @property
     def pause(self) -> float:
         """Seconds for which the host is to be left alone."""
-        return max(0.0, self.not_before - _now())
+        return max(0.0, self._not_before - _now())
+
+    def leave_alone(self, seconds: float) -> None:
+        """Let nothing be asked for so long."""
+        self._not_before = max(self._not_before, _now() + seconds)
 
     @property
     def seconds(self) -> float:
@@ -163,17 +167,24 @@ class Lease:
     async def get(self) -> bool:
         """Whether the host may be asked; waits for that, but not for long."""
         if self._is_ours.is_set() and self.is_wanted and _now() - self._since >= LEASE:
-            self._end()
-        if self._ask is None and not self._is_ours.is_set():
-            self.grant()
-        if not self._is_ours.is_set() and self._ask is not None:
-            self.waiting += 1
-            self._ask()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE):
-                    await self._is_ours.wait()
-            self.waiting -= 1
+            self.lose()
+        if not self._is_ours.is_set():
+            await self._wait()
         return self._is_ours.is_set()
+
+    async def _wait(self) -> None:
+        if self._ask is None:
+            self.grant()
+            return
+        self.waiting += 1
+        self._ask()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._is_ours.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.waiting -= 1
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -186,7 +197,7 @@ class Lease:
 
     def grant(self, pause: float = 0.0) -> None:
         """It is ours, but nothing may be asked for so many seconds."""
-        self.not_before = max(self.not_before, _now() + pause)
+        self.leave_alone(pause)
         self.is_wanted, self._since = False, _now()
         self._is_ours.set()
 
@@ -194,14 +205,11 @@ class Lease:
         """Whether others may have it: nothing is being asked, nor about to be."""
         if self._running or (self.waiting and self._is_ours.is_set()):
             return False
-        self._end()
+        self.lose()
         return True
 
     def lose(self) -> None:
         """It is not ours any more; what is being asked may end."""
-        self._end()
-
-    def _end(self) -> None:
         self._earlier = self.seconds
         self._is_ours.clear()
 

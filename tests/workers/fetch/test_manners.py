@@ -277,13 +277,14 @@ def test_no_more_contents_wait_than_two_for_a_connection():
 
 def test_who_takes_no_more_ends_the_fetching():
     with serving({}) as web:
+        before = threading.active_count()
         settings = DownloadSettings(allow_private_hosts=("127.0.0.1",), delay=0.05)
         results = fetch_each(pictures(web, 200), settings)
         next(results)
         results.close()
         assert len(images_asked(web)) < 100
         assert settled(partial(len, web.asked)) < 100
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
+    assert threading.active_count() <= before
 
 
 def test_a_fault_of_the_program_is_raised_to_who_takes_the_results(monkeypatch):
