@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 import numpy as np
@@ -52,7 +52,7 @@ from examples.starter_model.packages import fetched
 from workers.base.arrays import UInt8s
 from workers.base.contracts import REQUESTS
 from workers.base.output import say
-from workers.base.settings import DownloadSettings
+from workers.base.settings import DownloadSettings, ImageFormat
 from workers.embedding.embedder import Embedder
 from workers.embedding.settings import EmbedSettings
 from workers.fetch.download import ShardFiles, download_shard
@@ -309,7 +309,10 @@ def passed(
     pq.write_table(pa.Table.from_pylist(rows, schema=REQUESTS), folder / f"{_REQUESTS}.parquet")
     pq.write_table(pa.Table.from_pylist(raw), folder / f"{_RAW}.parquet")
     settings = DownloadSettings(
-        allow_private_hosts=(host,), requests_per_host=8, max_aspect_ratio=1e9
+        allow_private_hosts=(host,),
+        requests_per_host=8,
+        max_aspect_ratio=1e9,
+        formats=get_args(ImageFormat),
     )
     process = multiprocessing.get_context("spawn").Process(
         target=pass_through, args=(folder, settings, model)

@@ -115,9 +115,12 @@ def pixels_of(data: bytes) -> int:
         return image.width * image.height
 
 
-def format_of(data: bytes) -> str:
-    """Pillow's name of a file's format, by its content. Raises ImageError."""
-    with as_image_error(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+def format_of(data: bytes, formats: tuple[str, ...] = FORMATS) -> str:
+    """Pillow's name of a file's format, by its content: one of `formats`, or a kind of one (MPO).
+
+    Raises ImageError where it is none of them; readers of others do not see the file.
+    """
+    with as_image_error(formats), Image.open(io.BytesIO(data), formats=formats) as image:
         return str(image.format)
 
 
@@ -127,8 +130,8 @@ def most_pixels() -> float:
 
 
 @contextmanager
-def as_image_error() -> Iterator[None]:
-    """Whatever Pillow raises for an image becomes an ImageError."""
+def as_image_error(formats: tuple[str, ...] = FORMATS) -> Iterator[None]:
+    """Whatever Pillow raises for an image of one of these formats becomes an ImageError."""
     try:
         yield
     except ImageError:
@@ -136,7 +139,7 @@ def as_image_error() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ImageError("too large", error) from error
     except UnidentifiedImageError as error:
-        raise ImageError("not an image", f"none of {', '.join(FORMATS)}") from error
+        raise ImageError("not an image", f"none of {', '.join(formats)}") from error
     except OSError as error:
         raise ImageError("truncated" if "truncated" in str(error) else "broken", error) from error
     except _DECODER_ERRORS as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.hostile_web.looks import Looks
+from workers.base.settings import ImageFormat
 
 if TYPE_CHECKING:
     from benchmarks.hostile_web.server import Exchange, Seen
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 #: Of the fetcher, in all cases: seconds without a word, seconds for one try, bytes of a picture,
 #: further tries, downloads at a time.
 TIMEOUT, MAX_SECONDS, MAX_BYTES, RETRIES, CONNECTIONS = 2.0, 5.0, 4 * 2**20, 1, 16
+#: Formats of its pictures: those of the web, and TIFF, which has floats.
+FORMATS: tuple[ImageFormat, ...] = ("AVIF", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 #: Seconds that nothing may take longer than its bound.
 PATIENCE = 1.0
 #: Who asks: robots.txt and X-Robots-Tag call it `hostile-web`.

@@ -16,6 +16,7 @@ from benchmarks.hostile_web.addresses import REBINDING
 from benchmarks.hostile_web.case import (
     AGENT,
     CONNECTIONS,
+    FORMATS,
     KEPT,
     MAX_BYTES,
     MAX_SECONDS,
@@ -79,6 +80,7 @@ def _task(web: Web) -> Task:
             max_seconds=MAX_SECONDS,
             max_bytes=MAX_BYTES,
             retries=RETRIES,
+            formats=FORMATS,
             user_agent=AGENT,
             allow_private_hosts=(*allowed, f"rebinding.test:{web.port}"),
         ),

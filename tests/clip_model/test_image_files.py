@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from PIL import Image
 from clip_model.image_files import FORMATS, ImageError, decode_image
 from clip_model.preprocess import reference_bytes_transform
 from tests.image_samples import EPS, SAMPLES, encoded, ramp
+from workers.base.settings import ImageFormat
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -95,6 +97,10 @@ assert "torch" not in sys.modules
 def test_pillow_knows_the_formats_by_these_names() -> None:
     Image.init()
     assert set(FORMATS) <= set(Image.OPEN)
+
+
+def test_a_download_may_name_each_format_that_is_read() -> None:
+    assert get_args(ImageFormat) == FORMATS
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535, "up", b"\xff"])

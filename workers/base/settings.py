@@ -114,6 +114,16 @@ WebUrl = Annotated[str, AfterValidator(_web_url)]
 RootName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 
 
+#: The formats that an image may have: Pillow's names of all that ``clip_model`` reads.
+ImageFormat = Literal[
+    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"
+]
+
+
+def _sorted(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(set(names)))
+
+
 class ShellText(str):
     """Text of the command line, where relative paths are relative to the working directory."""
 
@@ -289,6 +299,13 @@ class DownloadSettings(Visitor):
         default=64 * 2**20,
         ge=1,
         description="larger images are refused, files of this machine too",
+    )
+    formats: Annotated[tuple[ImageFormat, ...], AfterValidator(_sorted)] = Field(
+        default=("AVIF", "GIF", "JPEG", "PNG", "WEBP"),
+        min_length=1,
+        description="formats that an image may have, by its content and not by what a server says; "
+        "those of the web, and by choice BMP, DIB, ICO, JPEG2000, PPM and TIFF, which other "
+        "people's data sets have. No other reader sees an image's bytes",
     )
     retries: int = Field(default=1, ge=0, description="further tries after a passing failure")
     retry_pause: float = Field(

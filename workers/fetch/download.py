@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clip_model.image_files import format_of
+from clip_model.image_files import ImageError, format_of
 from workers.base.contracts import ANSWERS, IMAGES
 from workers.base.cores import usable_cores
 from workers.base.opt_outs import OptOuts
@@ -141,7 +141,7 @@ def _answers(
     )
     writer = parts.ParquetSampleWriter(0, str(scratch), False, KEY_DIGITS, _WRITTEN, FORMAT)
     answers = []
-    for url, fetched, (jpg, about) in _each_resized(fetching, resizer):
+    for url, fetched, (jpg, about) in _each_resized(fetching, resizer, settings.formats):
         answer = _about_answer(fetched)
         for row in rows_of[url]:
             if jpg is None:
@@ -154,7 +154,7 @@ def _answers(
 
 
 def _each_resized(
-    fetching: Iterable[tuple[str, Fetched]], resizer: Any
+    fetching: Iterable[tuple[str, Fetched]], resizer: Any, formats: tuple[str, ...]
 ) -> Iterator[tuple[str, Fetched, _Resized]]:
     """URLs with what came of them, made small by several threads, in their order.
 
@@ -164,7 +164,7 @@ def _each_resized(
     waiting = deque[tuple[str, Fetched, Future[_Resized]]]()
     with ThreadPoolExecutor(threads, "resize") as pool:
         for url, fetched in fetching:
-            waiting.append((url, fetched, pool.submit(_resized, fetched, resizer)))
+            waiting.append((url, fetched, pool.submit(_resized, fetched, resizer, formats)))
             while len(waiting) > 2 * threads or (waiting and waiting[0][2].done()):
                 first, content, result = waiting.popleft()
                 yield first, content, result.result()
@@ -172,11 +172,15 @@ def _each_resized(
             yield url, fetched, result.result()
 
 
-def _resized(fetched: Fetched, resizer: Any) -> _Resized:
+def _resized(fetched: Fetched, resizer: Any, formats: tuple[str, ...]) -> _Resized:
     """The JPEG that is stored, and columns of ``IMAGES``; or None, and columns of ``ANSWERS``."""
     if fetched.content is None:
         is_rejected = fetched.reason in image_fetch.REJECTIONS
         return None, _dropped(fetched.reason, is_rejected, fetched.text or None)
+    try:
+        original_format = format_of(fetched.content, formats)
+    except ImageError as refusal:
+        return None, _dropped(_reason(str(refusal)), False, str(refusal))
     jpg, *sides, error = resizer(io.BytesIO(fetched.content))
     if error is not None:
         return None, _dropped(_reason(error), error in REJECTIONS, error)
@@ -186,7 +190,7 @@ def _resized(fetched: Fetched, resizer: Any) -> _Resized:
         "error_message": None,
         "final_url": fetched.answer.url,
         "original_bytes": len(fetched.content),
-        "original_format": format_of(fetched.content),
+        "original_format": original_format,
         "sha256": fetched.sha256,
     }
 

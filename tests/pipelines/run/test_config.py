@@ -102,6 +102,9 @@ def test_a_file_may_be_in_any_encoding_that_it_says_itself(write, encoding):
         ("queries.list=a.txt", "queries: a list is given, and dumps, too: name one or the other"),
         ("pages=[1]", "pages: must be a mapping of keys to values (got [1])"),
         ("name=2026", "name: must be text (got 2026); write it in quotes"),
+        ("images.formats=[EPS]", "images.formats.0: must be AVIF, BMP, DIB, GIF, ICO, JPEG"),
+        ("images.formats=PNG", "images.formats: must be a list (got PNG); write it as [PNG]"),
+        ("images.formats=[]", "images.formats: must be a list of at least 1 (got [])"),
         ("images.resize_mode=no", "must be no, border, keep_ratio, keep_ratio_largest or center_c"),
         ("images.resize_mode=no", "(got false); write it in quotes: without them YAML reads no"),
         ("pairs.captions.redact.phone_regions=[NO]", "phone_regions.0: must be text (got false)"),
@@ -302,6 +305,14 @@ def test_settings_of_speed_are_not_part_of_the_identity(write):
     fast = load_config(write(MINIMAL), ["images.connections=64"])
     other = load_config(write(MINIMAL), ["images.jpeg_quality=90"])
     assert slow.images.identity() == fast.images.identity() != other.images.identity()
+
+
+def test_formats_are_part_of_the_identity_in_any_order(write):
+    first, same, other = (
+        load_config(write(MINIMAL), [f"images.formats={formats}"]).images.identity()
+        for formats in ("[PNG, TIFF]", "[TIFF, PNG, TIFF]", "[PNG]")
+    )
+    assert first == same != other
 
 
 def test_package_paths_name_files_of_packages():

@@ -6,6 +6,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,15 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.image_samples import encoded
 from workers.base.contracts import ANSWERS, IMAGES, REQUESTS
 from workers.base.failures import is_passing
 from workers.base.opt_outs import Kind, OptOuts, normal_entry
 from workers.base.pair_ids import make_pair_id
-from workers.base.settings import DownloadSettings
+from workers.base.settings import DownloadSettings, ImageFormat
 from workers.base.storage import write_table
 from workers.fetch.download import ShardFiles, _each_resized, download_shard
 from workers.fetch.image_fetch import Fetched
 from workers.fetch.img2dataset_parts import img2dataset_parts
+
+KINDS = get_args(ImageFormat)
 
 
 def image(size=(40, 30), color=(200, 30, 30, 255)):
@@ -170,7 +174,7 @@ def test_two_images_are_made_smaller_at_a_time_and_come_in_their_order(monkeypat
         return resizer(picture)
 
     fetched = [(f"{n}", Fetched(image((30 + n, 30)), sha256=f"{n}")) for n in range(8)]
-    resized = list(_each_resized(fetched, with_another))
+    resized = list(_each_resized(fetched, with_another, ("PNG",)))
     assert [url for url, *_ in resized] == [f"{n}" for n in range(8)]
     assert [row["original_width"] for *_, (_, row) in resized] == list(range(30, 38))
 
@@ -184,13 +188,13 @@ def test_no_more_contents_are_taken_than_two_for_a_thread(monkeypatch):
             taken.append(n)
             if len(taken) == 5:
                 gate.set()
-            yield f"{n}", Fetched(b"x")
+            yield f"{n}", Fetched(image())
 
     def held(_):
         assert gate.wait(30)
         return None, None, None, None, None, "an error"
 
-    next(_each_resized(fetching(), held))
+    next(_each_resized(fetching(), held, ("PNG",)))
     assert len(taken) == 5  # the last of them waits until the first has been worked on
 
 
@@ -199,6 +203,54 @@ def test_what_may_pass_is_asked_for_again_and_nothing_else():
         assert is_passing(reason)
     for reason in ("http_404", "http_410", "http_4290", "not_an_image", "opted_out", "other"):
         assert not is_passing(reason)
+
+
+def test_formats_that_are_not_named_are_refused_before_they_are_decoded():
+    decoded = []
+
+    def resizer(stream):
+        decoded.append(str(Image.open(stream).format))
+        return b"a JPEG", 40, 30, 40, 30, None
+
+    def results(formats):
+        decoded.clear()
+        files = (encoded(Image.new("RGB", (40, 30)), kind) for kind in KINDS)
+        contents = [(kind, Fetched(data)) for kind, data in zip(KINDS, files, strict=True)]
+        return {kind: row for kind, _, (_, row) in _each_resized(contents, resizer, formats)}
+
+    web = DownloadSettings().formats
+    assert web == ("AVIF", "GIF", "JPEG", "PNG", "WEBP")
+    rows = results(web)
+    assert sorted(decoded) == sorted(web)
+    for kind in KINDS:
+        if kind in web:
+            assert rows[kind]["original_format"] == kind
+        else:
+            text = "not an image: none of AVIF, GIF, JPEG, PNG, WEBP"
+            assert rows[kind] == {
+                "reason": "not_an_image",
+                "rejected": False,
+                "error_message": text,
+            }
+    assert {kind: row["original_format"] for kind, row in results(KINDS).items()} == {
+        kind: kind for kind in KINDS
+    }
+    assert sorted(decoded) == sorted(KINDS)
+
+
+def test_a_format_is_told_by_its_content(host, tmp_path, monkeypatch):
+    """Whatever its server says, which is nothing here, and its name."""
+    tiff, bmp = (encoded(Image.new("RGB", (40, 30)), kind) for kind in ("TIFF", "BMP"))
+    for path, content in {"/as.png": tiff, "/as.jpg": bmp, "/as.tiff": image()}.items():
+        monkeypatch.setitem(BODIES, path, content)
+    pairs = shard_of([f"{host}/as.{end}" for end in ("png", "jpg", "tiff")], tmp_path / "pairs")
+    loopback = DownloadSettings(allow_private_hosts=("127.0.0.1",))
+    with_tiff = DownloadSettings(allow_private_hosts=("127.0.0.1",), formats=("TIFF", "PNG"))
+    for settings, kept in (loopback, ["PNG"]), (with_tiff, ["PNG", "TIFF"]):
+        out = files_in(tmp_path)
+        tally = download_shard(pairs, out, settings)["images"]
+        assert tally.failed == {"not_an_image": 3 - len(kept)}
+        assert sorted(pq.read_table(out.images)["original_format"].to_pylist()) == kept
 
 
 def test_what_is_listed_is_rejected_by_its_url_and_by_what_came(host, tmp_path):
