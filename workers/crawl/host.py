@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from workers.base.failures import NeedsMendingError
 from workers.base.settings import CrawlSettings
@@ -62,9 +62,10 @@ class CrawlJob(BaseModel):
 class CrawlResult(BaseModel):
     """What the crawling process says, on its standard output."""
 
-    pages: Tally
-    known: Tally  # of KNOWN
-    moved_to: list[str]  # SCHEME://HOST of other hosts that redirects lead to
+    pages: Tally = Field(default_factory=Tally)
+    known: Tally = Field(default_factory=Tally)  # of KNOWN
+    moved_to: tuple[str, ...] = ()  # SCHEME://HOST of other hosts that redirects lead to
+    at_fault: str = ""  # which setting is, so that nothing was crawled
 
 
 def warc_name(host: str) -> str:
@@ -93,6 +94,7 @@ def crawl_host(
         taken_down: a file of tombstones, of what is not to be asked for.
 
     Raises CrawlError when the crawler breaks; its log then stays in ``out_dir`` as ``_crawl.log``.
+    Raises NeedsMendingError when a setting is at fault.
     Raises MovedError when redirects lead to other hosts and nothing is left here: an empty file
     would look like a host that was read.
     """
@@ -114,6 +116,8 @@ def crawl_host(
         raise CrawlError(f"crawl of {host} ended with {code}; {log}:\n{tail}")
     log.unlink()
     result = CrawlResult.model_validate_json(output)
+    if result.at_fault:
+        raise NeedsMendingError(result.at_fault)
     result.pages.check()
     if result.moved_to and not result.pages.kept:
         raise MovedError(

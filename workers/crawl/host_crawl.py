@@ -35,7 +35,7 @@ from hashlib import blake2b
 import pyarrow as pa
 import scrapy
 
-from workers.base.failures import FetchError, is_passing
+from workers.base.failures import FetchError, NeedsMendingError, is_passing
 from workers.base.opt_outs import OptOuts, read_tombstones
 from workers.base.preferences import directives_of
 from workers.base.tally import Tally
@@ -70,6 +70,7 @@ class HostCrawl:
         self.visits: dict[str, Visit] = {}  # for the next crawl
         self.moved_to: set[str] = set()  # origins of other hosts that redirects lead to
         self.completed = False
+        self.fault: NeedsMendingError | None = None  # what has ended it, if it was a setting
         self._host = normal_host(job.host)
         self._seeds = job.seeds
         self._settings = job.settings
@@ -92,7 +93,10 @@ class HostCrawl:
         """Crawl the host; ``slow_down`` sets the least seconds between two requests."""
         self._fetcher = Fetcher(download, self._settings)
         self._slow_down = slow_down
-        await self._crawl()
+        try:
+            await self._crawl()
+        except NeedsMendingError as error:
+            self.fault = error
 
     def refuse(self, reason: str) -> None:
         """Crawl the host without asking it for anything, since it may not or cannot be reached."""

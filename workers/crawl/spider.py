@@ -14,6 +14,7 @@ from scrapy import signals
 from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.exceptions import StopDownload
 
+from workers.base.failures import NeedsMendingError
 from workers.base.urls import normal_host
 from workers.crawl.fetch import PinnedResolver
 from workers.crawl.host import CrawlError, CrawlJob, CrawlResult
@@ -85,7 +86,7 @@ def scrapy_settings(job: CrawlJob) -> dict[str, Any]:
 
 
 def run_job(job: CrawlJob) -> CrawlResult:
-    """Crawl in this process, which cannot crawl again. Raises CrawlError."""
+    """Crawl in this process, which cannot crawl again. Raises CrawlError, NeedsMendingError."""
     about = {
         "software": "clip-from-scratch",
         "format": "WARC/1.1",
@@ -100,7 +101,7 @@ def run_job(job: CrawlJob) -> CrawlResult:
             _run_scrapy(crawl, scrapy_settings(job))
         writer.finish()
     write_visits(crawl.visits.values(), job.files.table)
-    return CrawlResult(pages=crawl.pages, known=crawl.known, moved_to=sorted(crawl.moved_to))
+    return CrawlResult(pages=crawl.pages, known=crawl.known, moved_to=tuple(sorted(crawl.moved_to)))
 
 
 def _pin(job: CrawlJob) -> str | None:
@@ -118,6 +119,8 @@ def _run_scrapy(crawl: HostCrawl, settings: dict[str, Any]) -> None:
     process = AsyncCrawlerProcess(settings)
     process.crawl(HostSpider, crawl=crawl)
     process.start()
+    if crawl.fault:
+        raise crawl.fault
     if not crawl.completed:
         raise CrawlError("the crawl ended early; the log above says why")
 
@@ -134,7 +137,11 @@ def main() -> None:
     logging.captureWarnings(True)
     job = CrawlJob.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.stdout.write(run_job(job).model_dump_json())
+    try:
+        result = run_job(job)
+    except NeedsMendingError as error:
+        result = CrawlResult(at_fault=str(error))
+    sys.stdout.write(result.model_dump_json())
 
 
 if __name__ == "__main__":

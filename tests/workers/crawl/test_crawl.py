@@ -21,6 +21,7 @@ from scrapy.exceptions import StopDownload
 from scrapy.http import HtmlResponse
 
 from tests.workers.web import PATIENCE, Answer, Web, moved, page, robots, serving, tagged
+from workers.base.failures import NeedsMendingError
 from workers.base.opt_outs import Kind, entry_key, normal_entry
 from workers.base.settings import CrawlSettings
 from workers.base.tally import Tally
@@ -422,6 +423,21 @@ def test_a_broken_crawler_is_an_error_with_its_log(tmp_path):
     with pytest.raises(CrawlError, match="ended with"):
         crawl_host("[", [], tmp_path, CrawlSettings())
     assert (tmp_path / "_crawl.log").read_text()
+
+
+def test_a_crawl_that_would_ask_the_public_internet_as_nobody_says_which_setting_is_at_fault(
+    tmp_path,
+):
+    """A host that is named need have no contact before it shows where it is."""
+    public = "93.184.215.14"
+    nobody = CrawlSettings(allow_private_hosts=(public,))
+    with pytest.raises(NeedsMendingError, match=rf"^{public} is .*; pages\.user_agent: the owners"):
+        crawl_host(public, [f"http://{public}/"], tmp_path / "named", nobody)
+    assert not (tmp_path / "named" / "_crawl.log").exists()
+    with serving({"/robots.txt": moved(f"http://{public}/robots.txt"), "/": page()}) as web:
+        with pytest.raises(NeedsMendingError, match=rf"^{public} is .*; pages\.user_agent: "):
+            crawl(web, tmp_path / "robots")
+        assert web.asked == ["/robots.txt"]
 
 
 def test_what_was_taken_down_is_not_asked_for_and_stands_in_no_sample(tmp_path):
