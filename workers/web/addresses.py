@@ -18,6 +18,9 @@ from workers.web.lookups import LOOKUPS
 #: IPv6 prefixes whose last 32 bits are an IPv4 address that a gateway connects to (NAT64).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
+#: All of IPv6 that is given out for the internet; what else is there is a network's own, or was.
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+
 #: Seconds that a name server may take.
 LOOKUP_SECONDS = 30.0
 
@@ -39,6 +42,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
         if inner is not None:
             return is_public(str(inner))
+        if ip not in _GLOBAL_UNICAST:
+            return False
     return ip.is_global and not ip.is_multicast
 
 

@@ -9,12 +9,25 @@ from workers.crawl.fetch import PinnedResolver
 from workers.web.addresses import (
     NoContactError,
     PrivateAddressError,
+    check_addresses,
     is_public,
     permitted_addresses,
 )
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "8.8.8.8",
+            "2001:4860:4860::8888",
+            "::ffff:8.8.8.8",
+            "64:ff9b::808:808",
+            "2002:808:808::",
+        ),
+        "2001:0:7f00:1::f7f7:f7f7",  # 8.8.8.8 by way of Teredo, whatever its server is
+    ],
+)
 def test_public(address):
     assert is_public(address)
 
@@ -27,6 +40,11 @@ def test_public(address):
         "::ffff:127.0.0.1",  # IPv4 inside IPv6
         "64:ff9b::7f00:1",  # 127.0.0.1 behind a NAT64 gateway
         "2002:7f00:1::",  # 127.0.0.1 as 6to4
+        "2001:0:808:808::80ff:fffe",  # 127.0.0.1 by way of Teredo
+        *("ff02::1", "ff0e::1", "::ffff:224.0.0.1"),  # many
+        *("fe80::1%eth0", "fe80::1%25eth0", "fec0::1", "2001:db8::1"),  # of a network
+        *("::7f00:1", "::808:808", "::ffff:0:7f00:1"),  # IPv4 in forms that nobody routes
+        *("64:ff9b:1::1", "64:ff9b:1::808:808"),  # a gateway of a network's own
     ],
 )
 def test_not_public(address):
@@ -54,6 +72,10 @@ def test_a_private_host_that_is_not_named(allowed):
 def test_a_name_is_judged_by_its_addresses():
     with pytest.raises(PrivateAddressError):
         permitted_addresses("localhost", 80, ())
+    for addresses in (["8.8.8.8", "10.0.0.1"], ["10.0.0.1", "8.8.8.8"]):  # each of them counts
+        with pytest.raises(PrivateAddressError, match=r"is at 10\.0\.0\.1,"):
+            check_addresses("a.invalid", 80, (), addresses)
+    check_addresses("a.invalid", 80, (), ["8.8.8.8", "2001:4860:4860::8888"])
     assert "127.0.0.1" in permitted_addresses("localhost", 80, ("localhost",))
 
 

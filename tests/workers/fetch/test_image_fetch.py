@@ -7,8 +7,10 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
+import tracemalloc
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
@@ -20,9 +22,11 @@ import zstandard
 from pipelines.run.attempts import attempt
 from pipelines.run.receipts import Shard
 from tests.workers.web import PATIENCE, Answer, moved, serving
+from workers.base.failures import FetchError
 from workers.base.opt_outs import Kind, OptOuts, normal_entry
 from workers.base.settings import DownloadSettings
 from workers.base.tally import Tally
+from workers.fetch.codings import without_codings
 from workers.fetch.fetch_each import fetch_each
 
 BODY = b"a picture" * 100
@@ -308,6 +312,8 @@ ANSWERS = {
     "/slow_head": (HEAD + b"X: ", b"x"),
     "/more_heads": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "/silent": (b"", b""),
+    "/silent_in_head": (HEAD + b"X: ", b""),
+    "/silent_in_body": (HEAD + b"Content-Length: 5000\r\n\r\n" + BODY, b""),
 }  # fmt: skip
 
 
@@ -377,6 +383,44 @@ def test_as_many_bytes_as_are_allowed_are_taken(rude, path):
 def test_what_comes_in_drops_ends_with_the_seconds_for_all_of_it(rude, path):
     settings = {"max_seconds": 0.3, "timeout": PATIENCE, "retries": 0}
     assert fetched(f"http://{rude}/{path}", rude, **settings) == "timeout"
+
+
+@pytest.mark.parametrize("path", ["silent", "silent_in_head", "silent_in_body"])
+def test_who_says_nothing_is_not_waited_for(rude, path):
+    began = time.monotonic()
+    settings = {"max_seconds": PATIENCE, "timeout": 0.3, "retries": 0}
+    assert fetched(f"http://{rude}/{path}", rude, **settings) == "timeout"
+    assert time.monotonic() - began < PATIENCE / 2
+
+
+def test_who_takes_no_connection_is_not_waited_for():
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # more than wait: Linux answers no further ones
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        host = f"127.0.0.1:{full.getsockname()[1]}"
+        began = time.monotonic()
+        settings = {"max_seconds": PATIENCE, "timeout": 0.3, "retries": 0, "robots": False}
+        assert fetched(f"http://{host}/a.png", host, **settings) == "timeout"
+        assert time.monotonic() - began < PATIENCE / 2
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
+def test_no_more_is_unpacked_than_is_allowed(coding):
+    plain = bytes(2**26)
+    packed = {
+        "gzip": lambda: gzip.compress(plain, 1),
+        "br": lambda: brotli.compress(plain, quality=1),
+        "zstd": lambda: zstandard.compress(plain),
+    }[coding]()
+    tracemalloc.start()
+    with pytest.raises(FetchError, match="too_large"):
+        without_codings(packed, [coding], 100_000)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**24
 
 
 @contextmanager
