@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from clip_model.image_files import FORMATS, ImageError, decode_image
+from clip_model.image_files import FORMATS, ImageError, decode_image, format_of
 from clip_model.preprocess import reference_bytes_transform
 from tests.image_samples import EPS, SAMPLES, encoded, ramp
 from workers.base.settings import ImageFormat
@@ -97,6 +97,14 @@ assert "torch" not in sys.modules
 def test_pillow_knows_the_formats_by_these_names() -> None:
     Image.init()
     assert set(FORMATS) <= set(Image.OPEN)
+
+
+def test_a_jpeg_of_several_pictures_is_a_jpeg() -> None:
+    image = Image.new("RGB", (8, 8))
+    data = encoded(image, "MPO", save_all=True, append_images=[image])
+    assert format_of(data, ("JPEG",)) == "MPO"
+    with pytest.raises(ImageError, match="none of PNG, TIFF"):
+        format_of(data, ("PNG", "TIFF"))
 
 
 def test_a_download_may_name_each_format_that_is_read() -> None:
