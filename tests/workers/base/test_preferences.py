@@ -55,6 +55,7 @@ AGAINST = [
     ("noai, max-snippet: 3", "GOOGLE"),
     ("max-image-preview: none, none", "OWN"),
     ("max-image-preview:none; noai", "OWN"),
+    ("max-snippet:-1;noai", "OWN"),
     ("max-image-preview:, noai", "OWN"),
     ("unavailable_after: 25 Jun 2026 15:00:00 PST, noai", "GOOGLE"),
     ("unavailable_after: Thursday, 25-Jun-26 15:00:00 GMT, noindex", "GOOGLE"),

@@ -23,7 +23,7 @@ from workers.base.storage import write_table
 from workers.fetch.download import download_shard
 from workers.fetch.fetch_each import fetch_each
 from workers.web.hosts import MAX_FAILURES
-from workers.web.pauses import MAX_PAUSE, retry_after
+from workers.web.pauses import MAX_PAUSE, backoff, retry_after
 
 BODY = b"a picture" * 100
 GOOD = Answer(BODY)
@@ -151,6 +151,8 @@ def test_a_host_that_wants_more_than_a_minute_is_left_to_another_run():
         (" 0 ", 0),
         ("Fri, 27 Nov 2026 12:00:30 GMT", 30),
         ("Friday, 27-Nov-26 12:00:30 GMT", 30),  # as RFC 850 had it
+        ("Fri Nov 27 12:00:30 2026", 30),  # as C's asctime has it
+        ("Fri, 27 Nov 2026 12:00:30 -0000", 30),
         ("Fri, 27 Nov 2026 11:00:00 GMT", 0),
         ("Fri, 27 Nov 2026 14:00:30 +0200", 30),
         ("", None),
@@ -162,6 +164,14 @@ def test_a_host_that_wants_more_than_a_minute_is_left_to_another_run():
 )
 def test_retry_after_is_seconds_or_a_date(value, seconds):
     assert retry_after(value, datetime(2026, 11, 27, 12, tzinfo=UTC)) == seconds
+
+
+def test_pauses_are_anything_up_to_what_doubles_from_attempt_to_attempt():
+    for attempt, most in enumerate((2.0, 4.0, 8.0)):
+        pauses = [backoff(2.0, f"http://a.org/{number}", attempt) for number in range(1000)]
+        assert 0 <= min(pauses) < 0.01 * most
+        assert 0.99 * most < max(pauses) < most
+        assert sum(pauses) / 1000 == pytest.approx(most / 2, rel=0.05)
 
 
 def test_a_host_without_an_answer_is_asked_no_more():
