@@ -213,6 +213,8 @@ def test_what_a_page_says(headers, metas, file, opts_out, source):
         ("bots=n", True, "VOCAB, drafts 03 and 04"),
         ("bots=n, train-ai=y", False, "VOCAB, draft 04: the more specific category counts"),
         ("ai-train=n", True, "MET: the name that Content-Signal has for it"),
+        ("ai-train=n, train-ai=y", False, "OWN: the name of the vocabulary before all others"),
+        ("ai-train=y, train-ai=n", True, "OWN"),
         ("", None, "OWN"),
     ],
 )  # fmt: skip

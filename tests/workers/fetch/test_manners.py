@@ -1,9 +1,10 @@
 """How hosts are treated: what robots.txt says, how often, how far apart, and when no more."""
 
+import asyncio
 import socket
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
@@ -22,7 +23,8 @@ from workers.base.settings import DownloadSettings
 from workers.base.storage import write_table
 from workers.fetch.download import download_shard
 from workers.fetch.fetch_each import fetch_each
-from workers.web.hosts import MAX_FAILURES
+from workers.web.hosts import MAX_FAILURES, Host, Manners
+from workers.web.leases import Lease
 from workers.web.pauses import MAX_PAUSE, backoff, retry_after
 
 BODY = b"a picture" * 100
@@ -172,6 +174,18 @@ def test_pauses_are_anything_up_to_what_doubles_from_attempt_to_attempt():
         assert 0 <= min(pauses) < 0.01 * most
         assert 0.99 * most < max(pauses) < most
         assert sum(pauses) / 1000 == pytest.approx(most / 2, rel=0.05)
+
+
+def test_a_host_may_want_a_minute_between_two_requests_and_no_more():
+    async def pause(wanted):
+        lease = Lease()
+        host = Host(Manners(1, 0.0, 1e9), lease)
+        host.want_delay(wanted)
+        async with host.turn(nullcontext):
+            return lease.pause
+
+    assert 29 < asyncio.run(pause(30.0)) <= 30
+    assert MAX_PAUSE - 1 < asyncio.run(pause(1e9)) <= MAX_PAUSE
 
 
 def test_a_host_without_an_answer_is_asked_no_more():
