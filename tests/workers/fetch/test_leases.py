@@ -1,5 +1,6 @@
 """Tasks that work at a time take turns at a host: the book of leases, and fetches that have it."""
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from tests.workers.web import Answer, robots, serving
 from workers.base.settings import DownloadSettings
 from workers.fetch.fetch_each import fetch_each
 from workers.web import leases
-from workers.web.leases import LOST, STALE, LeaseBook
+from workers.web.leases import LOST, STALE, LeaseBook, Leases
 
 
 class Clock:
@@ -148,6 +149,22 @@ def answers(tasks, number=40, seconds=0.02):
 
 def image_answer():
     return Answer(image(), headers={"Content-Type": "image/png"})
+
+
+def test_a_task_that_ends_gives_back_what_it_has_at_once():
+    shared = Shared()
+
+    async def work():
+        task = Leases(shared)
+        keeper = asyncio.create_task(task.keep())
+        assert await task.of("x").get()
+        task.of("x").leave_alone(50.0)
+        keeper.cancel()
+        await task.leave()
+
+    asyncio.run(work())
+    granted = shared.book.exchange("another", ["x"], {}).granted
+    assert granted == {"x": pytest.approx(50.0, abs=5.0)}
 
 
 @pytest.mark.usefixtures("short_leases")
