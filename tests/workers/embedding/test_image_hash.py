@@ -87,6 +87,12 @@ def test_an_image_treated_otherwise_is_near_and_another_one_far(tiles):
     assert min(pairs) >= 12
 
 
+def test_one_pixel_of_another_level_is_no_structure():
+    levels = np.full((3, 64, 64), 128, np.uint8)
+    levels[:, 20, 31] = 129
+    assert image_hash(levels) == NO_HASH
+
+
 def test_images_without_structure_have_no_hash(tiles):
     ramp = np.linspace(0, 255, 224).astype(np.uint8)
     shades = np.broadcast_to(ramp, (3, 224, 224))
