@@ -167,7 +167,8 @@ def train(
 
             score = None
             if held_out and state.step % (settings.evaluate_every or total) == 0:
-                recall = held_out.recall(state.compute, workers)
+                with state.averaged():
+                    recall = held_out.recall(state.compute, workers)
                 lines.judged(state.step, recall)
                 score = sum(recall.values())
             if workers.rank == 0 and (tick or state.step in (1, total)):

@@ -7,7 +7,7 @@ workers, since their shares of the loss sum to the loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
@@ -99,6 +99,12 @@ class Workers:
         if self.size > 1:
             dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def copy_first(self, values: Iterable[Tensor]) -> None:
+        """Write the first worker's values over those of the others."""
+        if self.size > 1:
+            for value in values:
+                dist.broadcast(value.detach(), src=0)
 
     def barrier(self) -> None:
         """Wait until all have come here."""
@@ -287,8 +293,7 @@ def _sum(bucket: Any) -> torch.futures.Future[Tensor]:
 
 def _sharded(objective: Objective, workers: Workers) -> nn.Module:
     """FSDP2: each block's weights are whole only while they are used."""
-    for value in [*objective.parameters(), *objective.buffers()]:
-        dist.broadcast(value.detach(), src=0)
+    workers.copy_first([*objective.parameters(), *objective.buffers()])
     mesh = init_device_mesh(workers.device.type, (workers.size,))
     modules: list[nn.Module] = [
         module for module in objective.modules() if isinstance(module, BLOCKS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,7 +42,7 @@ class TrainingState:
         """As a training begins. Raises NeedsMendingError where a setting does not fit the model."""
         if precision == "fp32":
             without_tf32()
-        self.settings, self.is_first = settings.optimizer, workers.rank == 0
+        self.settings, self.workers = settings.optimizer, workers
         self.model = starting_model(settings, seed)
         try:
             self.objective = _objective(settings, self.model)
@@ -64,7 +66,7 @@ class TrainingState:
         except ValueError as error:
             raise NeedsMendingError(f"model.optimizer.name: {error}") from error
         self.average: dict[str, Tensor] | None = None
-        if self.settings.average and self.is_first:
+        if self.settings.average and workers.rank == 0:
             self.average = start_average(self.objective)
         self.step = 0
 
@@ -93,6 +95,30 @@ class TrainingState:
             update_average(self.average, self.objective, self.settings.average, self.step)
         self.step += 1
         return said | {"temperature": self.model.logit_scale.exp().item()}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it, the weights are their average, where there is one: what the model would be.
+
+        All workers must enter it at once; the first has the average.
+        """
+        if not self.settings.average:
+            yield
+            return
+        own = start_average(self.objective)
+        self._become(self.average or own)
+        try:
+            yield
+        finally:
+            self._become(own)
+
+    @torch.no_grad()
+    def _become(self, values: dict[str, Tensor]) -> None:
+        """Take the first worker's values."""
+        weights = self.objective.state_dict()
+        for name, weight in weights.items():
+            weight.copy_(values[name])
+        self.workers.copy_first(weights.values())
 
     def kept(self) -> dict[str, Any]:
         """What ``load`` takes back; whole on the first worker. All must call this at once."""

@@ -1,9 +1,11 @@
 """The training loop and the scores, without Ray."""
 
+import copy
 import logging
 import math
 import re
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,12 +25,14 @@ from pipelines.run.config import Config, ScoreSettings
 from pipelines.run.receipts import Shard
 from pipelines.stages.scores import ScoreModels
 from pipelines.training import loop
+from pipelines.training.accumulation import backward
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.held_out import Example, is_held_out, read_held_out
 from pipelines.training.index import Index, hashes_of
 from pipelines.training.loop import DivergedError, Unnoticed, train
 from pipelines.training.order import DataSettings
 from pipelines.training.parallel import Workers
+from pipelines.training.retrieval import HeldOutRetrieval
 from pipelines.training.settings import TrainSettings
 from pipelines.training.state import TrainingState
 from tests.pipelines.training import workers_at_work
@@ -127,6 +131,7 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(shards, tmp
             broken = run(shards, config, tmp_path / "t", notice=KilledAt(random.randrange(3)))
         except KilledError:
             kills += 1
+            assert kills < 100, "it gets no further"
         else:
             break
     assert kills >= 10
@@ -204,6 +209,27 @@ def test_the_average_of_the_weights_is_the_model(shards, tmp_path):
             assert 0 < (mean - begun).norm() < (last - begun).norm()
 
 
+def test_the_average_is_what_is_judged_and_the_training_goes_on_with_its_own_weights(
+    shards, tmp_path, monkeypatch
+):
+    judged = []
+    recall = HeldOutRetrieval.recall
+
+    def noted(held_out, compute, workers):
+        judged.append(copy.deepcopy(compute.objective.model.state_dict()))
+        return recall(held_out, compute, workers)
+
+    monkeypatch.setattr(HeldOutRetrieval, "recall", noted)
+    values = {"epochs": 3, "held_out": 0.4, "optimizer": {"average": 0.9}}
+    trained = run(shards, settings(tmp_path, evaluate_every=1, **values), tmp_path / "1")
+    unjudged = run(shards, settings(tmp_path, **values), tmp_path / "2")
+    assert losses(trained) == losses(unjudged)
+    assert len(judged) > 2
+    for name, weight in trained.model.state_dict().items():
+        assert torch.equal(judged[-1][name], weight)
+        assert torch.equal(unjudged.model.get_parameter(name), weight)
+
+
 def test_held_out_pairs_judge_it_on_the_way_and_the_best_is_kept(shards, tmp_path):
     config = settings(tmp_path, epochs=6, held_out=0.4, evaluate_every=2, checkpoints={"keep": 1})
     trained = run(shards, config, tmp_path / "t")
@@ -214,6 +240,21 @@ def test_held_out_pairs_judge_it_on_the_way_and_the_best_is_kept(shards, tmp_pat
     best = max(scores, key=lambda step: (scores[step], step))
     kept = {entry.step for entry in Checkpoints(tmp_path / "t").entries()}
     assert kept == {best, max(len(steps), best)}
+
+
+def test_the_one_that_held_out_pairs_like_best_is_kept_beside_the_last(
+    shards, tmp_path, monkeypatch
+):
+    shares = chain([0.1, 0.4], repeat(0.3))
+
+    def recall(*_):
+        return {"image_to_text@1": 0.5, "text_to_image@1": next(shares)}
+
+    monkeypatch.setattr(HeldOutRetrieval, "recall", recall)
+    config = settings(tmp_path, steps=5, held_out=0.4, evaluate_every=1, checkpoints={"keep": 1})
+    run(shards, config, tmp_path / "t")
+    entries = Checkpoints(tmp_path / "t").entries()
+    assert [(entry.step, entry.score) for entry in entries] == [(2, 0.9), (5, 0.8)]
 
 
 def test_judging_by_nothing_is_refused_with_what_to_do(shards, tmp_path):
@@ -227,6 +268,33 @@ def test_a_loss_that_is_not_a_number_stops_the_training_and_names_its_pairs(shar
         run(shards, config, tmp_path / "t")
     ids = {row["pair_id"] for path in shards for row in pq.read_table(path).to_pylist()}
     assert len([name for name in re.findall(r"\w+", str(error.value)) if name in ids]) == 16
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_was_kept_before_a_loss_that_is_no_number_stays(shards, tmp_path, monkeypatch, value):
+    """And the pairs that are named are those of all workers."""
+
+    class WithAnother(Workers):
+        def gather(self, values):
+            return [*values, "one of another worker"] if values else []
+
+    taken = []
+
+    def broken_at_the_third(*arguments):
+        taken.append(backward(*arguments))
+        return taken[-1] * (value if len(taken) == 3 else 1)
+
+    monkeypatch.setattr(loop, "backward", broken_at_the_third)
+    monkeypatch.setattr(loop, "NAMED", 100)
+    config = settings(tmp_path, checkpoints={"every_steps": 1})
+    workers = WithAnother(torch.device("cpu"))
+    with pytest.raises(DivergedError, match=f"the loss is {value} in step 3.*another worker$"):
+        train(shards, config, 0, tmp_path / "t", workers)
+    checkpoints = Checkpoints(tmp_path / "t")
+    assert [entry.step for entry in checkpoints.entries()] == [1, 2]
+    kept = checkpoints.latest()
+    assert kept is not None
+    assert all(weight.isfinite().all() for weight in kept["objective"].values())
 
 
 def test_weights_that_the_last_step_breaks_are_no_model(shards, tmp_path):
@@ -359,6 +427,17 @@ def test_another_resolution_and_pieces_of_a_batch_are_trained_on(shards, tmp_pat
     assert trained.model.config.image_resolution == 48
     whole = run(shards, settings(tmp_path, epochs=1, resolution=48), tmp_path / "w")
     assert losses(trained) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_gradients_are_shortened_once_all_pieces_of_a_batch_are_in_them(shards, tmp_path):
+    clipped = {"epochs": 1, "batch_size": 16, "optimizer": {"clip_gradients": 1e-6}}
+    whole = run(shards, settings(tmp_path, **clipped), tmp_path / "w")
+    pieces = run(shards, settings(tmp_path, chunk=5, **clipped), tmp_path / "p")
+    lengths, same = ([line["gradient"] for line in t.metrics] for t in (whole, pieces))
+    assert same == pytest.approx(lengths, rel=1e-4)
+    assert min(lengths) > 1e-3, "how long they were, not how long they are now"
+    for one, other in pairwise(whole.model, pieces.model):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
 
 
 def test_the_parts_are_disjoint_whole_and_split_by_image(shards, tmp_path):
