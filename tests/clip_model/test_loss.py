@@ -163,10 +163,13 @@ class LargestTensor(TorchDispatchMode):
 
 
 @EACH
-def test_no_tensor_of_all_pairs_is_made(loss, naive, scalars) -> None:
+@pytest.mark.parametrize("options", [{"block": 16}, {}], ids=["said", "by default"])
+def test_no_tensor_of_all_pairs_is_made(loss, naive, scalars, options, monkeypatch) -> None:
+    monkeypatch.setattr("clip_model.loss.MIN_BLOCK", 2)
+    monkeypatch.setattr("clip_model.loss.BLOCK_LOGITS", 16 * 200)
     inputs = (*some_features(200), *torch.tensor(scalars))
     with LargestTensor() as largest:
-        with_gradients(loss, *inputs, block=16)
+        with_gradients(loss, *inputs, **options)
     assert largest.numbers == 16 * 200
     with LargestTensor() as largest:
         with_gradients(naive, *inputs)

@@ -9,8 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from clip_model import CLIP, ClipConfig, contrastive_loss, sigmoid_loss, tokenize
+from clip_model import (
+    CLIP,
+    ClipConfig,
+    contrastive_loss,
+    distillation_loss,
+    sigmoid_loss,
+    tokenize,
+)
 from clip_model.config import TextConfig, VisionTransformerConfig
+from clip_model.distillation import Distilled
 from clip_model.loss import OnePart
 from clip_model.objectives import (
     OBJECTIVES,
@@ -59,6 +67,17 @@ def test_contrastive_is_the_loss_of_both_features() -> None:
     torch.testing.assert_close(
         whole_loss(objective), contrastive_loss(*features, model.logit_scale)
     )
+
+
+def test_a_student_learns_from_the_pairs_and_by_its_weight_from_the_teacher() -> None:
+    objective = Distilled(CLIP(CONFIG), weight=0.7, temperature=0.05).double()
+    teacher = tuple(torch.randn(2, len(CAPTIONS), 5, generator=torch.Generator().manual_seed(2)))
+    images, texts, *theirs = objective(*batch(), *teacher)
+    scale, parts = objective.model.logit_scale, OnePart(len(CAPTIONS))
+    own = contrastive_loss(images, texts, scale)
+    distance = distillation_loss(images, texts, scale, (theirs[0], theirs[1]), math.log(20))
+    found = objective.loss((images, texts, *theirs), parts)
+    torch.testing.assert_close(found, own + 0.7 * distance)
 
 
 def test_sigmoid_starts_where_siglip_does() -> None:

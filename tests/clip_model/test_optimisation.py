@@ -102,6 +102,8 @@ def test_adams_constants_are_the_papers_by_image_tower_unless_given():
         optimizer = make_optimizer(nn.Linear(2, 2), constants, 1e-3, 0.2)
         assert all((*g["betas"], g["eps"]) == expected for g in optimizer.param_groups)
     assert adam_constants(RESNET, beta2=0.98, eps=1e-6) == adam_constants(TINY)
+    beside_muon = make_optimizer(CLIP(TINY), adam_constants(TINY), 1e-3, 0.2, "muon").param_groups
+    assert {(*g["betas"], g["eps"]) for g in beside_muon if "betas" in g} == {(0.9, 0.98, 1e-6)}
 
 
 # --- Muon ------------------------------------------------------------------------------------

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.training.order import DataSettings, Hashes, Order, permutation
+from pipelines.training.order import (
+    DataSettings,
+    Hashes,
+    LaneWindow,
+    Order,
+    Window,
+    permutation,
+)
 from workers.base.failures import NeedsMendingError
 from workers.embedding.tar_reader import Chunk
 
@@ -266,6 +273,23 @@ def test_where_a_training_goes_on_makes_no_difference_to_what_it_reads(step):
 def test_what_makes_no_batch_is_refused(changed, message):
     with pytest.raises(NeedsMendingError, match=message):
         Order(shards_of([[18]]), replace(DataSettings(batch_size=4), **changed))
+
+
+@pytest.mark.parametrize(("unique", "expected"), [(False, [2, 4, 3, 5, 1]), (True, [2, 4])])
+def test_who_stands_for_a_row_is_of_another_batch_if_possible_and_clashes_with_none(
+    unique, expected
+):
+    """Of three steps: row 3 has the image of row 1, and row 5 the caption of row 0."""
+    images, captions = [0, 1, 2, 1, 4, 5], [10, 11, 12, 13, 14, 10]
+    of_lane = LaneWindow(
+        np.arange(6).reshape(3, 2),
+        np.zeros(6),
+        np.zeros(6, np.int64),
+        np.array(images, np.uint64),
+        np.array(captions, np.uint64),
+    )
+    window = Window(3, {0: of_lane}, unique=unique)
+    assert list(window.substitutes(0, step=0, slot=0)) == expected
 
 
 def clashes(index, found):

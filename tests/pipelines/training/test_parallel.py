@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
+from pipelines.training import parallel
 from pipelines.training.parallel import Workers
 from tests.pipelines.training.workers_at_work import (
     CASES,
@@ -111,6 +112,14 @@ def test_parts_of_several_sizes_are_gathered(results, size):
     for one in results[size]:
         assert one["gathered"]["rows"].tolist() == [[rank, rank] for rank in ranks]
         assert one["broadcast"] == {"from": 0}
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_a_precision_is_what_was_asked_for_or_what_the_processor_computes_in(monkeypatch, computes):
+    monkeypatch.setattr(parallel, "computes_bfloat16", lambda _device: computes)
+    assert Workers(CPU).agreed_precision("auto") == ("bf16" if computes else "fp32")
+    for wanted in ("bf16", "fp32"):
+        assert Workers(CPU).agreed_precision(wanted) == wanted
 
 
 def test_there_are_as_many_sizes_as_workers():

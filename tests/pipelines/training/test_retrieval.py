@@ -10,9 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from clip_model import CLIP
+from clip_model.objectives import Contrastive
 from pipelines.training import retrieval
 from pipelines.training.held_out import is_held_out
 from pipelines.training.order import DataSettings
+from pipelines.training.parallel import Workers
 from pipelines.training.retrieval import HeldOutRetrieval
 from tests.shards import TINY, images, jpeg, write_dataset, write_tar
 from workers.base.copies import open_copy
@@ -80,6 +83,25 @@ def test_nothing_held_out_is_refused(tmp_path):
     write_dataset(list(images(4)), tmp_path / "0.parquet")
     with pytest.raises(NeedsMendingError, match=r"raise model\.held_out"):
         HeldOutRetrieval([tmp_path / "0.parquet"], replace(DATA, held_out=0.0), TINY)
+
+
+def test_a_model_is_judged_as_it_will_be_used_and_trained_on(tmp_path):
+    """Without what is done in training alone, such as leaving patches out."""
+    write_dataset(list(images(20)), tmp_path / "0.parquet")
+    modes = []
+
+    class Noted(Contrastive):
+        def forward(self, images, tokens, *, known=()):
+            modes.append((self.training, self.model.visual.training, torch.is_grad_enabled()))
+            return super().forward(images, tokens, known=known)
+
+    alone = Workers(torch.device("cpu"))
+    objective = Noted(CLIP(TINY)).train()
+    found = HeldOutRetrieval([tmp_path / "0.parquet"], DATA, TINY)
+    recall = found.recall(alone.wrap(objective), alone)
+    assert recall.keys() == {"image_to_text@1", "text_to_image@1"}
+    assert set(modes) == {(False, False, False)}
+    assert all(module.training for module in objective.modules())
 
 
 def test_levels_are_those_of_the_images(tmp_path):

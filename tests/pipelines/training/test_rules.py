@@ -23,6 +23,7 @@ from workers.embedding.encoders import TOKENS_ROUNDED_TO
 CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"objective": "sigmoid"}, {}),
     ({"resolution": 48}, {}),
+    ({"precision": "bf16"}, {}),
     ({"batch_size": 8}, {}),
     ({"caption_tokens": 4}, {}),
     ({"locked": "image"}, {}),
@@ -46,7 +47,7 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 #: What has tests of its own: where it starts, how long it is, what is said of it on the way.
 ELSEWHERE = {"recipe", "start_from", "architecture", "epochs", "steps", "evaluate_every"} | {
-    *("precision", "use_gpu", "chunk", "threads", "distillation"),
+    *("use_gpu", "chunk", "threads", "distillation"),
 }
 
 
@@ -130,6 +131,22 @@ def test_new_weights_are_those_of_the_seed():
     assert not torch.equal(
         one.visual.get_parameter("conv1.weight"), other.visual.get_parameter("conv1.weight")
     )
+
+
+def test_an_average_does_not_remember_the_first_weights_for_long(place):
+    """Of 0.999 a training of a hundred steps would be the weights that it began with."""
+    config = settings(place, optimizer={"average": 0.999, "warmup_steps": 0})
+    training = TrainingState(config, 0, "fp32", Workers(torch.device("cpu")))
+    weight = training.model.text_projection
+    for step, kept in enumerate((1 / 10, 2 / 11)):
+        assert training.average is not None
+        before = training.average["model.text_projection"].clone()
+        for parameter in training.objective.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        training.take_step(10)
+        expected = kept * before + (1 - kept) * weight.detach()
+        found = training.average["model.text_projection"]
+        torch.testing.assert_close(found, expected, msg=f"step {step}")
 
 
 def test_a_chunk_is_the_most_that_a_tower_sees_and_its_blocks_keep_what_is_asked_for(
