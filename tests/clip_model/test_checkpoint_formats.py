@@ -629,6 +629,22 @@ def test_resampling_keeps_the_class_token_and_a_constant() -> None:
     torch.testing.assert_close(new[1:], torch.full((49, 64), 0.5))
 
 
+def test_positions_are_those_of_places_between_and_stand_in_rows() -> None:
+    """A slope along the rows stays one: each new place lies between its neighbours."""
+    model = random_model(VIT)
+    old_side, new_side = VIT.image_resolution // 8, 2 * VIT.image_resolution // 8
+    slope = torch.arange(old_side, dtype=torch.float32)
+    with torch.no_grad():
+        positions(model)[1:] = slope.repeat(old_side)[:, None]
+    new = positions(resize_positions(model, 2 * VIT.image_resolution))
+    rows = new[1:, 0].view(new_side, new_side)
+    torch.testing.assert_close(rows, rows[:1].expand_as(rows))
+    inside = rows[0, 2:-2]
+    expected = (torch.arange(2, new_side - 2) + 0.5) / 2 - 0.5
+    torch.testing.assert_close(inside, expected, atol=0.1, rtol=0)
+    assert (rows[0].diff() > 0).all()
+
+
 def test_same_resolution_changes_nothing() -> None:
     model = random_model(RESNET)
     assert_same(resize_positions(model, 64), model)
