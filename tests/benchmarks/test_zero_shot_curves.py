@@ -6,6 +6,7 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import polars
 import pyarrow as pa
@@ -13,11 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks import model_scale, objectives, zero_shot_curves
+from benchmarks import distillation, model_scale, objectives, zero_shot_curves
 from benchmarks.objectives import efficiency_figure, needed, ratio, table
 from benchmarks.zero_shot_curves import estimate_of, seen_at
 from examples.starter_model.pairs import PAIRS, TEST
 from pipelines.evaluation.intervals import wilson
+from pipelines.training.loop import train
+from pipelines.training.settings import TrainSettings
+from tests.shards import save_tiny_model
 
 #: Of 100 pictures.
 FAST = {0: {100: 0.2, 200: 0.4, 400: 0.8}, 1: {100: 0.2, 200: 0.4, 400: 0.6}}
@@ -182,6 +186,42 @@ def test_a_tiny_experiment_of_scale(
     rows = polars.read_parquet(out / "figures" / "accuracy_by_compute.parquet")
     assert rows["note"].to_list() == ["tiny-1", "tiny-2"]
     assert rows["model"].to_list() == ["tiny", "tiny"]
+
+
+def test_a_tiny_experiment_of_distillation(
+    laid_out: Path,
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(zero_shot_curves, "PARTS", 2)
+    monkeypatch.setattr(distillation, "PARTS", (1, 2))
+    taught = []
+
+    def noted(shards: Any, settings: TrainSettings, *more: Any) -> Any:
+        taught.append(settings.distillation)
+        return train(shards, settings, *more)
+
+    monkeypatch.setattr(zero_shot_curves, "train", noted)
+    teacher = save_tiny_model(tmp_path / "teacher.safetensors")
+    arguments = [*options(laid_out, tmp_path / "out"), "--architecture", str(tiny)]
+    arguments += ["--teacher", teacher, "--weight", "2", "--seeds", "0", "1"]
+    assert distillation.main(arguments) == 0
+    printed = capsys.readouterr().out.splitlines()
+    found = json.loads(printed[-1])
+    assert found["curves"].keys() == {"distilled", "alone"}
+    assert found["ratios"].keys() == {"alone/distilled"}
+    assert all(list(curve) == ["4", "8"] for curve in found["curves"]["alone"].values())
+    weights = [one and (one.weight, round(1 / one.temperature)) for one in taught]
+    assert weights == [(2.0, 14), None] * 2
+    # What is done is not done again, and the teacher embeds once.
+    monkeypatch.setattr(zero_shot_curves, "train", no_training)
+    embedded = next((tmp_path / "out" / "teacher" / "embeddings").iterdir()).stat().st_mtime_ns
+    assert distillation.main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == printed[-1]
+    (file,) = (tmp_path / "out" / "teacher" / "embeddings").iterdir()
+    assert file.stat().st_mtime_ns == embedded
 
 
 def test_data_that_are_not_laid_out_end_the_command_with_what_to_do(tmp_path: Path) -> None:
