@@ -132,6 +132,9 @@ def test_a_verdict_needs_trainings_and_pictures() -> None:
     few = compared([first_right(203, 204, 203)], first)
     assert few.trainings.verdict == "better"
     assert few.pictures.verdict == few.both.verdict == "no difference shown"
+    fewer = compared(first, [first_right(203, 204, 203)])
+    assert fewer.trainings.verdict == "worse"
+    assert fewer.pictures.verdict == fewer.both.verdict == "no difference shown"
     uneven = compared([first_right(300, 201, 201)], first)
     assert uneven.pictures.verdict == "better"
     assert uneven.trainings.verdict == uneven.both.verdict == "no difference shown"

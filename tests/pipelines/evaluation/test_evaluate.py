@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -168,6 +169,37 @@ def test_a_checkpoint_that_has_changed_is_judged_again(models, pictures, tmp_pat
         features = pq.read_table(*(tmp_path / "o" / "features" / "it").glob("*.parquet"))
         values.append(features["image_embedding"].to_pylist())
     assert values[0] != values[1]
+
+
+def test_a_result_is_of_its_texts_settings_and_pictures(models, pictures, tmp_path):
+    """Each is changed alone, under the same names: none is taken for what was judged before."""
+    colours = tmp_path / "colours"
+    shutil.copytree(pictures, colours)
+    checkpoint = tmp_path / "it.safetensors"
+    shutil.copyfile(models[0], checkpoint)
+
+    def judged(*changed):
+        command = ["--model", str(checkpoint), "--data", str(colours), "--out", str(tmp_path / "o")]
+        assert main([*command, "--set", "protocols.probe=false", *changed]) == 0
+        (features,) = (tmp_path / "o" / "features" / "it").glob("*.parquet")
+        (result,) = results(tmp_path / "o")
+        predicted = pq.read_table(tmp_path / "o" / "results" / "it.colours.parquet")
+        return features.stat().st_mtime_ns, result, predicted["ensemble"].to_pylist()
+
+    embedded, plain, answers = judged()
+    few = "protocols.prompts=[bare, ensemble]"
+    since, fewer_prompts, same_answers = judged("--set", few)
+    assert (since, same_answers) == (embedded, answers)
+    assert (len(plain["zero_shot"]), len(fewer_prompts["zero_shot"])) == (3, 2)
+    model, _ = clip_model.load(str(checkpoint))
+    with torch.no_grad():
+        model.text_projection.neg_()  # images stay what they are
+    clip_model.save(model, checkpoint)
+    _, _, other_answers = judged("--set", few)
+    assert other_answers != answers
+    (colours / "red" / "0.jpg").unlink()
+    _, without_one, _ = judged("--set", few)
+    assert (plain["pictures"], without_one["pictures"]) == (24, 23)
 
 
 def suite(folder, **sets):

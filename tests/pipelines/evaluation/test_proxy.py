@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines import proxy
 from pipelines.evaluation.intervals import bootstrap, share_of
 from pipelines.evaluation.proxy import (
     Choice,
@@ -22,7 +23,10 @@ from pipelines.evaluation.proxy_report import (
     scores_of,
     write_proxy_report,
 )
-from pipelines.run.config import Config
+from pipelines.evaluation.stages import EvaluationRun
+from pipelines.evaluation.suite import Suite
+from pipelines.proxy import _check, _choice_run, _models, _scorer_stages
+from pipelines.run.config import Config, ConfigError, Gate
 from pipelines.run.directory import Run
 from pipelines.training.settings import TrainSettings
 from workers.selection.sample_filter import Sample
@@ -42,7 +46,8 @@ def settings(**changed):
 
 
 def test_a_choice_keeps_its_own_folders_and_reads_the_pools(tmp_path):
-    pool = Run(Config(name="pool", queries="none"), tmp_path / "pool")
+    gates = {"model": Gate(min_kept=10)}
+    pool = Run(Config(name="pool", queries="none", gates=gates), tmp_path / "pool")
     place = tmp_path / "out" / "similar"
     model = TrainSettings(steps=10)
     choice = Choice.model_validate(SIMILAR)
@@ -55,6 +60,7 @@ def test_a_choice_keeps_its_own_folders_and_reads_the_pools(tmp_path):
     assert trained.receipts("model").folder == place / "seed-1" / "model"
     assert (chosen.home, trained.home) == (place, place / "seed-1")
     assert (chosen.config.seed, trained.config.seed) == (pool.config.seed, 1)
+    assert (trained.config.model, trained.config.gates) == (model, {})
     assert chosen.config.selection.steps == choice.steps
     drawn = run_of_choice(pool, place, choice, model, seed=None, pairs=7).config.selection
     assert drawn.steps[:-1] == choice.steps
@@ -75,6 +81,55 @@ def test_a_scorer_is_trained_on_the_pools_embeddings_and_makes_its_own(tmp_path)
     assert scored.receipts("selection").folder == other / "selection"
     checkpoint = trained.receipts("model").folder / "model.safetensors"
     assert scored.config.embeddings.model == str(checkpoint)
+
+
+def test_a_control_is_as_large_as_the_other_choice(tmp_path, monkeypatch):
+    sizes = {"similar": 7, "raw": 9}
+    monkeypatch.setattr(proxy, "_kept", lambda _, name: sizes[name])
+    pool = Run(Config(name="pool", queries="none"), tmp_path / "pool")
+    run = EvaluationRun(pool.config, tmp_path / "out", suite=Suite.model_construct(sets={}))
+    chosen = _choice_run(settings(), pool, run, "control")
+    assert chosen.config.selection.steps == (Sample(filter="sample", pairs=7),)
+
+
+def test_a_training_is_of_its_choice_and_seed_and_a_scorers_of_its_own(tmp_path):
+    own = TrainSettings(steps=20, batch_size=32)
+    asked = settings(
+        seeds=[3, 5],
+        scorers={"dfn": {**SIMILAR, "model": own}, "plain": SIMILAR},
+        choices={"raw": RAW, "b": {**SIMILAR, "scorer": "dfn"}},
+    )
+    pool = Run(Config(name="pool", queries="none"), tmp_path / "pool")
+    suite = Suite.model_construct(sets={})
+    run = EvaluationRun(pool.config, tmp_path / "out", suite=suite)
+    stages = [(part.title, part.stage().run) for part in _models(asked, pool, run)]
+    assert [(title, made.config.seed) for title, made in stages] == [
+        ("choices/raw/seed-3/model", 3),
+        ("choices/raw/seed-5/model", 5),
+        ("choices/b/seed-3/model", 3),
+        ("choices/b/seed-5/model", 5),
+    ]
+    assert all(made.config.model == asked.model for _, made in stages)
+    assert all(made.home == run.directory / title[:-6] for title, made in stages)
+    for name, model in (("dfn", own), ("plain", asked.model)):
+        parts = _scorer_stages(asked, pool, run, name, asked.scorers[name])
+        trained = parts["model"]().run.config
+        assert (trained.model, trained.selection.steps) == (model, asked.scorers[name].steps)
+        assert parts["embeddings"]().folder == run.directory / "scorers" / name / "embeddings"
+    chosen = _choice_run(asked, pool, run, "b")
+    assert chosen.receipts("embeddings").folder == run.directory / "scorers/dfn/embeddings"
+
+
+@pytest.mark.parametrize("part", ["choices", "scorers"])
+def test_a_step_that_refers_to_nothing_is_named(tmp_path, part):
+    absent = {"filter": "norm_sim", "target": [str(tmp_path / "absent.parquet")], "share": 0.5}
+    changed = {"choices": {"raw": RAW, "b": {"steps": [absent]}}}
+    if part == "scorers":
+        changed = {"scorers": {"b": {"steps": [absent]}}}
+    pool = Run(Config(name="pool", queries="none"), tmp_path / "pool")
+    run = EvaluationRun(pool.config, tmp_path / "out", suite=Suite.model_construct(sets={}))
+    with pytest.raises(ConfigError, match=rf"{part}\.b: .*target: there is no file"):
+        _check(settings(**changed), pool, run)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +169,11 @@ def results(folder, scores):
             zero_shot = {"bare": {"value": 0.0}, "own": {"value": value, "interval": None}}
             about = {"task": "classification", "metric": "top1", "best_prompts": "own"}
             yield {"model": model, "set": "a", **about, "zero_shot": zero_shot}
-            ways = {way: {"1": {"value": value}} for way in ("image_to_text", "text_to_image")}
+            apart = {"image_to_text": 0.02, "text_to_image": -0.02}
+            ways = {
+                way: {"5": {"value": 0.99}, "1": {"value": value + off}}
+                for way, off in apart.items()
+            }
             yield {"model": model, "set": "b", "task": "retrieval", **ways}
 
 
@@ -130,6 +189,8 @@ def test_the_report_says_in_words_which_selection_is_better(tmp_path):
     assert scores_of(answers)["similar"][AVERAGE] == pytest.approx(
         dict(enumerate(scores["similar"]))
     )
+    rights = [answers["raw"]["a"][seed].right for seed in range(3)]
+    assert [right is not None and right.mean() for right in rights] == pytest.approx(scores["raw"])
     kept = {"raw": 1000, "similar": 600, "control": 600}
     text = write_proxy_report(settings(), kept, found, tmp_path)
     one = differences_from("raw", answers)["similar"][AVERAGE]
@@ -148,6 +209,7 @@ def test_the_report_says_in_words_which_selection_is_better(tmp_path):
     written = json.loads((tmp_path / "proxy.json").read_text())
     over, entry = written["over_controls"]["similar"], written["differences"]["similar"][AVERAGE]
     assert (over["control"], over["verdict"]) == ("control", "better")
+    assert list(written["differences"]) == ["similar", "control"]
     assert written["differences"]["control"][AVERAGE]["verdict"] == "no difference shown"
     assert (entry["low"], entry["high"]) == (one.both.low, one.both.high)
     assert entry["pictures"] == [one.pictures.low, one.pictures.high]

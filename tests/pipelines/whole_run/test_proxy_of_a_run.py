@@ -137,6 +137,7 @@ def test_choices_are_compared_and_the_pool_stays_as_it_is(finished, choices, tmp
     made_by = pq.read_schema(next((scorer / "embeddings").glob("*.parquet"))).metadata[b"model"]
     assert made_by.decode() == f"sha256:{file_hash(scorer / 'model' / 'model.safetensors')}"
     rescored = pairs_in(tmp_path / "out" / "choices" / "rescored" / "dataset")
+    assert found["pairs"]["rescored"] == len(rescored)
     theirs = pairs_in(scorer / "embeddings")
     best = sorted(theirs.values())[-len(rescored) :]
     assert sorted(rescored.values()) == best

@@ -226,8 +226,19 @@ def test_what_has_no_score_is_not_drawn_and_equal_scores_say_nothing():
     assert kept_by(step_of(**SIMILAR, share=0.8), table) == [6, 7, 8, 9]
 
 
-def test_noise_of_draws_is_finite():
-    assert np.isfinite(gumbel(np.array([0.0, 0.5, 1 - 2.0**-53]))).all()
+def test_noise_of_draws_is_gumbels_and_finite():
+    drawn = np.array([0.0, 0.1, 0.5, 0.9, 1 - 2.0**-53])
+    noise = gumbel(drawn)
+    assert np.isfinite(noise).all()
+    np.testing.assert_allclose(np.exp(-np.exp(-noise[1:])), drawn[1:])
+
+
+def test_a_sample_is_drawn_otherwise_than_by_weights():
+    """So that one of what the other has left is at random, too."""
+    table = some_pairs(200)
+    weighted = kept_by(step_of(**SIMILAR, share=0.5, temperature=1e6), table)
+    sampled = kept_by(step_of(filter="sample", share=0.5), table)
+    assert 30 < len(set(weighted) & set(sampled)) < 70
 
 
 VALUES = st.lists(st.sampled_from([0.0, 0.5, 1.0, np.nan]), max_size=30)
