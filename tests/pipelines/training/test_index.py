@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
 import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +75,32 @@ def test_every_row_is_kept_in_its_place_or_held_out(shards, tmp_path):
     assert [row.text for row in rows_of(others)] != expected
     whole = index_of(shards, tmp_path)
     assert [row.text for row in rows_of(whole)] == list(pairs)
+
+
+def test_a_pair_of_two_shards_comes_twice_an_epoch_and_never_twice_in_a_batch(shards, tmp_path):
+    """As where the best pairs are given to a training once more; both are held out, or neither."""
+    best = tmp_path / "best" / shards[0].name
+    best.parent.mkdir()
+    shutil.copyfile(shards[0], best)
+    index = index_of([*shards, best], tmp_path, held_out=0.3, seed=5)
+    seen = Counter(row.text for row in rows_of(index))
+    twice = {row.text for row in rows_of(index_of([best], tmp_path, held_out=0.3, seed=5))}
+    assert 5 < len(twice) < 15
+    assert {text for text, times in seen.items() if times == 2} == twice
+    assert seen.total() == len(seen) + len(twice)
+
+    def together(unique):
+        """Rows of 20 epochs' batches whose image is in the batch already."""
+        order = Order(index, DataSettings(batch_size=6, lanes=2, shuffle_rows=60, unique=unique))
+        windows = [order.window(epoch, 0, range(2)) for epoch in range(20)]
+        batches = [
+            np.concatenate([lane.image_hashes[lane.rows[step]] for lane in window.lanes.values()])
+            for window in windows
+            for step in range(window.steps)
+        ]
+        return sum(len(batch) - len(set(batch)) for batch in batches)
+
+    assert (together(unique=True), together(unique=False) > 10) == (0, True)
 
 
 def test_an_index_is_made_once_and_never_taken_for_another(shards, tmp_path):
