@@ -325,7 +325,7 @@ class Chaos:
 def differences(run_dir: Path, other: Path) -> Iterator[str]:
     """What of a run is not as in another one that was given the same."""
     alike = _asked_alike(run_dir, other)
-    stages = STAGES if alike else ("queries", "pages", "pairs")
+    stages = STAGES if alike else ("queries", "pages", "candidates", "pairs")
     made, wanted = (_files_of(folder, stages) for folder in (run_dir, other))
     yield from (name for name in sorted(made.keys() | wanted) if made.get(name) != wanted.get(name))
     if alike:

@@ -36,16 +36,17 @@ from workers.base.output import say
 from workers.base.storage import write_text
 
 DESCRIPTION = """\
-Remove URLs, whole domains or images from a run, with all that was made of them: pages, pairs,
-requests, images, embeddings, labels, verdicts and rows of the data set, samples of dropped rows,
-and what logs, reports and other pages say of them. With an image go all pairs that have it, under
-whatever URL and caption. A tombstone stays, hashes alone, so that no later run asks for them again.
-Pairs, images and embeddings that stay are not made again for it; the selection and the data set
-are made anew by the next pipelines.build_dataset. Killed at any moment, the same command goes on.
+Remove URLs, whole domains or images from a run, with all that was made of them: pages, candidates,
+pairs, requests, images, embeddings, labels, verdicts and rows of the data set, samples of dropped
+rows, and what logs, reports and other pages say of them. With an image go all pairs that have it,
+under whatever URL and caption. A tombstone stays, hashes alone, so that no later run asks for them
+again. Pairs, images and embeddings that stay are not made again for it; the selection and the data
+set are made anew by the next pipelines.build_dataset. Killed at any moment, it goes on when given
+again.
 """
 
 #: Stages whose shards stay valid: what was removed is not asked for, nor made, again.
-KEPT = ("pairs", "requests", "images", "embeddings", "labels")
+KEPT = ("candidates", "pairs", "requests", "images", "embeddings", "labels")
 
 #: Files of texts, by their ends.
 _TEXTS = (".json", ".jsonl", ".txt", ".md", ".log", ".csv", ".tsv", ".yaml")
@@ -117,7 +118,7 @@ def with_all_of_it(directory: Path, named: Sequence[Entry]) -> set[Entry]:
 
 def _tables(directory: Path) -> Iterator[Path]:
     """The files that tell which pair has which URL and which image."""
-    for stage in ("pairs", "requests", "images", "dataset"):
+    for stage in ("candidates", "pairs", "requests", "images", "dataset"):
         yield from Receipts(directory / stage).outputs()
 
 

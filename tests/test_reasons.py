@@ -49,7 +49,6 @@ def places(node):
     """The values in which reasons stand: where rows are counted, or it is said why."""
     if isinstance(node, ast.Call):
         yield from node.args if TAKES.fullmatch(name_of(node.func)) else ()
-        yield from node.args[2:] if name_of(node.func) == "_keep" else ()  # of tables of pairs
     elif isinstance(node, ast.keyword):
         yield from [node.value] if NAMES.fullmatch(node.arg or "") else ()
     elif isinstance(node, ast.Assign):

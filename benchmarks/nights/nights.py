@@ -99,7 +99,7 @@ class Nights:
 
     def _without_images(self, night: int) -> None:
         """The pages are there, but then no host answers."""
-        pages = [f"--stage={stage}" for stage in ("queries", "pages", "pairs")]
+        pages = [f"--stage={stage}" for stage in ("queries", "pages", "candidates", "pairs")]
         self.command(night, "pages alone", EVERY_NIGHT, *pages)
         self._outage(night, "all hosts down", *NOTHING_AGAIN, away=(0, 1, 2))
 

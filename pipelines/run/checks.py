@@ -37,6 +37,7 @@ FOLLOWS = {
 }
 SCHEMAS = {
     "queries": QUERIES,
+    "candidates": PAIRS,
     "pairs": PAIRS,
     "requests": REQUESTS,
     "images": IMAGES,
@@ -200,9 +201,21 @@ def _pages(_checker: Checker, path: Path, receipt: Receipt) -> Iterator[str]:
         yield f"{pages:,} pages, not {receipt.rows['pages']['kept']:,}"
 
 
+def _candidates(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
+    table = pq.read_table(path, columns=["pair_id", "url", "caption", "query_ids"])
+    ids = table["pair_id"].combine_chunks()
+    if not pc.all(pc.greater_equal(ids[1:], ids[:-1]), min_count=0).as_py():
+        yield "its pair_ids are not in order"
+    yield from _matched(checker, table)
+
+
 def _pairs(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
     table = pq.read_table(path, columns=["pair_id", "url", "caption", "query_ids"])
     yield from checker.in_order("pairs", table["pair_id"])
+    yield from _matched(checker, table)
+
+
+def _matched(checker: Checker, table: pa.Table) -> Iterator[str]:
     urls, captions = (table[name].combine_chunks() for name in ("url", "caption"))
     if make_pair_ids(urls, captions) != table["pair_id"].to_pylist():
         yield "a pair_id is not that of its URL and caption"
@@ -391,6 +404,7 @@ Check = Callable[[Checker, Path, Receipt], Iterator[str]]
 CONTENT: dict[str, Check] = {
     "queries": _queries,
     "pages": _pages,
+    "candidates": _candidates,
     "pairs": _pairs,
     "requests": _requests,
     "images": _images,

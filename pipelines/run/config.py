@@ -88,6 +88,22 @@ class RaySettings(Settings):
     )
 
 
+class TextSettings(Settings):
+    """How candidates and pairs are worked on: what they are does not depend on it."""
+
+    engine: Literal["ray", "beam"] = Field(
+        default="ray",
+        description="ray: tasks, on all cores here or on the cluster at ray.address; beam: an "
+        "element a shard, on any runner (beam.options). docs/scale.md says which to take when",
+    )
+    bytes_per_shard: int = Field(
+        default=128 << 20,
+        ge=1,
+        description="of inputs that are one shard of candidates, about: small inputs are grouped, "
+        "a larger Parquet file is cut between row groups",
+    )
+
+
 class BeamSettings(Settings):
     """Where Beam runs."""
 
@@ -160,6 +176,7 @@ class Config(Settings):
     opt_outs: OptOutSettings = OptOutSettings()
     gates: dict[str, Gate] = Field(default_factory=dict, description="by stage")
     services: dict[str, Service] = Field(default_factory=dict, description="by name")
+    text: TextSettings = TextSettings()
     ray: RaySettings = RaySettings()
     beam: BeamSettings = BeamSettings()
     health: HealthSettings = HealthSettings()

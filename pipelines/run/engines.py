@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from pipelines.run.attempts import Work, error_of, outcome_of
 from pipelines.run.bucket_attempts import attempt_anywhere, fetch_records
-from pipelines.run.config import ConfigError, RaySettings
+from pipelines.run.config import Config, ConfigError, RaySettings
 from pipelines.run.progress import Reporter
 from pipelines.run.receipts import Outcome, Receipts, Shard
 from workers.base import supervisor
@@ -115,6 +115,17 @@ def in_ray_tasks(
             shard = running.pop(reference)
             if outcome := queue.outcome(shard, folder, *result_of(reference)):
                 yield outcome
+
+
+def on_text_engine(
+    work: Work, shards: Sequence[Shard], folder: Path, config: Config
+) -> Iterator[Outcome]:
+    """Shards of text, on the engine that a configuration names for it."""
+    if not shards:  # no engine is started for nothing
+        return iter(())
+    if config.text.engine == "beam":
+        return on_beam(work, shards, folder, config.beam.options)
+    return in_ray_tasks(work, shards, folder, config.ray)
 
 
 class ShardQueue:

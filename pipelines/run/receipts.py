@@ -27,7 +27,7 @@ from pydantic import (
 
 from pipelines.run.config import ConfigError
 from workers.base.copies import bring, copy_of, discard, listed, publish
-from workers.base.storage import make_way, remove_leftovers, write_json
+from workers.base.storage import make_way, remove_leftovers, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +264,17 @@ class Receipts:
         """Remove a shard's receipt: its files stay until the next run makes it again."""
         make_way(self.record(Side.RECEIPTS, name))
         discard(self.record(Side.RECEIPTS, name))
+
+    def rename(self, name: str, new: str) -> None:
+        """Call a shard otherwise; its files keep their names. Its receipt is to be written anew."""
+        if new == name:
+            return
+        for side in (Side.REJECTED, Side.ERRORS, Side.OUTPUTS):
+            path = self.record(side, name)
+            if path.is_file():
+                write_text(path.read_text(encoding="utf-8"), self.record(side, new))
+                discard(path)
+        self.drop(name)
 
     def valid(self, shard: Shard) -> Receipt | None:
         """The shard's receipt if it is of the same key and its outputs are there in full."""

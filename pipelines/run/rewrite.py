@@ -227,14 +227,16 @@ def rekey(kinds: Sequence[type[Stage]], before: Run, after: Run, new: Collection
     are ``new`` were made of valid ones.
     """
     for kind in kinds:
-        old, receipts = kind(before), after.receipts(kind.name)
-        valid = {*new} | {
-            shard.name for shard in old.rewritten() if before.receipts(kind.name).valid(shard)
-        }
-        for shard in kind(after).rewritten() if valid else []:
-            receipt = receipts.get(shard.name)
-            if receipt and shard.name in valid and receipt.key != shard.key:
-                receipts.write(replace(receipt, key=shard.key))
+        old, receipts = kind(before).rewritten(), after.receipts(kind.name)
+        made = [shard for shard in old if before.receipts(kind.name).valid(shard)]
+        valid = {*new, *(shard.name for shard in made)}
+        stage = kind(after)
+        for shard in stage.rewritten() if valid else []:
+            name = stage.called_before(shard, made)
+            receipt = receipts.get(name)
+            if receipt and name in valid and (name, receipt.key) != (shard.name, shard.key):
+                receipts.rename(name, shard.name)
+                receipts.write(replace(receipt, shard=shard.name, key=shard.key))
 
 
 def is_changed(path: Path) -> bool:

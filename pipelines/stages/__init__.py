@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipelines.stages.base import Stage
+from pipelines.stages.candidates import Candidates
 from pipelines.stages.dataset import Dataset
 from pipelines.stages.embeddings import Embeddings
 from pipelines.stages.images import Images
@@ -19,13 +20,13 @@ from pipelines.stages.selection import Selection
 STAGES: dict[str, type[Stage]] = {
     stage.name: stage
     for stage in (
-        *(Queries, Pages, Pairs, Requests, Images, Embeddings, Labels, Selection, Dataset),
-        *(Model, Scores),
+        *(Queries, Pages, Candidates, Pairs, Requests, Images, Embeddings, Labels, Selection),
+        *(Dataset, Model, Scores),
     )
 }
 
 #: Those that ``pipelines.build_dataset`` does; the others have commands of their own.
 DATASET_STAGES = (
-    *("queries", "pages", "pairs", "requests"),
+    *("queries", "pages", "candidates", "pairs", "requests"),
     *("images", "embeddings", "labels", "selection", "dataset"),
 )

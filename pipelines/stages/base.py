@@ -92,6 +92,14 @@ class Stage(ABC):
         """What the stage's receipts must have the keys of once what it reads was rewritten."""
         return self.plan()
 
+    def called_before(self, shard: Shard, made: Sequence[Shard]) -> str:  # noqa: ARG002
+        """What a shard was called before what the stage reads was rewritten.
+
+        Args:
+            made: the shards that were done then.
+        """
+        return shard.name
+
     def again(
         self, shards: Sequence[Shard], receipts: Sequence[Receipt], *, missed: bool
     ) -> list[Shard]:

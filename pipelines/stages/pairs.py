@@ -1,170 +1,282 @@
-"""Stage ``pairs``: pages and lists to captioned URLs, matched and balanced, on Beam."""
+"""Stage ``pairs``: candidates to pairs, each once and balanced, a shard a range of pair_id."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipelines.run.config import ConfigError, digest
-from pipelines.run.engines import in_process
-from pipelines.run.health import largest, rows_of
-from pipelines.run.history import Sources
-from pipelines.run.opt_outs import identity_of, opt_out_files
-from pipelines.run.receipts import Outcome, Receipt, Shard
+from pipelines.run.attempts import Work
+from pipelines.run.config import digest
+from pipelines.run.engines import on_text_engine
+from pipelines.run.passes import PassError, do_pass, remove_passes
+from pipelines.run.receipts import Check, Outcome, Shard, Side
 from pipelines.stages.base import Stage
-from workers.base.copies import bring
-from workers.base.credentials import shown
-from workers.base.file_systems import is_remote, version_of
-from workers.base.preferences import RULES, RULES_OF_HOSTS
+from workers.base.copies import copy_of
 from workers.base.tally import Tally
-from workers.extract.inputs import LISTS, Input, InputKind, find_inputs
-from workers.fetch.local_images import Folder
-from workers.pairs.captions import CaptionCleaner
 from workers.pairs.settings import PairSettings
+
+if TYPE_CHECKING:
+    from workers.base.ranges import Range
+    from workers.pairs.balance import Policy
+    from workers.pairs.candidates import Candidates
+
+#: The shard of the counts of every query, a side table: it is made when all pairs are.
+QUERY_COUNTS = "query_counts"
+
+#: The settings that the pairs of some candidates depend on.
+_BALANCING = (
+    *("max_captions_per_url", "max_urls_per_caption", "balance", "pairs_per_query"),
+    *("shards", "max_rows_per_file"),
+)
 
 
 class Pairs(Stage):
-    """One shard of work, several files out: the cap of a query needs all its pairs."""
+    """Each range is made alone, once passes over all of them have told the queries' limits."""
 
     name = "pairs"
-    reads = ("queries", "pages")
-    version = 6
+    reads = ("queries", "candidates")
+    version = 7
 
-    def check(self) -> None:
-        if not self.given and not self.run.config.pages.seeds:
-            what = "name what you have, or pages.seeds to crawl"
-            raise ConfigError(f"pairs.inputs: there is nothing to read; {what}")
-        try:
-            CaptionCleaner(self.run.config.pairs.captions)
-        except ValueError as error:
-            raise ConfigError(f"pairs.captions.language.{error}") from error
+    @property
+    def settings(self) -> PairSettings:
+        return self.run.config.pairs
 
     @cached_property
-    def given(self) -> list[Input]:
-        """The inputs that the configuration names. Raises ConfigError."""
-        settings = self.run.config.pairs
-        try:
-            found = find_inputs(settings.inputs, settings.list_columns, settings.root_url or "")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"pairs.inputs: {error}") from error
-
-        roots = self.run.config.images.local_roots
-        return [_in_roots(source, roots) for source in found] if roots else found
-
-    @property
-    def lower_case(self) -> bool | None:
-        """Whether the queries are in lower case; None where captions are matched with nothing."""
-        queries = self.run.config.queries
-        return None if queries == "none" else queries.lower_case
-
-    @property
-    def rules(self) -> Mapping[str, str]:
-        reads_pages = any(source.kind not in LISTS for source in self.given)
-        if not (self.run.config.pages.seeds or reads_pages):
-            return {}  # lists say nothing of the pages
-        return {name: version for name, version in RULES.items() if name not in RULES_OF_HOSTS}
-
-    @property
-    def agents(self) -> tuple[str, ...]:
-        return self.run.config.pages.agents if self.rules else ()
-
-    def inputs_to_read(self) -> list[Input]:
-        """The crawl's pages and what the configuration names beside them."""
-        pages = self.run.outputs("pages")
-        bring(pages)
-        return [*find_inputs(map(str, pages)), *self.given]
+    def identity(self) -> Mapping[str, Any]:
+        """What every shard depends on: the candidates by their content, and settings."""
+        settings = self.settings.identity()
+        found = [source.sha256 for source in self.run.receipts("candidates").sources()]
+        return {name: settings[name] for name in _BALANCING} | {
+            "seed": self.run.config.seed,
+            "candidates": digest(sorted(found)),
+            "matched": self.run.config.queries != "none",
+        }
 
     def plan(self) -> list[Shard]:
-        config = self.run.config
-        identity = config.pairs.identity() | {
-            "seed": config.seed,
-            "lower_case": self.lower_case,
-            "agents": config.pages.agents,
-            **({"rules": self.rules} if self.rules else {}),
-            **identity_of(self.run, lists=False),
-        }
-        del identity["inputs"]  # their content counts, and stands in the key already
-        inputs = self.inputs_to_read()
-        files = [Path(source.url) for source in inputs if is_local_file(source)]
-        try:
-            versions = [version for source in inputs for version in _versions(source)]
-        except OSError as error:
-            raise ConfigError(f"pairs.inputs: {error}") from error
-        named = {"queries": self.run.outputs("queries"), "inputs": files}
-        shard = self.shard("all", identity, named, {"versions": versions})
-        return [shard] if inputs else []
+        if not self.run.outputs("candidates"):
+            return []
+        queries = {"queries": self.run.outputs("queries")}
+        return [*self._on_ranges(), self.shard(QUERY_COUNTS, self.identity, queries)]
 
-    def sources(self, made: Sequence[Receipt]) -> Sources:
-        files = [file for file in self.tables_of(made) if file.parent == self.folder]
-        kept = rows_of(files, "source", r"^(?P<source>.*)@[^@]*$")
-        return largest({source.name: kept[source.name] for source in self.inputs_to_read()}, {})
+    def _on_ranges(self) -> list[Shard]:
+        """Work on each range of pair_id.
+
+        It reads a little of all candidates, where they lie: these are compared with their hashes
+        when it has failed.
+        """
+        unread = () if copy_of(self.folder) else self.run.receipts("candidates").sources()
+        sources = tuple(replace(source, check=Check.AFTER_FAILURE) for source in unread)
+        shards = [
+            self.shard(f"{number:05d}", self.identity, values={"number": number})
+            for number in range(self.settings.shards)
+        ]
+        return [replace(shard, sources=sources) for shard in shards]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
-        config = self.run.config
-        work = BuildPairs(
-            tuple(self.inputs_to_read()),
-            None if self.lower_case is None else tuple(self.run.outputs("queries")),
-            config.pairs,
-            config.seed,
-            config.beam.options,
-            bool(self.lower_case),
-            config.pages.agents,
-            opt_out_files(self.run).taken_down,
-        )
-        return in_process(work, shards, self.folder)
+        ranges = [shard for shard in shards if shard.name != QUERY_COUNTS]
+        try:
+            learnt = self._learn()
+        except PassError as error:
+            yield from map(error.outcome_of, shards)
+            return
+        settings = self.settings
+        work: Work = WritePairs(learnt, self.run.config.seed, settings.max_rows_per_file)
+        failed = None
+        for outcome in self._engine(work, ranges, self.folder):
+            if outcome.receipt:
+                self.receipts.note(outcome.receipt)
+            else:
+                failed = outcome
+            yield outcome
+        for shard in shards:
+            if shard.name == QUERY_COUNTS and failed:
+                yield PassError(self.name, failed).outcome_of(shard)
+            elif shard.name == QUERY_COUNTS:
+                pairs = tuple(self.run.outputs(self.name))
+                yield from self._engine(
+                    WriteQueryCounts(learnt.counts, pairs), [shard], self.folder
+                )
 
+    @cached_property
+    def _engine(self) -> partial[Iterator[Outcome]]:
+        return partial(on_text_engine, config=self.run.config)
 
-def _in_roots(source: Input, roots: Mapping[str, str]) -> Input:
-    """An input with the place of its local images, if it may have any."""
-    if is_remote(source.url) or source.kind not in (*LISTS, InputKind.HTML):
-        return source
-    folder = source.url if source.files else str(Path(source.url).parent)
-    return replace(source, folder=Folder.of(folder, roots))
+    def _learn(self) -> Learnt:
+        """What must be known of all pairs: which are too many of a caption, then the limits of
+        queries. Raises PassError."""
+        from workers.pairs.balance import POLICIES
+        from workers.pairs.candidates import Candidates
 
+        settings, seed, ranges = self.settings, self.run.config.seed, self._on_ranges()
+        found = Candidates(tuple(self.run.outputs("candidates")), settings.max_captions_per_url)
+        if most := settings.max_urls_per_caption:
+            captions = self._pass("captions", WriteCaptions(found, len(ranges)), ranges)
+            surplus = self._pass("surplus", WriteSurplus(captions, most, len(ranges)), ranges)
+            found = replace(found, surplus=surplus)
+        if not self.identity["matched"]:
+            return Learnt(found, len(ranges))
+        policy = POLICIES[settings.balance](settings.pairs_per_query)
+        parts = self._pass("counts", CountQueries(found, len(ranges)), ranges)
+        total = self.shard("all", self.identity)
+        (counts,) = self._pass("total", AddCounts(parts), [total])
+        if not policy.draws_needed:
+            return Learnt(found, len(ranges), policy, counts)
+        draws = self._pass("draws", WriteDraws(found, len(ranges), policy, counts, seed), ranges)
+        some = self._by_queries(counts, policy)
+        limits = self._pass("limits", WriteLimits(policy, counts, draws), some)
+        return Learnt(found, len(ranges), policy, counts, limits)
 
-def is_local_file(source: Input) -> bool:
-    """Whether an input is one file of this machine, whose content can be hashed."""
-    return not source.files and "://" not in source.url
+    def _pass(self, name: str, work: Work, shards: Sequence[Shard]) -> tuple[Path, ...]:
+        return do_pass(self.folder, name, work, shards, self._engine)
 
+    def _by_queries(self, counts: Path, policy: Policy) -> list[Shard]:
+        """Work on the queries that have too many pairs, some of them at a time."""
+        from workers.pairs.query_limits import merged_together, read_counts
 
-def _versions(source: Input) -> list[str]:
-    """What tells that an input has changed which is not one file of this machine.
+        parts = merged_together(read_counts(counts), policy)
+        return [
+            self.shard(f"{number:05d}", self.identity, values=some._asdict())
+            for number, some in enumerate(parts)
+        ]
 
-    A folder of pages and what lies on other machines is not read for it: size and time count.
-    A URL that is signed anew is the same file.
-    """
-    what = f"{source.kind} {source.name} {source.columns} {source.root_url}"
-    if source.folder:  # the URLs of its images count from there
-        what += f" {source.folder.root}/{source.folder.inside}"
-    if is_local_file(source):
-        return [what]
-    return [what, digest([[shown(path), version_of(path)] for path in source.paths()])]
+    def tidy(self) -> None:
+        remove_passes(self.folder)
 
 
 @dataclass(frozen=True)
-class BuildPairs:
-    inputs: tuple[Input, ...]
-    queries: tuple[Path, ...] | None
-    settings: PairSettings
+class Learnt:
+    """What is known of all pairs together."""
+
+    candidates: Candidates
+    ranges: int
+    policy: Policy | None = None  # None: captions were matched with nothing
+    counts: Path | None = None  # of the pairs of every query
+    limits: tuple[Path, ...] = ()  # of the queries that have too many
+
+
+def _range_of(shard: Shard, ranges: int) -> Range:
+    from workers.pairs.tables import id_ranges
+
+    return id_ranges(ranges)[shard.values["number"]]
+
+
+def _file(shard: Shard, out: Path) -> Path:
+    return out / f"{shard.name}.parquet"
+
+
+@dataclass(frozen=True)
+class WriteCaptions:
+    candidates: Candidates
+    ranges: int
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from workers.pairs.caption_limit import write_captions
+
+        write_captions(self.candidates, _range_of(shard, self.ranges), _file(shard, out))
+        return {}
+
+
+@dataclass(frozen=True)
+class WriteSurplus:
+    captions: tuple[Path, ...]
+    most: int
+    ranges: int
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from workers.pairs.caption_limit import write_surplus
+
+        write_surplus(self.captions, _range_of(shard, self.ranges), self.most, _file(shard, out))
+        return {}
+
+
+@dataclass(frozen=True)
+class CountQueries:
+    candidates: Candidates
+    ranges: int
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from workers.pairs.query_limits import count_queries
+
+        count_queries(self.candidates, _range_of(shard, self.ranges), _file(shard, out))
+        return {}
+
+
+@dataclass(frozen=True)
+class AddCounts:
+    parts: tuple[Path, ...]
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from workers.pairs.query_limits import add_counts
+
+        add_counts(self.parts, _file(shard, out))
+        return {}
+
+
+@dataclass(frozen=True)
+class WriteDraws:
+    candidates: Candidates
+    ranges: int
+    policy: Policy
+    counts: Path
     seed: int
-    beam_options: tuple[str, ...]
-    lower_case: bool
-    agents: tuple[str, ...]
-    taken_down: Path
 
-    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:  # noqa: ARG002
-        from workers.pairs.pipeline import build_pairs
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from workers.pairs.query_limits import read_counts, write_draws
 
-        return build_pairs(
-            self.inputs,
-            self.queries,
-            out,
-            self.settings,
-            self.seed,
-            self.beam_options,
-            lower_case=self.lower_case,
-            agents=self.agents,
-            taken_down=self.taken_down,
+        between, known = _range_of(shard, self.ranges), read_counts(self.counts)
+        write_draws(self.candidates, between, known, self.policy, self.seed, _file(shard, out))
+        return {}
+
+
+@dataclass(frozen=True)
+class WriteLimits:
+    policy: Policy
+    counts: Path
+    draws: tuple[Path, ...]
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from workers.pairs.query_limits import Queries, read_counts, write_limits
+
+        known, some = read_counts(self.counts), Queries(**shard.values)
+        write_limits(self.draws, some, known, self.policy, _file(shard, out))
+        return {}
+
+
+@dataclass(frozen=True)
+class WritePairs:
+    learnt: Learnt
+    seed: int
+    max_rows: int
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from workers.pairs.query_limits import all_limits, read_counts
+        from workers.pairs.writer import write_pairs
+
+        learnt, balancing = self.learnt, None
+        if learnt.policy and learnt.counts:
+            limits = all_limits(read_counts(learnt.counts), learnt.limits, learnt.policy)
+            balancing = learnt.policy, limits
+        between = _range_of(shard, learnt.ranges)
+        tally = write_pairs(
+            learnt.candidates, between, balancing, self.seed, self.max_rows, out, shard.name
         )
+        return {"pairs": tally}
+
+
+@dataclass(frozen=True)
+class WriteQueryCounts:
+    counts: Path | None
+    pairs: tuple[Path, ...]
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from workers.pairs.query_draws import QueryCounts
+        from workers.pairs.query_limits import read_counts
+        from workers.pairs.writer import write_query_counts
+
+        before = read_counts(self.counts) if self.counts else QueryCounts.total([])
+        path = out / Side.TABLES / f"{shard.name}.parquet"
+        write_query_counts(shard.files["queries"], before, self.pairs, path)
+        return {"pairs": Tally()}

@@ -19,6 +19,7 @@ from pipelines.run.directory import Run
 from pipelines.run.receipts import Side
 from pipelines.stages import STAGES
 from pipelines.stages.images import failures_before
+from pipelines.stages.pairs import QUERY_COUNTS
 from pipelines.stages.requests import Requests
 from tests.shards import jpeg, save_tiny_model
 from workers.base import contracts
@@ -28,6 +29,7 @@ from workers.base.tally import Tally
 from workers.crawl.warc_writer import WarcWriter
 from workers.embedding.settings import model_label
 from workers.fetch.requests import list_name
+from workers.pairs.tables import id_ranges
 
 BIRDS, FISH = "http://birds.example", "http://fish.example"
 
@@ -108,6 +110,7 @@ def make_run(directory):
         "name": "birds",
         "queries": "none",
         "pages": {"seeds": [f"{BIRDS}/", f"{FISH}/"]},
+        "pairs": {"shards": 2},
         "images": {"pairs_per_shard": 4},
         "embeddings": {
             "model": save_tiny_model(directory.parent / "m.pt"),
@@ -218,7 +221,7 @@ def _pages(_run):
     return work
 
 
-def _pairs(run):
+def _candidates(run):
     places = {}
     for path in run.outputs("pages"):
         content = path.read_bytes()
@@ -227,13 +230,28 @@ def _pairs(run):
             if at >= 0:
                 places[url] = f"{path.name}@{content.rfind(b'WARC/1.1', 0, at)}"
 
-    def work(_shard, out):
+    def work(shard, out):
         some = [row | {"source": places[row["page_url"]]} for row in rows()]
         some.sort(key=lambda row: row["pair_id"])
-        for number, part in enumerate((some[:5], some[5:])):
-            write_table(table_of(part, contracts.PAIRS), out / f"{number:05d}.parquet")
+        write_table(table_of(some, contracts.PAIRS), out / f"{shard.name}-000.parquet")
         pairs = Tally()
         pairs.keep(len(some))
+        return {"pairs": pairs}
+
+    return work
+
+
+def _pairs(run):
+    ranges = id_ranges(run.config.pairs.shards)
+
+    def work(shard, out):
+        pairs = Tally()
+        if shard.name != QUERY_COUNTS:
+            first, last = ranges[int(shard.name)]
+            found = pa.concat_tables(map(pq.read_table, run.outputs("candidates"))).to_pylist()
+            some = [row for row in found if first <= row["pair_id"] <= last]
+            write_table(table_of(some, contracts.PAIRS), out / f"{shard.name}.parquet")
+            pairs.keep(len(some))
         return {"pairs": pairs}
 
     return work
@@ -312,6 +330,7 @@ def _by_pairs(schema):
 
 WORKS = {
     "pages": _pages,
+    "candidates": _candidates,
     "pairs": _pairs,
     "requests": _requests,
     "images": _images,

@@ -74,7 +74,16 @@ def problems(run):
     checker = Checker(run.directory)
     return [
         (stage, problem)
-        for stage in ("pages", "pairs", "requests", "images", "embeddings", "labels", "dataset")
+        for stage in (
+            "pages",
+            "candidates",
+            "pairs",
+            "requests",
+            "images",
+            "embeddings",
+            "labels",
+            "dataset",
+        )
         for receipt in Receipts(run.directory / stage).all()
         for problem in checker.shard(stage, receipt)
     ]
@@ -109,7 +118,16 @@ def test_nothing_of_a_domain_is_left(run):
     assert where_is(run.directory, b"//birds.example", b"www.birds.example") == []
     found = where_is(run.directory, b"birds.example")
     assert {name.split("/")[0] for name in found} <= {
-        *("pages", "pairs", "requests", "images", "_tables", "dataset", "truth.parquet")
+        *(
+            "pages",
+            "candidates",
+            "pairs",
+            "requests",
+            "images",
+            "_tables",
+            "dataset",
+            "truth.parquet",
+        )
     }
     # Another domain ends in the same letters, and begins with it.
     assert captions(run.directory, "pairs") == ["a carp", "a lost fish", "a tench", "an eel"]

@@ -80,6 +80,12 @@ class Copy:
             return False
         return True
 
+    def size_of(self, name: str) -> int:
+        """Bytes of an object; one that this process does not know is asked for."""
+        if name not in self.sizes and (stat := self.bucket.stat(name)):
+            self.sizes[name] = stat.size
+        return self.sizes[name]
+
     def publish(self, path: Path) -> None:
         """Send a file: whatever the bucket has under its name is written over."""
         self.send(path, self.name_of(path))
@@ -224,7 +230,7 @@ def readable(path: Path) -> Any:
 def version_of(path: Path) -> tuple[int, int]:
     """The size and the time of a file, fetched or not; of one in a bucket, no time."""
     if (copy := copy_of(path)) and not path.exists():
-        return copy.sizes[copy.name_of(path)], 0
+        return copy.size_of(copy.name_of(path)), 0
     status = path.stat()
     return status.st_size, 0 if copy_of(path) else status.st_mtime_ns
 

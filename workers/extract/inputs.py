@@ -78,7 +78,8 @@ class Input:
 
     ``columns`` is set for pair lists whose columns could be read; ``files`` (paths below
     ``url``) and ``root_url`` (what the folder is on the web, or "") for HTML. ``folder`` is set
-    for lists and HTML in a folder whose images may be read.
+    for lists and HTML in a folder whose images may be read, ``row_groups`` for a part of a Parquet
+    file.
     """
 
     url: str  # an absolute path or an fsspec URL
@@ -87,6 +88,7 @@ class Input:
     files: tuple[str, ...] = ()
     root_url: str = ""
     folder: Folder | None = None  # where its local images may be
+    row_groups: tuple[int, int] | None = None  # from one until before another; None: all
 
     @cached_property
     def name(self) -> str:

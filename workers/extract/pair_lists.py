@@ -50,7 +50,7 @@ def _batches(file: BinaryIO, source: Input, images: Tally) -> Iterator[Batch]:
         return read_text_list(file, source.name, source.columns, images)
     if source.columns is None:
         raise OSError("its columns could not be read")
-    return _read_parquet(file, source.name, source.columns, images)
+    return _read_parquet(file, source, source.columns, images)
 
 
 def _candidates(first: int, urls: Any, captions: Any, source: Input, images: Tally) -> pa.Table:
@@ -90,22 +90,24 @@ def _texts(column: Any) -> tuple[Any, Any]:
 
 
 def _read_parquet(
-    file: BinaryIO, name: str, columns: ListColumns, images: Tally
+    file: BinaryIO, source: Input, columns: ListColumns, images: Tally
 ) -> Iterator[Batch]:
     """Row group after row group; of one that is damaged, the rows that follow are failed."""
     wanted = [columns.url, columns.caption]
     # Else Arrow, which casts them to the writer's, refuses them all for one that is no UTF-8.
     parquet = pq.ParquetFile(file, read_dictionary=_dictionaries(file, wanted))
-    first = 0
-    for group in range(parquet.num_row_groups):
-        end = first + parquet.metadata.row_group(group).num_rows
+    rows = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
+    begin, last = source.row_groups or (0, len(rows))
+    first = sum(rows[:begin])
+    for group in range(begin, last):
+        end = first + rows[group]
         try:
             for batch in parquet.iter_batches(TABLE_ROWS, [group], wanted):
                 yield first, batch.column(columns.url), batch.column(columns.caption)
                 first += len(batch)
         except DAMAGED_PARQUET as error:
             for row in range(first, end):
-                place = f"{name}@{row}"
+                place = f"{source.name}@{row}"
                 images.fail("damaged_row_group", place, {"source": place, "error": str(error)})
         first = end
 

@@ -28,7 +28,8 @@ from typing import ClassVar
 import numpy as np
 
 from workers.base.arrays import Bools, Float64s, Int64s
-from workers.pairs.query_draws import QueryDraws, join, places
+from workers.base.tally import LostRowsError
+from workers.pairs.query_draws import QueryCounts, QueryDraws, join, places
 
 
 @dataclass(frozen=True)
@@ -64,23 +65,23 @@ class Policy(ABC):
     @property
     @abstractmethod
     def draws_needed(self) -> int:
-        """How many of the smallest draws of each query ``limits`` must be given."""
+        """How many of the smallest draws of a query decide its limit; 0: its count alone does."""
 
     #: The limit of a query all of whose pairs stay.
     no_limit: ClassVar[float]
 
-    def needs_draws(self, counted: QueryDraws) -> Bools:
+    def needs_draws(self, known: QueryCounts) -> Bools:
         """For each query with its count whether its smallest draws decide its limit."""
-        over: Bools = counted.counts >= max(1, self.draws_needed)
+        over: Bools = known.counts >= max(1, self.draws_needed)
         return over & (self.draws_needed > 0)
 
-    def limits_by_count(self, counted: QueryDraws) -> QueryLimits:
+    @abstractmethod
+    def limits_by_count(self, known: QueryCounts) -> QueryLimits:
         """The limits of the queries whose count alone decides."""
-        return self.limits(counted.only(~self.needs_draws(counted)))
 
     @abstractmethod
-    def limits(self, known: QueryDraws) -> QueryLimits:
-        """The limits of queries, from all pairs that match them."""
+    def limits_by_draw(self, known: QueryCounts, smallest: QueryDraws) -> QueryLimits:
+        """Those of the others, from all their counts and ``draws_needed`` draws of each."""
 
     @abstractmethod
     def keeps(self, limits: QueryLimits, rows: Int64s, queries: Int64s, draws: Float64s) -> Bools:
@@ -99,12 +100,19 @@ class Cap(Policy):
     def draws_needed(self) -> int:
         return self.pairs_per_query + 1
 
-    def limits(self, known: QueryDraws) -> QueryLimits:
-        limits = np.full(len(known.queries), np.inf)
-        first = np.searchsorted(known.draw_queries, known.queries)
-        over = known.counts > self.pairs_per_query
-        limits[over] = known.draws[first[over] + self.pairs_per_query]
-        return QueryLimits(known.queries, known.counts, limits)
+    def limits_by_count(self, known: QueryCounts) -> QueryLimits:
+        few = ~self.needs_draws(known)
+        limits = np.full(few.sum(), np.inf)
+        return QueryLimits(known.queries[few], known.counts[few], limits)
+
+    def limits_by_draw(self, known: QueryCounts, smallest: QueryDraws) -> QueryLimits:
+        over = self.needs_draws(known)
+        queries = known.queries[over]
+        draws = smallest.of(queries).draws
+        if len(draws) != len(queries) * self.draws_needed:
+            raise LostRowsError(f"{len(queries)} queries have {len(draws)} draws")
+        limits = draws[self.pairs_per_query :: self.draws_needed]
+        return QueryLimits(queries, known.counts[over], limits)
 
     def keeps(
         self,
@@ -125,9 +133,12 @@ class MetaClip(Policy):
     def draws_needed(self) -> int:
         return 0
 
-    def limits(self, known: QueryDraws) -> QueryLimits:
+    def limits_by_count(self, known: QueryCounts) -> QueryLimits:
         p = np.minimum(1.0, self.pairs_per_query / known.counts)
         return QueryLimits(known.queries, known.counts, p)
+
+    def limits_by_draw(self, known: QueryCounts, smallest: QueryDraws) -> QueryLimits:  # noqa: ARG002
+        return QueryLimits.join([])
 
     def keeps(self, limits: QueryLimits, rows: Int64s, queries: Int64s, draws: Float64s) -> Bools:
         if not len(rows):

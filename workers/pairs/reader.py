@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.utils.shared import Shared
 
 from workers.base.arrays import Bools
 from workers.base.contracts import PAIRS
 from workers.base.opt_outs import Kind, OptOuts, read_tombstones
 from workers.base.pair_ids import make_pair_ids
+from workers.base.storage import file_hash
 from workers.base.tally import Tally
 from workers.base.urls import UrlError, absolute_url
 from workers.extract.dispatch import extract_pairs
@@ -24,64 +24,50 @@ from workers.extract.inputs import Input
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.clean_text import clean_column
 from workers.pairs.match import Matcher
-from workers.pairs.settings import PairSettings
-from workers.pairs.tables import limits_of, reject_rows, split
+from workers.pairs.settings import CaptionSettings
+from workers.pairs.tables import reject_rows
 
 #: Names of the tallies, in the order of the work.
 TALLY_NAMES = ("pages", "images", "redacted", "pairs")
 
-#: Pairs of one input that are held before they are cut into shards and sent on.
-_HELD_ROWS = 100_000
 
-
-class ReadPairs(beam.DoFn):  # type: ignore[misc]
-    """An input to tables of its pairs that match a query, one or more a shard; of all its pairs
-    where there are no queries to match (None).
-
-    The shard is that of the pair_id, or of what the first limit counts by, where there is one.
+class PairReader:
+    """Reads inputs to tables of their pairs that match a query; of all their pairs where there are
+    no queries to match (None).
     """
 
     def __init__(
         self,
         queries: Sequence[Path] | None,
-        settings: PairSettings,
+        captions: CaptionSettings,
         *,
-        lower_case: bool,
+        lower_case: bool = True,
         agents: tuple[str, ...] = (),
         taken_down: Path | None = None,
     ) -> None:
-        self._queries = queries
-        self._settings = settings
-        self._lower_case = lower_case
+        """
+        Args:
+            queries: shards of them.
+            lower_case: they are in lower case, so captions are matched in lower case, too.
+            agents: the product tokens by which pages may address us in their robots directives.
+            taken_down: a file of tombstones. Nothing comes out that it has, not even in samples.
+        """
+        self._matched = queries is not None
+        self._matcher = matcher_of(sorted(queries or ()), lower_case=lower_case)
+        self._cleaner = CaptionCleaner(captions)
         self._agents = agents
-        self._tombstones = taken_down
-        self._first_limit = next(iter(limits_of(settings)), None)
-        self._shared = Shared()
+        self._taken_down = read_tombstones(taken_down) if taken_down else OptOuts.none()
 
-    @property
-    def matched(self) -> bool:
-        """Whether captions are matched with queries."""
-        return self._queries is not None
+    def pairs(self, source: Input, tallies: Mapping[str, Tally]) -> Iterator[pa.Table]:
+        """The pairs of an input, in the PAIRS schema; what becomes none is counted.
 
-    def setup(self) -> None:
-        # One matcher a process, however many threads read.
-        self._matcher = self._shared.acquire(
-            lambda: Matcher(
-                as_captions(read_queries(self._queries or ()), lower_case=self._lower_case),
-                lowercase=self._lower_case,
-            )
-        )
-        self._cleaner = CaptionCleaner(self._settings.captions)
-        path = self._tombstones
-        self._taken_down = read_tombstones(path) if path else OptOuts.none()
-
-    def process(self, source: Input) -> Iterator[Any]:
-        tallies = {name: Tally() for name in TALLY_NAMES}
-        for table in self._pairs(source, tallies):
-            yield from split(table, self._first_limit, self._settings.shards)
-        for name, tally in tallies.items():
+        Raises OSError if the input cannot be opened.
+        """
+        pages, images = tallies["pages"], tallies["images"]
+        for candidates in extract_pairs(source, pages, images, self._agents):
+            yield self._matching(candidates, tallies)
+        for tally in tallies.values():
             self._forget(tally)
-            yield beam.pvalue.TaggedOutput("tallies", (name, tally))
 
     def _forget(self, tally: Tally) -> None:
         """Remove the samples of what was taken down, rejected before that was looked at."""
@@ -90,19 +76,7 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
                 if any(map(self._taken_down.has_url, _urls_in(row))):
                     del sample[key]
 
-    def _pairs(self, source: Input, tallies: dict[str, Tally]) -> Iterator[pa.Table]:
-        """The pairs of an input in large tables; what is held in memory is bounded."""
-        held: list[pa.Table] = []
-        pages, images = tallies["pages"], tallies["images"]
-        for candidates in extract_pairs(source, pages, images, self._agents):
-            held.append(self._matched(candidates, tallies))
-            if sum(map(len, held)) >= _HELD_ROWS:
-                yield pa.concat_tables(held)
-                held = []
-        if sum(map(len, held)):
-            yield pa.concat_tables(held)
-
-    def _matched(self, candidates: pa.Table, tallies: dict[str, Tally]) -> pa.Table:
+    def _matching(self, candidates: pa.Table, tallies: Mapping[str, Tally]) -> pa.Table:
         """The rows of PAIRS; candidates that do not become one are counted."""
         gone, page = (self._taken_down.has_urls(candidates[name]) for name in ("url", "page_url"))
         candidates = self._left(candidates, gone | page, tallies["pairs"])
@@ -130,7 +104,7 @@ class ReadPairs(beam.DoFn):  # type: ignore[misc]
 
     def _with_queries(self, table: pa.Table, pairs: Tally) -> pa.Table:
         query_ids = self._matcher.match(_array(table["caption"])).to_arrow()
-        if not self.matched:
+        if not self._matched:
             return pa.Table.from_arrays([*table.columns, query_ids], schema=PAIRS)
         matches = pc.greater(pc.list_value_length(query_ids), 0)
         reject_rows(pairs, "no_query", table.filter(pc.invert(matches)))
@@ -150,6 +124,18 @@ def _urls_in(row: Mapping[str, Any]) -> Iterator[str]:
 def _array(column: pa.ChunkedArray) -> pa.Array:
     """A column in one piece."""
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def matcher_of(queries: Sequence[Path], *, lower_case: bool) -> Matcher:
+    """The matcher of some query shards: made once by a process for all groups of inputs."""
+    # Known by content: a path may hold other queries later in the life of a process.
+    return _matcher(tuple((path, file_hash(path)) for path in queries), lower_case)
+
+
+@lru_cache(maxsize=1)
+def _matcher(queries: tuple[tuple[Path, str], ...], lower_case: bool) -> Matcher:
+    numbered = read_queries(path for path, _ in queries)
+    return Matcher(as_captions(numbered, lower_case=lower_case), lowercase=lower_case)
 
 
 def read_queries(paths: Iterable[Path]) -> Iterator[tuple[int, str]]:

@@ -1,139 +1,126 @@
-"""Tables of pairs: cut into shards, each pair once, not too many of one image or caption.
+"""Tables of pairs: sorted, each pair once, not too many of one image or caption.
 
-A pair's shard is a range of its pair_id, so duplicates meet in one shard, shards have even sizes,
-and the shards in the order of their names are sorted by pair_id throughout.
+Where pairs are worked on in parts, a part is a range of pair_id: duplicates meet in one part, parts
+have even sizes, and in the order of their names they are sorted by pair_id throughout. As a pair_id
+begins with its URL's hash, all captions of a URL meet in one part, too.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.base.arrays import Bools, Float64s, Int64s
+from workers.base.arrays import Bools, Float64s, Int64s, UInt64s
+from workers.base.pair_ids import URL_DIGITS
+from workers.base.ranges import Range
 from workers.base.sampling import draws
 from workers.base.tally import SAMPLES_PER_REASON, Tally
-from workers.base.urls import url_keys
 from workers.extract.candidates import CANDIDATES
-from workers.pairs.settings import PairSettings
 
-#: Hexadecimal digits of a hash that say which range it is in.
+#: Hexadecimal digits of a pair_id, and those of them that say which range it is in.
+_ID_DIGITS = 32
 _DIGITS = 8
 
-
-class ShardTable(NamedTuple):
-    """Pairs of one output shard, in the PAIRS schema."""
-
-    shard: int
-    table: pa.Table
+#: Of rows with one pair_id the first in this order stays. What file it was read from comes last:
+#: the same pairs in other files are the same.
+_ORDER = [(name, "ascending") for name in ("pair_id", "page_url", "url", "source")]
 
 
-@dataclass(frozen=True)
-class Limit:
-    """At most so many different pairs with one key: of one image, or with one caption."""
+class Cut(NamedTuple):
+    """A table's rows, in two."""
 
-    key: Callable[[pa.Table], pa.StringArray]
-    most: int
-    reason: str  # of the pairs above
+    kept: pa.Table
+    dropped: pa.Table
 
 
-def limits_of(settings: PairSettings) -> list[Limit]:
-    """The limits that are set, in the order in which they are applied."""
-    limits = (
-        Limit(url_key, settings.max_captions_per_url or 0, reason="duplicate_url"),
-        Limit(caption_key, settings.max_urls_per_caption or 0, reason="duplicate_caption"),
-    )
-    return [limit for limit in limits if limit.most]
-
-
-def url_key(table: pa.Table) -> pa.StringArray:
-    """The images' URLs: tracking parameters make no other."""
-    return url_keys(table["url"].combine_chunks())
-
-
-def caption_key(table: pa.Table) -> pa.StringArray:
-    """The captions: capitals make no other."""
-    return pc.utf8_lower(table["caption"].combine_chunks())
-
-
-def split(table: pa.Table, limit: Limit | None, shards: int) -> Iterator[ShardTable]:
-    """The pairs in ``shards`` parts: those of one key of a limit together, or by pair_id."""
-    return split_by_key(table, limit.key, shards) if limit else split_by_pair(table, shards)
-
-
-def split_by_pair(table: pa.Table, shards: int) -> Iterator[ShardTable]:
-    """The pairs of each shard: the hash space of pair_id cut into ranges of equal length."""
-    return _split(table, _ranges(table["pair_id"].to_pylist(), shards))
-
-
-def split_by_key(
-    table: pa.Table, key: Callable[[pa.Table], pa.StringArray], parts: int
-) -> Iterator[ShardTable]:
-    """The pairs by a hash of their keys: those of one stay together."""
-    hashes = [
-        hashlib.blake2b(text.encode(), digest_size=_DIGITS // 2).hexdigest()
-        for text in key(table).to_pylist()
+def id_ranges(ranges: int) -> list[Range]:
+    """The hash space of pair_id, cut into ranges of equal length."""
+    size = 1 << 4 * _DIGITS
+    bounds = [-(-number * size // ranges) for number in range(ranges + 1)]
+    rest = _ID_DIGITS - _DIGITS
+    return [
+        Range(f"{first:0{_DIGITS}x}{'0' * rest}", f"{last - 1:0{_DIGITS}x}{'f' * rest}")
+        for first, last in pairwise(bounds)
     ]
-    return _split(table, _ranges(hashes, parts))
 
 
-def _ranges(hashes: list[str], ranges: int) -> Int64s:
-    """The range that each hexadecimal hash falls into."""
-    firsts = [int(text[:_DIGITS], 16) for text in hashes]
-    return np.array(firsts, np.int64) * ranges >> 4 * _DIGITS
+def sort_pairs(table: pa.Table) -> pa.Table:
+    """Sorted by (pair_id, page_url, url, source), or by those of them that the table has."""
+    high, low = _id_numbers(table["pair_id"])
+    order = np.lexsort((low, high))
+    same = (np.diff(high[order]) == 0) & (np.diff(low[order]) == 0)
+    # Few pairs are there twice: to compare texts takes longer than to compare numbers.
+    tied = np.flatnonzero(np.append(same, [False]) | np.append([False], same))
+    keys = [key for key in _ORDER if key[0] in table.column_names]
+    if len(tied) and len(keys) > 1:
+        some = order[tied]
+        among = pc.sort_indices(table.select([name for name, _ in keys]).take(some), keys)
+        order[tied] = some[among.to_numpy()]
+    return table.take(order)
 
 
-def _split(table: pa.Table, shard: Int64s) -> Iterator[ShardTable]:
-    order = np.argsort(shard, kind="stable")
-    numbers, starts = np.unique(shard[order], return_index=True)
-    for number, rows in zip(numbers, np.split(order, starts[1:]), strict=True):
-        # Taken, not sliced: a slice would be sent with the whole table behind it.
-        yield ShardTable(int(number), table.take(rows).combine_chunks())
+def _id_numbers(ids: pa.ChunkedArray) -> tuple[UInt64s, UInt64s]:
+    """The halves of each pair_id as numbers, in the same order."""
+    column = ids.combine_chunks()
+    _, _, letters = column.buffers()
+    first = column.offset * _ID_DIGITS
+    text = memoryview(letters or b"")[first : first + len(column) * _ID_DIGITS]
+    numbers = np.frombuffer(bytes.fromhex(str(text, "ascii")), ">u8").astype(np.uint64)
+    return numbers[::2], numbers[1::2]
 
 
-def deduplicate(table: pa.Table) -> tuple[pa.Table, Tally]:
-    """One row for each pair_id, sorted: the one with the smallest (page_url, url, source).
+def deduplicate(table: pa.Table) -> Cut:
+    """One row for each pair_id, sorted: the first of each in the order of ``sort_pairs``."""
+    table = sort_pairs(table)
+    return _cut(table, ~_repeats(table["pair_id"]))
 
-    What file it was read from comes last: the same pairs in other files are the same.
+
+def limit_captions(table: pa.Table, most: int) -> Cut:
+    """At most ``most`` rows for each URL, those with the smallest pair_id.
+
+    The rows are different pairs, sorted. Tracking parameters make no other URL.
     """
-    keys = [(name, "ascending") for name in ("pair_id", "page_url", "url", "source")]
-    table = table.sort_by(keys).combine_chunks()
-    first = _differs_from_last(table["pair_id"])
-    return _keep(table, first, "duplicate_pair")
+    of_url = pc.utf8_slice_codeunits(table["pair_id"], 0, URL_DIGITS)
+    return _cut(table, _ranks(_repeats(of_url)) < most)
 
 
-def limit_pairs(table: pa.Table, limit: Limit) -> tuple[pa.Table, Tally]:
-    """At most ``limit.most`` rows for each key, those with the smallest pair_id; sorted by the two.
-
-    The rows are different pairs.
+def limit_urls(table: pa.Table, most: int) -> Cut:
+    """At most ``most`` rows for each text of the column ``caption``, those with the smallest
+    pair_id; sorted by the two. The rows are different pairs.
     """
-    table = table.append_column("key", limit.key(table))
-    table = table.sort_by([("key", "ascending"), ("pair_id", "ascending")]).combine_chunks()
-    starts = _differs_from_last(table["key"])
-    row = np.arange(len(table))
-    rank = row - np.maximum.accumulate(np.where(starts, row, 0))
-    return _keep(table.drop_columns(["key"]), rank < limit.most, limit.reason)
+    table = table.sort_by([("caption", "ascending"), ("pair_id", "ascending")]).combine_chunks()
+    return _cut(table, _ranks(_repeats(table["caption"])) < most)
 
 
-def _differs_from_last(column: pa.ChunkedArray) -> Bools:
-    """For each value of a sorted column whether it is the first of its kind."""
-    differs = np.ones(len(column), bool)
+def without_ids(table: pa.Table, ids: pa.ChunkedArray) -> Cut:
+    """The rows whose pair_ids are not listed."""
+    return _cut(table, ~pc.is_in(table["pair_id"], value_set=ids.combine_chunks()).to_numpy())
+
+
+def _ranks(repeats: Bools) -> Int64s:
+    """How many rows of its kind stand before each, where rows of a kind follow each other."""
+    row = np.arange(len(repeats))
+    return row - np.maximum.accumulate(np.where(repeats, 0, row))
+
+
+def _repeats(column: pa.ChunkedArray) -> Bools:
+    """For each value whether it is that of the row before it."""
+    repeats = np.zeros(len(column), bool)
     if len(column) > 1:
-        changes = pc.not_equal(column.slice(1), column.slice(0, len(column) - 1))
-        differs[1:] = changes.to_numpy()
-    return differs
+        same = pc.equal(column.slice(1), column.slice(0, len(column) - 1))
+        repeats[1:] = same.to_numpy()
+    return repeats
 
 
-def _keep(table: pa.Table, rows: Bools, reason: str) -> tuple[pa.Table, Tally]:
-    """The rows to keep; the others are counted."""
-    tally = Tally()
-    reject_rows(tally, reason, table.filter(pa.array(~rows)))
-    return table.filter(pa.array(rows)).combine_chunks(), tally
+def _cut(table: pa.Table, rows: Bools) -> Cut:
+    if rows.all():
+        return Cut(table, table.slice(0, 0))
+    return Cut(table.filter(pa.array(rows)), table.filter(pa.array(~rows)))
 
 
 def reject_rows(
@@ -168,3 +155,15 @@ def draws_of(table: pa.Table, rows: Bools, seed: int) -> Float64s:
     result = np.zeros(len(table))
     result[rows] = draws(seed, table["pair_id"].filter(pa.array(rows)).to_pylist())
     return result
+
+
+def even_parts(name: str, table: pa.Table, max_rows: int) -> Iterator[tuple[str, pa.Table]]:
+    """A table cut into as few parts as ``max_rows`` allows, whose sizes differ by one at most.
+
+    An only part has the table's name, others NAME-000, NAME-001, ...
+    """
+    parts = max(1, -(-len(table) // max_rows))
+    bounds = [len(table) * number // parts for number in range(parts + 1)]
+    for number in range(parts):
+        part = table.slice(bounds[number], bounds[number + 1] - bounds[number])
+        yield (name if parts == 1 else f"{name}-{number:03d}"), part

@@ -138,16 +138,17 @@ class TopPerQuery(Filter):
 
     def fit(self, survivors: Survivors, seed: int) -> Keeps:
         """Find for each query where its best pairs end."""
-        from workers.pairs.balance import Cap
-        from workers.pairs.query_draws import QueryDraws
+        from workers.pairs.balance import Cap, QueryLimits
+        from workers.pairs.query_draws import QueryCounts, QueryDraws
 
         cap = Cap(self.pairs)
-        best = QueryDraws.merge([], cap.draws_needed)
+        known, best = QueryCounts.total([]), QueryDraws.merge([], cap.draws_needed)
         for rows in survivors(self.columns):
             _, queries, ranks = _by_query(rows, seed)
-            some = QueryDraws.of_matches(queries, ranks, cap.draws_needed)
+            known = QueryCounts.total([known, QueryCounts.of(queries)])
+            some = QueryDraws.smallest(queries, ranks, cap.draws_needed)
             best = QueryDraws.merge([best, some], cap.draws_needed)
-        limits = cap.limits(best)
+        limits = QueryLimits.join([cap.limits_by_count(known), cap.limits_by_draw(known, best)])
 
         def keeps(rows: pa.Table) -> Keep:
             row, queries, ranks = _by_query(rows, seed)

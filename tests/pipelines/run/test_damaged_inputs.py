@@ -74,7 +74,8 @@ def run(tmp_path):
         )
         command = [sys.executable, "-m", "pipelines.build_dataset", str(config)]
         command += ["--run-dir", str(tmp_path / "run")]
-        stages = ["--stage", "queries", "--stage", "pages", "--stage", "pairs"]
+        names = ("queries", "pages", "candidates", "pairs")
+        stages = [word for name in names for word in ("--stage", name)]
         return subprocess.run([*command, *stages], capture_output=True, text=True, timeout=120)
 
     return _run
@@ -89,18 +90,23 @@ def test_damage_is_reported_until_it_is_mended(tmp_path, run):
     result = run(dump_share=0.8, warc_share=0.7)
     assert result.returncode == 3, result.stdout + result.stderr
     assert "queries: coverage is partial: damaged_dump (1)" in result.stderr
-    assert "pairs: coverage is partial: damaged_record (1) in crawl.warc.gz@" in result.stderr
-    lost = f"pairs: coverage is partial: damaged_file (1) in {tmp_path / 'lost.warc'}"
+    assert "candidates: coverage is partial: damaged_record (1) in crawl.warc.gz@" in result.stderr
+    lost = f"candidates: coverage is partial: damaged_file (1) in {tmp_path / 'lost.warc'}"
     assert lost in " ".join(result.stderr.split())
     assert rows_of(tmp_path, "queries")["pages"]["failed"] == {"damaged_dump": 1}
-    rows = rows_of(tmp_path, "pairs")
+    rows = rows_of(tmp_path, "candidates")
     assert rows["pages"]["failed"] == {"bad_encoding": 1, "damaged_file": 1, "damaged_record": 1}
     assert 0 < rows["pages"]["kept"] < PAGES_OF_WARC
-    samples = json.loads((tmp_path / "run/_rejected/pairs/all.json").read_text())
+    (rejected,) = (tmp_path / "run/_rejected/candidates").glob("*.json")
+    samples = json.loads(rejected.read_text())
     (sample,) = samples["pages"]["damaged_record"].values()
     assert "crawl.warc.gz@" in sample["source"]
-    assert ds.dataset(tmp_path / "run/pairs").count_rows() == rows["pairs"]["kept"] > 0
-    assert "| pairs | pages |" in result.stdout, "the report is written all the same"
+    assert (
+        ds.dataset(tmp_path / "run/pairs").count_rows()
+        == rows_of(tmp_path, "pairs")["pairs"]["kept"]
+        > 0
+    )
+    assert "| candidates | pages |" in result.stdout, "the report is written all the same"
 
     again = run(dump_share=0.8, warc_share=0.7)
     assert again.returncode == 3, "coverage does not become whole by asking again"
@@ -108,4 +114,4 @@ def test_damage_is_reported_until_it_is_mended(tmp_path, run):
 
     mended = run(dump_share=1, warc_share=1)
     assert mended.returncode == 0, mended.stdout + mended.stderr
-    assert rows_of(tmp_path, "pairs")["pages"]["kept"] == PAGES_OF_WARC + 1
+    assert rows_of(tmp_path, "candidates")["pages"]["kept"] == PAGES_OF_WARC + 1

@@ -180,14 +180,14 @@ def test_a_night_unlike_the_others_is_said_and_is_an_exit_code_by_choice(run, ca
     assert code_with_health(strict, idle, ExitCode.COMPLETE) is ExitCode.COMPLETE
 
 
-def sources_of(run, stage, write, **more):
+def sources_of(run, stage, write, shard="00000", **more):
     """What a stage says of the sources of a shard whose files ``write`` makes."""
 
     def work(shard, out):
         write(out)
         return {"pages": Tally(rows_in=3, kept=3), **more}
 
-    receipt = perform(work, Shard("00000", "key"), run.directory / stage)
+    receipt = perform(work, Shard(shard, "key"), run.directory / stage)
     return STAGES[stage](run).sources([receipt])
 
 
@@ -207,13 +207,15 @@ def test_the_sources_of_images_are_hosts_that_were_asked_for_enough_of_them(run)
     assert sources_of(run, "images", write) == {"a": (15, 5), "c": (0, 20)}
 
 
-def test_the_sources_of_pairs_are_the_inputs_and_those_of_pages_the_hosts(run):
+def test_the_sources_of_candidates_are_the_inputs_and_those_of_pages_the_hosts(run):
     def write(out):
         places = [f"list.csv@{n}" for n in range(3)]
         pq.write_table(pa.table({"source": places}), out / "00000.parquet")
 
-    assert sources_of(run, "pairs", write) == {"list.csv": (3, 0)}
-    assert sources_of(run, "pairs", lambda out: None) == {"list.csv": (0, 0)}
+    (shard,) = STAGES["candidates"](run).plan()
+    found = sources_of(run, "candidates", write, shard.name)
+    assert found == {"list.csv": (3, 0)}
+    assert sources_of(run, "candidates", lambda out: None, shard.name) == {"list.csv": (0, 0)}
     assert sources_of(run, "pages", lambda out: None) == {"00000": (3, 0)}
     # Pages of a host that is away are kept, and it has given none.
     away = Tally(rows_in=3, failed=Counter(timeout=3))

@@ -188,7 +188,7 @@ def test_a_model_that_is_none_is_named_and_not_the_step_that_asks_for_it(tmp_pat
         check(run, ["selection"])
 
 
-KEYS = ["queries", "pairs", "selection", "model"]
+KEYS = ["queries", "candidates", "selection", "model"]
 
 
 def test_a_folder_that_is_moved_with_its_configuration_has_the_same_keys(tmp_path, monkeypatch):

@@ -11,9 +11,9 @@ from pipelines.run.config import Config
 from pipelines.run.directory import Run
 from pipelines.run.receipts import Receipt, Receipts, Shard, Side
 from pipelines.run.rules import agents_of_all, joined_rules, rules_line
+from pipelines.stages.candidates import Candidates
 from pipelines.stages.images import Images
 from pipelines.stages.pages import Pages
-from pipelines.stages.pairs import Pairs
 from workers.base.preferences import RULES
 from workers.base.tally import Tally
 
@@ -92,12 +92,12 @@ def test_a_crawl_applies_what_robots_txt_says_and_the_directives_of_pages(opened
 
 
 def test_pairs_of_pages_are_judged_and_those_of_lists_alone_are_not(opened, page, pair_list):
-    (of_both,) = Pairs(opened(pairs={"inputs": [page, pair_list]})).plan()
+    (of_both,) = Candidates(opened(pairs={"inputs": [page, pair_list]})).plan()
     assert {*of_both.rules} == IN_PAGES
     assert of_both.agents == ("clip-from-scratch",)
-    (of_list,) = Pairs(opened(pairs={"inputs": [pair_list]})).plan()
+    (of_list,) = Candidates(opened(pairs={"inputs": [pair_list]})).plan()
     assert (of_list.rules, of_list.agents) == ({}, ())
-    assert Pairs(opened(pages={"seeds": ["http://a.example/"]})).rules == of_both.rules
+    assert Candidates(opened(pages={"seeds": ["http://a.example/"]})).rules == of_both.rules
 
 
 def test_a_new_version_judges_pages_again_and_fetches_nothing(opened, page, pair_list, monkeypatch):
@@ -105,11 +105,11 @@ def test_a_new_version_judges_pages_again_and_fetches_nothing(opened, page, pair
     lists = opened(pairs={"inputs": [pair_list]})
 
     def keys():
-        shards = [*Pairs(run).plan(), *Pairs(lists).plan(), *Pages(run).plan()]
+        shards = [*Candidates(run).plan(), *Candidates(lists).plan(), *Pages(run).plan()]
         return [shard.key for shard in (*shards, Images(run)._shard("a-1"))]
 
     before = keys()
-    for stage in ("pairs", "pages", "images"):
+    for stage in ("candidates", "pages", "images"):
         monkeypatch.setattr(f"pipelines.stages.{stage}.RULES", NEWER)
     after = keys()
     assert after[0] != before[0]

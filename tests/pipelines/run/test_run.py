@@ -65,19 +65,19 @@ def crawl(run, body, day):
     perform(fetch, Shard("a", "key"), run.directory / "pages")
 
 
-def test_the_key_of_pairs_covers_the_pages_and_not_the_day_of_the_crawl(run):
-    def pairs_key():
-        (shard,) = STAGES["pairs"](run).plan()
+def test_the_key_of_candidates_covers_the_pages_and_not_the_day_of_the_crawl(run):
+    def candidates_key():
+        (shard,) = STAGES["candidates"](run).plan()
         return shard.key
 
     crawl(run, b"a page", day=1)
-    before = pairs_key()
+    before = candidates_key()
     first = (run.directory / "pages/a.warc").read_bytes()
     crawl(run, b"a page", day=2)
     assert (run.directory / "pages/a.warc").read_bytes() != first
-    assert pairs_key() == before
+    assert candidates_key() == before
     crawl(run, b"a Page", day=2)
-    assert pairs_key() != before
+    assert candidates_key() != before
 
 
 def test_a_key_of_queries_covers_views_and_wordnet_by_content_and_kind(run, dump, tmp_path):

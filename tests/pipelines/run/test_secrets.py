@@ -19,7 +19,16 @@ from tests.pipelines.run.test_damaged_inputs import DUMP
 from tests.workers.web import Answer, serving
 
 SECRET = "S3CRET"
-STAGES_ARGUMENTS = ["--stage", "queries", "--stage", "pages", "--stage", "pairs"]
+STAGES_ARGUMENTS = [
+    "--stage",
+    "queries",
+    "--stage",
+    "pages",
+    "--stage",
+    "candidates",
+    "--stage",
+    "pairs",
+]
 
 
 def build(tmp_path, dump, pair_list):

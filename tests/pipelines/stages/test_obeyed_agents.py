@@ -11,7 +11,7 @@ from workers.base.exit_codes import ExitCode
 from workers.crawl.warc_writer import response_record
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
-STAGES = ["queries", "pages", "pairs"]
+STAGES = ["queries", "pages", "candidates", "pairs"]
 SAID = {"open": "all", "ours": "birds-research: noai", "theirs": "CCBot: noai"}
 
 

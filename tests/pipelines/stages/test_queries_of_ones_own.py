@@ -38,7 +38,7 @@ def opened(tmp_path):
 )
 def test_pairs_of_ones_own_queries_and_of_none(opened, queries, captions, skipped):
     run = opened(queries)
-    stages = ["queries", "pages", "pairs"]
+    stages = ["queries", "pages", "candidates", "pairs"]
     check(run, stages)
     with run.lock():
         assert run_stages(run, stages).code is ExitCode.COMPLETE
@@ -76,4 +76,4 @@ def test_a_list_is_known_by_its_content_and_what_matters_to_it(opened, tmp_path)
 )
 def test_what_cannot_work_is_refused_before_any_work(opened, queries, overrides, message):
     with pytest.raises(ConfigError, match=message):
-        check(opened(queries, *overrides), ["queries", "pages", "pairs", "selection"])
+        check(opened(queries, *overrides), ["queries", "pages", "candidates", "pairs", "selection"])

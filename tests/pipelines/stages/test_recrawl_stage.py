@@ -58,8 +58,8 @@ class Nights:
         (receipt,) = self.run().receipts("pages").all()
         return receipt
 
-    def key_of_pairs(self) -> str:
-        (shard,) = STAGES["pairs"](self.run()).plan()
+    def key_of_candidates(self) -> str:
+        (shard,) = STAGES["candidates"](self.run()).plan()
         return shard.key
 
     def paths(self) -> list[str]:
@@ -90,12 +90,12 @@ ALL = sorted(["/robots.txt", *SITE])
 def test_a_host_is_crawled_again_when_it_is_due_and_changes_nothing_if_it_has_not(nights, caplog):
     caplog.set_level(logging.INFO)
     assert (nights(0), nights.asked) == (0, ALL)
-    key = nights.key_of_pairs()
+    key = nights.key_of_candidates()
     assert (nights(23), nights.asked) == (0, [])
     assert (nights(2), nights.asked) == (0, ALL)
     assert "pages: 0 of them once more for what failed to come, and 1 for what may" in caplog.text
     assert sorted(nights.web.unchanged) == sorted(SITE)
-    assert nights.key_of_pairs() == key
+    assert nights.key_of_candidates() == key
     assert nights.receipt().rows[KNOWN] == {"in": 9, "kept": 9, "rejected": {}, "failed": {}}
     assert nights.receipt().attempt == 1
     assert (nights(1), nights.asked) == (0, [])
@@ -103,7 +103,7 @@ def test_a_host_is_crawled_again_when_it_is_due_and_changes_nothing_if_it_has_no
     assert (nights(0, recrawl_hours=0), nights.asked) == (0, ALL)
     nights.web.answers["/a"] = tagged(page(text="new"))
     assert nights(25) == 0
-    assert nights.key_of_pairs() != key
+    assert nights.key_of_candidates() != key
 
 
 @pytest.mark.parametrize("broken", [["/robots.txt"], list(SITE)])
@@ -111,13 +111,13 @@ def test_a_host_that_is_away_for_a_night_keeps_its_pages_and_is_asked_by_the_nex
     nights, caplog, broken
 ):
     nights(0)
-    key = nights.key_of_pairs()
+    key = nights.key_of_candidates()
     nights.web.answers |= dict.fromkeys(broken, AWAY)
     for hours, attempt in ((25, 1), (1, 2), (1, 3), (1, 4), (25, 1)):
         assert nights(hours) == 3
         assert nights.asked
         assert is_complete(nights.run(), "pages", {}), "the next stages go on with these"
-        assert nights.key_of_pairs() == key
+        assert nights.key_of_candidates() == key
         assert nights.receipt().attempt == attempt
     name = nights.web.host.replace(":", "_")
     assert f"pages: {name} away (" in caplog.text
@@ -125,7 +125,7 @@ def test_a_host_that_is_away_for_a_night_keeps_its_pages_and_is_asked_by_the_nex
     nights.web.answers = dict(SITE)
     assert (nights(1), nights.asked) == (0, ALL)
     assert (nights(1), nights.asked) == (0, [])
-    assert nights.key_of_pairs() == key
+    assert nights.key_of_candidates() == key
 
 
 def test_a_page_that_failed_is_asked_for_by_as_many_reruns_as_are_set(nights):

@@ -61,6 +61,7 @@ def shard_names(run_dir, stage):
 
 def test_every_stage_leaves_its_contract_and_receipts(finished):
     assert read(finished, "queries").schema.equals(QUERIES)
+    assert read(finished, "candidates").schema.equals(PAIRS)
     assert read(finished, "pairs").schema.equals(PAIRS)
     assert read(finished, "images").schema.equals(IMAGES)
     assert read(finished, "dataset").schema.equals(DATASET)
@@ -77,8 +78,9 @@ def test_rows_flow_from_stage_to_stage_without_a_gap(finished):
     record = json.loads((finished / "run.json").read_text())
     rows = {name: stage["rows"] for name, stage in record["stages"].items()}
     assert rows["queries"]["terms"]["kept"] == read(finished, "queries").num_rows
-    assert rows["pages"]["pages"]["kept"] == rows["pairs"]["pages"]["kept"]
-    assert rows["pairs"]["images"]["kept"] == rows["pairs"]["pairs"]["in"]
+    assert rows["pages"]["pages"]["kept"] == rows["candidates"]["pages"]["kept"]
+    assert rows["candidates"]["images"]["kept"] == rows["candidates"]["pairs"]["in"]
+    assert rows["candidates"]["pairs"]["kept"] == rows["pairs"]["pairs"]["in"]
     assert rows["pairs"]["pairs"]["kept"] == rows["requests"]["pairs"]["kept"]
     assert rows["requests"]["pairs"]["kept"] == rows["images"]["images"]["in"]
     assert rows["images"]["images"]["kept"] == rows["embeddings"]["images"]["in"]
@@ -121,8 +123,8 @@ def test_the_noise_of_the_web_is_counted_by_reason(finished):
     record = json.loads((finished / "run.json").read_text())
     rows = {name: stage["rows"] for name, stage in record["stages"].items()}
     assert rows["pages"]["pages"]["rejected"]["robots_txt"] > 0
-    assert rows["pairs"]["images"]["rejected"]["no_alt"] > 0
-    assert rows["pairs"]["pairs"]["rejected"]["file_name"] > 0
+    assert rows["candidates"]["images"]["rejected"]["no_alt"] > 0
+    assert rows["candidates"]["pairs"]["rejected"]["file_name"] > 0
     assert rows["images"]["images"]["failed"]["http_404"] > 0
     assert rows["images"]["images"]["failed"]["not_an_image"] > 0
 

@@ -11,7 +11,7 @@ from PIL import Image
 from pipelines.run.config import Config, ConfigError
 from pipelines.run.directory import Run
 from pipelines.stages import STAGES
-from pipelines.stages.pairs import Pairs
+from pipelines.stages.candidates import Candidates
 from workers.base.contracts import REQUESTS
 from workers.base.failures import FetchError
 from workers.base.settings import DownloadSettings
@@ -144,7 +144,7 @@ def run_of(root, tmp_path):
 
 def extracted(run):
     pages, images = Tally(), Tally()
-    inputs = Pairs(run).inputs_to_read()
+    inputs = Candidates(run).inputs_to_read()
     tables = [table for source in inputs for table in extract_pairs(source, pages, images)]
     return sorted({url for table in tables for url in table["url"].to_pylist()}), images.counts()
 
@@ -157,10 +157,10 @@ def test_lists_and_pages_refer_to_files_where_it_is_allowed(run_of, root, tmp_pa
     local = ["file://photos/a%20b.png", "file://photos/sub/c%25d.png"]
     assert urls == [*local, "https://a.example/a.png"]
     assert counts["rejected"] == {"local_file": 3}
-    key = [shard.key for shard in STAGES["pairs"](run_of(root, {"photos": str(root)})).plan()]
+    key = [shard.key for shard in STAGES["candidates"](run_of(root, {"photos": str(root)})).plan()]
     moved = root.rename(tmp_path / "moved")
     assert extracted(run_of(moved, {"photos": str(moved)}))[0] == urls
-    assert key != [shard.key for shard in STAGES["pairs"](run_of(moved, {})).plan()]
+    assert key != [shard.key for shard in STAGES["candidates"](run_of(moved, {})).plan()]
 
 
 def test_a_root_that_is_not_there_is_refused_and_where_it_lies_is_in_no_key(run_of, root):

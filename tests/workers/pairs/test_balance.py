@@ -1,27 +1,36 @@
 from __future__ import annotations
 
+import hashlib
 import math
 import random
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from workers.base import contracts
 from workers.base.sampling import draw
+from workers.base.tally import LostRowsError
 from workers.pairs.balance import POLICIES, Cap, MetaClip, Policy, QueryLimits
-from workers.pairs.pipeline import counts_of_shard, draws_of_shard
-from workers.pairs.query_draws import (
-    QueryDraws,
-    SmallestDraws,
-    bucket_counts,
-    bucket_matches,
-    count,
-    places,
+from workers.pairs.candidates import Candidates
+from workers.pairs.query_draws import QueryCounts, QueryDraws, count, places
+from workers.pairs.query_limits import (
+    add_counts,
+    all_limits,
+    count_queries,
+    merged_together,
+    read_counts,
+    write_draws,
+    write_limits,
 )
-from workers.pairs.tables import ShardTable
+from workers.pairs.tables import id_ranges
 from workers.pairs.writer import balance
 
 # Pairs as {number: (draw, queries)}; few different draws, so that ties happen.
@@ -44,29 +53,22 @@ def matches(pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(row, np.int64), np.array(queries, np.int64), np.array(draws, float)
 
 
-def merged(elements: list[tuple[int, QueryDraws]], limit: int) -> list[QueryDraws]:
-    """What the CombineFn makes of (bucket, part), each part in an accumulator of its own."""
-    combine = SmallestDraws(limit)
-    accumulators = defaultdict(list)
-    for bucket, part in elements:
-        accumulators[bucket].append(combine.add_input(combine.create_accumulator(), part))
-    whole = [combine.merge_accumulators(some) for some in accumulators.values()]
-    return [combine.extract_output(some) for some in whole]
-
-
-def combined(pairs: Pairs, policy: Policy, parts: int, buckets: int = 2) -> QueryLimits:
-    """The limits as the pipeline makes them, the pairs dealt to ``parts`` shards."""
+def combined(pairs: Pairs, policy: Policy, parts: int) -> QueryLimits:
+    """The limits as the passes make them, the pairs dealt to ``parts`` ranges."""
     dealt = [{n: pair for n, pair in pairs.items() if n % parts == part} for part in range(parts)]
-    shards = [matches(mine)[1:] for mine in dealt]
-    counted = merged([one for ids, _ in shards for one in bucket_counts(ids, buckets)], 0)
-    over = [known.queries[policy.needs_draws(known)] for known in counted]
-    elements = []
-    for queries, draws in shards:
-        needed = np.isin(queries, np.concatenate([[], *over]))
-        some = queries[needed], draws[needed], buckets, policy.draws_needed
-        elements += bucket_matches(*some)
-    by_draw = map(policy.limits, merged(elements, policy.draws_needed))
-    return QueryLimits.join([*map(policy.limits_by_count, counted), *by_draw])
+    ranges = [matches(mine)[1:] for mine in dealt]
+    known = QueryCounts.total(QueryCounts.of(queries) for queries, _ in ranges)
+    over = known.queries[policy.needs_draws(known)]
+    given = [
+        QueryDraws.smallest(queries[mine], draws[mine], policy.draws_needed)
+        for queries, draws in ranges
+        for mine in [np.isin(queries, over)]
+    ]
+    queries = np.concatenate([part.queries for part in given])
+    draws = np.concatenate([part.draws for part in given])
+    smallest = QueryDraws.smallest(queries, draws, policy.draws_needed)
+    by_draw = policy.limits_by_draw(known, smallest)
+    return QueryLimits.join([policy.limits_by_count(known), by_draw])
 
 
 def naive(pairs: Pairs, cap: int) -> set[tuple[int, int]]:
@@ -143,19 +145,6 @@ def test_metaclip_is_no_cap_and_keeps_every_query_of_a_pair():
     assert sum(query == 0 for _, query in kept_by(Cap(1), rare, 2)) == 1
 
 
-def test_accumulators_stay_bounded():
-    """However many parts are added, no more than a few times the limit is held."""
-    combine = SmallestDraws(limit=10)
-    parts = combine.create_accumulator()
-    random_draws = np.random.default_rng(0)
-    for _ in range(200):
-        draws = random_draws.random(100)
-        part = QueryDraws.of_matches(np.zeros(100, np.int64), draws, limit=10)
-        parts = combine.add_input(parts, part)
-        assert sum(len(some.draws) for some in parts) <= 160
-    assert combine.extract_output(parts).counts.tolist() == [20_000]
-
-
 @given(st.lists(st.integers(-3, 2**31 - 1) | st.integers(0, 50)))
 def test_counts_and_places_of_ids_however_large(ids):
     queries = np.array(ids, np.int64)
@@ -165,21 +154,72 @@ def test_counts_and_places_of_ids_however_large(ids):
     assert distinct[places(distinct, queries)].tolist() == ids
 
 
-def test_only_draws_that_decide_are_sent():
+def write_candidates(path: Path, rows: Sequence[Sequence[int]]) -> Candidates:
+    """Candidates with these queries, each a pair of its own."""
+    numbers = [{"pair_id": draw_id(n), "query_ids": ids} for n, ids in enumerate(rows)]
+    whole = [row | {"url": "u", "caption": "c", "source": "s"} for row in numbers]
+    table = pa.Table.from_pylist(whole, contracts.PAIRS).sort_by("pair_id")
+    pq.write_table(table, path)
+    return Candidates((path,))
+
+
+def draw_id(number: int) -> str:
+    return hashlib.blake2b(str(number).encode(), digest_size=16).hexdigest()
+
+
+def limits_in_files(folder: Path, candidates: Candidates, policy: Policy) -> QueryLimits:
+    """The limits, by the passes and their files."""
+    ranges = id_ranges(3)
+    counts, draws = ([folder / f"{name}-{n}" for n in range(3)] for name in ("counts", "draws"))
+    for between, path in zip(ranges, counts, strict=True):
+        count_queries(candidates, between, path)
+    add_counts(counts, folder / "counts")
+    known = read_counts(folder / "counts")
+    for between, path in zip(ranges, draws, strict=True):
+        write_draws(candidates, between, known, policy, 7, path)
+    limits = []
+    for number, some in enumerate(merged_together(known, policy)):
+        limits.append(folder / f"limits-{number}")
+        write_limits(draws, some, known, policy, limits[-1])
+    return all_limits(known, limits, policy)
+
+
+def test_only_draws_that_decide_are_written(tmp_path):
     """Three queries, one of them with more pairs than may stay."""
-    rows = [
-        {"pair_id": f"{n:032x}", "url": "u", "caption": "c", "source": "s", "query_ids": ids}
-        for n, ids in enumerate([[1], [1, 2], [2], [2], [3]])
-    ]
-    table = pa.Table.from_pylist(rows, contracts.PAIRS)
-    shard, policy = ShardTable(0, table), Cap(2)
-    counted = merged(counts_of_shard(shard), 0)
-    elements = draws_of_shard(shard, counted, policy, 0)
-    assert [part.draw_queries.tolist() for _, part in elements] == [[2, 2, 2]]
-    by_draw = map(policy.limits, merged(elements, policy.draws_needed))
-    limits = QueryLimits.join([*map(policy.limits_by_count, counted), *by_draw])
+    candidates = write_candidates(tmp_path / "c", [[1], [1, 2], [2], [2], [3]])
+    policy = Cap(2)
+    limits = limits_in_files(tmp_path, candidates, policy)
+    drawn = [pq.read_table(tmp_path / f"draws-{n}")["query_id"].to_pylist() for n in range(3)]
+    assert sorted(chain.from_iterable(drawn)) == [2, 2, 2]
     assert limits.queries.tolist() == [1, 2, 3]
     assert np.isinf(limits.limits).tolist() == [True, False, True]
-    kept, tally = balance(table, policy, limits, 0)
+    table = pq.read_table(tmp_path / "c")
+    kept, dropped = balance(table, policy, limits, 7)
     assert sum(2 in ids for ids in kept["query_ids"].to_pylist()) == 2
-    assert tally.counts()["in"] == 5
+    assert len(kept) + len(dropped) == 5
+
+
+def test_few_draws_of_many_are_written_and_the_limits_are_the_same(tmp_path, monkeypatch):
+    """20,000 pairs of one query and 10,000 of two others, of which 50 may stay."""
+    rows = [[1, 2, 5] if n % 2 else [1] for n in range(20_000)]
+    candidates = write_candidates(tmp_path / "c", rows)
+    monkeypatch.setattr("workers.pairs.query_limits._DRAWS_TOGETHER", 300)
+    limits = limits_in_files(tmp_path, candidates, Cap(50))
+    drawn = sum(pq.read_metadata(tmp_path / f"draws-{n}").num_rows for n in range(3))
+    assert 153 <= drawn < 600
+    assert limits.queries.tolist() == [1, 2, 5]
+    assert len([*tmp_path.glob("limits-*")]) == 2
+    ids = pq.read_table(tmp_path / "c")
+    for query, limit in zip(limits.queries, limits.limits, strict=True):
+        mine = [
+            p
+            for p, q in zip(*(ids[n].to_pylist() for n in ("pair_id", "query_ids")), strict=True)
+            if query in q
+        ]
+        assert limit == sorted(draw(7, one) for one in mine)[50]
+
+
+def test_too_few_draws_are_an_error():
+    known = QueryCounts(np.array([1]), np.array([5]))
+    with pytest.raises(LostRowsError):
+        Cap(2).limits_by_draw(known, QueryDraws(np.array([1, 1]), np.array([0.1, 0.2])))

@@ -1,10 +1,9 @@
-"""The whole pipeline on real Beam: real WARC files in, real Parquet files out."""
+"""The whole way of the text: real WARC files in, real Parquet files out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,21 +18,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.workers.pairs.local_build import QUERY_COUNTS_FILE, build_pairs
 from workers.base.beam_pipeline import pipeline_options
 from workers.base.contracts import PAIRS, QUERIES
 from workers.base.opt_outs import Kind, entry_key
 from workers.base.pair_ids import make_pair_id
 from workers.base.storage import write_table
 from workers.base.tally import Tally
+from workers.base.urls import without_tracking
 from workers.crawl.warc_writer import response_record
 from workers.extract.inputs import Input, InputKind, find_inputs
+from workers.pairs.candidates import Candidates, find_candidates
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.match import Matcher, naive_match
-from workers.pairs.pipeline import build_pairs
-from workers.pairs.reader import ReadPairs, as_captions
+from workers.pairs.reader import PairReader, as_captions
 from workers.pairs.settings import CaptionSettings, PairSettings
-from workers.pairs.tables import limit_pairs, limits_of, split_by_key, split_by_pair, url_key
-from workers.pairs.writer import QUERY_COUNTS_FILE, even_parts
+from workers.pairs.tables import even_parts, id_ranges, limit_captions, sort_pairs
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 WORDS = ["cat", "dog", "red cat", "tree", "house", "unused"]
@@ -92,7 +92,7 @@ def build(
     out: str = "pairs",
     seed: int = 0,
     lower_case: bool = True,
-    workers: int = 1,
+    groups: int = 1,
     **changes: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Tally], Path]:
     """Run the pipeline, a WARC file a site; returns the rows, the tallies and the folder."""
@@ -103,8 +103,9 @@ def build(
     ]
     changed = PairSettings.model_validate(changes)
     inputs = inputs_of(warcs)
-    beam = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_threading"]
-    tallies = build_pairs(inputs, queries, folder / out, changed, seed, beam, lower_case=lower_case)
+    tallies = build_pairs(
+        inputs, queries, folder / out, changed, seed, groups, lower_case=lower_case
+    )
     rows = ds.dataset(str(folder / out), format="parquet").to_table().to_pylist()
     return rows, tallies, folder / out
 
@@ -208,7 +209,7 @@ def test_without_queries_every_pair_stays(tmp_path, changes):
     images = [("/a.jpg", caption) for caption in captions] + [("/b.jpg", "x"), ("/a.jpg", "a dog")]
     warc = write_warc(tmp_path / "a.warc", {"http://a/": images})
     settings = PairSettings.model_validate({"pairs_per_query": 1, "shards": 2, **changes})
-    tallies = build_pairs(inputs_of([warc]), None, tmp_path / "pairs", settings, 0, ())
+    tallies = build_pairs(inputs_of([warc]), None, tmp_path / "pairs", settings, 0)
     rows = ds.dataset(str(tmp_path / "pairs"), format="parquet").to_table().to_pylist()
     kept = 1 if changes else 3
     assert len(rows) == tallies["pairs"].kept == kept
@@ -231,15 +232,15 @@ def test_nothing_in_gives_empty_shards(tmp_path):
     assert sorted(file_hashes(folder)) == ["00000.parquet", "00001.parquet", QUERY_COUNTS_FILE]
 
 
-def test_bytes_do_not_depend_on_threads_or_on_how_rows_are_batched(tmp_path, monkeypatch):
+def test_bytes_do_not_depend_on_groups_or_on_how_rows_are_batched(tmp_path, monkeypatch):
     site = {**SITE, **{f"http://c.example/{n}": SITE["http://b.example/"] for n in range(4)}}
     _, _, once = build(tmp_path, [SITE, site], "once", pairs_per_query=7)
     monkeypatch.setattr("workers.extract.candidates.TABLE_ROWS", 7)
-    monkeypatch.setattr("workers.pairs.reader._HELD_ROWS", 12)
+    monkeypatch.setattr("workers.pairs.candidates.RUN_ROWS", 12)
+    monkeypatch.setattr("workers.pairs.query_limits._DRAWS_TOGETHER", 1)
     warcs = inputs_of([tmp_path / "1.warc", tmp_path / "0.warc"])[::-1]
     queries = [tmp_path / "q1.parquet", tmp_path / "q0.parquet"]
-    options = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
-    build_pairs(warcs, queries, tmp_path / "again", PairSettings(pairs_per_query=7), 0, options)
+    build_pairs(warcs, queries, tmp_path / "again", PairSettings(pairs_per_query=7), 0, groups=2)
     assert file_hashes(once) == file_hashes(tmp_path / "again")
 
 
@@ -260,7 +261,7 @@ SITES = st.lists(
 
 
 @settings(
-    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     SITES,
@@ -270,17 +271,17 @@ SITES = st.lists(
     st.tuples(st.integers(1, 5), st.integers(1, 2)),
     st.permutations(range(3)),
 )
-def test_order_shards_and_workers_never_change_the_pairs(
-    tmp_path_factory, sites, balance, t, limits, shards_and_workers, order
+def test_order_shards_and_groups_never_change_the_pairs(
+    tmp_path_factory, sites, balance, t, limits, shards_and_groups, order
 ):
     folder = tmp_path_factory.mktemp("any")
     settings = {"balance": balance, "pairs_per_query": t}
     settings |= zip(("max_captions_per_url", "max_urls_per_caption"), limits, strict=True)
-    shards, workers = shards_and_workers
+    shards, groups = shards_and_groups
     one, tallies, _ = build(folder, sites, "one", shards=1, **settings)
     # The same pages in files of other names: only the provenance may differ.
     moved = [sites[n] for n in order if n < len(sites)]
-    two, again, _ = build(folder, moved, "two", shards=shards, workers=workers, **settings)
+    two, again, _ = build(folder, moved, "two", shards=shards, groups=groups, **settings)
     assert without_source(one) == without_source(two)
     assert [t.counts() for t in tallies.values()] == [t.counts() for t in again.values()]
     after = Counter(query_id for row in one for query_id in row["query_ids"])
@@ -336,8 +337,8 @@ def test_case_is_kept_where_the_setting_says_so(tmp_path):
 def test_a_missing_input_is_an_error(tmp_path):
     queries = write_queries(tmp_path / "q.parquet", WORDS)
     gone = Input(str(tmp_path / "none.warc"), InputKind.WARC)
-    with pytest.raises(RuntimeError, match=r"FileNotFoundError.*none\.warc"):
-        build_pairs([gone], [queries], tmp_path / "out", PairSettings(), 0, [])
+    with pytest.raises(FileNotFoundError, match=r"none\.warc"):
+        build_pairs([gone], [queries], tmp_path / "out", PairSettings(), 0)
 
 
 def pair_table(rows: Sequence[tuple[str, str]]) -> pa.Table:
@@ -355,28 +356,37 @@ def pair_table(rows: Sequence[tuple[str, str]]) -> pa.Table:
     return pa.Table.from_pylist(pairs, schema=PAIRS)
 
 
-def test_shards_are_even_ranges():
+def test_ranges_are_even_and_every_id_is_in_one():
     table = pair_table([(f"http://a.example/{n}", "a cat") for n in range(4_000)])
-    shards = list(split_by_pair(table, 7))
-    assert [number for number, _ in shards] == list(range(7))
-    sizes = [len(part) for _, part in shards]
+    ranges = id_ranges(7)
+    assert (ranges[0].first, ranges[-1].last) == ("0" * 32, "f" * 32)
+    assert all(int(one.last, 16) + 1 == int(other.first, 16) for one, other in pairwise(ranges))
+    ids = table["pair_id"].to_pylist()
+    sizes = [sum(between.first <= one <= between.last for one in ids) for between in ranges]
     assert sum(sizes) == 4_000
     assert max(sizes) < 1.3 * min(sizes)
-    firsts = [(min(ids), max(ids)) for _, part in shards for ids in [part["pair_id"].to_pylist()]]
-    assert firsts == sorted(firsts)
-    assert all(last[1] < first[0] for last, first in pairwise(firsts))
 
 
-def test_a_url_stays_together():
-    rows = [(f"http://a.example/{n % 50}", str(n)) for n in range(1_000)]
-    parts = [set(part["url"].to_pylist()) for _, part in split_by_key(pair_table(rows), url_key, 5)]
-    assert sum(map(len, parts)) == 50
-
-
-def test_what_is_sent_on_is_no_larger_than_its_rows():
-    table = pair_table([(f"http://a.example/{n}", "a cat") for n in range(4_000)])
-    sent = sum(len(pickle.dumps(part)) for _, part in split_by_pair(table, 100))
-    assert sent < 3 * table.nbytes
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["0" * 32, "0" * 31 + "1", "00" + "f" * 30, "f" * 32]),
+            st.sampled_from([None, "http://p/1", "http://p/2"]),
+            st.sampled_from(["http://a/1", "http://a/1?utm_source=b"]),
+            st.sampled_from(["b@2", "b@10", "a@3"]),
+        )
+    )
+)
+def test_pairs_are_sorted_as_arrow_sorts_texts(rows):
+    names = ["pair_id", "page_url", "url", "source"]
+    table = pa.table(
+        {n: pa.array([row[k] for row in rows], pa.string()) for k, n in enumerate(names)}
+    )
+    assert sort_pairs(table).equals(table.sort_by([(name, "ascending") for name in names]))
+    for part in (table.slice(1), pa.concat_tables([table, table]).slice(len(table) // 2)):
+        ids = sort_pairs(part.select(["pair_id"]))["pair_id"].to_pylist()
+        assert ids == sorted(part["pair_id"].to_pylist())
 
 
 @pytest.mark.parametrize(("rows", "sizes"), [(0, [0]), (5, [5]), (6, [3, 3]), (11, [3, 4, 4])])
@@ -416,15 +426,12 @@ def test_captions_of_a_url_can_be_limited(tmp_path):
 
 def test_a_url_with_other_tracking_parameters_is_the_same_url():
     urls = ["http://a/1.png?utm_source=b", "http://a/1.png", "http://a/2.png", "http://a/1.png?n=1"]
-    rows = [
-        {"pair_id": f"{n}", "url": url, "caption": f"c{n}", "source": "s@0", "query_ids": [0]}
-        for n, url in enumerate(urls)
-    ]
-    (limit,) = limits_of(PairSettings(max_captions_per_url=1))
-    table, tally = limit_pairs(pa.Table.from_pylist(rows, schema=PAIRS), limit)
-    assert sorted(table["pair_id"].to_pylist()) == ["0", "2", "3"]
-    assert table.schema.equals(PAIRS)
-    assert tally.rejected == {"duplicate_url": 1}
+    table = sort_pairs(pair_table([(url, f"c{n}") for n, url in enumerate(urls)]))
+    kept, dropped = limit_captions(table, 1)
+    assert len({without_tracking(url) for url in kept["url"].to_pylist()}) == len(kept) == 3
+    (gone,) = dropped.to_pylist()
+    (other,) = [row for row in kept.to_pylist() if "1.png" in row["url"] and "n=" not in row["url"]]
+    assert gone["pair_id"] > other["pair_id"]
 
 
 def test_images_of_a_caption_can_be_limited(tmp_path):
@@ -461,7 +468,7 @@ def test_inputs_of_several_kinds_are_one_set(tmp_path):
     warc = write_warc(tmp_path / "0.warc", SITE)
     queries = write_queries(tmp_path / "q.parquet", WORDS)
     inputs = inputs_of([warc, list_of_pairs])
-    tallies = build_pairs(inputs, [queries], tmp_path / "out", PairSettings(), 0, [])
+    tallies = build_pairs(inputs, [queries], tmp_path / "out", PairSettings(), 0)
     rows = ds.dataset(str(tmp_path / "out"), format="parquet").to_table().to_pylist()
     found = {(row["url"], row["caption"]): row["source"] for row in rows}
     assert len(found) == 43 + 1
@@ -476,14 +483,6 @@ def test_a_runner_is_named_only_where_none_is_given():
     assert pipeline_options([]).get_all_options()["runner"] == "FnApiRunner"
     assert pipeline_options(["--runner=Other"]).get_all_options()["runner"] == "Other"
     assert pipeline_options(["--runner", "Other"]).get_all_options()["runner"] == "Other"
-
-
-def test_the_work_can_be_sent_to_another_machine(tmp_path):
-    from apache_beam.internal import pickler
-
-    pickler.loads(
-        pickler.dumps(ReadPairs([tmp_path / "q.parquet"], PairSettings(), lower_case=True))
-    )
 
 
 def test_tracking_parameters_make_no_other_pair(tmp_path):
@@ -508,7 +507,7 @@ def test_pages_that_ask_us_by_name_are_left_out(tmp_path):
     (tmp_path / "a.warc").write_bytes(b"".join(pages.values()))
     queries = [write_queries(tmp_path / "q.parquet", WORDS)]
     inputs, out = inputs_of([tmp_path / "a.warc"]), tmp_path / "out"
-    tallies = build_pairs(inputs, queries, out, PairSettings(), 0, [], agents=("birds-research",))
+    tallies = build_pairs(inputs, queries, out, PairSettings(), 0, agents=("birds-research",))
     assert tallies["pages"].rejected == {"opted_out": 1}
     rows = ds.dataset(str(out), format="parquet").to_table().to_pylist()
     assert [row["page_url"] for row in rows] == ["http://b.example/"]
@@ -535,10 +534,35 @@ def test_what_was_taken_down_comes_in_no_more_and_stands_in_no_sample(tmp_path):
     queries = [write_queries(tmp_path / "q.parquet", WORDS)]
     inputs, out = inputs_of([tmp_path / "a.warc"]), tmp_path / "out"
     taken_down = tmp_path / "taken_down.txt"
-    tallies = build_pairs(inputs, queries, out, PairSettings(), 0, [], taken_down=taken_down)
+    tallies = build_pairs(inputs, queries, out, PairSettings(), 0, taken_down=taken_down)
     assert tallies["pairs"].rejected == {"taken_down": 4}
     assert tallies["pairs"].samples.get("taken_down", {}) == {}
     assert tallies["images"].rejected == {"no_alt": 3}
     assert [row["url"] for row in tallies["images"].samples["no_alt"].values()] == ["/5.png"]
     rows = ds.dataset(str(out), format="parquet").to_table().to_pylist()
     assert [row["url"] for row in rows] == ["http://a.example/4.png"]
+
+
+def test_a_damaged_page_of_candidates_is_noticed(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "url,caption\n" + "".join(f"http://a.example/{n}.png,a cat {n}\n" for n in range(300))
+    )
+    queries = write_queries(tmp_path / "q.parquet", WORDS)
+    reader = PairReader([queries], CaptionSettings())
+    find_candidates(inputs_of([tmp_path / "a.csv"]), reader, tmp_path, "found")
+    path = tmp_path / "found-000.parquet"
+    (everything,) = id_ranges(1)
+    whole = Candidates((path,)).distinct(everything, PAIRS.names)
+    content = path.read_bytes()
+    noticed = 0
+    footer = int.from_bytes(content[-8:-4], "little") + 8
+    for number, at in enumerate(range(10, len(content) - footer, 997)):
+        damaged = tmp_path / f"damaged-{number}.parquet"
+        damaged.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        try:
+            found = Candidates((damaged,)).distinct(everything, PAIRS.names)
+        except OSError:
+            noticed += 1
+        else:
+            assert found.equals(whole), "else the damage was noticed"
+    assert noticed > 5

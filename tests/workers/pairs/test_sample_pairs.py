@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from examples.sample.site import SiteSettings, serve
+from tests.workers.pairs.local_build import build_pairs
 from tests.workers.pairs.test_pairs import write_queries
 from workers.base.settings import CrawlSettings
 from workers.base.urls import without_tracking
@@ -18,7 +19,6 @@ from workers.crawl.host import crawl_host
 from workers.extract.inputs import find_inputs
 from workers.pairs.captions import CaptionCleaner
 from workers.pairs.clean_text import clean_caption
-from workers.pairs.pipeline import build_pairs
 from workers.pairs.settings import PairSettings
 
 pytest.importorskip("emoji")
@@ -37,7 +37,7 @@ def sample(tmp_path_factory):
     queries = write_queries(folder / "queries.parquet", sorted(words - {""}))
     out = folder / "pairs"
     inputs = find_inputs([str(folder / "*.warc")])
-    build_pairs(inputs, [queries], out, PairSettings(), 0, [])
+    build_pairs(inputs, [queries], out, PairSettings(), 0)
     return truth, ds.dataset(str(out), format="parquet").to_table().to_pylist()
 
 
