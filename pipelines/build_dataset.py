@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipelines.cli import open_run, parser, run_command, run_locked, start
+from pipelines.cli import add_discard, open_run, parser, run_command, run_locked, start
 from pipelines.report import history_text, plan_text, status_text
 from pipelines.run.runner import check
 from pipelines.stages import DATASET_STAGES
@@ -54,11 +54,17 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         action="store_true",
         help="discard images that were made with other settings, and fetch them again",
     )
+    add_discard(options)
     arguments = options.parse_args(argv)
 
     def command() -> ExitCode:
         reasons = frozenset(name for text in arguments.retry for name in text.split(",") if name)
-        run = replace(open_run(arguments), retry=reasons, refetch=arguments.refetch)
+        run = replace(
+            open_run(arguments),
+            retry=reasons,
+            refetch=arguments.refetch,
+            discard=arguments.discard,
+        )
         stages = [name for name in DATASET_STAGES if name in (arguments.stages or DATASET_STAGES)]
         if arguments.status:
             say(status_text(run))

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -217,6 +218,17 @@ def _record(run: Run) -> None:
         log.warning("%s", error)
 
 
+def add_discard(to: argparse.ArgumentParser) -> None:
+    """The option ``--discard`` of commands that make what a changed setting asks for."""
+    to.add_argument(
+        "--discard",
+        action="store_true",
+        help="discard finished shards that were made with other settings, however much work they "
+        "were (guard.hours, guard.gigabytes)",
+    )
+
+
 def run_one_stage(arguments: argparse.Namespace, stage: str) -> ExitCode:
     """The whole of a command that does one stage."""
-    return run_locked(open_run(arguments), [stage], arguments.command)
+    run = replace(open_run(arguments), discard=arguments.discard)
+    return run_locked(run, [stage], arguments.command)

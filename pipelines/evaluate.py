@@ -6,7 +6,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.cli import open_run, parser, place_of, run_command, run_one_stage, start
+from pipelines.cli import (
+    add_discard,
+    open_run,
+    parser,
+    place_of,
+    run_command,
+    run_one_stage,
+    start,
+)
 from pipelines.embed import add_ray_options
 from pipelines.report import status_text
 from pipelines.run.config import ConfigError
@@ -26,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         "judge any models on labelled or captioned pictures instead.",
     )
     add_options(options)
+    add_discard(options)
     arguments = options.parse_args(argv)
     return run_command(lambda: evaluate(arguments))
 

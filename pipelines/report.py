@@ -15,6 +15,7 @@ from pipelines.run.rules import rules_line
 from pipelines.run.runner import Plan, Standing, is_complete, standings
 from pipelines.run.totals import StageTotals
 from pipelines.stages import STAGES
+from pipelines.stages.base import Stage
 from pipelines.stages.embeddings import PRECISION
 from pipelines.stages.selection import Selection
 from workers.base.copies import bring
@@ -42,6 +43,10 @@ def plan_text(run: Run, names: Sequence[str]) -> str:
         else:
             plan = Plan.of(stage)
             lines.append(f"  {name:<11} {stage.skipped or plan_line(plan)}")
+            if work := estimate(stage, plan):
+                lines.append(f"  {'':<11} {work}")
+            if loss := plan.loss(stage):
+                lines += [f"  {'':<11} {line}" for line in loss.lines()]
         lines += [f"  {'':<11} {doubt}" for doubt in stage.doubts()]
     return "\n".join(lines)
 
@@ -50,6 +55,26 @@ def plan_line(plan: Plan) -> str:
     """How many shards of a stage are done and how many are to do."""
     again = f", {len(plan.again)} to try again" if plan.again else ""
     return f"{len(plan.todo)} shards to do, {len(plan.done)} done{again}"
+
+
+def estimate(stage: Stage, plan: Plan) -> str:
+    """What is to do of a stage, as its finished shards went; empty where none can tell."""
+    receipts, shards = stage.receipts.all(), len(plan.todo) + len(plan.again)
+    totals = StageTotals.of(receipts)
+    if not receipts or not shards or not totals.rows:
+        return ""
+    share = shards / len(receipts)
+    *_, (kind, counts) = totals.rows.items()
+    text = (
+        f"as the shards that are there: {share * counts['kept']:,.0f} {kind}, "
+        f"{share * totals.bytes / 1e9:,.2f} GB, {share * totals.seconds / 3600:,.2f} core hours"
+    )
+    known = stage.run.record.get("stages", {}).get(stage.name, {})
+    if known.get("seconds") and known.get("wall_seconds"):
+        # So many shards were worked on at a time.
+        at_a_time = max(1.0, known["seconds"] / known["wall_seconds"])
+        text += f", about {share * totals.seconds / at_a_time / 60:,.0f} minutes"
+    return text
 
 
 def status_text(run: Run) -> str:

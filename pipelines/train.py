@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.cli import parser, run_command, run_one_stage, start
+from pipelines.cli import add_discard, parser, run_command, run_one_stage, start
 from workers.base.exit_codes import ExitCode
 
 
@@ -15,6 +15,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         "Train a CLIP with the symmetric contrastive loss on the data set of a run that "
         "pipelines.build_dataset has built; the model stands in RUN/model/.",
     )
+    add_discard(options)
     arguments = options.parse_args(argv)
     return run_command(lambda: run_one_stage(arguments, "model"))
 

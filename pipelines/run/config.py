@@ -134,6 +134,15 @@ class HealthSettings(Settings):
     min_rows: int = Field(default=20, ge=1, description="rows of a reason that are too few to tell")
 
 
+class GuardSettings(Settings):
+    """What a changed setting may discard unasked; for more, a command must be given --discard."""
+
+    hours: float = Field(
+        default=1.0, ge=0.0, description="of work on finished shards of a stage, of one core"
+    )
+    gigabytes: float = Field(default=10.0, ge=0.0, description="that they hold, in 10^9 bytes")
+
+
 class Report(Settings):
     """What the report is told beside the run itself."""
 
@@ -180,6 +189,7 @@ class Config(Settings):
     ray: RaySettings = RaySettings()
     beam: BeamSettings = BeamSettings()
     health: HealthSettings = HealthSettings()
+    guard: GuardSettings = GuardSettings()
     report: Report = Report()
 
 

@@ -42,6 +42,8 @@ class Run:
     retry: frozenset[str] = frozenset()
     #: Whether images may be discarded that were made with other settings.
     refetch: bool = False
+    #: Whether finished shards may be discarded, however much work they were.
+    discard: bool = False
     #: What is decided by the time is decided by this, once for a command. Seconds since 1970.
     started: float = field(default_factory=lambda: clock.now())
     #: The option that names its directory.
@@ -161,6 +163,11 @@ class Run:
         stages = self.record.setdefault("stages", {})
         # In the order in which they are read, so that a record that says the same is the same.
         stages[stage] = {**stages.get(stage, {}), **figures, **asdict(totals)}
+
+    def note_made_with(self, stage: str, settings: dict[str, Any]) -> None:
+        """Record the settings that the shards of a complete stage were made with, if it has any."""
+        if known := self.record.get("stages", {}).get(stage):
+            known["made_with"] = settings
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from pipelines.run.config import Config, ConfigError
 from pipelines.run.directory import RECORD, Run, load_record
 from pipelines.run.gates import barren, gate_of, is_met, places_of, shortfall
 from pipelines.run.history import Journal
+from pipelines.run.losses import Loss, made_with, refuse_large
 from pipelines.run.memory import peak_memory
 from pipelines.run.opt_outs import check_opt_outs
 from pipelines.run.outages import Unreached, is_outage, is_stale, lacks
@@ -61,6 +62,16 @@ class Plan:
     done: list[Shard]
     todo: list[Shard]
     again: list[Shard] = field(default_factory=list)
+
+    @property
+    def kept(self) -> list[Shard]:
+        """Those of which something is there that stays, or is gone on from."""
+        goes_on = [shard for shard in self.todo if shard.due_since is not None]
+        return [*self.done, *self.again, *goes_on]
+
+    def loss(self, stage: Stage) -> Loss | None:
+        """What of the stage goes for a changed setting."""
+        return Loss.of(stage, self.kept, self.todo)
 
     @classmethod
     def of(cls, stage: Stage) -> Plan:
@@ -139,7 +150,7 @@ def run_stages(run: Run, names: Sequence[str], journal: Journal | None = None) -
                 "configuration: run the stages before it first (pipelines.build_dataset, then "
                 "pipelines.train)"
             )
-        result = run_stage(stage, journal)
+        result = run_stage(stage, journal, guarded=not run.discard)
         worked |= result.worked
         if not result.ended:
             return Result(result.code, worked)
@@ -151,13 +162,18 @@ def run_stages(run: Run, names: Sequence[str], journal: Journal | None = None) -
     return Result(code, worked, ended=True)
 
 
-def run_stage(stage: Stage, journal: Journal) -> Result:
-    """Bring a stage up to date; what it reads must be."""
+def run_stage(stage: Stage, journal: Journal, *, guarded: bool = False) -> Result:
+    """Bring a stage up to date; what it reads must be.
+
+    Args:
+        guarded: raise ConfigError where that would discard much for a changed setting.
+    """
     finish_publishing(stage.folder)
     stage.prepare()
     plan = Plan.of(stage)
-    goes_on = [shard for shard in plan.todo if shard.due_since is not None]
-    stage.discard_others([*plan.done, *plan.again, *goes_on])
+    if guarded:
+        refuse_large(plan.loss(stage), stage.run.config.guard)
+    stage.discard_others(plan.kept)
     worked = bool(plan.todo or plan.again)
     if not worked:
         why = stage.skipped or f"complete, nothing to do ({len(plan.done)} shards)"
@@ -165,6 +181,7 @@ def run_stage(stage: Stage, journal: Journal) -> Result:
     elif not _work(stage, plan, journal) or _ends_in_outage(stage):
         return Result(ExitCode.PARTIAL, worked)
     stage.tidy()
+    stage.run.note_made_with(stage.name, made_with(stage))
     if not passes_gate(stage):
         return Result(ExitCode.QUALITY, worked)
     return Result(ExitCode.COMPLETE, worked, ended=True)

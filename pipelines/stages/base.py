@@ -41,6 +41,8 @@ class Stage(ABC):
         self.folder = self.receipts.folder
         #: The files from outside the run that its plan covers, for the run's record.
         self.inputs: dict[str, Any] = {}
+        #: The settings that its shards depend on, once it was planned.
+        self.settings_of_shards: dict[str, Any] = {}
 
     @property
     def title(self) -> str:
@@ -163,6 +165,7 @@ class Stage(ABC):
             files: what it reads, by what it is; the content counts, not the files' names.
             values: other input, plain data.
         """
+        self.settings_of_shards = {**self.settings_of_shards, **settings}
         sources = {name: tuple(map(self._source, paths)) for name, paths in files.items()}
         key = digest(
             {

@@ -79,6 +79,8 @@ class Candidates(Stage):
 
     def plan(self) -> list[Shard]:
         config = self.run.config
+        # Without one of them its candidates go.
+        self.settings_of_shards["inputs"] = sorted(config.pairs.inputs)
         identity = config.pairs.captions.identity() | {
             "lower_case": self.lower_case,
             **identity_of(self.run, lists=False),

@@ -82,6 +82,7 @@ class Pages(Stage):
         # The seeds of other hosts do not change what is read from this one.
         identity = settings.identity()
         del identity["seeds"]
+        self.settings_of_shards["seeds"] = sorted(settings.seeds)  # without one its host goes
         return [self._shard(host, sorted(seeds), identity) for host, seeds in sorted(hosts.items())]
 
     def _shard(self, host: str, seeds: list[str], identity: dict[str, Any]) -> Shard:

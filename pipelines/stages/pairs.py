@@ -13,7 +13,7 @@ from pipelines.run.config import digest
 from pipelines.run.engines import on_text_engine
 from pipelines.run.passes import PassError, do_pass, remove_passes
 from pipelines.run.receipts import Check, Outcome, Shard, Side
-from pipelines.stages.base import Stage
+from pipelines.stages.base import NOTHING, Stage
 from workers.base.copies import copy_of
 from workers.base.tally import Tally
 from workers.pairs.settings import PairSettings
@@ -46,20 +46,30 @@ class Pairs(Stage):
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """What every shard depends on: the candidates by their content, and settings."""
+        """The settings that every shard depends on."""
         settings = self.settings.identity()
-        found = [source.sha256 for source in self.run.receipts("candidates").sources()]
         return {name: settings[name] for name in _BALANCING} | {
             "seed": self.run.config.seed,
-            "candidates": digest(sorted(found)),
             "matched": self.run.config.queries != "none",
         }
+
+    @cached_property
+    def content(self) -> str:
+        """What stands for all candidates in a key."""
+        found = [source.sha256 for source in self.run.receipts("candidates").sources()]
+        return digest(sorted(found))
+
+    def _of_all(
+        self, name: str, files: Mapping[str, Sequence[Path]] = NOTHING, **values: Any
+    ) -> Shard:
+        """A shard that depends on all candidates."""
+        return self.shard(name, self.identity, files, {"candidates": self.content, **values})
 
     def plan(self) -> list[Shard]:
         if not self.run.outputs("candidates"):
             return []
         queries = {"queries": self.run.outputs("queries")}
-        return [*self._on_ranges(), self.shard(QUERY_COUNTS, self.identity, queries)]
+        return [*self._on_ranges(), self._of_all(QUERY_COUNTS, queries)]
 
     def _on_ranges(self) -> list[Shard]:
         """Work on each range of pair_id.
@@ -70,8 +80,7 @@ class Pairs(Stage):
         unread = () if copy_of(self.folder) else self.run.receipts("candidates").sources()
         sources = tuple(replace(source, check=Check.AFTER_FAILURE) for source in unread)
         shards = [
-            self.shard(f"{number:05d}", self.identity, values={"number": number})
-            for number in range(self.settings.shards)
+            self._of_all(f"{number:05d}", number=number) for number in range(self.settings.shards)
         ]
         return [replace(shard, sources=sources) for shard in shards]
 
@@ -120,7 +129,7 @@ class Pairs(Stage):
             return Learnt(found, len(ranges))
         policy = POLICIES[settings.balance](settings.pairs_per_query)
         parts = self._pass("counts", CountQueries(found, len(ranges)), ranges)
-        total = self.shard("all", self.identity)
+        total = self._of_all("all")
         (counts,) = self._pass("total", AddCounts(parts), [total])
         if not policy.draws_needed:
             return Learnt(found, len(ranges), policy, counts)
@@ -138,7 +147,7 @@ class Pairs(Stage):
 
         parts = merged_together(read_counts(counts), policy)
         return [
-            self.shard(f"{number:05d}", self.identity, values=some._asdict())
+            self._of_all(f"{number:05d}", first=some.first, last=some.last)
             for number, some in enumerate(parts)
         ]
 
@@ -240,7 +249,8 @@ class WriteLimits:
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
         from workers.pairs.query_limits import Queries, read_counts, write_limits
 
-        known, some = read_counts(self.counts), Queries(**shard.values)
+        known = read_counts(self.counts)
+        some = Queries(shard.values["first"], shard.values["last"])
         write_limits(self.draws, some, known, self.policy, _file(shard, out))
         return {}
 

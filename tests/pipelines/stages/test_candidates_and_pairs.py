@@ -68,7 +68,10 @@ def run_of(folder: Path, lists: Path, text=None, beam=(), *, matched=True, **pai
 
 def built(run: Run, code: ExitCode = ExitCode.COMPLETE) -> Run:
     with run.lock():
-        assert run_stages(run, NAMES).code is code
+        try:
+            assert run_stages(run, NAMES).code is code
+        finally:
+            run.save()
     return Run(run.config, run.directory)
 
 
