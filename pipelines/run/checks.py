@@ -217,7 +217,7 @@ def _pairs(checker: Checker, path: Path, _receipt: Receipt) -> Iterator[str]:
 
 def _matched(checker: Checker, table: pa.Table) -> Iterator[str]:
     urls, captions = (table[name].combine_chunks() for name in ("url", "caption"))
-    if make_pair_ids(urls, captions) != table["pair_id"].to_pylist():
+    if not make_pair_ids(urls, captions).equals(table["pair_id"].combine_chunks()):
         yield "a pair_id is not that of its URL and caption"
     yield from checker.known_queries(table["query_ids"])
 

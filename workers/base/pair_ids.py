@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from workers.base.hashes import HASH_BYTES, hash_rows
 from workers.base.urls import url_keys, without_tracking
 
 #: Digits of a pair_id that are those of all captions of one URL.
-URL_DIGITS = 16
+URL_DIGITS = 2 * HASH_BYTES
+
+_LINE_FEED = pa.scalar("\n", pa.large_string())
+
+#: The two hexadecimal digits of every byte.
+_HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
 
 
 def make_pair_id(url: str, caption: str) -> str:
@@ -21,17 +29,17 @@ def make_pair_id(url: str, caption: str) -> str:
     (``urls.without_tracking``) is the same pair. URLs hold no line feed, so (url, caption) cannot
     collide by shifting text between the two.
     """
-    return _hash(without_tracking(url).encode(), caption.encode())
-
-
-def make_pair_ids(urls: pa.Array, captions: pa.Array) -> list[str]:
-    """``make_pair_id`` of every pair; few URLs have to be looked at."""
-    columns = (texts.cast(pa.binary()).to_pylist() for texts in (url_keys(urls), captions))
-    return [_hash(*pair) for pair in zip(*columns, strict=True)]
-
-
-def _hash(url: bytes, caption: bytes) -> str:
-    pair = hashlib.blake2b(url, digest_size=URL_DIGITS // 2)
+    pair = hashlib.blake2b(without_tracking(url).encode(), digest_size=HASH_BYTES)
     of_url = pair.hexdigest()
-    pair.update(b"\n%b" % caption)
+    pair.update(b"\n%b" % caption.encode())
     return of_url + pair.hexdigest()
+
+
+def make_pair_ids(urls: pa.Array, captions: pa.Array) -> pa.StringArray:
+    """``make_pair_id`` of every pair; few URLs have to be looked at."""
+    keys = url_keys(urls).cast(pa.large_string())
+    pairs = pc.binary_join_element_wise(keys, captions.cast(pa.large_string()), _LINE_FEED)
+    digests = np.column_stack([hash_rows(keys), hash_rows(pairs)])
+    digits = _HEX[digests.astype(">u8").view(np.uint8)]
+    offsets = np.arange(len(digests) + 1, dtype=np.int32) * 2 * URL_DIGITS
+    return pa.StringArray.from_buffers(len(digests), pa.py_buffer(offsets), pa.py_buffer(digits))

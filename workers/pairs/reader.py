@@ -85,7 +85,7 @@ class PairReader:
         tallies["redacted"].keep(cleaned.redacted)
         urls, _, *provenance = candidates.columns
         pair_ids = make_pair_ids(_array(urls), cleaned.captions)
-        columns = [pa.array(pair_ids, pa.string()), urls, cleaned.captions, *provenance]
+        columns = [pair_ids, urls, cleaned.captions, *provenance]
         table = pa.table([*columns, cleaned.reasons], [*PAIRS.names[:-1], "reason"])
         listed = self._taken_down.has_values(Kind.PAIR_ID, table["pair_id"])
         table = self._left(table, listed, tallies["pairs"])

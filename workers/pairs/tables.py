@@ -153,7 +153,7 @@ def matches_of(table: pa.Table) -> tuple[Int64s, Int64s]:
 def draws_of(table: pa.Table, rows: Bools, seed: int) -> Float64s:
     """The draw of each pair in some rows, 0 in the others: a hash a row."""
     result = np.zeros(len(table))
-    result[rows] = draws(seed, table["pair_id"].filter(pa.array(rows)).to_pylist())
+    result[rows] = draws(seed, table["pair_id"].filter(pa.array(rows)))
     return result
 
 

@@ -37,7 +37,7 @@ def plant_noise(
     """
     captions = [shard.read(["caption"]) for shard in shards]
     ends = np.cumsum([0, *map(len, captions)])
-    ranks = np.concatenate([draws(seed, table["pair_id"].to_pylist()) for table in captions])
+    ranks = np.concatenate([draws(seed, table["pair_id"]) for table in captions])
     chosen = np.flatnonzero(ranks < share)
     ring = chosen[np.argsort(ranks[chosen], kind="stable")]
     giver = np.arange(ends[-1])

@@ -34,7 +34,7 @@ class Sample(Filter):
         """Find the last draw that stays; a pair's is a function of the seed and its pair_id."""
 
         def keys(rows: pa.Table) -> Keys:
-            return draw_keys(draws(seed, rows["pair_id"].to_pylist()))
+            return draw_keys(draws(seed, rows["pair_id"]))
 
         def batches() -> Iterator[Keys]:
             return map(keys, survivors(self.columns))

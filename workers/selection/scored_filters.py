@@ -224,7 +224,7 @@ class Weighted(Filter):
 
         def columns_of(rows: pa.Table) -> Float64s:
             """[N, S + 1]: the scores and, last, what chance adds."""
-            drawn = draws(seed + _WEIGHTED, rows["pair_id"].to_pylist())
+            drawn = draws(seed + _WEIGHTED, rows["pair_id"])
             return np.stack([*(of(rows) for of in scorers.values()), gumbel(drawn)], axis=1)
 
         needed = [name for name in self.scores if name != "neg_clip_loss"]

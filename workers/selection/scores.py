@@ -53,7 +53,7 @@ class Scores:
 
 def pair_hashes(rows: pa.Table, seed: int) -> UInt64s:
     """A hash of each row's pair_id: [N]."""
-    return hashes(seed, rows["pair_id"].to_pylist())
+    return hashes(seed, rows["pair_id"])
 
 
 def is_among(rows: UInt64s, known: UInt64s) -> Bools:

@@ -59,7 +59,7 @@ def _sample(tables: Iterator[pa.Table], rows: int, wanted: int) -> Float32s:
     share = wanted / rows
     parts = []
     for table in tables:
-        drawn = draws(_SEED, table["pair_id"].to_pylist()) < share
+        drawn = draws(_SEED, table["pair_id"]) < share
         parts.append(table.select(["pair_id", "image_embedding"]).filter(pa.array(drawn)))
     sample = pa.concat_tables(parts).sort_by("pair_id")
     return embedding_matrix(sample["image_embedding"])

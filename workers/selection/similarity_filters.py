@@ -116,7 +116,7 @@ def _above(rows: pa.Table, last: Border, last_draw: Border | None, seed: int) ->
 def _draws_of_equals(rows: pa.Table, last: Border, seed: int) -> tuple[Int64s, Keys]:
     """The rows that are as similar as the last, and the keys of their draws."""
     equals = np.flatnonzero(float_keys(floats(rows, "similarity")) == last.key)
-    return equals, draw_keys(draws(seed, rows["pair_id"].take(equals).to_pylist()))
+    return equals, draw_keys(draws(seed, rows["pair_id"].take(equals)))
 
 
 class TopPerQuery(Filter):
@@ -167,7 +167,7 @@ def _by_query(rows: pa.Table, seed: int) -> tuple[Int64s, Int64s, Float64s]:
     row = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
     queries = pc.list_flatten(lists).to_numpy().astype(np.int64)
     best_first = ~float_keys(floats(rows, "similarity")) & np.uint64(0xFFFFFFFF)
-    drawn = draws(seed, rows["pair_id"].to_pylist())
+    drawn = draws(seed, rows["pair_id"])
     # All 53 bits of a float's significand: 32 of the similarity, 21 of the draw.
     return row, queries, (best_first * 2.0**21 + np.floor(drawn * 2**21))[row]
 
