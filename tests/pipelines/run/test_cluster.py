@@ -20,10 +20,12 @@ from benchmarks.photographs import photographs
 from pipelines.run.config import RaySettings
 from pipelines.run.engines import in_ray_tasks, stop_ray
 from pipelines.run.receipts import Shard
+from tests.pipelines.stages.test_candidates_and_pairs import write_lists
 from tests.shards import save_tiny_model
 from workers.base.tally import Tally
 
 SHARDS, ROWS = 9, 400
+LISTS = 12
 
 
 @pytest.fixture
@@ -148,6 +150,53 @@ def test_a_machine_dies_and_all_is_there_once_and_the_same(cluster, shards, tmp_
 
     lines = (out / "_run" / "logs" / "run.jsonl").read_text().splitlines()
     assert "bound (threads" in json.loads(lines[-1])["message"]
+
+
+def build(config, run_dir, *more):
+    command = [sys.executable, "-m", "pipelines.build_dataset", str(config), "--run-dir"]
+    stages = [
+        word for name in ("queries", "pages", "candidates", "pairs") for word in ("--stage", name)
+    ]
+    return subprocess.Popen(
+        [*command, str(run_dir), *stages, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+
+
+def texts(run_dir):
+    """The bytes of candidates and pairs."""
+    files = [*run_dir.glob("candidates/*"), *run_dir.glob("pairs/*")]
+    return {str(file.relative_to(run_dir)): file.read_bytes() for file in files}
+
+
+def test_a_machine_dies_in_the_middle_of_candidates_and_the_pairs_are_the_same(cluster, tmp_path):
+    write_lists(tmp_path / "lists", lists=LISTS, rows=20_000, group=20_000)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "name: texts\nqueries: {list: lists/terms.txt}\ntext: {bytes_per_shard: 1}\n"
+        "pairs: {inputs: [lists/*.parquet], pairs_per_query: 400, shards: 6}\n"
+    )
+    out = tmp_path / "cluster"
+    process = build(config, out, "--set", f"ray.address={cluster.address}")
+    scratch = out / "_work/candidates"
+    wait_for(lambda: len([*(out / "_receipts/candidates").glob("*.json")]) > 2)
+    doomed, *_ = cluster.worker_nodes
+    raylet = psutil.Process(doomed.all_processes["raylet"][0].process.pid)
+    processes = [raylet, *raylet.children(recursive=True)]
+    each(psutil.Process.suspend, processes)
+    begun = set(scratch.iterdir())
+    each(psutil.Process.kill, processes)
+    cluster.remove_node(doomed, allow_graceful=False)
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert begun & set(scratch.iterdir()), "a shard was in the middle, and was begun again"
+
+    alone = tmp_path / "alone"
+    assert build(config, alone).wait(timeout=180) == 0
+    assert texts(out) == texts(alone)
+    assert len(texts(out)) == LISTS + 6
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,15 @@ WORDS = ["cat", "dog", "red", "tree", "house", "blue bird", "fish"]
 BALANCING = {"pairs_per_query": 40, "shards": 3, "max_rows_per_file": 20}
 
 
-def write_lists(folder: Path, lists: int = 5, rows: int = 120) -> Path:
+def write_lists(folder: Path, lists: int = 5, rows: int = 120, group: int = 50) -> Path:
     """Pair lists of one seed, in which pairs, URLs and captions come back."""
     folder.mkdir(exist_ok=True)
     draw = np.random.default_rng(0)
     for number in range(lists):
-        captions = [" ".join(draw.choice([*WORDS, "a", "the"], 3)) for _ in range(rows)]
-        urls = [f"http://a.example/{draw.integers(rows * 3)}.jpg" for _ in range(rows)]
+        captions = [" ".join(words) for words in draw.choice([*WORDS, "a", "the"], (rows, 3))]
+        urls = [f"http://a.example/{n}.jpg" for n in draw.integers(rows * 3, size=rows)]
         table = pa.table({"url": urls, "caption": captions})
-        pq.write_table(table, folder / f"list{number}.parquet", row_group_size=50)
+        pq.write_table(table, folder / f"list{number}.parquet", row_group_size=group)
     (folder / "terms.txt").write_text("".join(f"{word}\n" for word in WORDS))
     return folder
 
