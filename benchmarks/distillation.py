@@ -33,11 +33,10 @@ import clip_model
 from benchmarks.model_scale import FILES
 from benchmarks.objectives import PARTS, as_json, table
 from benchmarks.zero_shot_curves import (
-    Curve,
     Data,
-    Training,
     add_options,
-    curve,
+    config_of,
+    curves_of,
     data_of,
     settings_of,
     steps_of,
@@ -131,12 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         temperature=options.temperature or temperature_of(options.teacher),
     )
     both = {"distilled": alone.model_copy(update={"distillation": distillation}), "alone": alone}
-    curves: dict[str, dict[int, Curve]] = {name: {} for name in both}
-    for seed in options.seeds:
-        for name, settings in both.items():
-            training = Training(name, settings, seed)
-            curves[name][seed] = curve(training, data, PARTS, options.out)
-    gflops = image_flops(training.config) / 1e9
+    curves = curves_of(both, options.seeds, data, PARTS, options.out)
+    gflops = image_flops(config_of(alone)) / 1e9
     seen = steps_of(options) * options.batch_size
     about = (
         f"{data.classes} pictures of Twemoji, each a class; "

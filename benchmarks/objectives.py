@@ -28,9 +28,9 @@ from typing import Any
 
 from benchmarks.zero_shot_curves import (
     Curve,
-    Training,
     add_options,
-    curve,
+    config_of,
+    curves_of,
     data_of,
     estimate_of,
     over_seeds,
@@ -157,13 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--architecture", default=str(ARCHITECTURE), help="a file as of examples/scale, or a name")
     options = parser.parse_args(arguments)
     data = data_of(options)
-    all_curves: dict[str, dict[int, Curve]] = {name: {} for name in options.objectives}
-    for seed in options.seeds:
-        for name in options.objectives:
-            training = Training(name, settings_of(options.architecture, name, options), seed)
-            all_curves[name][seed] = curve(training, data, PARTS, options.out)
+    by_name = {
+        name: settings_of(options.architecture, name, options) for name in options.objectives
+    }
+    all_curves = curves_of(by_name, options.seeds, data, PARTS, options.out)
     pictures = data.classes
-    gflops = image_flops(training.config) / 1e9
+    gflops = image_flops(config_of(by_name[options.objectives[0]])) / 1e9
     seen = steps_of(options) * options.batch_size
     about = (
         f"{pictures} pictures of Twemoji, each a class; {counted(len(options.seeds), 'seed')}, "

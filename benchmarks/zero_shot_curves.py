@@ -95,8 +95,13 @@ class Training:
 
     @property
     def config(self) -> ClipConfig:
-        assert self.settings.architecture is not None
-        return known_or_described(self.settings.architecture)
+        return config_of(self.settings)
+
+
+def config_of(settings: TrainSettings) -> ClipConfig:
+    """The model that is trained."""
+    assert settings.architecture is not None
+    return known_or_described(settings.architecture)
 
 
 def settings_of(
@@ -127,6 +132,21 @@ def settings_of(
 def steps_of(options: argparse.Namespace) -> int:
     """A multiple of PARTS, so that every checkpoint is that of a part."""
     return int(max(1, options.pairs // options.batch_size // PARTS) * PARTS)
+
+
+def curves_of(
+    by_name: Mapping[str, TrainSettings],
+    seeds: Sequence[int],
+    data: Data,
+    parts: Sequence[int],
+    out: Path,
+) -> dict[str, dict[int, Curve]]:
+    """A curve for each seed of each training; those of one seed follow each other."""
+    curves: dict[str, dict[int, Curve]] = {name: {} for name in by_name}
+    for seed in seeds:
+        for name, settings in by_name.items():
+            curves[name][seed] = curve(Training(name, settings, seed), data, parts, out)
+    return curves
 
 
 def curve(training: Training, data: Data, parts: Sequence[int], out: Path) -> Curve:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,6 +16,11 @@ from workers.base.output import say
 
 def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Parse the arguments and run the command; returns its exit code."""
+    arguments = _options().parse_args(argv)
+    return run_command(lambda: build_dataset(arguments))
+
+
+def _options() -> argparse.ArgumentParser:
     options = parser(
         "build_dataset",
         "Build a curated, scored and labelled image-text data set: "
@@ -55,30 +61,30 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         help="discard images that were made with other settings, and fetch them again",
     )
     add_discard(options)
-    arguments = options.parse_args(argv)
+    return options
 
-    def command() -> ExitCode:
-        reasons = frozenset(name for text in arguments.retry for name in text.split(",") if name)
-        run = replace(
-            open_run(arguments),
-            retry=reasons,
-            refetch=arguments.refetch,
-            discard=arguments.discard,
-        )
-        stages = [name for name in DATASET_STAGES if name in (arguments.stages or DATASET_STAGES)]
-        if arguments.status:
-            say(status_text(run))
-            return ExitCode.COMPLETE
-        if arguments.history:
-            say(history_text(run))
-            return ExitCode.COMPLETE
-        if arguments.plan:
-            check(run, stages)
-            say(plan_text(run, stages))
-            return ExitCode.COMPLETE
-        return run_locked(run, stages, arguments.command)
 
-    return run_command(command)
+def build_dataset(arguments: argparse.Namespace) -> ExitCode:
+    """Do what the arguments ask for."""
+    reasons = frozenset(name for text in arguments.retry for name in text.split(",") if name)
+    run = replace(
+        open_run(arguments),
+        retry=reasons,
+        refetch=arguments.refetch,
+        discard=arguments.discard,
+    )
+    stages = [name for name in DATASET_STAGES if name in (arguments.stages or DATASET_STAGES)]
+    if arguments.status:
+        say(status_text(run))
+        return ExitCode.COMPLETE
+    if arguments.history:
+        say(history_text(run))
+        return ExitCode.COMPLETE
+    if arguments.plan:
+        check(run, stages)
+        say(plan_text(run, stages))
+        return ExitCode.COMPLETE
+    return run_locked(run, stages, arguments.command)
 
 
 if __name__ == "__main__":

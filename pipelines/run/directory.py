@@ -164,6 +164,11 @@ class Run:
         # In the order in which they are read, so that a record that says the same is the same.
         stages[stage] = {**stages.get(stage, {}), **figures, **asdict(totals)}
 
+    def made_with(self, stage: str) -> dict[str, Any] | None:
+        """The settings that the shards of a stage were made with; None where that is not known."""
+        known: dict[str, Any] | None = self.record.get("stages", {}).get(stage, {}).get("made_with")
+        return known
+
     def note_made_with(self, stage: str, settings: dict[str, Any]) -> None:
         """Record the settings that the shards of a complete stage were made with, if it has any."""
         if known := self.record.get("stages", {}).get(stage):

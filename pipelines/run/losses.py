@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.run.config import ConfigError, GuardSettings
-from pipelines.run.receipts import Receipt, Shard
+from pipelines.run.receipts import Shard
 from pipelines.run.totals import StageTotals
 from workers.base.credentials import shown_settings
 
 if TYPE_CHECKING:
     from pipelines.stages.base import Stage
 
-#: The key of a stage's part of the record.
-MADE_WITH = "made_with"
 #: What stands for content in an identity, and is no setting.
 _CONTENT = frozenset({"remote", "taken_down", "opt_outs", "number"})
 #: Changed settings that a message names, and characters of a value.
@@ -33,10 +31,7 @@ class Loss:
     """What of a stage a plan would discard since its settings have changed."""
 
     stage: str
-    shards: int
-    rows: int  # kept, of the kind that goes on to the next stage
-    bytes: int
-    seconds: float  # of work
+    totals: StageTotals  # of what would go
     changes: tuple[str, ...]  # of settings; empty: what they were is not known
 
     @classmethod
@@ -47,35 +42,27 @@ class Loss:
             kept: shards that stay as they are.
             todo: those that are to be made, or made anew.
         """
-        names, keys = {shard.name for shard in kept}, {shard.name: shard.key for shard in todo}
-        gone = [
-            receipt
-            for receipt in stage.receipts.all()
-            # One of the same key is damaged: to make it anew loses nothing.
-            if receipt.shard not in names and receipt.key != keys.get(receipt.shard)
-        ]
-        before = stage.run.record.get("stages", {}).get(stage.name, {}).get(MADE_WITH)
-        changes = tuple(_changes(before or {}, made_with(stage)))
+        keys = {shard.name: shard.key for shard in todo}
+        others = stage.receipts.others({shard.name for shard in kept})
+        # One of the same key is damaged: to make it anew loses nothing.
+        gone = [receipt for receipt in others if receipt.key != keys.get(receipt.shard)]
+        before = stage.run.made_with(stage.name)
+        changes = () if before is None else tuple(_changes(before, made_with(stage)))
         if not gone or (before is not None and not changes):
             return None
-        totals = StageTotals.of(gone)
-        return cls(
-            stage.name,
-            len(gone),
-            _rows(gone),
-            totals.bytes,
-            totals.seconds,
-            changes if before is not None else (),
-        )
+        return cls(stage.name, StageTotals.of(gone), changes)
 
     def is_large(self, guard: GuardSettings) -> bool:
-        return self.seconds > guard.hours * 3600 or self.bytes > guard.gigabytes * 1e9
+        totals = self.totals
+        return totals.seconds > guard.hours * 3600 or totals.bytes > guard.gigabytes * 1e9
 
     def lines(self) -> Iterator[str]:
         """What would be lost, and why."""
+        totals = self.totals
+        rows = [*totals.rows.values()][-1]["kept"] if totals.rows else 0
         yield (
-            f"{self.shards:,} finished shards would be discarded: {self.rows:,} rows, "
-            f"{self.bytes / 1e9:,.1f} GB, {self.seconds / 3600:,.1f} hours of work"
+            f"{totals.shards:,} finished shards would be discarded: {rows:,} rows, "
+            f"{totals.bytes / 1e9:,.1f} GB, {totals.seconds / 3600:,.1f} hours of work"
         )
         yield from self.changes[:_NAMED] or ["made by a version that did not note its settings"]
         if len(self.changes) > _NAMED:
@@ -97,10 +84,6 @@ def made_with(stage: Stage) -> dict[str, Any]:
     settings: dict[str, Any] = shown_settings(json.loads(json.dumps(stage.settings_of_shards)))
     known = {key: value for key, value in settings.items() if key not in _CONTENT}
     return {"version": stage.version, **known}
-
-
-def _rows(receipts: Sequence[Receipt]) -> int:
-    return sum([*receipt.rows.values()][-1]["kept"] for receipt in receipts if receipt.rows)
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

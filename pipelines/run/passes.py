@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines.run.attempts import Work
-from pipelines.run.receipts import Outcome, Receipts, Shard
+from pipelines.run.receipts import Outcome, Receipts, Shard, Side
 
 #: The folder of a run that has them.
 FOLDER = "_passes"
@@ -40,9 +40,11 @@ def do_pass(
     """
     folder = stage.parent / FOLDER / f"{stage.name}_{name}"
     receipts = Receipts(folder)
-    receipts.keep_only(shard for shard in shards if receipts.is_done(shard))
+    done = [shard for shard in shards if receipts.is_done(shard)]
+    receipts.keep_only(done)
     failed = []
-    todo = [shard for shard in shards if not receipts.is_done(shard)]
+    names = {shard.name for shard in done}
+    todo = [shard for shard in shards if shard.name not in names]
     for outcome in engine(work, todo, folder):
         if outcome.receipt:
             receipts.note(outcome.receipt)
@@ -55,5 +57,6 @@ def do_pass(
 
 def remove_passes(stage: Path) -> None:
     """Remove what the passes of a stage have left, which nobody reads once it is complete."""
-    for folder in sorted((stage.parent / FOLDER / "_receipts").glob(f"{stage.name}_*")):
-        Receipts(stage.parent / FOLDER / folder.name).keep_only([])
+    passes = stage.parent / FOLDER
+    for records in sorted((passes / Side.RECEIPTS).glob(f"{stage.name}_*")):
+        Receipts(passes / records.name).keep_only([])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -248,8 +248,12 @@ class Receipts:
 
     def all(self) -> list[Receipt]:
         """All receipts, by the name of their shards."""
-        names = self._names(Side.RECEIPTS)
-        return [receipt for name in names if (receipt := self.get(name))]
+        return self.others(())
+
+    def others(self, names: Collection[str]) -> list[Receipt]:
+        """The receipts of all other shards than these."""
+        others = [name for name in self._names(Side.RECEIPTS) if name not in names]
+        return [receipt for name in others if (receipt := self.get(name))]
 
     def unreadable(self) -> list[str]:
         """The shards whose receipts cannot be read."""

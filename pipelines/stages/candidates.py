@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from pipelines.run.config import ConfigError, digest
@@ -16,7 +16,7 @@ from pipelines.run.receipts import Outcome, Receipt, Shard
 from pipelines.stages.base import Stage
 from workers.base.copies import bring
 from workers.base.credentials import shown
-from workers.base.file_systems import is_remote, size_of, version_of
+from workers.base.file_systems import Stored, is_remote, stored
 from workers.base.preferences import RULES, RULES_OF_HOSTS
 from workers.base.tally import Tally
 from workers.extract.groups import Sized, group_inputs, group_names
@@ -61,14 +61,11 @@ class Candidates(Stage):
 
     @property
     def rules(self) -> Mapping[str, str]:
-        reads_pages = any(source.kind not in LISTS for source in self.given)
-        if not (self.run.config.pages.seeds or reads_pages):
-            return {}  # lists say nothing of the pages
         return {name: version for name, version in RULES.items() if name not in RULES_OF_HOSTS}
 
     @property
     def agents(self) -> tuple[str, ...]:
-        return self.run.config.pages.agents if self.rules else ()
+        return self.run.config.pages.agents
 
     def inputs_to_read(self) -> list[Input]:
         """The crawl's pages and what the configuration names beside them."""
@@ -76,6 +73,21 @@ class Candidates(Stage):
         bring(pages)
         found = [*find_inputs(map(str, pages)), *self.given]
         return sorted(found, key=lambda source: (source.url, source.files))
+
+    @cached_property
+    def groups(self) -> dict[str, tuple[Input, ...]]:
+        """What there is to read, by the names of shards. Raises OSError for what is not there."""
+        sized = [
+            Sized(source, sum(self._stored(path).size for path in source.paths()))
+            for source in self.inputs_to_read()
+        ]
+        groups = list(group_inputs(sized, self.run.config.text.bytes_per_shard))
+        return dict(zip(group_names(groups), groups, strict=True))
+
+    @cached_property
+    def _stored(self) -> Callable[[str], Stored]:
+        """What a store says of a file: each is asked for once."""
+        return cache(stored)
 
     def plan(self) -> list[Shard]:
         config = self.run.config
@@ -86,28 +98,35 @@ class Candidates(Stage):
             **identity_of(self.run, lists=False),
         }
         try:
-            sized = [
-                Sized(source, sum(map(size_of, source.paths()))) for source in self.inputs_to_read()
-            ]
-            groups = list(group_inputs(sized, config.text.bytes_per_shard))
-            return [
-                self._shard(name, group, identity)
-                for name, group in zip(group_names(groups), groups, strict=True)
-            ]
+            return [self._shard(name, group, identity) for name, group in self.groups.items()]
         except OSError as error:
             raise ConfigError(f"pairs.inputs: {error}") from error
 
     def _shard(self, name: str, group: Sequence[Input], identity: Mapping[str, object]) -> Shard:
         files = [Path(source.url) for source in group if is_local_file(source)]
         named = {"queries": self.run.outputs("queries"), "inputs": files}
-        versions = {"versions": [version for source in group for version in _versions(source)]}
-        rules, agents = self.rules, self.agents
-        if all(source.kind in LISTS for source in group):  # lists say nothing of the pages
-            rules, agents = {}, ()
-        heard = {"rules": rules, "agents": agents} if rules else {}
-        shard = self.shard(name, {**identity, **heard}, named, versions)
+        versions = [version for source in group for version in self._versions(source)]
+        reads_pages = any(source.kind not in LISTS for source in group)
+        heard = {"rules": self.rules, "agents": self.agents} if reads_pages else {}
+        shard = self.shard(name, {**identity, **heard}, named, {"versions": versions})
         # The key is the same however a URL is signed; the work needs the signature.
-        return replace(shard, values={"inputs": tuple(group)}, rules=rules, agents=agents)
+        shard = replace(shard, values={"inputs": tuple(group)})
+        # Lists say nothing of the pages.
+        return shard if reads_pages else replace(shard, rules={}, agents=())
+
+    def _versions(self, source: Input) -> list[str]:
+        """What tells that an input has changed which is not one file of this machine.
+
+        A folder of pages and what lies on other machines is not read for it: size and time count.
+        A URL that is signed anew is the same file.
+        """
+        what = f"{source.kind} {source.name} {source.columns} {source.root_url} {source.row_groups}"
+        if source.folder:  # the URLs of its images count from there
+            what += f" {source.folder.root}/{source.folder.inside}"
+        if is_local_file(source):
+            return [what]
+        known = [[shown(path), self._stored(path).version] for path in source.paths()]
+        return [what, digest(known)]
 
     def called_before(self, shard: Shard, made: Sequence[Shard]) -> str:
         """A group has another name where one of its inputs is gone, a host that was taken down."""
@@ -120,9 +139,8 @@ class Candidates(Stage):
 
     def sources(self, made: Sequence[Receipt]) -> Sources:
         kept = rows_of(self.tables_of(made), "source", r"^(?P<source>.*)@[^@]*$")
-        shards = {receipt.shard for receipt in made}
-        read = [shard for shard in self.plan() if shard.name in shards]
-        names = {source.name for shard in read for source in shard.values["inputs"]}
+        read = (self.groups[receipt.shard] for receipt in made)
+        names = {source.name for group in read for source in group}
         return largest({name: kept[name] for name in names}, {})
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
@@ -147,20 +165,6 @@ def _in_roots(source: Input, roots: Mapping[str, str]) -> Input:
 def is_local_file(source: Input) -> bool:
     """Whether an input is one file of this machine, whose content can be hashed."""
     return not source.files and "://" not in source.url
-
-
-def _versions(source: Input) -> list[str]:
-    """What tells that an input has changed which is not one file of this machine.
-
-    A folder of pages and what lies on other machines is not read for it: size and time count.
-    A URL that is signed anew is the same file.
-    """
-    what = f"{source.kind} {source.name} {source.columns} {source.root_url} {source.row_groups}"
-    if source.folder:  # the URLs of its images count from there
-        what += f" {source.folder.root}/{source.folder.inside}"
-    if is_local_file(source):
-        return [what]
-    return [what, digest([[shown(path), version_of(path)] for path in source.paths()])]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from workers.base.ranges import Range
     from workers.pairs.balance import Policy
     from workers.pairs.candidates import Candidates
+    from workers.pairs.query_limits import Queries
 
 #: The shard of the counts of every query, a side table: it is made when all pairs are.
 QUERY_COUNTS = "query_counts"
@@ -86,6 +87,7 @@ class Pairs(Stage):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         ranges = [shard for shard in shards if shard.name != QUERY_COUNTS]
+        counts = [shard for shard in shards if shard.name == QUERY_COUNTS]
         try:
             learnt = self._learn()
         except PassError as error:
@@ -95,19 +97,14 @@ class Pairs(Stage):
         work: Work = WritePairs(learnt, self.run.config.seed, settings.max_rows_per_file)
         failed = None
         for outcome in self._engine(work, ranges, self.folder):
-            if outcome.receipt:
-                self.receipts.note(outcome.receipt)
-            else:
+            if not outcome.receipt:
                 failed = outcome
             yield outcome
-        for shard in shards:
-            if shard.name == QUERY_COUNTS and failed:
-                yield PassError(self.name, failed).outcome_of(shard)
-            elif shard.name == QUERY_COUNTS:
-                pairs = tuple(self.run.outputs(self.name))
-                yield from self._engine(
-                    WriteQueryCounts(learnt.counts, pairs), [shard], self.folder
-                )
+        if failed:
+            yield from map(PassError(self.name, failed).outcome_of, counts)
+            return
+        pairs = tuple(self.run.outputs(self.name))
+        yield from self._engine(WriteQueryCounts(learnt.counts, pairs), counts, self.folder)
 
     @cached_property
     def _engine(self) -> partial[Iterator[Outcome]]:
@@ -118,24 +115,31 @@ class Pairs(Stage):
         queries. Raises PassError."""
         from workers.pairs.balance import POLICIES
         from workers.pairs.candidates import Candidates
+        from workers.pairs.caption_limit import write_captions, write_surplus
+        from workers.pairs.query_limits import add_counts, count_queries, write_draws, write_limits
 
-        settings, seed, ranges = self.settings, self.run.config.seed, self._on_ranges()
+        settings, ranges = self.settings, self._on_ranges()
         found = Candidates(tuple(self.run.outputs("candidates")), settings.max_captions_per_url)
+
+        def on_ranges(name: str, write: Callable[[Range, Path], None]) -> tuple[Path, ...]:
+            return self._pass(name, OnRange(len(ranges), write), ranges)
+
         if most := settings.max_urls_per_caption:
-            captions = self._pass("captions", WriteCaptions(found, len(ranges)), ranges)
-            surplus = self._pass("surplus", WriteSurplus(captions, most, len(ranges)), ranges)
+            captions = on_ranges("captions", partial(write_captions, found))
+            surplus = on_ranges("surplus", partial(write_surplus, captions, most))
             found = replace(found, surplus=surplus)
         if not self.identity["matched"]:
             return Learnt(found, len(ranges))
         policy = POLICIES[settings.balance](settings.pairs_per_query)
-        parts = self._pass("counts", CountQueries(found, len(ranges)), ranges)
+        parts = on_ranges("counts", partial(count_queries, found))
         total = self._of_all("all")
-        (counts,) = self._pass("total", AddCounts(parts), [total])
+        (counts,) = self._pass("total", OnAll(partial(add_counts, parts)), [total])
         if not policy.draws_needed:
             return Learnt(found, len(ranges), policy, counts)
-        draws = self._pass("draws", WriteDraws(found, len(ranges), policy, counts, seed), ranges)
-        some = self._by_queries(counts, policy)
-        limits = self._pass("limits", WriteLimits(policy, counts, draws), some)
+        seed = self.run.config.seed
+        draws = on_ranges("draws", partial(write_draws, found, counts, policy, seed))
+        work = OnQueries(partial(write_limits, draws, counts, policy))
+        limits = self._pass("limits", work, self._by_queries(counts, policy))
         return Learnt(found, len(ranges), policy, counts, limits)
 
     def _pass(self, name: str, work: Work, shards: Sequence[Shard]) -> tuple[Path, ...]:
@@ -177,81 +181,39 @@ def _file(shard: Shard, out: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class WriteCaptions:
-    candidates: Candidates
+class OnRange:
+    """Writes a file of what is learnt of each range of pairs."""
+
     ranges: int
+    write: Callable[[Range, Path], None]
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.pairs.caption_limit import write_captions
-
-        write_captions(self.candidates, _range_of(shard, self.ranges), _file(shard, out))
+        self.write(_range_of(shard, self.ranges), _file(shard, out))
         return {}
 
 
 @dataclass(frozen=True)
-class WriteSurplus:
-    captions: tuple[Path, ...]
-    most: int
-    ranges: int
+class OnQueries:
+    """Writes a file of what is learnt of some queries."""
+
+    write: Callable[[Queries, Path], None]
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.pairs.caption_limit import write_surplus
+        from workers.pairs.query_limits import Queries
 
-        write_surplus(self.captions, _range_of(shard, self.ranges), self.most, _file(shard, out))
-        return {}
-
-
-@dataclass(frozen=True)
-class CountQueries:
-    candidates: Candidates
-    ranges: int
-
-    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.pairs.query_limits import count_queries
-
-        count_queries(self.candidates, _range_of(shard, self.ranges), _file(shard, out))
-        return {}
-
-
-@dataclass(frozen=True)
-class AddCounts:
-    parts: tuple[Path, ...]
-
-    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.pairs.query_limits import add_counts
-
-        add_counts(self.parts, _file(shard, out))
-        return {}
-
-
-@dataclass(frozen=True)
-class WriteDraws:
-    candidates: Candidates
-    ranges: int
-    policy: Policy
-    counts: Path
-    seed: int
-
-    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.pairs.query_limits import read_counts, write_draws
-
-        between, known = _range_of(shard, self.ranges), read_counts(self.counts)
-        write_draws(self.candidates, between, known, self.policy, self.seed, _file(shard, out))
-        return {}
-
-
-@dataclass(frozen=True)
-class WriteLimits:
-    policy: Policy
-    counts: Path
-    draws: tuple[Path, ...]
-
-    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.pairs.query_limits import Queries, read_counts, write_limits
-
-        known = read_counts(self.counts)
         some = Queries(shard.values["first"], shard.values["last"])
-        write_limits(self.draws, some, known, self.policy, _file(shard, out))
+        self.write(some, _file(shard, out))
+        return {}
+
+
+@dataclass(frozen=True)
+class OnAll:
+    """Writes the one file of what is learnt of all."""
+
+    write: Callable[[Path], None]
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        self.write(_file(shard, out))
         return {}
 
 

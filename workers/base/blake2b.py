@@ -9,9 +9,8 @@ import numpy as np
 
 from workers.base.arrays import Int64s, UInt8s, UInt64s
 from workers.base.compiled import compiled, inlined
+from workers.base.hashes import HASH_BYTES
 
-#: Bytes of a digest.
-DIGEST_BYTES = 8
 _BLOCK = 128
 
 _IV = np.array(
@@ -28,7 +27,7 @@ _IV = np.array(
     np.uint64,
 )
 #: The first word of the state: one lane, without a key.
-_FIRST = np.uint64(0x01010000 ^ DIGEST_BYTES) ^ _IV[0]
+_FIRST = np.uint64(0x01010000 ^ HASH_BYTES) ^ _IV[0]
 
 _SIGMA = np.array(
     [

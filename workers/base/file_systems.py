@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape, glob
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 
@@ -126,13 +126,26 @@ def _named_paths(pattern: str) -> list[str]:
     return glob(f"{escape(str(there))}/{'/'.join(rest)}", recursive=True) if rest else [str(there)]  # noqa: PTH207
 
 
-def version_of(url: str) -> str:
-    """What changes when a file does and costs no reading: size, time and tag, where known."""
+class Stored(NamedTuple):
+    """What a store says of a file, in one request."""
+
+    size: int  # bytes, as it is stored; 0 where a server does not tell
+    version: str  # changes when the file does: size, time and tag, where known
+
+
+def stored(url: str) -> Stored:
+    """What is known of a file and costs no reading."""
     with _as_os_error(url):
         system, path = _file_system(url)
         info = system.info(path)
     known = ("size", "mtime", "LastModified", "last_modified", "created", "ETag", "etag")
-    return ";".join(f"{key}={info[key]}" for key in known if info.get(key) is not None)
+    version = ";".join(f"{key}={info[key]}" for key in known if info.get(key) is not None)
+    return Stored(int(info.get("size") or 0), version)
+
+
+def version_of(url: str) -> str:
+    """What changes when a file does and costs no reading."""
+    return stored(url).version
 
 
 def base_name(url: str) -> str:
@@ -156,9 +169,7 @@ def exists(url: str) -> bool:
 
 def size_of(url: str) -> int:
     """Bytes of a file as it is stored; 0 where a server does not tell."""
-    with _as_os_error(url):
-        system, path = _file_system(url)
-        return int(system.size(path) or 0)
+    return stored(url).size
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -97,10 +97,10 @@ def schema_with(file: Path, columns: Sequence[str]) -> pa.Schema:
     return schema
 
 
-def write_table(table: pa.Table, path: Path) -> None:
+def write_table(table: pa.Table, path: Path, row_group_size: int = ROW_GROUP_ROWS) -> None:
     """Write a table as one Parquet shard. The same table always gives the same bytes."""
     with table_writer(table.schema, path) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        writer.write_table(table, row_group_size=row_group_size)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from workers.base.copies import readable
 from workers.base.ranges import Range
-from workers.base.storage import table_writer
+from workers.base.storage import write_table
 from workers.pairs.candidates import Candidates
 from workers.pairs.tables import limit_urls
 
@@ -34,10 +34,10 @@ def write_captions(candidates: Candidates, between: Range, path: Path) -> None:
         for text in captions.cast(pa.binary()).to_pylist()
     ]
     found = pa.Table.from_arrays([pa.array(hashes), table["pair_id"]], schema=_CAPTIONS)
-    _write(found.sort_by("caption"), path)
+    write_table(found.sort_by("caption"), path, _GROUP_ROWS)
 
 
-def write_surplus(files: Sequence[Path], some: Range, most: int, path: Path) -> None:
+def write_surplus(files: Sequence[Path], most: int, some: Range, path: Path) -> None:
     """Write the ids of the pairs that are too many of a caption, sorted.
 
     Args:
@@ -47,9 +47,4 @@ def write_surplus(files: Sequence[Path], some: Range, most: int, path: Path) -> 
     filters = [("caption", ">=", some.first), ("caption", "<=", some.last)]
     parts = [pq.read_table(readable(file), filters=filters) for file in files]
     _, dropped = limit_urls(pa.concat_tables(parts), most)
-    _write(dropped.select(["pair_id"]).sort_by("pair_id"), path)
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    with table_writer(table.schema, path) as writer:
-        writer.write_table(table, row_group_size=_GROUP_ROWS)
+    write_table(dropped.select(["pair_id"]).sort_by("pair_id"), path, _GROUP_ROWS)

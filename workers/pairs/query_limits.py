@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from workers.base.arrays import Float64s, Int64s
 from workers.base.copies import readable
 from workers.base.ranges import Range
-from workers.base.storage import table_writer
+from workers.base.storage import write_table
 from workers.pairs.balance import Policy, QueryLimits
 from workers.pairs.candidates import Candidates
 from workers.pairs.query_draws import QueryCounts, QueryDraws, places
@@ -69,18 +69,14 @@ def _write_counts(known: QueryCounts, path: Path) -> None:
 
 
 def write_draws(
-    candidates: Candidates,
-    between: Range,
-    known: QueryCounts,
-    policy: Policy,
-    seed: int,
-    path: Path,
+    candidates: Candidates, counts: Path, policy: Policy, seed: int, between: Range, path: Path
 ) -> None:
     """Write the draws of a range's pairs that may decide a limit, sorted by query.
 
     Args:
-        known: the counts of all pairs.
+        counts: the file of those of all pairs.
     """
+    known = read_counts(counts)
     over = policy.needs_draws(known)
     bounds = np.zeros(len(known.queries))
     bounds[over] = np.minimum(1.0, _more(policy.draws_needed) / known.counts[over])
@@ -111,12 +107,13 @@ def merged_together(known: QueryCounts, policy: Policy) -> Iterator[Queries]:
 
 
 def write_limits(
-    files: Sequence[Path], some: Queries, known: QueryCounts, policy: Policy, path: Path
+    files: Sequence[Path], counts: Path, policy: Policy, some: Queries, path: Path
 ) -> None:
     """Write the limits of some queries, from the draws that all ranges give.
 
     Raises LostRowsError where these are too few.
     """
+    known = read_counts(counts)
     parts = [_read_draws(file, some) for file in files]
     smallest = QueryDraws.merge(parts, policy.draws_needed)
     mine = (known.queries >= some.first) & (known.queries <= some.last)
@@ -148,5 +145,4 @@ def _read_limits(path: Path) -> QueryLimits:
 
 def _write(columns: Sequence[Int64s | Float64s], schema: pa.Schema, path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(column) for column in columns], schema=schema)
-    with table_writer(schema, path) as writer:
-        writer.write_table(table, row_group_size=_GROUP_ROWS)
+    write_table(table, path, _GROUP_ROWS)

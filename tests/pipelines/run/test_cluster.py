@@ -181,7 +181,7 @@ def test_a_machine_dies_in_the_middle_of_candidates_and_the_pairs_are_the_same(c
     out = tmp_path / "cluster"
     process = build(config, out, "--set", f"ray.address={cluster.address}")
     scratch = out / "_work/candidates"
-    wait_for(lambda: len([*(out / "_receipts/candidates").glob("*.json")]) > 2)
+    wait_for(lambda: len([*(out / "_receipts/candidates").glob("*.json")]) > 2, 240)
     doomed, *_ = cluster.worker_nodes
     raylet = psutil.Process(doomed.all_processes["raylet"][0].process.pid)
     processes = [raylet, *raylet.children(recursive=True)]
@@ -217,8 +217,8 @@ class Meeting:
         return {"rows": tally}
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 60
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "this does not come"
         time.sleep(0.02)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from workers.base.ranges import Range
 from workers.base.tally import Tally
 from workers.extract.inputs import Input
-from workers.pairs.balance import POLICIES
+from workers.pairs.balance import POLICIES, Policy, QueryLimits
 from workers.pairs.candidates import Candidates, find_candidates
 from workers.pairs.caption_limit import write_captions, write_surplus
 from workers.pairs.query_draws import QueryCounts
@@ -28,6 +31,32 @@ from workers.pairs.writer import write_pairs, write_query_counts
 
 #: Where the counts of queries are, in the folder of pairs.
 QUERY_COUNTS_FILE = "_tables/query_counts.parquet"
+
+
+def on_ranges(
+    folder: Path, name: str, ranges: Sequence[Range], write: Callable[[Range, Path], None]
+) -> list[Path]:
+    """A pass over all ranges; its files."""
+    files = [folder / f"{name}-{number}" for number in range(len(ranges))]
+    for between, path in zip(ranges, files, strict=True):
+        write(between, path)
+    return files
+
+
+def limits_in_files(
+    folder: Path, candidates: Candidates, ranges: Sequence[Range], policy: Policy, seed: int
+) -> tuple[QueryCounts, QueryLimits]:
+    """The counts and limits of all queries, by the passes and their files."""
+    counts = folder / "counts"
+    add_counts(on_ranges(folder, "counts", ranges, partial(count_queries, candidates)), counts)
+    known = read_counts(counts)
+    write = partial(write_draws, candidates, counts, policy, seed)
+    draws = on_ranges(folder, "draws", ranges, write)
+    limits = []
+    for number, some in enumerate(merged_together(known, policy)):
+        limits.append(folder / f"limits-{number}")
+        write_limits(draws, counts, policy, some, limits[-1])
+    return known, all_limits(known, limits, policy)
 
 
 def build_pairs(
@@ -51,30 +80,13 @@ def build_pairs(
     tallies = {name: Tally.total(some[name] for some in found) for name in found[0]}
     ranges = id_ranges(settings.shards)
     candidates = Candidates(tuple(sorted(work.glob("found-*"))), settings.max_captions_per_url)
-    if settings.max_urls_per_caption:
-        captions = [work / f"captions-{number}" for number in range(len(ranges))]
-        for between, path in zip(ranges, captions, strict=True):
-            write_captions(candidates, between, path)
-        surplus = [work / f"surplus-{number}" for number in range(len(ranges))]
-        for between, path in zip(ranges, surplus, strict=True):
-            write_surplus(captions, between, settings.max_urls_per_caption, path)
-        candidates = Candidates(
-            candidates.files, settings.max_captions_per_url, surplus=tuple(surplus)
-        )
+    if most := settings.max_urls_per_caption:
+        captions = on_ranges(work, "captions", ranges, partial(write_captions, candidates))
+        surplus = on_ranges(work, "surplus", ranges, partial(write_surplus, captions, most))
+        candidates = replace(candidates, surplus=tuple(surplus))
     policy = POLICIES[settings.balance](settings.pairs_per_query)
-    counts = [work / f"counts-{number}" for number in range(len(ranges))]
-    for between, path in zip(ranges, counts, strict=True):
-        count_queries(candidates, between, path)
-    add_counts(counts, work / "counts")
-    known = read_counts(work / "counts")
-    drawn = [work / f"draws-{number}" for number in range(len(ranges))]
-    for between, path in zip(ranges, drawn, strict=True):
-        write_draws(candidates, between, known, policy, seed, path)
-    limits = []
-    for number, some in enumerate(merged_together(known, policy)):
-        limits.append(work / f"limits-{number}")
-        write_limits(drawn, some, known, policy, limits[-1])
-    balancing = None if queries is None else (policy, all_limits(known, limits, policy))
+    known, limits = limits_in_files(work, candidates, ranges, policy, seed)
+    balancing = None if queries is None else (policy, limits)
     pairs = [
         write_pairs(
             candidates, between, balancing, seed, settings.max_rows_per_file, out, f"{number:05d}"

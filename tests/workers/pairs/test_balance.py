@@ -15,21 +15,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.workers.pairs.local_build import limits_in_files
 from workers.base import contracts
 from workers.base.sampling import draw
 from workers.base.tally import LostRowsError
 from workers.pairs.balance import POLICIES, Cap, MetaClip, Policy, QueryLimits
 from workers.pairs.candidates import Candidates
 from workers.pairs.query_draws import QueryCounts, QueryDraws, count, places
-from workers.pairs.query_limits import (
-    add_counts,
-    all_limits,
-    count_queries,
-    merged_together,
-    read_counts,
-    write_draws,
-    write_limits,
-)
 from workers.pairs.tables import id_ranges
 from workers.pairs.writer import balance
 
@@ -167,28 +159,11 @@ def draw_id(number: int) -> str:
     return hashlib.blake2b(str(number).encode(), digest_size=16).hexdigest()
 
 
-def limits_in_files(folder: Path, candidates: Candidates, policy: Policy) -> QueryLimits:
-    """The limits, by the passes and their files."""
-    ranges = id_ranges(3)
-    counts, draws = ([folder / f"{name}-{n}" for n in range(3)] for name in ("counts", "draws"))
-    for between, path in zip(ranges, counts, strict=True):
-        count_queries(candidates, between, path)
-    add_counts(counts, folder / "counts")
-    known = read_counts(folder / "counts")
-    for between, path in zip(ranges, draws, strict=True):
-        write_draws(candidates, between, known, policy, 7, path)
-    limits = []
-    for number, some in enumerate(merged_together(known, policy)):
-        limits.append(folder / f"limits-{number}")
-        write_limits(draws, some, known, policy, limits[-1])
-    return all_limits(known, limits, policy)
-
-
 def test_only_draws_that_decide_are_written(tmp_path):
     """Three queries, one of them with more pairs than may stay."""
     candidates = write_candidates(tmp_path / "c", [[1], [1, 2], [2], [2], [3]])
     policy = Cap(2)
-    limits = limits_in_files(tmp_path, candidates, policy)
+    _, limits = limits_in_files(tmp_path, candidates, id_ranges(3), policy, 7)
     drawn = [pq.read_table(tmp_path / f"draws-{n}")["query_id"].to_pylist() for n in range(3)]
     assert sorted(chain.from_iterable(drawn)) == [2, 2, 2]
     assert limits.queries.tolist() == [1, 2, 3]
@@ -204,7 +179,7 @@ def test_few_draws_of_many_are_written_and_the_limits_are_the_same(tmp_path, mon
     rows = [[1, 2, 5] if n % 2 else [1] for n in range(20_000)]
     candidates = write_candidates(tmp_path / "c", rows)
     monkeypatch.setattr("workers.pairs.query_limits._DRAWS_TOGETHER", 300)
-    limits = limits_in_files(tmp_path, candidates, Cap(50))
+    _, limits = limits_in_files(tmp_path, candidates, id_ranges(3), Cap(50), 7)
     drawn = sum(pq.read_metadata(tmp_path / f"draws-{n}").num_rows for n in range(3))
     assert 153 <= drawn < 600
     assert limits.queries.tolist() == [1, 2, 5]
