@@ -55,7 +55,8 @@ from workers.base.output import say
 from workers.base.settings import DownloadSettings, ImageFormat
 from workers.embedding.embedder import Embedder
 from workers.embedding.settings import EmbedSettings
-from workers.fetch.download import ShardFiles, download_shard
+from workers.fetch.download import download_shard
+from workers.fetch.images_before import ShardFiles
 from workers.fetch.img2dataset_parts import img2dataset_parts
 
 #: The packages, and the folder of each whose files are read.

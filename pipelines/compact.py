@@ -45,7 +45,7 @@ from workers.base.opt_outs import Kind, OptOuts
 from workers.base.output import say
 from workers.base.storage import write_json, write_table
 from workers.base.tally import Tally
-from workers.fetch.requests import attempt_of, list_name
+from workers.fetch.requests import attempt_of, list_name, read_requests
 
 DESCRIPTION = """\
 Remove the images, and what was made of them, of pairs that are in pairs/ no more, and join small
@@ -164,7 +164,8 @@ class _Joined:
 
     @classmethod
     def of(cls, state: Run, names: Sequence[str]) -> _Joined:
-        table = _concatenated(state.directory / "requests", names)
+        lists = [read_requests(state.directory / f"requests/{name}.parquet") for name in names]
+        table = pa.concat_tables(lists)
         order = [("pair_id", "ascending"), ("tries", "ascending")]
         table = table.sort_by(order).combine_chunks()
         ids = table["pair_id"].combine_chunks()
@@ -189,7 +190,7 @@ class _Joined:
         write_table(answers, tables / file)
         _join_samples(Side.REJECTED.of(folder), self.members, self.name)
         rows = {"images": _counts(images, answers)}
-        again = failures_before(state.directory / "requests" / file)
+        again = failures_before(self.requests)
         self._write_receipt(
             Receipts(folder), [file, f"../{Side.TABLES}/images/{file}"], rows, again
         )
@@ -265,11 +266,14 @@ def _rename(state: Run, renamed: Mapping[str, str]) -> None:
     for name in renamed:
         (requests.folder / f"{name}.parquet").unlink()
     for path in sorted(requests.folder.glob("*.parquet")):
-        column = pq.read_table(path, columns=["failed_in"])["failed_in"]
-        new = [renamed.get(name, name) for name in column.to_pylist()]
-        if new != column.to_pylist():
-            columns = {"failed_in": pa.chunked_array([new], pa.string())}
-            rewrite_table(path, np.zeros(len(new), np.bool_), columns)
+        table, changed = read_requests(path), {}
+        for column in ("failed_in", "image_in"):
+            before = table[column].to_pylist()
+            new = [renamed.get(name, name) for name in before]
+            if new != before:
+                changed[column] = pa.chunked_array([new], pa.string())
+        if changed:
+            rewrite_table(path, np.zeros(len(table), np.bool_), changed)
     _give_to_nights(requests, renamed)
     for receipt in images.all():
         again: dict[str, Counter[str]] = defaultdict(Counter)

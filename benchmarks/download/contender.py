@@ -51,7 +51,8 @@ class Report(BaseModel):
 def ours(folder: Path) -> Report:
     """The project's download, with every protection on."""
     from workers.base.opt_outs import Kind, OptOuts
-    from workers.fetch.download import ShardFiles, download_shard
+    from workers.fetch.download import download_shard
+    from workers.fetch.images_before import ShardFiles
     from workers.fetch.img2dataset_parts import img2dataset_parts
 
     img2dataset_parts()  # so that its import is not counted as fetching

@@ -20,7 +20,8 @@ from pydantic import BaseModel
 from benchmarks.memory import peak_bytes
 from workers.base.opt_outs import Kind, OptOuts
 from workers.base.settings import DownloadSettings
-from workers.fetch.download import ShardFiles, download_shard
+from workers.fetch.download import download_shard
+from workers.fetch.images_before import ShardFiles
 
 TASK, MEMORY = "task.json", "memory.json"
 #: What the names end in that no name server answers for.

@@ -7,11 +7,11 @@ settings have changed, and an image that could not be reached is asked for by an
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
@@ -21,14 +21,15 @@ from pipelines.run.history import Sources
 from pipelines.run.lease_book import RayLeaseBook
 from pipelines.run.opt_outs import shared_opt_outs
 from pipelines.run.outages import Tolerance
-from pipelines.run.receipts import Again, Outcome, Receipt, Shard, Side
+from pipelines.run.receipts import Again, Check, Outcome, Receipt, Shard, Side, Source
 from pipelines.stages.base import Stage
-from workers.base.copies import bring
+from workers.base.copies import bring, copy_of
 from workers.base.opt_outs import OptOutFiles
 from workers.base.preferences import RULES, RULES_OF_HOSTS
 from workers.base.settings import NO_CONTACT, DownloadSettings, has_contact, resolve_path
 from workers.base.tally import Tally
-from workers.fetch.requests import attempt_of
+from workers.fetch.images_before import ShardFiles
+from workers.fetch.requests import attempt_of, read_requests
 from workers.web.leases import Book
 
 #: Failures of a shard that say something of the network.
@@ -123,41 +124,72 @@ class Images(Stage):
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
-        shards = [replace(shard, again=failures_before(shard.file("requests"))) for shard in shards]
+        there = {receipt.shard: receipt for receipt in self.answered()}
+        before: dict[str, ShardFiles] = {}
+        histories = []
+        for shard in shards:
+            asked = requested(shard)
+            named = sorted(there.keys() & set(asked["image_in"].drop_null().to_pylist()))
+            before |= {name: shard_files(self.folder, name) for name in named}
+            sources = (*shard.sources, *self._unread(there[name] for name in named))
+            histories.append(replace(shard, again=failures_before(asked), sources=sources))
         most, book = config.images.tasks_per_host, None
         if most is not None and len(shards) > most:
             book = RayLeaseBook.open(most, config.ray)
-        work = Download(config.images, shared_opt_outs(self.run), book)
-        return in_ray_tasks(work, shards, self.folder, config.ray)
+        work = Download(config.images, shared_opt_outs(self.run), before, book)
+        return in_ray_tasks(work, histories, self.folder, config.ray)
+
+    def _unread(self, receipts: Iterable[Receipt]) -> Iterator[Source]:
+        """Shards of which a little is read, where they lie.
+
+        They are compared with their hashes when the work has failed.
+        """
+        if copy_of(self.folder):
+            return
+        for receipt in receipts:
+            for source in self.receipts.sources_of(receipt):
+                yield replace(source, check=Check.AFTER_FAILURE)
 
     def again(self, *_: object, missed: bool) -> list[Shard]:  # noqa: ARG002
         """Never a whole shard: ``requests`` makes lists of what is to be tried again."""
         return []
 
 
-def failures_before(requests: Path) -> Again:
+def requested(shard: Shard) -> pa.Table:
+    """The list of a shard."""
+    path = shard.file("requests")
+    bring([path])
+    return read_requests(path)
+
+
+def failures_before(asked: pa.Table) -> Again:
     """What of a list has failed before, where and why."""
     again: dict[str, Counter[str]] = defaultdict(Counter)
-    bring([requests])
-    columns = ["failed_in", "failed_for"]
-    table = pq.read_table(requests, columns=columns)
-    for shard, reason in zip(*(table[name].to_pylist() for name in columns), strict=True):
+    columns = (asked[name].to_pylist() for name in ("failed_in", "failed_for"))
+    for shard, reason in zip(*columns, strict=True):
         if shard is not None:
             again[shard][reason] += 1
     return {shard: dict(reasons) for shard, reasons in again.items()}
+
+
+def shard_files(folder: Path, name: str) -> ShardFiles:
+    """The files of a shard of images in its folder."""
+    file = f"{name}.parquet"
+    return ShardFiles(folder / file, Side.TABLES.of(folder) / file)
 
 
 @dataclass(frozen=True)
 class Download:
     settings: DownloadSettings
     opt_outs: OptOutFiles
+    before: Mapping[str, ShardFiles]  # the shards that have images of URLs on the lists
     book: Book | None = None  # of all tasks that work at a time
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from workers.fetch.download import ShardFiles, download_shard
+        from workers.fetch.download import download_shard
 
         name = f"{shard.name}.parquet"
         new = ShardFiles(out / name, out / Side.TABLES / name)
-        return download_shard(
-            shard.file("requests"), new, self.settings, self.opt_outs.load(), self.book
-        )
+        opt_outs = self.opt_outs.load()
+        asked = shard.file("requests")
+        return download_shard(asked, new, self.settings, opt_outs, self.book, self.before)

@@ -92,7 +92,7 @@ def test_small_shards_become_full_ones_and_nothing_is_made_again(run, monkeypatc
     (receipt,) = [r for r in run.receipts("images").all() if r.shard == retried]
     assert receipt.again == {new: {"http_404": 1}}
     (row,) = pq.read_table(run.directory / f"requests/{retried}.parquet").to_pylist()
-    assert row["failed_in"] == new
+    assert row["failed_in"] == row["image_in"] == new
 
 
 def test_what_no_pair_refers_to_goes(run, monkeypatch, capsys):

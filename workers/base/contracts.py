@@ -77,6 +77,7 @@ REQUESTS = pa.schema(
         pa.field("tries", pa.int32(), nullable=False),  # how often it was asked for before
         pa.field("failed_in", pa.string()),  # the shard in which it failed last, if it did
         pa.field("failed_for", pa.string()),  # and why
+        pa.field("image_in", pa.string()),  # the shard that has its URL's image: of other captions
     ]
 )
 

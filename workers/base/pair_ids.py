@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,11 @@ def make_pair_id(url: str, caption: str) -> str:
     of_url = pair.hexdigest()
     pair.update(b"\n%b" % caption.encode())
     return of_url + pair.hexdigest()
+
+
+def url_digits(pair_ids: Any) -> Any:
+    """What the ids of all captions of a URL begin with, of an array of ids."""
+    return pc.utf8_slice_codeunits(pair_ids, 0, URL_DIGITS)
 
 
 def make_pair_ids(urls: pa.Array, captions: pa.Array) -> pa.StringArray:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workers.base.copies import readable, version_of
+from workers.base.pair_ids import URL_DIGITS
 
 #: Files whose footers are remembered.
 _FOOTERS = 20_000
@@ -30,6 +31,12 @@ class Range(NamedTuple):
 
     def overlaps(self, other: Range | None) -> bool:
         return other is not None and self.first <= other.last and other.first <= self.last
+
+
+def whole_urls(between: Range) -> Range:
+    """A range with all captions of the URLs at its ends."""
+    first, last = (end[:URL_DIGITS] for end in between)
+    return Range(first, f"{last}{'f' * URL_DIGITS}")
 
 
 #: A range with nothing in it.

@@ -112,9 +112,14 @@ def table_writer(schema: pa.Schema, path: Path) -> Iterator[pq.ParquetWriter]:
     """
     with (
         replacing(path) as temporary,
-        # Within 256 rows zstd finds what repeats; dictionaries beside it cost time and bytes.
+        # Within 256 rows zstd finds what repeats; dictionaries beside it cost time and bytes. A
+        # page that a disk has damaged is noticed where no whole file is compared with its hash.
         pq.ParquetWriter(
-            temporary, schema, use_dictionary=False, compression=dict(_leaf_compression(schema))
+            temporary,
+            schema,
+            use_dictionary=False,
+            compression=dict(_leaf_compression(schema)),
+            write_page_checksum=True,
         ) as writer,
     ):
         yield writer

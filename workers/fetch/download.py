@@ -1,8 +1,9 @@
 """Download: a list of pairs to a shard of images, fetched by us, made small by img2dataset.
 
-A URL is fetched, and its image resized, once, however many captions it has. img2dataset's writer
-has the rows in the order in which the images come; here they are sorted by ``pair_id``. What came
-of every row, one without an image as well, is in a table beside them.
+A URL is fetched, and its image resized, once, however many captions it has, and also where they
+come on different nights: a row whose URL's image another shard has is given that one.
+img2dataset's writer has the rows in the order in which the images come; here they are sorted by
+``pair_id``. What came of every row, one without an image as well, is in a table beside them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ from workers.base.tally import Tally
 from workers.fetch import image_fetch
 from workers.fetch.fetch_each import fetch_each
 from workers.fetch.image_fetch import Fetched
+from workers.fetch.images_before import ShardFiles, images_before
 from workers.fetch.img2dataset_parts import img2dataset_parts
+from workers.fetch.requests import read_requests
 from workers.web.leases import Book
 
 #: The columns that are handed on, and all that img2dataset's writer is given; it adds the image's.
@@ -63,15 +65,9 @@ TOO_LARGE = re.compile(r"^too large: ")
 #: would wait for what one event loop fetches.
 RESIZING = 4
 
+NOTHING_BEFORE: Mapping[str, ShardFiles] = {}
+
 _Resized = tuple[bytes | None, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class ShardFiles:
-    """What a download writes."""
-
-    images: Path  # the columns of ``contracts.IMAGES``
-    answers: Path  # those of ``contracts.ANSWERS``
 
 
 def download_shard(
@@ -80,6 +76,7 @@ def download_shard(
     settings: DownloadSettings,
     opt_outs: Sequence[OptOuts] = (),
     book: Book | None = None,
+    before: Mapping[str, ShardFiles] = NOTHING_BEFORE,
 ) -> dict[str, Tally]:
     """Download the images of a list of pairs.
 
@@ -88,20 +85,25 @@ def download_shard(
         out: files to write.
         opt_outs: what is not to be asked for.
         book: what downloads at the same time have in common; None: there is only this one.
+        before: shards that the list says to have images of some URLs. One that they do not have,
+            or that is not to be used any more, is asked for.
 
     Returns:
         The tally of the images: every pair is kept, rejected or failed.
     """
-    asked = pq.read_table(requests, columns=[*COLUMNS, "tries"])
+    asked = read_requests(requests)
+    images_had, answers_had = images_before(asked, before, opt_outs)
+    to_fetch = asked.filter(pc.invert(pc.is_in(asked["pair_id"], answers_had["pair_id"])))
     with tempfile.TemporaryDirectory(dir=out.images.parent) as scratch:
         rows_of = defaultdict[str, list[dict[str, Any]]](list)
-        for row in asked.to_pylist():
+        for row in to_fetch.select([*COLUMNS, "tries"]).to_pylist():
             rows_of[row["url"]].append(row)
         with closing(fetch_each(list(rows_of), settings, opt_outs, book)) as fetching:
-            answers = _answers(fetching, rows_of, Path(scratch), settings).sort_by("pair_id")
-        good = pq.read_table(Path(scratch) / _WRITER_FILE)
-    images = _with_keys(good.cast(IMAGES).sort_by("pair_id"), asked, out.images.stem)
-    write_table(images, out.images)
+            answers = _answers(fetching, rows_of, Path(scratch), settings)
+        fetched = pq.read_table(Path(scratch) / _WRITER_FILE).cast(IMAGES)
+    images = pa.concat_tables([fetched, images_had]).sort_by("pair_id")
+    answers = pa.concat_tables([answers, answers_had]).sort_by("pair_id")
+    write_table(_with_keys(images, asked, out.images.stem), out.images)
     write_table(answers, out.answers)
     return {"images": _tally(answers)}
 

@@ -2,7 +2,8 @@
 
 What an image's server has said once is not asked again: a pair whose image is there, or has
 failed for good, or is on a list that waits, is left alone, whatever has become of the pair
-meanwhile. Lists are cut from what is left, and named by it.
+meanwhile. A new caption of an image that is there is on a list, which says where it is. Lists are
+cut from what is left, and named by it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from workers.base.contracts import ANSWERS, REQUESTS
-from workers.base.pair_ids import URL_DIGITS
-from workers.base.ranges import Range, SortedFile, read_range, within
+from workers.base.pair_ids import url_digits
+from workers.base.ranges import Range, SortedFile, read_range, whole_urls, within
 from workers.base.storage import write_table
 from workers.base.tally import Tally
 
@@ -63,10 +65,12 @@ def write_requests(
         if between is None:
             continue
         table = SortedFile.open(path).read(between, _PAIR)
-        files = [*waiting, *(shard.images for shard in answered)]
-        asked = [read_range([path], between, ["pair_id"])["pair_id"] for path in files]
+        waits = [_ids(path, between) for path in waiting]
+        have = [_ids(shard.images, whole_urls(between)) for shard in answered]
         latest = _last_failures(answered, between)
-        open_pairs = table.filter(pc.invert(_among(table["pair_id"], asked)))
+        open_pairs = table.filter(pc.invert(_among(table["pair_id"], [*waits, *have])))
+        image_in = _image_in(open_pairs["pair_id"], have, [shard.name for shard in answered])
+        open_pairs = open_pairs.append_column("image_in", image_in)
         is_new = pc.invert(_among(open_pairs["pair_id"], [latest["pair_id"]]))
         lists.add(1, _first_requests(open_pairs.filter(is_new)))
         for attempt, rows in _retries(open_pairs, latest, answered):
@@ -76,23 +80,41 @@ def write_requests(
     return {"pairs": tally}
 
 
+def read_requests(path: Path) -> pa.Table:
+    """A list. Of one that an earlier version wrote, columns that it did not have are null."""
+    return pq.read_table(path, schema=REQUESTS)
+
+
+def _ids(path: Path, between: Range) -> pa.ChunkedArray:
+    return read_range([path], between, ["pair_id"])["pair_id"]
+
+
 def _among(ids: pa.ChunkedArray, some: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
     """Which ids are among others."""
     chunks = [chunk for column in some for chunk in column.chunks]
     return pc.is_in(ids, value_set=pa.chunked_array(chunks, pa.string()).combine_chunks())
 
 
-def _first_requests(table: pa.Table) -> pa.Table:
-    rows = len(table)
-    return pa.table(
-        [
-            *table.columns,
-            pa.array([0] * rows, pa.int32()),
-            pa.nulls(rows, pa.string()),
-            pa.nulls(rows, pa.string()),
-        ],
-        schema=REQUESTS,
-    )
+def _image_in(
+    ids: pa.ChunkedArray, have: Sequence[pa.ChunkedArray], names: Sequence[str]
+) -> pa.Array:
+    """The name of the shard that has the image of each pair's URL; null where none has.
+
+    Args:
+        have: the pair_ids of each shard's images.
+        names: of the shards.
+    """
+    urls = [chunk for column in have for chunk in url_digits(column).chunks]
+    places = pc.index_in(url_digits(ids), value_set=pa.chunked_array(urls, pa.string()))
+    shards = np.repeat(np.arange(len(names)), [len(column) for column in have])
+    return pa.array(names, pa.string()).take(pa.array(shards).take(places.combine_chunks()))
+
+
+def _first_requests(pairs: pa.Table) -> pa.Table:
+    rows = len(pairs)
+    none = {"failed_in": pa.nulls(rows, pa.string()), "failed_for": pa.nulls(rows, pa.string())}
+    columns = {name: pairs[name] for name in pairs.column_names}
+    return pa.table({**columns, "tries": pa.array([0] * rows, pa.int32()), **none}, schema=REQUESTS)
 
 
 def _last_failures(answered: Sequence[AnsweredShard], between: Range) -> pa.Table:
@@ -181,7 +203,7 @@ def _cut(table: pa.Table, at: int) -> int:
 
     Where there is no such place before it, it is the first behind it, or the table's end.
     """
-    urls = pc.utf8_slice_codeunits(table["pair_id"], 0, URL_DIGITS).to_numpy(zero_copy_only=False)
+    urls = url_digits(table["pair_id"]).to_numpy(zero_copy_only=False)
     starts = np.flatnonzero(urls[1:] != urls[:-1]) + 1
     before = starts[starts <= at]
     if len(before):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workers.base.arrays import Bools, Float64s, Int64s, UInt64s
-from workers.base.pair_ids import URL_DIGITS
+from workers.base.pair_ids import url_digits
 from workers.base.ranges import Range
 from workers.base.sampling import draws
 from workers.base.tally import SAMPLES_PER_REASON, Tally
@@ -85,7 +85,7 @@ def limit_captions(table: pa.Table, most: int) -> Cut:
 
     The rows are different pairs, sorted. Tracking parameters make no other URL.
     """
-    of_url = pc.utf8_slice_codeunits(table["pair_id"], 0, URL_DIGITS)
+    of_url = url_digits(table["pair_id"])
     return _cut(table, _ranks(_repeats(of_url)) < most)
 
 

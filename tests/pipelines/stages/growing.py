@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +30,7 @@ from workers.base.storage import write_table
 from workers.base.tally import Tally
 
 START, HOUR = 1.8e9, 3600.0  # seconds
+NOTHING: Mapping[str, Sequence[str]] = {}
 FETCHED = ("pairs", "requests", "images")
 
 
@@ -50,23 +51,30 @@ def pair_of(url: str) -> str:
     return make_pair_id(url, caption_of(url))
 
 
+def pairs_of(url: str, captions: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for caption in (caption_of(url), *captions):
+        yield {"pair_id": make_pair_id(url, caption), "url": url, "caption": caption}
+
+
 class GivenPairs(Stage):
     """The pairs that a test names, in two ranges of pair_id."""
 
     name = "pairs"
     urls: ClassVar[Sequence[str]] = ()
+    more_captions: ClassVar[Mapping[str, Sequence[str]]] = {}  # by URL
 
     def plan(self):
-        return [self.shard("all", {"urls": sorted(self.urls)})]
+        more = {url: list(captions) for url, captions in self.more_captions.items()}
+        return [self.shard("all", {"urls": sorted(self.urls), "more": more})]
 
     def execute(self, shards):
         return in_process(self.work, shards, self.folder)
 
     def work(self, shard, out):
-        rows: list[dict[str, Any]] = [
-            {"pair_id": pair_of(url), "url": url, "caption": caption_of(url)}
-            | {"source": "test@0", "query_ids": [0]}
+        rows = [
+            pair | {"source": "test@0", "query_ids": [0]}
             for url in self.urls
+            for pair in pairs_of(url, self.more_captions.get(url, ()))
         ]
         rows.sort(key=lambda row: row["pair_id"])
         for name, digits in (("00000", "01234567"), ("00001", "89abcdef")):
@@ -126,11 +134,23 @@ class Nights:
         config = Config.model_validate(tree)
         return Run(config, self.directory, frozenset(retry), refetch=refetch, started=self.now)
 
-    def __call__(self, paths: Iterable[str], after: float = 1.0, **more: Any) -> list[str]:
-        """One command ``after`` so many hours, with these paths in ``pairs``: what it asked for."""
+    def __call__(
+        self,
+        paths: Iterable[str],
+        after: float = 1.0,
+        captions: Mapping[str, Sequence[str]] = NOTHING,
+        **more: Any,
+    ) -> list[str]:
+        """One command ``after`` so many hours, with these paths in ``pairs``: what it asked for.
+
+        Args:
+            captions: further ones of paths.
+        """
         self.hours += after
         self.monkeypatch.setattr(clock, "now", lambda: self.now + 1)
         self.monkeypatch.setattr(GivenPairs, "urls", [self.web.url(path) for path in paths])
+        more_captions = {self.web.url(path): some for path, some in captions.items()}
+        self.monkeypatch.setattr(GivenPairs, "more_captions", more_captions)
         self.web.asked.clear()
         run = self.run(**more)
         result: Result = run_stages(run, self.stages)

@@ -40,6 +40,56 @@ def test_only_what_is_new_is_asked_for(nights):
     assert nights.counts()["in"] == nights.counts()["kept"] == len(PATHS)
 
 
+def rows_of(nights, stage, path):
+    """The rows of a stage that are of a path, without what tells one list from another."""
+    url = nights.web.url(path)
+    tables = [pq.read_table(file) for file in nights.run().outputs(stage)]
+    rows = [row for table in tables for row in table.to_pylist() if row["url"] == url]
+    return sorted(rows, key=lambda row: row["caption"])
+
+
+def test_a_new_caption_of_an_image_that_is_there_asks_for_nothing(nights, web):
+    web.answers["/2.png"] = [BUSY, image(2)]
+    nights(PATHS)
+    more = {"/0.png": ["another", "a third"], "/1.png": ["more"], "/2.png": ["of what is missing"]}
+    assert nights(PATHS, captions=more) == ["/2.png"], "its image is not there"
+    assert nights(PATHS, captions=more, after=10) == [], "the old caption is tried again"
+    assert nights.code == 0
+    assert nights.images() == {**dict.fromkeys(PATHS, 1), "/0.png": 3, "/1.png": 2, "/2.png": 2}
+    first, second, third = rows_of(nights, "images", "/0.png")
+    assert [row["caption"] for row in (first, second, third)] == [
+        "a third",
+        "another",
+        "what is at 0.png",
+    ]
+    own = ("pair_id", "caption", "key")
+    assert len({row[name] for row in (first, second, third) for name in own}) == 9
+    for row in (first, second):
+        assert {name: row[name] for name in row if name not in own} == {
+            name: third[name] for name in third if name not in own
+        }
+    checker = Checker(nights.directory)
+    for stage in ("requests", "images"):
+        for receipt in Receipts(nights.directory / stage).all():
+            assert list(checker.shard(stage, receipt)) == []
+
+
+def test_an_image_that_is_damaged_is_given_to_no_other_caption(nights):
+    nights(PATHS)
+    (path,) = nights.run().outputs("images")
+    (jpg, *_) = (row["jpg"] for row in rows_of(nights, "images", "/0.png"))
+    content = bytearray(path.read_bytes())
+    content[content.index(jpg) + len(jpg) // 2] ^= 1
+    path.write_bytes(content)
+    assert nights(PATHS, captions={"/0.png": ["another"]}) == []
+    assert nights.code == 3
+    assert nights(PATHS, captions={"/0.png": ["another"]}) == sorted([*PATHS, "/0.png"]), "both lists"
+    assert nights.code == 0
+    assert nights(PATHS, captions={"/0.png": ["another"]}) == []
+    first, second = rows_of(nights, "images", "/0.png")
+    assert first["jpg"] == second["jpg"] == jpg
+
+
 def test_a_finished_night_has_nothing_to_do(nights):
     nights(PATHS)
     run = nights.run()

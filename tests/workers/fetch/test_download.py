@@ -21,8 +21,9 @@ from workers.base.opt_outs import Kind, OptOuts, normal_entry
 from workers.base.pair_ids import make_pair_id
 from workers.base.settings import DownloadSettings, ImageFormat
 from workers.base.storage import write_table
-from workers.fetch.download import ShardFiles, _each_resized, download_shard
+from workers.fetch.download import _each_resized, download_shard
 from workers.fetch.image_fetch import Fetched
+from workers.fetch.images_before import ShardFiles
 from workers.fetch.img2dataset_parts import img2dataset_parts
 
 KINDS = get_args(ImageFormat)
@@ -271,6 +272,52 @@ def test_what_is_listed_is_rejected_by_its_url_and_by_what_came(host, tmp_path):
         urls[0]: None,
         urls[1]: 200,
     }
+
+
+def further_captions(urls, shard, path):
+    """A list of a further caption of each URL, whose images a shard is said to have."""
+    rows = [
+        {"pair_id": make_pair_id(url, "further"), "url": url, "caption": "further", "tries": 0}
+        | {"image_in": shard}
+        for url in urls
+    ]
+    rows.sort(key=lambda row: row["pair_id"])
+    write_table(pa.Table.from_pylist(rows, schema=REQUESTS), path)
+    return path
+
+
+def test_images_that_another_shard_has_are_its_images_whatever_their_server_says(host, tmp_path):
+    paths = [f"/{n}.png" for n in range(600)]  # three row groups
+    BODIES.update({path: image((30 + n % 50, 40)) for n, path in enumerate(paths)})
+    urls = [f"{host}{path}" for path in paths]
+    settings = DownloadSettings(allow_private_hosts=("127.0.0.1",), connections=16)
+    old, new = files_in(tmp_path / "old"), files_in(tmp_path / "new")
+    download_shard(shard_of(urls, tmp_path / "first.parquet"), old, settings)
+    for path in paths:
+        del BODIES[path]
+    entries = [
+        (Kind.URL, normal_entry(Kind.URL, urls[0])),
+        (Kind.SHA256, hashlib.sha256(image((31, 40))).hexdigest()),
+    ]
+    never = f"{host}/good.png"
+    asked = further_captions([*urls, never], "old", tmp_path / "second.parquet")
+    before = {"old": old, "unnamed": ShardFiles(tmp_path / "absent", tmp_path / "absent")}
+    opt_outs = [OptOuts.of(entries)]
+    tally = download_shard(asked, new, settings, opt_outs, before=before)["images"]
+    assert tally.counts() == {
+        "in": 601,
+        "kept": 588,  # and what the old shard does not have is asked for
+        "rejected": {"opted_out": 1},
+        "failed": {"http_404": 12},  # those of a listed content are asked for, too
+    }
+    first = {row["url"]: row for row in pq.read_table(old.images).to_pylist()}
+    for row in pq.read_table(new.images).to_pylist():
+        assert row["caption"] == "further"
+        assert row["url"] == never or row["jpg"] == first[row["url"]]["jpg"]
+    answers = pq.read_table(new.answers)
+    assert answers["pair_id"].to_pylist() == pq.read_table(asked)["pair_id"].to_pylist()
+    attempts = {row["url"]: row["attempts"] for row in answers.to_pylist()}
+    assert (attempts[urls[2]], attempts[never]) == (0, 1)
 
 
 def test_what_a_picture_was_and_who_answered(host, tmp_path):

@@ -19,7 +19,8 @@ from workers.base.storage import write_table
 from workers.base.tally import Tally
 from workers.base.urls import UrlError
 from workers.extract.dispatch import extract_pairs
-from workers.fetch.download import ShardFiles, download_shard
+from workers.fetch.download import download_shard
+from workers.fetch.images_before import ShardFiles
 from workers.fetch.local_images import Folder, LocalBase, LocalImages
 
 

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from workers.base.contracts import PAIRS
+from workers.base.contracts import ANSWERS, PAIRS
 from workers.base.pair_ids import make_pair_id
 from workers.base.storage import write_table
-from workers.fetch.requests import write_requests
+from workers.fetch.requests import AnsweredShard, write_requests
 
 
 def requested(folder, captions_of, size, files=3):
@@ -56,3 +56,36 @@ def test_a_url_of_more_captions_than_a_list_has_rows_has_a_list_of_its_own_size(
     logos = [sum(row["url"].endswith("logo.png") for row in some) for some in lists]
     assert sorted(logos) == [*[0] * (len(lists) - 1), 90]
     assert all(len(some) <= 20 for some in lists if len(some) < 90)
+
+
+@pytest.mark.parametrize("has_image", [0, 7, 16, 20, 23, 47])
+def test_a_list_says_which_shard_has_the_image_of_a_caption_that_it_does_not_have(
+    tmp_path, has_image
+):
+    """Also where the captions of a URL, here the third, are in two files of pairs."""
+    pair_ids = sorted(
+        make_pair_id(f"http://a.example/{n}.png", f"caption {caption}")
+        for n in range(6)
+        for caption in range(8)
+    )
+    rows = [
+        {"pair_id": pair_id, "url": pair_id[:16], "caption": pair_id}
+        | {"source": "a@0", "query_ids": [0]}
+        for pair_id in pair_ids
+    ]
+    pairs = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    for path, some in zip(pairs, (rows[:20], rows[20:]), strict=True):
+        write_table(pa.Table.from_pylist(some, PAIRS), path)
+    images, answers, lists = (tmp_path / name for name in ("images", "answers", "lists"))
+    write_table(pa.table({"pair_id": [pair_ids[has_image]]}), images)
+    write_table(ANSWERS.empty_table(), answers)
+    lists.mkdir()
+    write_requests(pairs, [AnsweredShard("has it", images, answers, 2)], [], lists, 1000)
+    (path,) = lists.iterdir()
+    asked = pq.read_table(path).to_pylist()
+    url = pair_ids[has_image][:16]
+    assert [(row["pair_id"], row["image_in"]) for row in asked] == [
+        (pair_id, "has it" if pair_id[:16] == url else None)
+        for pair_id in pair_ids
+        if pair_id != pair_ids[has_image]
+    ]
