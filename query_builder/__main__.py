@@ -24,7 +24,9 @@ from workers.base.supervisor import supervised
 from workers.base.tally import Tally
 
 EPILOG = """\
-DIR may be a bucket's s3://, gs:// or az://; the list is there whole or not at all.
+DIR may be a bucket's s3://, gs:// or az://; the list is there whole or not at all. Given again, a
+command that was killed does not count again what it had counted of a folder DIR's list; of a
+bucket's, with --counts.
 DIR/00000.parquet has the columns query_id, query, kind (word, bigram, title or synset), count,
 pmi, npmi and views. The same files and options always give the same bytes. docs/queries.md says
 which terms become queries.
@@ -78,12 +80,19 @@ def parser() -> argparse.ArgumentParser:
         help=f"do not {_describe('lower_case')}",
     )
     result.add_argument(
+        "--counts",
+        metavar="DIR",
+        default=None,
+        help="folder or URL where the counts of each part of a dump stay, for later lists: what it "
+        "has is not counted again (default: they go when the list is there)",
+    )
+    result.add_argument(
         "--beam",
         action="append",
         default=[],
         metavar="OPTION",
         help="an option of Apache Beam, as --beam=--runner=FlinkRunner; may be repeated "
-        "(default: run in this process)",
+        "(default: run on all cores of this machine)",
     )
     result.add_argument(
         "--verbose", action="store_true", default=False, help="show Beam's own log too"
@@ -133,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"query_builder: {shown(str(error))}\n")
         return ExitCode.CONFIGURATION
     try:
-        return _build(files, place, settings, options.beam)
+        return _build(files, place, settings, options)
     except ChangedError as error:
         sys.stderr.write(f"query_builder: {error}\n")
         return ExitCode.CONFIGURATION
@@ -159,8 +168,13 @@ def _check_empty(out: Path | Bucket) -> None:
         if out.check():
             raise FileExistsError(f"{out.url} has objects already; name another prefix")
         out.time()  # what cannot be written to is said before the work, not after it
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or not all(map(_is_unfinished, out.iterdir()))):
         raise FileExistsError(f"{out} exists and is not an empty directory")
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether a killed command has left it, with which the same command goes on."""
+    return path.name.startswith(".tmp-")  # storage.TEMPORARY_PREFIX, which imports PyArrow
 
 
 @contextmanager
@@ -176,7 +190,7 @@ def _folder_of(place: Path | Bucket) -> Iterator[Path]:
 
 
 def _build(
-    files: Inputs, place: Path | Bucket, settings: QuerySettings, beam: Sequence[str]
+    files: Inputs, place: Path | Bucket, settings: QuerySettings, options: argparse.Namespace
 ) -> int:
     # Beam takes seconds to import: not for --help, nor to say that a dump is missing.
     from query_builder import progress
@@ -184,14 +198,20 @@ def _build(
     from workers.base.beam_pipeline import check_options
 
     try:
-        check_options(beam)
+        check_options(options.beam)
     except (ValueError, ImportError) as error:
         sys.stderr.write(f"query_builder: --beam: {error}\n")
         return ExitCode.CONFIGURATION
     size = sum(map(size_of, files.all()))
     with _folder_of(place) as out, progress.shown(size, sys.stderr):
         tallies = build_queries(
-            files.dumps, out, settings, beam, views=files.views, synsets=files.synsets
+            files.dumps,
+            out,
+            settings,
+            options.beam,
+            views=files.views,
+            synsets=files.synsets,
+            counts=options.counts,
         )
     say(f"{summary(tallies)}wrote {tallies['terms'].kept:,} queries to {place}")
     found = list(problems(tallies, settings))

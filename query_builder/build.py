@@ -2,63 +2,57 @@
 
 ::
 
-    dumps ─▶ parts ─▶ pages ─▶ counts, spilled by partition ─▶ summed, pruned ─┐
+    dumps ─▶ parts ─▶ counts of each, in files ─▶ summed by partition, pruned ─┐
                         ├──▶ titles ─┬─────────────────────────────────────────┤
                         │            │  page views ─▶ summed by title ─────────┤
                         │            │      WordNet ─▶ names of synsets ───────┤
                         └──▶ tally of pages ─────────────────────▶ select, write
 
-An element is a part of a dump, a shard of pages or a piece of a file, never a word: Beam's cost
-for an element is then small against the work on it. Pages are counted where they are read and
-are never shuffled.
+An element is a part of a dump or a piece of a file, never a word: Beam's cost for an element is
+then small against the work on it. Pages are counted where they are read and are never shuffled.
 
 Memory does not grow with the dumps. A worker adds up what it counts in one table; when that is
-full it goes into a file, cut into partitions by a hash of the word, and the worker starts anew.
-What is shuffled is where the pieces are. Then one partition at a time is summed, and only its
-frequent terms remain. There are as many partitions as keep each one small, whatever the dumps.
+full it goes into the part's file (``part_counts``), cut into partitions by a hash of the word, and
+the worker starts anew. What is shuffled is where the pieces are. Then one partition at a time is
+summed, and only its frequent terms remain. There are as many partitions as keep each one small,
+whatever the dumps.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.windowed_value import WindowedValue
 
-from query_builder import spill
-from query_builder.counts import Counter
-from query_builder.dump import dump_parts, read_pages
+from query_builder import part_counts, progress
+from query_builder.dump import dump_parts
 from query_builder.inputs import Inputs
-from query_builder.markup import plain_text
+from query_builder.part_counts import Counting, PartCounts, count_part
 from query_builder.settings import QuerySettings
-from query_builder.sources import Part
 from query_builder.synsets import read_synsets
 from query_builder.terms import Frequent, prune, select
 from query_builder.titles import Titles, add_titles
-from query_builder.wikis import Wiki
-from workers.base.beam_pipeline import file_names, open_pipeline, pipeline_options
+from workers.base.beam_pipeline import file_names, on_all_cores, open_pipeline, pipeline_options
 from workers.base.file_systems import size_of
 from workers.base.storage import TEMPORARY_PREFIX, write_table
 from workers.base.tally import Tally, take_tallies, write_tallies
-
-#: Characters of wikitext in a shard: enough to make calls cheap, few enough for the caches.
-SHARD_CHARACTERS = 1 << 20
-
-#: Distinct words and bigrams that a worker holds; their tables then take some 100 MB.
-MAX_ENTRIES = 2_500_000
 
 #: Bytes of dump a partition, so that its sum is no larger than a worker's table. A compressed
 #: byte is some five of XML.
 PARTITION_BYTES = 64_000_000
 COMPRESSION = 5
 MIN_PARTITIONS, MAX_PARTITIONS = 4, 2048
+
+#: Partitions that a part's file has at least: the files of dumps that grow serve as they are.
+FILE_PARTITIONS = 256
+
+#: Bytes of dump for which processes of their own are worth the seconds that they take to start.
+BYTES_FOR_PROCESSES = 64_000_000
 
 
 def build_queries(
@@ -69,6 +63,7 @@ def build_queries(
     *,
     views: Sequence[Path] = (),
     synsets: Sequence[Path] = (),
+    counts: str | None = None,
 ) -> dict[str, Tally]:
     """Write ``out_dir/00000.parquet`` (schema ``QUERIES``); return the tally of the work.
 
@@ -82,63 +77,123 @@ def build_queries(
         dumps: paths and URLs.
         views: page view files; without them ``settings.titles`` alone decides on titles.
         synsets: WordNet's data files.
+        counts: folder (a path or URL) for the counts of each part of a dump. What it has of these
+            dumps is not counted again, and what is counted stays. None: they are below Beam's
+            ``--temp_location``, which may be a URL, else below ``out_dir``, and removed when the
+            list is there; those of a command that was killed are in ``out_dir`` for the next.
 
     ``out_dir`` must be reachable by Beam's workers. ``beam_options`` are Beam's own command
-    line options; without a ``--runner`` the pipeline runs in this process. Partial counts are
-    written below its ``--temp_location``, which may be a URL, else below ``out_dir``, and removed
-    in the end. Raises OSError for files that cannot be opened, and LostRowsError if a tally does
-    not balance.
+    line options; without any, the pipeline runs on this machine, on all its cores if the dumps are
+    large. Raises OSError for files that cannot be opened, and LostRowsError if a tally does not
+    balance.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    report = out_dir / f"{TEMPORARY_PREFIX}tallies.json"
     inputs = Inputs(list(map(str, dumps)), views, synsets)
-    folder = _spill_folder(out_dir, beam_options)
-    try:
-        with open_pipeline(beam_options) as pipeline:
-            counting = Counting(settings.lower_case, _partitions(inputs.dumps), folder)
-            _add_stages(pipeline, inputs, counting, out_dir / "00000.parquet", report, settings)
-    finally:
-        spill.remove(folder)
-    tallies = take_tallies(report)
-    for tally in tallies.values():
-        tally.check()
+    folder = counts or _counts_folder(out_dir, beam_options)
+    size = sum(map(size_of, inputs.dumps))
+    counting, partitions = how_to_count(inputs.dumps, settings)
+    options = on_all_cores(beam_options) if size >= BYTES_FOR_PROCESSES else beam_options
+
+    def counted(pipeline: Any) -> Any:
+        return (
+            pipeline
+            | "dumps" >> file_names(inputs.dumps)
+            | "parts" >> beam.FlatMap(lambda name: dump_parts(os.fsdecode(name)))
+            | "spread" >> beam.Reshuffle()
+            | "count" >> beam.Map(lambda part: os.fsencode(count_part(part, counting, folder)))
+        )
+
+    with progress.of_parts(folder):
+        tallies = _run(counted, partitions, inputs, out_dir, settings, options)
+    if counts is None:
+        part_counts.remove(folder)
     return tallies
 
 
-def _spill_folder(out_dir: Path, beam_options: Sequence[str]) -> str:
+def build_from_counts(
+    counts: Sequence[Path],
+    partitions: int,
+    out_dir: Path,
+    settings: QuerySettings,
+    beam_options: Sequence[str],
+    *,
+    views: Sequence[Path] = (),
+    synsets: Sequence[Path] = (),
+) -> dict[str, Tally]:
+    """``build_queries`` where the parts of all dumps have been counted (``how_to_count``)."""
+    size = sum(path.stat().st_size for path in counts)
+    options = on_all_cores(beam_options) if size >= BYTES_FOR_PROCESSES else beam_options
+
+    def counted(pipeline: Any) -> Any:
+        return pipeline | "counts" >> file_names(counts) | "spread" >> beam.Reshuffle()
+
+    inputs = Inputs([], views, synsets)
+    return _run(counted, partitions, inputs, out_dir, settings, options)
+
+
+def _counts_folder(out_dir: Path, beam_options: Sequence[str]) -> str:
     options = pipeline_options(beam_options).view_as(GoogleCloudOptions)
     if options.temp_location:
         return f"{options.temp_location.rstrip('/')}/query_builder-{uuid.uuid4().hex}"
     return str(out_dir.absolute() / f"{TEMPORARY_PREFIX}counts")
 
 
-def _partitions(dumps: Iterable[str]) -> int:
+def how_to_count(dumps: Iterable[str], settings: QuerySettings) -> tuple[Counting, int]:
+    """How the parts of some dumps are counted, and in how many partitions the counts are summed."""
     size = sum(size_of(dump) * (1 if dump.endswith(".xml") else COMPRESSION) for dump in dumps)
-    return min(max(MIN_PARTITIONS, size // PARTITION_BYTES), MAX_PARTITIONS)
+    wanted = min(max(MIN_PARTITIONS, size // PARTITION_BYTES), MAX_PARTITIONS)
+    partitions = 1 << (wanted - 1).bit_length()
+    return Counting(settings.lower_case, max(partitions, FILE_PARTITIONS)), partitions
+
+
+def _run(
+    counted: Callable[[Any], Any],
+    partitions: int,
+    inputs: Inputs,
+    out_dir: Path,
+    settings: QuerySettings,
+    beam_options: Sequence[str],
+) -> dict[str, Tally]:
+    """Add up what is in files of counts.
+
+    Args:
+        counted: gives a pipeline's collection of the files' names.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    report = out_dir / f"{TEMPORARY_PREFIX}tallies.json"
+    with open_pipeline(beam_options) as pipeline:
+        _add_stages(
+            pipeline,
+            counted(pipeline),
+            partitions,
+            inputs,
+            out_dir / "00000.parquet",
+            report,
+            settings,
+        )
+    tallies = take_tallies(report)
+    for tally in tallies.values():
+        tally.check()
+    return tallies
 
 
 def _add_stages(
     pipeline: Any,
+    counted: Any,
+    partitions: int,
     inputs: Inputs,
-    counting: Counting,
     queries: Path,
     report: Path,
     settings: QuerySettings,
 ) -> None:
-    read = (
-        pipeline
-        | "dumps" >> file_names(inputs.dumps)
-        | "parts" >> beam.FlatMap(lambda name: dump_parts(os.fsdecode(name)))
-        | "spread" >> beam.Reshuffle()
-        | "read" >> beam.FlatMap(read_shards).with_outputs("titles", "tally", main="texts")
+    found = counted | "look" >> beam.FlatMap(look_into, partitions).with_outputs(
+        "titles", "tally", main="pieces"
     )
     frequent = (
-        read.texts
-        | "count" >> beam.ParDo(CountShards(counting))
+        found.pieces
         | "partition" >> beam.GroupByKey()
-        | "sum" >> beam.MapTuple(lambda _, pieces: prune(spill.total(pieces), settings))
+        | "sum" >> beam.MapTuple(lambda _, pieces: prune(part_counts.total(pieces), settings))
     )
-    titles = add_titles(pipeline, read.titles, inputs.views, settings)
+    titles = add_titles(pipeline, found.titles, inputs.views, settings)
     synsets = (
         pipeline
         | "wordnet" >> file_names(inputs.synsets)
@@ -155,65 +210,18 @@ def _add_stages(
             beam.pvalue.AsList(frequent),
             beam.pvalue.AsSingleton(titles),
             beam.pvalue.AsList(synsets),
-            beam.pvalue.AsList(read.tally),
+            beam.pvalue.AsList(found.tally),
         )
     )
 
 
-def read_shards(part: Part) -> Iterator[Any]:
-    """The articles of a part: the wiki and lists of wikitext; their titles and the tally."""
-    tally = Tally()
-    texts: list[str] = []
-    titles: list[str] = []
-    characters = 0
-    for page in read_pages(part, tally):
-        texts.append(page.text)
-        titles.append(page.title)
-        characters += len(page.text)
-        if characters >= SHARD_CHARACTERS:
-            yield part.wiki, texts
-            yield beam.pvalue.TaggedOutput("titles", titles)
-            texts, titles, characters = [], [], 0
-    yield part.wiki, texts
-    yield beam.pvalue.TaggedOutput("titles", titles)
-    yield beam.pvalue.TaggedOutput("tally", tally)
-
-
-@dataclass(frozen=True)
-class Counting:
-    """How shards are counted and where the counts go."""
-
-    lower_case: bool
-    partitions: int
-    folder: str
-
-
-class CountShards(beam.DoFn):  # type: ignore[misc]
-    """Shards of pages to pieces of counts by partition: the sums of a bundle, or of as much of
-    it as fits in the table."""
-
-    def __init__(self, counting: Counting) -> None:
-        self._counting = counting
-
-    def start_bundle(self) -> None:
-        self._counter = Counter(lower_case=self._counting.lower_case)
-
-    def process(self, shard: tuple[Wiki, list[str]]) -> Iterator[tuple[int, spill.Piece]]:
-        wiki, texts = shard
-        # A line end between pages keeps the last word of one from meeting the first of the next.
-        self._counter.add_text("\n".join(plain_text(text, wiki) for text in texts))
-        if self._counter.words + self._counter.bigrams >= MAX_ENTRIES:
-            yield from self._spill()
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for piece in self._spill():
-            yield WindowedValue(piece, GlobalWindow().max_timestamp(), [GlobalWindow()])
-        del self._counter
-
-    def _spill(self) -> Iterator[tuple[int, spill.Piece]]:
-        counts = self._counter.take()
-        if len(counts):
-            yield from spill.spill(counts, self._counting.partitions, self._counting.folder)
+def look_into(file: bytes, partitions: int) -> Iterator[Any]:
+    """What is in a file of counts: where each partition's are; the titles and the tally."""
+    counts = PartCounts.open(os.fsdecode(file))
+    yield from counts.pieces(partitions)
+    for titles in counts.titles():
+        yield beam.pvalue.TaggedOutput("titles", titles)
+    yield beam.pvalue.TaggedOutput("tally", counts.index.tally)
 
 
 def write_queries(

@@ -1,7 +1,8 @@
 """Passes: what must be learnt of all of a stage's input before the first of its shards is done.
 
-A pass is shards of work with receipts, like a stage, in a folder of the run that goes when the
-stage is complete. One that was cut off is gone on with; one whose input has changed is done anew.
+A pass is shards of work with receipts, like a stage, in a folder of the run. One that was cut off
+is gone on with; one whose input has changed is done anew. A stage that never reads them again once
+it is complete removes what they have written.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines.run.attempts import Work
+from pipelines.run.progress import Progress
 from pipelines.run.receipts import Outcome, Receipts, Shard, Side
 
 #: The folder of a run that has them.
@@ -34,9 +36,10 @@ class PassError(RuntimeError):
 
 def do_pass(
     stage: Path, name: str, work: Work, shards: Sequence[Shard], engine: Engine
-) -> tuple[Path, ...]:
-    """Do a pass of a stage's folder, as far as it is not done; returns what it has written, in the
-    order of its shards. Raises PassError for the first that failed, once all were tried.
+) -> Receipts:
+    """Do a pass of a stage's folder, as far as it is not done; returns the receipts.
+
+    Raises PassError for the first that failed, once all were tried.
     """
     folder = stage.parent / FOLDER / f"{stage.name}_{name}"
     receipts = Receipts(folder)
@@ -45,14 +48,16 @@ def do_pass(
     failed = []
     names = {shard.name for shard in done}
     todo = [shard for shard in shards if shard.name not in names]
-    for outcome in engine(work, todo, folder):
-        if outcome.receipt:
-            receipts.note(outcome.receipt)
-        else:
-            failed.append(outcome)
+    with Progress(f"{stage.name}, {name}", len(shards), len(done), folder) as progress:
+        for outcome in engine(work, todo, folder):
+            progress.advance(outcome)
+            if outcome.receipt:
+                receipts.note(outcome.receipt)
+            else:
+                failed.append(outcome)
     if failed:
         raise PassError(folder.name, failed[0])
-    return tuple(receipts.outputs())
+    return receipts
 
 
 def remove_passes(stage: Path) -> None:

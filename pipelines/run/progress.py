@@ -207,7 +207,7 @@ class Progress:
     def advance(self, outcome: Outcome) -> None:
         self.done += 1
         self._ended.add(outcome.shard)
-        if outcome.receipt:
+        if outcome.receipt and outcome.receipt.rows:  # a pass has none
             # A stage's last kind of row is the one that goes on to the next stage.
             *_, rows = outcome.receipt.rows.values()
             self.kept += rows["kept"]

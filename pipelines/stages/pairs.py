@@ -143,7 +143,7 @@ class Pairs(Stage):
         return Learnt(found, len(ranges), policy, counts, limits)
 
     def _pass(self, name: str, work: Work, shards: Sequence[Shard]) -> tuple[Path, ...]:
-        return do_pass(self.folder, name, work, shards, self._engine)
+        return tuple(do_pass(self.folder, name, work, shards, self._engine).outputs())
 
     def _by_queries(self, counts: Path, policy: Policy) -> list[Shard]:
         """Work on the queries that have too many pairs, some of them at a time."""

@@ -1,14 +1,20 @@
-"""Stage ``queries``: the Wikipedia dump, page views and WordNet to the query list, on Beam."""
+"""Stage ``queries``: the Wikipedia dump, page views and WordNet to the query list.
+
+The parts of the dumps are counted on the engine of text; the list is made of the counts on Beam.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipelines.run.config import ConfigError
-from pipelines.run.engines import in_process
-from pipelines.run.receipts import Outcome, Shard
+from pipelines.run.config import ConfigError, digest
+from pipelines.run.engines import in_process, on_text_engine
+from pipelines.run.passes import PassError, do_pass
+from pipelines.run.receipts import Outcome, Shard, Source
 from pipelines.stages.base import Stage
 from query_builder.inputs import Inputs, check_dumps, find_inputs
 from query_builder.settings import QuerySettings
@@ -16,9 +22,16 @@ from workers.base.credentials import shown
 from workers.base.file_systems import find_files, is_remote, version_of
 from workers.base.tally import Tally
 
+if TYPE_CHECKING:
+    from query_builder.part_counts import Counting
+    from query_builder.sources import Part
+
+#: Of a key, the digits that name what was counted under it.
+_NAME_DIGITS = 24
+
 
 class Queries(Stage):
-    """One shard: every term's count needs all pages."""
+    """One shard, once the parts of the dumps are counted: every term's count needs all pages."""
 
     name = "queries"
     version = 4
@@ -78,9 +91,49 @@ class Queries(Stage):
         return [replace(shard, values={"remote_dumps": remote})]
 
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
-        assert self.settings is not None  # else there are no shards
-        work = BuildQueries(self.settings, self.run.config.beam.options)
-        return in_process(work, shards, self.folder)
+        settings = self.settings
+        assert settings is not None  # else there are no shards
+        if settings.list:
+            yield from in_process(WriteOwnList(settings), shards, self.folder)
+            return
+        (shard,) = shards
+        from query_builder.build import how_to_count
+
+        counting, partitions = how_to_count(self.files(settings).dumps, settings)
+        try:
+            counts = self._count(settings, counting)
+        except PassError as error:
+            yield error.outcome_of(shard)
+            return
+        work = BuildQueries(settings, partitions, self.run.config.beam.options)
+        files = {**shard.files, "counts": tuple(source.path for source in counts)}
+        shard = replace(shard, files=files, sources=(*shard.sources, *counts))
+        yield from in_process(work, [shard], self.folder)
+
+    def _count(self, settings: QuerySettings, counting: Counting) -> list[Source]:
+        """Count what is in each part of the dumps, but for the parts that have been.
+
+        The counts stay: of dumps that grow, only what is new is counted. Raises PassError.
+        """
+        from query_builder.dump import dump_parts
+
+        dumps = self.files(settings).dumps
+        shards = [self._of_part(part, counting) for dump in dumps for part in dump_parts(dump)]
+        engine = partial(on_text_engine, config=self.run.config)
+        return do_pass(self.folder, "counts", CountPart(counting), shards, engine).sources()
+
+    def _of_part(self, part: Part, counting: Counting) -> Shard:
+        """The work on a part of a dump, under a name of what is in it."""
+        from query_builder.part_counts import VERSION
+
+        if is_remote(part.file):
+            content = [shown(part.file), *_versions([part.file])]
+        else:
+            content = [self._source(Path(part.file)).sha256]
+        place = {"dump": content, "start": part.start, "end": part.end}
+        key = digest({"version": VERSION, "counting": asdict(counting), **place})
+        # The dump is compared with its hash before the list is made.
+        return Shard(key[:_NAME_DIGITS], key, values={"part": part})
 
 
 def _check_own_list(settings: QuerySettings) -> None:
@@ -101,19 +154,42 @@ def _versions(dumps: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class BuildQueries:
+class WriteOwnList:
     settings: QuerySettings
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from query_builder.own_list import build_list
+
+        return build_list(shard.files["list"], out, self.settings)
+
+
+@dataclass(frozen=True)
+class CountPart:
+    """Counts the words and bigrams of a part of a dump."""
+
+    counting: Counting
+
+    def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
+        from query_builder.part_counts import SUFFIX, write_counts
+
+        write_counts(shard.values["part"], self.counting, str(out / f"{shard.name}{SUFFIX}"))
+        return {}  # the list's shard accounts for the pages
+
+
+@dataclass(frozen=True)
+class BuildQueries:
+    """Makes the list of what was counted."""
+
+    settings: QuerySettings
+    partitions: int
     beam_options: tuple[str, ...]
 
     def __call__(self, shard: Shard, out: Path) -> dict[str, Tally]:
-        from query_builder.build import build_queries
+        from query_builder.build import build_from_counts
 
-        if self.settings.list:
-            from query_builder.own_list import build_list
-
-            return build_list(shard.files["list"], out, self.settings)
-        return build_queries(
-            [*shard.files["dumps"], *shard.values["remote_dumps"]],
+        return build_from_counts(
+            shard.files["counts"],
+            self.partitions,
             out,
             self.settings,
             self.beam_options,

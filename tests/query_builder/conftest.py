@@ -1,5 +1,6 @@
 """Dumps to read: gensim's real ones, and small ones made by the tests."""
 
+import bz2
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -9,18 +10,18 @@ import pytest
 from workers.base.settings import resolve_path
 
 GENSIM = "package:gensim/test/test_data"
+ENWIKI = f"{GENSIM}/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+BGWIKI = f"{GENSIM}/bgwiki-latest-pages-articles-shortened.xml.bz2"
 
 
 @pytest.fixture(scope="session")
 def enwiki() -> Path:
-    return resolve_path(
-        f"{GENSIM}/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-    )
+    return resolve_path(ENWIKI)
 
 
 @pytest.fixture(scope="session")
 def bgwiki() -> Path:
-    return resolve_path(f"{GENSIM}/bgwiki-latest-pages-articles-shortened.xml.bz2")
+    return resolve_path(BGWIKI)
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +50,20 @@ def write_dump(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def multistream(folder: Path, indexed: bool = True, wiki: str = "xx") -> Path:
+    """A dump as Wikimedia cuts them, two pages a stream, with its index."""
+    dump = folder / f"{wiki}-pages-articles-multistream.xml.bz2"
+    xml = dump_xml((f"Page {i}", f"text {i} of {wiki}") for i in range(40))
+    head, *pages = xml.replace("</mediawiki>\n", "").split("<page>")
+    bodies = [f"<page>{page}" for page in pages]
+    stored, index = bz2.compress(head.encode()), ""
+    for i in range(0, 40, 2):
+        index += f"{len(stored)}:{i}:Page {i}\n{len(stored)}:{i + 1}:Page: {i + 1}\n"
+        stored += bz2.compress("".join(bodies[i : i + 2]).encode())
+    dump.write_bytes(stored + bz2.compress(b"</mediawiki>\n"))
+    if indexed:
+        name = f"{wiki}-pages-articles-multistream-index.txt.bz2"
+        (folder / name).write_bytes(bz2.compress(index.encode()))
+    return dump

@@ -16,7 +16,7 @@ import regex
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from query_builder import build
+from query_builder import build, part_counts
 from query_builder.build import build_queries
 from query_builder.markup import plain_text
 from query_builder.settings import BigramSettings, QuerySettings
@@ -100,15 +100,17 @@ def test_real_dump_gives_sensible_queries(enwiki, tmp_path):
     shard=st.sampled_from([1, 10_000, 1 << 20]),
     entries=st.sampled_from([1, 5_000, 1 << 20]),
     partitions=st.integers(1, 20),
+    in_file=st.sampled_from([1, 8, 64]),
     workers=st.integers(1, 3),
 )
-@example(False, 1 << 20, 1 << 20, 4, 1)
-@example(True, 10_000, 5_000, 3, 2)
+@example(False, 1 << 20, 1 << 20, 4, 256, 1)
+@example(True, 10_000, 5_000, 3, 1, 2)
 def test_same_bytes_whatever_the_order_shards_partitions_and_workers(
-    bgwiki, tables, seen, monkeypatch, reverse, shard, entries, partitions, workers
+    bgwiki, tables, seen, monkeypatch, reverse, shard, entries, partitions, in_file, workers
 ):
-    monkeypatch.setattr(build, "SHARD_CHARACTERS", shard)
-    monkeypatch.setattr(build, "MAX_ENTRIES", entries)
+    monkeypatch.setattr(part_counts, "SHARD_CHARACTERS", shard)
+    monkeypatch.setattr(part_counts, "MAX_ENTRIES", entries)
+    monkeypatch.setattr(build, "FILE_PARTITIONS", in_file)
     monkeypatch.setattr(build, "MIN_PARTITIONS", partitions)
     monkeypatch.setattr(build, "MAX_PARTITIONS", partitions)
     dumps = [tables, bgwiki] if reverse else [bgwiki, tables]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from query_builder.counts import Counter as TermCounter
 from query_builder.counts import Counts, count, merge, partition
-from query_builder.spill import Piece, remove, spill, total
 
 #: What nobody sees: it is taken out of the reference's text before.
 UNSEEN = regex.compile(r"[\p{Default_Ignorable_Code_Point}&&\p{Cf}]|[\ufe00-\ufe0f]", regex.V1)
@@ -96,26 +95,6 @@ def test_partitions_sum_to_the_whole(text, partitions):
     assert spelt_out(merge(parts)) == spelt_out(whole)
     counted = [word for part in parts for word in spelt_out(part)[0]]
     assert len(set(counted)) == len(counted)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(some_text, min_size=1, max_size=6), st.integers(1, 4), st.data())
-def test_sums_of_spilled_counts_do_not_depend_on_how_they_were_cut(texts, partitions, data):
-    """Any number of workers, each spilling whenever its table is full, and pieces in any order."""
-    folder = "memory://spilled"
-    pieces: list[tuple[int, Piece]] = []
-    counters = [TermCounter(lower_case=True) for _ in range(3)]
-    for text in texts:
-        counter = counters[data.draw(st.integers(0, 2))]
-        counter.add_text(text)
-        if data.draw(st.booleans()):
-            pieces += spill(counter.take(), partitions, folder)
-    for counter in counters:
-        pieces += spill(counter.take(), partitions, folder)
-    shuffled = data.draw(st.permutations(pieces))
-    sums = [total(p for own, p in shuffled if own == part) for part in range(partitions)]
-    remove(folder)
-    assert spelt_out(merge(sums)) == reference("\n".join(texts), lower_case=True)
 
 
 def test_tables_grow_and_can_be_emptied():

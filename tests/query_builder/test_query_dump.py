@@ -17,7 +17,7 @@ from query_builder import sources
 from query_builder.dump import Page, dump_parts, is_stub, read_pages
 from query_builder.markup import plain_text
 from query_builder.sources import CHUNK_BYTES, Part, find_dumps, parts
-from tests.query_builder.conftest import dump_xml
+from tests.query_builder.conftest import dump_xml, multistream
 from workers.base.tally import Tally
 
 
@@ -238,23 +238,6 @@ def test_a_file_that_is_no_dump_is_reported(tmp_path, stored):
     pages, tally = read(path)
     assert not pages
     assert tally.failed == {"damaged_dump": 1}
-
-
-def multistream(folder: Path, indexed: bool = True) -> Path:
-    """A dump as Wikimedia cuts them, two pages a stream, with its index."""
-    dump = folder / "xx-pages-articles-multistream.xml.bz2"
-    xml = dump_xml((f"Page {i}", f"text {i}") for i in range(40))
-    head, *pages = xml.replace("</mediawiki>\n", "").split("<page>")
-    bodies = [f"<page>{page}" for page in pages]
-    stored, index = bz2.compress(head.encode()), ""
-    for i in range(0, 40, 2):
-        index += f"{len(stored)}:{i}:Page {i}\n{len(stored)}:{i + 1}:Page: {i + 1}\n"
-        stored += bz2.compress("".join(bodies[i : i + 2]).encode())
-    dump.write_bytes(stored + bz2.compress(b"</mediawiki>\n"))
-    if indexed:
-        name = "xx-pages-articles-multistream-index.txt.bz2"
-        (folder / name).write_bytes(bz2.compress(index.encode()))
-    return dump
 
 
 def test_an_indexed_dump_is_read_in_parts(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.runner import create_runner
 
+from workers.base.cores import usable_cores
 from workers.base.exit_codes import causes
 
 #: Seconds within which a job server must answer.
@@ -29,6 +30,16 @@ def pipeline_options(arguments: Sequence[str]) -> PipelineOptions:
     # DirectRunner, Beam's default, would first try to download another runner's binary.
     embedded = [] if any(a.startswith("--runner") for a in arguments) else ["--runner=FnApiRunner"]
     return PipelineOptions([*embedded, *arguments])
+
+
+def on_all_cores(arguments: Sequence[str]) -> list[str]:
+    """The options, with a process of Beam's for each core of this machine unless they name a runner
+    or its workers."""
+    chosen = ("--runner", "--direct_num_workers", "--direct_running_mode")
+    if any(argument.startswith(chosen) for argument in arguments) or usable_cores() == 1:
+        return list(arguments)
+    workers = f"--direct_num_workers={usable_cores()}"
+    return [*arguments, "--direct_running_mode=multi_processing", workers]
 
 
 def check_options(arguments: Sequence[str]) -> None:

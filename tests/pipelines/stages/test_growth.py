@@ -83,7 +83,9 @@ def test_an_image_that_is_damaged_is_given_to_no_other_caption(nights):
     path.write_bytes(content)
     assert nights(PATHS, captions={"/0.png": ["another"]}) == []
     assert nights.code == 3
-    assert nights(PATHS, captions={"/0.png": ["another"]}) == sorted([*PATHS, "/0.png"]), "both lists"
+    assert nights(PATHS, captions={"/0.png": ["another"]}) == sorted([*PATHS, "/0.png"]), (
+        "both lists"
+    )
     assert nights.code == 0
     assert nights(PATHS, captions={"/0.png": ["another"]}) == []
     first, second = rows_of(nights, "images", "/0.png")
