@@ -6,7 +6,9 @@ writing of Parquet included, imports and the compilation of kernels not. Beam ta
 to start, whatever the dump; a hundred MB are small for one, but enough for that not to count. The
 dump is the embedded sample with its pages repeated, so both sides see a vocabulary that stops
 growing. It is plain XML unless ``--bz2`` is given: decompressing costs both sides the same.
-The last line is JSON.
+
+``--cores`` measures ours alone on one core and on all, on a multistream dump of many parts with its
+index, as Wikimedia has them; the start of Beam's processes is part of it. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import bz2
 import json
+import os
 import re
 import sys
 import tempfile
@@ -65,6 +68,41 @@ def repeat_dump(dump: Path, copies: int, path: Path, *, compressed: bool) -> flo
     return size / 1e6
 
 
+def multistream(dump: Path, copies: int, folder: Path) -> tuple[Path, float]:
+    """A dump with the pages of ``dump`` repeated, a stream each time; its MB of XML."""
+    path = folder / "copies-multistream.xml.bz2"
+    megabytes = repeat_dump(dump, copies, path, compressed=True)
+    xml = bz2.decompress(dump.read_bytes())
+    head = len(bz2.compress(xml[: xml.index(b"<page>")]))
+    stream = len(bz2.compress(xml[xml.index(b"<page>") : xml.rindex(b"</mediawiki>")]))
+    lines = (f"{head + number * stream}:{number}:a page\n" for number in range(copies))
+    index = folder / "copies-multistream-index.txt.bz2"
+    index.write_bytes(bz2.compress("".join(lines).encode()))
+    return path, megabytes
+
+
+def on_cores(sample: Path, copies: int, rounds: int) -> None:
+    """Ours on one core and on all that this process may use, in turns."""
+    cores = sorted(os.sched_getaffinity(0))
+    wall: dict[int, list[float]] = {1: [], len(cores): []}
+    with tempfile.TemporaryDirectory() as folder:
+        dump, megabytes = multistream(sample, copies, Path(folder))
+        stored = dump.stat().st_size / 1e6
+        for _ in range(rounds):
+            for number, seconds in wall.items():
+                os.sched_setaffinity(0, cores[:number])  # what is started inherits it
+                started = time.perf_counter()
+                ours(dump)
+                seconds.append(time.perf_counter() - started)
+    one, all_ = (megabytes / median(seconds) for seconds in wall.values())
+    write = sys.stdout.write
+    write(f"{megabytes:.0f} MB of XML, {stored:.0f} MB of bz2\n")
+    write(f"{'':20}{'MB/s':>8}{'of one core':>13}\n{'one core':20}{one:8.1f}{1:13.2f}\n")
+    write(f"{f'{len(cores)} cores':20}{all_:8.1f}{all_ / one:13.2f}\n")
+    result = {"megabytes": megabytes, "stored_megabytes": stored, "seconds": wall}
+    write(json.dumps({**result, "cores": len(cores), "of_one_core": all_ / one}) + "\n")
+
+
 def ours(dump: Path) -> None:
     with tempfile.TemporaryDirectory() as out:
         build_queries([dump], Path(out) / "queries", QuerySettings(), [])
@@ -105,7 +143,14 @@ def main() -> int:
     parser.add_argument("--baseline-copies", type=int, default=1, help="for gensim (default: 1)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved; the median counts")
     parser.add_argument("--bz2", action="store_true", help="decompression is part of the work")
+    parser.add_argument(
+        "--cores", type=int, metavar="COPIES", help="of its pages, as 96; see above"
+    )
     options = parser.parse_args()
+    if options.cores:
+        ours(resolve_path(options.dump))  # compiles the kernels
+        on_cores(resolve_path(options.dump), options.cores, options.rounds)
+        return 0
 
     rounds: dict[str, list[Speed]] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -100,7 +100,7 @@ class TextSettings(Settings):
         default=128 << 20,
         ge=1,
         description="of inputs that are one shard of candidates, about: small inputs are grouped, "
-        "a larger Parquet file is cut between row groups",
+        "a larger Parquet file is cut between row groups, one of JSON lines between lines",
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipelines.run.config import RaySettings
 from pipelines.run.engines import start_ray
 from workers.web.leases import LeaseBook, Reply
+from workers.web.robots import Reply as RuleFile
 
 if TYPE_CHECKING:
     import ray.actor
@@ -35,3 +36,10 @@ class RayLeaseBook:
     async def exchange(self, task: str, asked: Sequence[str], given: Mapping[str, float]) -> Reply:
         reply: Reply = await self.actor.exchange.remote(task, asked, given)
         return reply
+
+    async def rules(self, url: str) -> RuleFile | None:
+        said: RuleFile | None = await self.actor.rules.remote(url)
+        return said
+
+    async def note_rules(self, url: str, said: RuleFile) -> None:
+        await self.actor.note_rules.remote(url, said)

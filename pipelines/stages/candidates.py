@@ -120,7 +120,8 @@ class Candidates(Stage):
         A folder of pages and what lies on other machines is not read for it: size and time count.
         A URL that is signed anew is the same file.
         """
-        what = f"{source.kind} {source.name} {source.columns} {source.root_url} {source.row_groups}"
+        what = f"{source.kind} {source.name} {source.columns} {source.root_url}"
+        what += f" {source.row_groups} {source.span}"
         if source.folder:  # the URLs of its images count from there
             what += f" {source.folder.root}/{source.folder.inside}"
         if is_local_file(source):

@@ -142,6 +142,11 @@ def _valid(lines: bytes) -> bytes:
     return lines
 
 
+def is_utf16(head: bytes) -> bool:
+    """Whether a text that begins so is read as UTF-16."""
+    return any(begin.match(head) for begin, _ in _UTF16)
+
+
 def _in_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """A text without its byte order mark, in UTF-8 where that or its first sign says UTF-16."""
     head = b""

@@ -14,9 +14,14 @@ from dataclasses import dataclass, replace
 
 import pyarrow.parquet as pq
 
+from workers.base.compressed import format_of
 from workers.base.file_systems import open_file
 from workers.base.storage import DAMAGED_PARQUET
+from workers.base.text_stream import is_utf16
 from workers.extract.inputs import Input, InputKind
+
+#: Bytes that tell whether a text is plain.
+_HEAD_BYTES = 8
 
 #: A group has no more than this many times the size that is asked for, but for one large input.
 _MOST = 2
@@ -67,18 +72,38 @@ def group_names(groups: Iterable[Sequence[Input]]) -> Iterator[str]:
 
 
 def _name(source: Input) -> str:
-    return f"{source.name} {source.files} {source.row_groups}"
+    return f"{source.name} {source.files} {source.row_groups or source.span}"
 
 
 def cut(whole: Sized, target: int) -> Iterator[Sized]:
-    """An input in pieces of about ``target`` bytes: Parquet by its row groups; others as a whole.
+    """An input in pieces of about ``target`` bytes: Parquet by its row groups, JSON lines that are
+    not compressed at line ends; others as a whole.
 
     One that cannot be read is a whole, and fails where it is worked on.
     """
-    source = whole.source
-    if source.kind is not InputKind.PARQUET or whole.bytes <= target:
+    kind = whole.source.kind
+    if whole.bytes > target and kind is InputKind.PARQUET:
+        yield from _row_groups(whole, target)
+    elif whole.bytes > target and kind is InputKind.JSONL and _has_line_feeds(whole.source):
+        for start in range(0, whole.bytes, target):
+            end = min(start + target, whole.bytes)
+            yield Sized(replace(whole.source, span=(start, end)), end - start)
+    else:
         yield whole
-        return
+
+
+def _has_line_feeds(source: Input) -> bool:
+    """Whether a line feed in a file is the end of a line: of plain text in bytes of ASCII."""
+    try:
+        with open_file(source.url) as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    return format_of(head) is None and not is_utf16(head)
+
+
+def _row_groups(whole: Sized, target: int) -> Iterator[Sized]:
+    source = whole.source
     try:
         with open_file(source.url) as file:
             metadata = pq.ParquetFile(file).metadata

@@ -79,7 +79,7 @@ class Input:
     ``columns`` is set for pair lists whose columns could be read; ``files`` (paths below
     ``url``) and ``root_url`` (what the folder is on the web, or "") for HTML. ``folder`` is set
     for lists and HTML in a folder whose images may be read, ``row_groups`` for a part of a Parquet
-    file.
+    file, ``span`` for one of a file of JSON lines.
     """
 
     url: str  # an absolute path or an fsspec URL
@@ -89,6 +89,7 @@ class Input:
     root_url: str = ""
     folder: Folder | None = None  # where its local images may be
     row_groups: tuple[int, int] | None = None  # from one until before another; None: all
+    span: tuple[int, int] | None = None  # bytes in which its lines begin; None: all
 
     @cached_property
     def name(self) -> str:

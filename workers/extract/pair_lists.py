@@ -7,7 +7,7 @@ one reason; where a list is damaged, the rows that could be read are kept.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from workers.base.credentials import shown
 from workers.base.file_systems import is_away, open_file
+from workers.base.line_span import LineSpan
 from workers.base.storage import DAMAGED_PARQUET
 from workers.base.tally import Tally
 from workers.base.text_stream import NOT_TEXT
@@ -47,7 +48,11 @@ def read_pair_list(source: Input, images: Tally) -> Iterator[pa.Table]:
 
 def _batches(file: BinaryIO, source: Input, images: Tally) -> Iterator[Batch]:
     if source.kind is not InputKind.PARQUET:
-        return read_text_list(file, source.name, source.columns, images)
+        name = source.name
+        if source.span:
+            file = cast("BinaryIO", LineSpan(file, *source.span))
+            name = f"{name}@{source.span[0]}"  # lines count from there
+        return read_text_list(file, name, source.columns, images)
     if source.columns is None:
         raise OSError("its columns could not be read")
     return _read_parquet(file, source, source.columns, images)
@@ -56,7 +61,9 @@ def _batches(file: BinaryIO, source: Input, images: Tally) -> Iterator[Batch]:
 def _candidates(first: int, urls: Any, captions: Any, source: Input, images: Tally) -> pa.Table:
     """The rows of a batch that are candidates; the others are counted."""
     rows = pa.array(np.arange(first, first + len(urls))).cast(pa.string())
-    sources = pc.binary_join_element_wise(source.name, rows, "@")
+    # Of a part of a text, nobody knows how many rows are before it.
+    place = f"{source.name}@{source.span[0]}+" if source.span else f"{source.name}@"
+    sources = pc.binary_join_element_wise(place, rows, "")
     (urls, bad_url), (captions, bad_caption) = _texts(urls), _texts(captions)
     normal, reasons = local_urls(urls, *normal_urls(urls), source.folder)
     blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(captions)), 0)

@@ -222,20 +222,30 @@ class ImageFetcher:
         """
         host = self._host(url)
         async with host.turn(self._backlog.room):
-            began = time.monotonic()
-            try:
-                answer = await self._client.get(url, limit, budget.seconds, is_wanted)
-            except ERRORS as error:
-                if failure_reason(error) in _NO_ANSWER:
-                    host.failed()
-                raise
-            finally:
-                budget.seconds -= time.monotonic() - began
-            host.answered()
-            pause = _pause_of(answer)
-            if pause is not None and is_passing(f"http_{answer.status}"):
-                host.pause(pause)
-            return answer
+            return await self._ask(host, url, limit, budget, is_wanted)
+
+    async def _ask(
+        self,
+        host: Host,
+        url: str,
+        limit: int,
+        budget: _Budget,
+        is_wanted: Callable[[int, CIMultiDictProxy[str]], bool],
+    ) -> Answer:
+        began = time.monotonic()
+        try:
+            answer = await self._client.get(url, limit, budget.seconds, is_wanted)
+        except ERRORS as error:
+            if failure_reason(error) in _NO_ANSWER:
+                host.failed()
+            raise
+        finally:
+            budget.seconds -= time.monotonic() - began
+        host.answered()
+        pause = _pause_of(answer)
+        if pause is not None and is_passing(f"http_{answer.status}"):
+            host.pause(pause)
+        return answer
 
     def _host(self, url: str) -> Host:
         name = authority(url)
@@ -276,22 +286,37 @@ class ImageFetcher:
         url, nothing = f"{start}{TDMREP}", _Rules(robots, TdmRep(b""))
         if robots.unreachable or not robots.txt.allows(url):
             return nothing
-        budget = _Budget(self._settings.max_seconds)
         with suppress(FetchError, *ERRORS):  # what cannot be had says nothing
-            answer = await self._get(url, MAX_ROBOTS_BYTES, budget, _is_good)
-            return _Rules(robots, TdmRep(answer.body))
+            return _Rules(robots, TdmRep((await self._rule_file(url, MAX_ROBOTS_BYTES)).body))
         return nothing
 
     async def robots_reply(self, url: str) -> Reply:
         """What ``read_robots`` wants to know. Raises FetchError."""
-        budget = _Budget(self._settings.max_seconds)
         try:
-            answer = await self._get(url, MAX_ROBOTS_DOWNLOAD, budget, _is_good)
+            return await self._rule_file(url, MAX_ROBOTS_DOWNLOAD)
         except TooLargeError as error:
             raise FetchError("robots_unreachable") from error
         except ERRORS as error:
             raise FetchError(failure_reason(error)) from error
-        return Reply(answer.status, answer.body, answer.headers.get("Location", ""))
+
+    async def _rule_file(self, url: str, limit: int) -> Reply:
+        """What a host says of itself there, which one of all tasks asks for.
+
+        Raises FetchError and what ``Client.get`` raises.
+        """
+        if said := await self._leases.rules(url):
+            return said
+        host = self._host(url)
+        async with host.turn(self._backlog.room):
+            # Another task may have asked while this one waited for its turn.
+            if said := await self._leases.rules(url):
+                return said
+            budget = _Budget(self._settings.max_seconds)
+            answer = await self._ask(host, url, limit, budget, _is_good)
+            said = Reply(answer.status, answer.body, answer.headers.get("Location", ""))
+            if not is_passing(f"http_{answer.status}"):
+                await self._leases.note_rules(url, said)
+        return said
 
     async def can_reach(self, url: str) -> bool:  # noqa: ARG002
         """The client itself connects to nothing that it may not."""

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,6 +16,9 @@ from workers.base.contracts import ANSWERS, IMAGES
 from workers.base.opt_outs import OptOuts
 from workers.base.pair_ids import URL_DIGITS, url_digits
 from workers.base.ranges import SortedFile
+
+#: The columns that a row of a list has itself; the others are its URL's.
+_OF_ROW = ("pair_id", "url", "caption", "tries")
 
 
 @dataclass(frozen=True)
@@ -67,22 +69,14 @@ def _given(
         answers = answered.read(group, ANSWERS.names)
         answers = answers.take(pc.index_in(images["pair_id"], answers["pair_id"].combine_chunks()))
         given = rows.filter(pc.is_valid(places))
-        yield _of_rows(given, images), _of_rows(given, _not_asked(answers))
+        yield _of_rows(given, images), _of_rows(given, answers)
         rows = rows.filter(pc.is_null(places))
 
 
 def _of_rows(rows: pa.Table, table: pa.Table) -> pa.Table:
-    """What is known of URLs, as that of other captions of theirs."""
-    for name in ("pair_id", "url", "caption"):
+    """What is known of URLs, as that of other captions of theirs, for which nothing was asked."""
+    own = {name: rows[name] for name in _OF_ROW} | {"attempts": pa.array([0] * len(rows))}
+    for name in own.keys() & set(table.column_names):
         at = table.schema.get_field_index(name)
-        table = table.set_column(at, table.schema.field(at), rows[name])
+        table = table.set_column(at, table.schema.field(at), own[name].cast(table.schema.types[at]))
     return table
-
-
-def _not_asked(answers: pa.Table) -> pa.Table:
-    """For these rows nothing was asked, and nothing is asked a second time."""
-    for name in ("tries", "attempts"):
-        at = answers.schema.get_field_index(name)
-        none = pa.array(np.zeros(len(answers), np.int32))
-        answers = answers.set_column(at, answers.schema.field(at), none)
-    return answers

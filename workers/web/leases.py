@@ -1,4 +1,5 @@
-"""Whose turn it is at a host: tasks that work at a time ask one host one after the other.
+"""What tasks that work at a time have in common: they ask one host one after the other, and read
+what it says of itself (robots.txt, tdmrep.json) once for all.
 
 A task keeps a host as long as no other wants it, or for LEASE seconds once one does, and hands on
 how long the host is to be left alone. So what ``requests_per_host`` and ``delay`` say holds for all
@@ -11,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
+
+from workers.web.robots import Reply as RuleFile
 
 #: Seconds for which a task keeps a host that others wait for.
 LEASE = 5.0
@@ -30,6 +33,8 @@ STALE, LOST = 1.0, 15.0
 _LONGEST = 86_400.0
 #: Seconds between the times at which the book forgets what is over.
 _SWEEP = 5.0
+#: Bytes of rules of hosts that the book knows; what was wanted longest ago goes for more.
+RULE_BYTES = 256 << 20
 
 
 class Reply(NamedTuple):
@@ -50,15 +55,23 @@ class _Entry:
 
 
 class LeaseBook:
-    """Which tasks ask which host now.
+    """Which tasks ask which host now, and what hosts have said of all that they have.
 
     Args:
         most: tasks that may ask a host at a time.
         clock: seconds.
+        rule_bytes: of what hosts have said.
     """
 
-    def __init__(self, most: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        most: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+        rule_bytes: int = RULE_BYTES,
+    ) -> None:
         self._most, self._clock = most, clock
+        self._rules = OrderedDict[str, RuleFile]()  # by URL
+        self._rule_bytes, self._most_rule_bytes = 0, rule_bytes
         self._name = uuid.uuid4().hex
         self._hosts = defaultdict[str, _Entry](_Entry)
         self._seen: dict[str, float] = {}  # tasks
@@ -90,6 +103,20 @@ class LeaseBook:
             for holder in entry.holders - {task}:
                 self._contended[holder].add(host)
         return Reply(self._name, granted, self._wanted(task, now))
+
+    def rules(self, url: str) -> RuleFile | None:
+        """What a task has read there, while this book is open."""
+        if url in self._rules:
+            self._rules.move_to_end(url)
+        return self._rules.get(url)
+
+    def note_rules(self, url: str, said: RuleFile) -> None:
+        """Keep what a task has read, for the others."""
+        self._rule_bytes -= _size(self._rules.pop(url, None))
+        self._rules[url] = said
+        self._rule_bytes += _size(said)
+        while self._rule_bytes > self._most_rule_bytes:
+            self._rule_bytes -= _size(self._rules.popitem(last=False)[1])
 
     def _is_next(self, entry: _Entry, task: str, now: float) -> bool:
         entry.holders = {holder for holder in entry.holders if self._is_alive(holder, now)}
@@ -126,12 +153,21 @@ class LeaseBook:
                 del self._hosts[host]
 
 
+def _size(said: RuleFile | None) -> int:
+    """Bytes that it takes, with what a short one costs beside its text."""
+    return len(said.body) + 1000 if said else 0
+
+
 class Book(Protocol):
     """A ``LeaseBook``, wherever it is."""
 
     async def exchange(
         self, task: str, asked: Sequence[str], given: Mapping[str, float]
     ) -> Reply: ...
+
+    async def rules(self, url: str) -> RuleFile | None: ...
+
+    async def note_rules(self, url: str, said: RuleFile) -> None: ...
 
 
 class Lease:
@@ -234,6 +270,15 @@ class Leases:
         if host not in self._asking:
             self._asking.add(host)
             self._asks.set()
+
+    async def rules(self, url: str) -> RuleFile | None:
+        """What another task has read there."""
+        return await self._book.rules(url) if self._book else None
+
+    async def note_rules(self, url: str, said: RuleFile) -> None:
+        """Tell other tasks what this one has read."""
+        if self._book:
+            await self._book.note_rules(url, said)
 
     async def keep(self) -> None:
         """Talk with the book until this is cancelled."""

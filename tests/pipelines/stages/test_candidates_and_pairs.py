@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,25 @@ def test_a_new_input_does_only_itself_and_the_ranges(tmp_path, lists, in_this_pr
     assert "http://b.example/1.jpg" in urls
     fresh = built(run_of(tmp_path / "fresh", lists))
     assert hashes(run, "candidates", "pairs") == hashes(fresh, "candidates", "pairs")
+
+
+def test_json_lines_in_several_shards_make_the_pairs_of_the_whole(tmp_path, in_this_process):
+    lists = write_lists(tmp_path / "lists", lists=1, rows=400)
+    (parquet,) = lists.glob("*.parquet")
+    rows = pq.read_table(parquet).to_pylist()
+    (lists / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    inputs = [str(lists / "rows.jsonl")]
+    cut = built(run_of(tmp_path / "cut", lists, {"bytes_per_shard": 5_000}, inputs=inputs))
+    whole = built(run_of(tmp_path / "whole", lists, {"bytes_per_shard": 10**6}, inputs=inputs))
+    assert len(cut.outputs("candidates")) > 4
+    assert len(whole.outputs("candidates")) == 1
+    of_cut, of_whole = (
+        pa.concat_tables(map(pq.read_table, run.outputs("pairs"))) for run in (cut, whole)
+    )
+    assert of_cut.drop_columns("source").equals(of_whole.drop_columns("source"))
+    before = ended(cut, "candidates")
+    again = run_of(tmp_path / "cut", lists, {"bytes_per_shard": 7_000}, inputs=inputs)
+    assert not before.items() & ended(built(again), "candidates").items(), "other lines"
 
 
 def test_another_cap_redoes_no_candidates(tmp_path, lists, in_this_process):

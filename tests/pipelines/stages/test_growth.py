@@ -43,9 +43,9 @@ def test_only_what_is_new_is_asked_for(nights):
 def rows_of(nights, stage, path):
     """The rows of a stage that are of a path, without what tells one list from another."""
     url = nights.web.url(path)
-    tables = [pq.read_table(file) for file in nights.run().outputs(stage)]
-    rows = [row for table in tables for row in table.to_pylist() if row["url"] == url]
-    return sorted(rows, key=lambda row: row["caption"])
+    files = sorted((nights.directory / stage).glob("*.parquet"))
+    rows = [row for file in files for row in pq.read_table(file).to_pylist() if row["url"] == url]
+    return sorted(rows, key=lambda row: (row["caption"], row.get("tries", 0)))
 
 
 def test_a_new_caption_of_an_image_that_is_there_asks_for_nothing(nights, web):
@@ -56,6 +56,12 @@ def test_a_new_caption_of_an_image_that_is_there_asks_for_nothing(nights, web):
     assert nights(PATHS, captions=more, after=10) == [], "the old caption is tried again"
     assert nights.code == 0
     assert nights.images() == {**dict.fromkeys(PATHS, 1), "/0.png": 3, "/1.png": 2, "/2.png": 2}
+    answers = rows_of(nights, "_tables/images", "/2.png")
+    assert [(row["caption"], row["tries"], row["attempts"], row["reason"]) for row in answers] == [
+        ("of what is missing", 0, 1, None),
+        ("what is at 2.png", 0, 1, "http_503"),
+        ("what is at 2.png", 1, 0, None),
+    ]
     first, second, third = rows_of(nights, "images", "/0.png")
     assert [row["caption"] for row in (first, second, third)] == [
         "a third",

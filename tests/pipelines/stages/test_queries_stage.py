@@ -12,6 +12,7 @@ from pipelines.run.engines import in_process
 from pipelines.run.runner import run_stages
 from query_builder import part_counts, sources
 from query_builder.build import build_queries
+from query_builder.sources import Part
 from tests.query_builder.conftest import BGWIKI, ENWIKI, multistream
 from workers.base.exit_codes import ExitCode
 from workers.base.settings import resolve_path
@@ -60,6 +61,7 @@ def test_engines_and_the_builder_alone_make_the_same_list(tmp_path):
     first, second = (run_of(tmp_path / name, *dumps, engine=name) for name in ("ray", "beam"))
     list_of_ray, list_of_beam = built(first), built(second)
     settings = first.config.queries
+    assert settings != "none"
     build_queries(dumps, tmp_path / "alone", settings, [])
     assert list_of_ray == list_of_beam == (tmp_path / "alone/00000.parquet").read_bytes()
     assert counts_of(first).keys() == counts_of(second).keys()
@@ -92,7 +94,7 @@ def test_another_number_of_queries_counts_nothing(tmp_path, in_this_process):
 
 
 def test_counting_that_was_cut_off_is_gone_on_with(tmp_path, in_this_process, monkeypatch, caplog):
-    dump, done = multistream(tmp_path), []
+    dump, done = multistream(tmp_path), list[Part]()
 
     def fails(part, counting, file):
         if len(done) == 2:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,3 +96,52 @@ def test_what_cannot_be_cut_is_one_piece(tmp_path):
     for name, kind in (("bad.parquet", InputKind.PARQUET), ("a.warc", InputKind.WARC)):
         whole = Sized(Input(str(tmp_path / name), kind), 10_000)
         assert list(cut(whole, 10)) == [whole]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("target", [5, 100, 357, 5_000])
+def test_json_lines_are_cut_at_line_ends(tmp_path, end, last, target):
+    path = tmp_path / "list.jsonl"
+    lines = [
+        json.dumps({"url": f"http://a.example/{n}.jpg", "caption": f"a cat {'x' * (n % 90)}"})
+        for n in range(60)
+    ]
+    lines[50] = "no JSON"
+    text = end.join(lines) + end * last
+    path.write_bytes(text.encode())
+    (whole,) = find_inputs([str(path)])
+    size = path.stat().st_size
+    pieces = list(cut(Sized(whole, size), target))
+    assert len(pieces) == -(-size // target)
+    assert sum(piece.bytes for piece in pieces) == size
+
+    total, found = Tally(), []
+    for piece in pieces:
+        images = Tally()
+        for table in extract_pairs(piece.source, Tally(), images):
+            found += table.to_pylist()
+        total = Tally.total([total, images])
+    (expected,) = extract_pairs(whole, Tally(), Tally())
+    assert total.counts() == {"in": 60, "kept": 59, "rejected": {}, "failed": {"bad_row": 1}}
+    without = [{**row, "source": ""} for row in found]
+    assert without == [{**row, "source": ""} for row in expected.to_pylist()]
+    assert len({row["source"] for row in found}) == 59
+    for piece in pieces:
+        start, _ = piece.source.span or (-1, -1)
+        own = [row["source"] for row in found if f"@{start}+" in row["source"]]
+        assert own == [f"list.jsonl@{start}+{number}" for number in range(len(own))]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(b'{"url": "http://a.example/1.jpg", "caption": "a cat"}\n' * 99),
+        ('{"url": "http://a.example/1.jpg", "caption": "a cat"}\n' * 99).encode("utf-16"),
+    ],
+)
+def test_json_lines_without_line_feeds_are_one_piece(tmp_path, content):
+    path = tmp_path / ("list.jsonl.gz" if content[:2] == b"\x1f\x8b" else "list.jsonl")
+    path.write_bytes(content)
+    (whole,) = find_inputs([str(path)])
+    assert list(cut(Sized(whole, len(content)), 10)) == [Sized(whole, len(content))]

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ from workers.base.settings import DownloadSettings
 from workers.fetch.fetch_each import fetch_each
 from workers.web import leases
 from workers.web.leases import LOST, STALE, LeaseBook, Leases
+from workers.web.robots import Reply as RuleFile
 
 
 class Clock:
@@ -119,6 +121,14 @@ class Shared:
             self.between()
             return self.book.exchange(*said)
 
+    async def rules(self, url):
+        with self.lock:
+            return self.book.rules(url)
+
+    async def note_rules(self, url, said):
+        with self.lock:
+            self.book.note_rules(url, said)
+
     def between(self):
         pass
 
@@ -177,6 +187,34 @@ def test_all_tasks_together_have_so_many_requests_at_a_host(at_once):
         tasks = [path.split("/")[1] for path in web.asked if path.endswith(".png")]
     changes = sum(one != other for one, other in pairwise(tasks))
     assert 3 <= changes < 60  # each had it several times, for a while
+
+
+@pytest.mark.usefixtures("short_leases")
+@pytest.mark.parametrize("status", [200, 404, 503])
+def test_what_a_host_says_of_itself_is_read_once_for_all_tasks(status):
+    """But for what it cannot say now, which another task asks for again."""
+    rules = {"/robots.txt": Answer(b"User-agent: *\nDisallow: /1/\n", status=status)}
+    with serving(answers(3, number=5) | rules) as web:
+        reasons = fetched(web, 3, Shared(), number=5)
+        asked = Counter(path for path in web.asked if not path.endswith(".png"))
+    if status == 503:
+        assert reasons == [["robots_unreachable"] * 5] * 3
+        assert asked == {"/robots.txt": 3}
+        return
+    refused = ["robots_txt" if status == 200 else ""] * 5
+    assert reasons == [[""] * 5, refused, [""] * 5]
+    assert asked == {"/robots.txt": 1, "/.well-known/tdmrep.json": 1}
+
+
+def test_of_what_hosts_have_said_the_book_keeps_what_was_wanted_last():
+    book = LeaseBook(rule_bytes=10_000)
+    for number in range(4):
+        book.note_rules(f"u{number}", RuleFile(200, b"x" * 2000, ""))
+        assert book.rules("u0")
+    assert [bool(book.rules(f"u{number}")) for number in range(4)] == [True, False, True, True]
+    book.note_rules("u2", RuleFile(200, b"", ""))
+    book.note_rules("u4", RuleFile(200, b"", ""))
+    assert [bool(book.rules(f"u{number}")) for number in (0, 2, 3, 4)] == [True] * 4
 
 
 @pytest.mark.usefixtures("short_leases")
