@@ -320,6 +320,23 @@ def test_images_that_another_shard_has_are_its_images_whatever_their_server_says
     assert (attempts[urls[2]], attempts[never]) == (0, 1)
 
 
+def test_an_image_that_stands_in_two_row_groups_is_given_once(host, tmp_path):
+    url = f"{host}/good.png"
+    rows = [
+        {"pair_id": make_pair_id(url, f"{n}"), "url": url, "caption": f"{n}", "tries": 0}
+        for n in range(300)
+    ]
+    asked = pa.Table.from_pylist(rows, schema=REQUESTS).sort_by("pair_id")
+    write_table(asked, tmp_path / "first.parquet")
+    settings = DownloadSettings(allow_private_hosts=("127.0.0.1",))
+    old, new = files_in(tmp_path / "old"), files_in(tmp_path / "new")
+    download_shard(tmp_path / "first.parquet", old, settings)
+    assert pq.read_metadata(old.images).num_row_groups == 2
+    further = further_captions([url], "old", tmp_path / "second.parquet")
+    tally = download_shard(further, new, settings, before={"old": old})["images"]
+    assert tally.counts()["in"] == tally.counts()["kept"] == 1
+
+
 def test_what_a_picture_was_and_who_answered(host, tmp_path):
     BODIES.update({"/tagged.png": image(), "/busy.png": image()})
     urls = [f"{host}{path}" for path in ("/moved", "/busy.png", "/text.png", "/absent.png")]
