@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from query_builder import progress
 from query_builder.__main__ import main
 from query_builder.dump import read_pages
 from query_builder.inputs import SYNSET_FILES
+from query_builder.part_counts import Counting, count_part
 from query_builder.settings import BigramSettings, QuerySettings, ShareSettings
 from query_builder.sources import Part
 from tests.object_store import objects_below, refuse
@@ -233,6 +235,26 @@ def test_progress_on_a_terminal_is_a_bar(enwiki, monkeypatch):
         for _ in read_pages(Part(str(enwiki)), Tally()):
             pass
     assert "reading: 100%|" in stream.getvalue()
+
+
+def test_progress_counts_the_parts_that_others_have_read(tmp_path, write_dump, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0.05)
+    dump = write_dump([("Fern", "one fern")])
+    part, counting = Part(str(dump)), Counting(lower_case=True, partitions=4)
+    kept = Path(count_part(part, counting, str(tmp_path / "kept")))
+    os.utime(kept, (0, 0))  # another command's
+    stream, size = io.StringIO(), dump.stat().st_size
+    with progress.shown(4 * size, stream), progress.of_parts(str(tmp_path / "kept")):
+        time.sleep(0.3)
+        assert not stream.getvalue()
+        count_part(part, counting, str(tmp_path / "kept"))  # which this one needs as well
+        (tmp_path / f"kept/other-{2 * size}.counts").touch()
+        deadline = time.monotonic() + 60
+        while "75%" not in stream.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert stream.getvalue().splitlines()[-1].startswith("reading: 75% of")
 
 
 def test_interrupt_exits_130(enwiki, tmp_path):

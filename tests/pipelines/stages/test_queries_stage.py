@@ -127,3 +127,10 @@ def test_counts_that_are_damaged_are_made_again(tmp_path, in_this_process):
     other = run_of(tmp_path / "run", dump, max_queries=3)
     built(other, ExitCode.PARTIAL)  # it says so, and takes the receipt away
     assert built(Run(run.config, run.directory)) == whole
+
+
+def test_other_words_are_counted_anew(tmp_path, in_this_process):
+    dump = multistream(tmp_path)
+    lower = built(run_of(tmp_path / "run", dump))
+    kept = run_of(tmp_path / "run", dump, lower_case=False)
+    assert built(kept) == built(run_of(tmp_path / "fresh", dump, lower_case=False)) != lower
