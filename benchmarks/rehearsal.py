@@ -45,8 +45,6 @@ DUMP = (
     "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 )
 STAGES = ("queries", "candidates", "pairs")
-#: Seconds in which a command begins to work.
-_START = 8.0
 #: Images of a page of the crawl.
 _PER_PAGE = 20
 
@@ -170,12 +168,15 @@ def open_shards(run_dir: Path, since: float) -> Iterator[float]:
 
 
 def kill(config: Path, run_dir: Path, after: float, log: Path) -> Kill | None:
-    """Give the command and end all its processes after so many seconds; None if it was faster."""
+    """Give the command and end all its processes so many seconds after it has begun to work; None
+    if it was faster."""
     began = time.time()
     with log.open("ab") as output:
         process = subprocess.Popen(
             command(config, run_dir), stdout=output, stderr=output, start_new_session=True
         )
+        while process.poll() is None and not any(open_shards(run_dir, began)):
+            time.sleep(0.05)
         try:
             process.wait(after)
         except subprocess.TimeoutExpired:
@@ -187,7 +188,9 @@ def kill(config: Path, run_dir: Path, after: float, log: Path) -> Kill | None:
             process.wait()
             return Kill(round(now - began, 1), len(ages), round(sum(ages), 1))
     if process.returncode:
-        raise RuntimeError(f"the command ended with {process.returncode}: see {log}")
+        raise RuntimeError(
+            f"the command ended with {process.returncode}: {log.read_text()[-3000:]}"
+        )
     return None
 
 
@@ -223,9 +226,8 @@ def rehearse(folder: Path, options: argparse.Namespace) -> int:
         run_dir = folder / f"run{runs}"
         while True:
             # Some ten of them in a run, if each goes on where the one before was.
-            longest = _START + seconds / 5
             is_last = len(kills) == options.kills
-            after = 86_400.0 if is_last else chance.uniform(_START / 2, longest)
+            after = 86_400.0 if is_last else chance.uniform(0, seconds / 6)
             found = kill(config, run_dir, after, folder / "log.txt")
             if found is None:
                 break

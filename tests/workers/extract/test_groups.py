@@ -133,6 +133,17 @@ def test_json_lines_are_cut_at_line_ends(tmp_path, end, last, target):
         assert own == [f"list.jsonl@{start}+{number}" for number in range(len(own))]
 
 
+def test_a_line_that_begins_where_a_piece_does_is_in_that_piece(tmp_path):
+    path = tmp_path / "list.jsonl"
+    lines = [f'{{"url": "http://a.example/{n}.jpg", "caption": "a cat"}}\n' for n in range(9)]
+    path.write_text("".join(lines))
+    (whole,) = find_inputs([str(path)])
+    pieces = list(cut(Sized(whole, path.stat().st_size), 3 * len(lines[0])))
+    read = [list(extract_pairs(piece.source, Tally(), Tally())) for piece in pieces]
+    urls = [[url for table in tables for url in table["url"].to_pylist()] for tables in read]
+    assert urls == [[f"http://a.example/{n + k}.jpg" for k in range(3)] for n in (0, 3, 6)]
+
+
 @pytest.mark.parametrize(
     "content",
     [
