@@ -13,6 +13,7 @@ articles above a search volume, and WordNet's synsets that are not in the list y
     image_words.py what other languages call images and their options
     words.py      what a word is
     counts.py     exact counts of words and bigrams, in columns
+    part_counts.py what a part of a dump holds, in a file that serves more than one list
     view_lines.py lines of Wikimedia's page view files, in columns
     views.py      page views of the titles
     titles.py     titles with their views, on Beam

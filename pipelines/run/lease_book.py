@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipelines.run.config import RaySettings
 from pipelines.run.engines import start_ray
 from workers.web.leases import LeaseBook, Reply
-from workers.web.robots import Reply as RuleFile
+from workers.web.robots import RuleFile
 
 if TYPE_CHECKING:
     import ray.actor

@@ -126,18 +126,18 @@ class Images(Stage):
         config = self.run.config
         there = {receipt.shard: receipt for receipt in self.answered()}
         before: dict[str, ShardFiles] = {}
-        histories = []
+        prepared = []
         for shard in shards:
-            asked = requested(shard)
-            named = sorted(there.keys() & set(asked["image_in"].drop_null().to_pylist()))
+            history = history_of(shard)
+            named = sorted(there.keys() & set(history["image_in"].drop_null().to_pylist()))
             before |= {name: shard_files(self.folder, name) for name in named}
             sources = (*shard.sources, *self._unread(there[name] for name in named))
-            histories.append(replace(shard, again=failures_before(asked), sources=sources))
+            prepared.append(replace(shard, again=failures_before(history), sources=sources))
         most, book = config.images.tasks_per_host, None
         if most is not None and len(shards) > most:
             book = RayLeaseBook.open(most, config.ray)
         work = Download(config.images, shared_opt_outs(self.run), before, book)
-        return in_ray_tasks(work, histories, self.folder, config.ray)
+        return in_ray_tasks(work, prepared, self.folder, config.ray)
 
     def _unread(self, receipts: Iterable[Receipt]) -> Iterator[Source]:
         """Shards of which a little is read, where they lie.
@@ -155,11 +155,11 @@ class Images(Stage):
         return []
 
 
-def requested(shard: Shard) -> pa.Table:
-    """The list of a shard."""
+def history_of(shard: Shard) -> pa.Table:
+    """What the list of a shard says of earlier nights."""
     path = shard.file("requests")
     bring([path])
-    return read_requests(path)
+    return read_requests(path, ["failed_in", "failed_for", "image_in"])
 
 
 def failures_before(asked: pa.Table) -> Again:

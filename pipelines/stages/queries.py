@@ -96,14 +96,17 @@ class Queries(Stage):
         if settings.list:
             yield from in_process(WriteOwnList(settings), shards, self.folder)
             return
-        (shard,) = shards
         from query_builder.build import how_to_count
 
-        counting, partitions = how_to_count(self.files(settings).dumps, settings)
+        (shard,) = shards
         try:
+            counting, partitions = how_to_count(self.files(settings).dumps, settings)
             counts = self._count(settings, counting)
         except PassError as error:
             yield error.outcome_of(shard)
+            return
+        except OSError as error:  # of a dump, before any of it is counted
+            yield Outcome(shard.name, error=shown(str(error)))
             return
         work = BuildQueries(settings, partitions, self.run.config.beam.options)
         files = {**shard.files, "counts": tuple(source.path for source in counts)}

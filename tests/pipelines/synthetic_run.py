@@ -18,7 +18,7 @@ from pipelines.run.config import Config
 from pipelines.run.directory import Run
 from pipelines.run.receipts import Side
 from pipelines.stages import STAGES
-from pipelines.stages.images import failures_before, requested
+from pipelines.stages.images import failures_before, history_of
 from pipelines.stages.pairs import QUERY_COUNTS
 from pipelines.stages.requests import Requests
 from tests.shards import jpeg, save_tiny_model
@@ -159,7 +159,7 @@ def ask_once_more(run, captions, night=1):
     receipts = run.receipts("images")
     for shard in STAGES["images"](run).plan():
         if receipts.valid(shard) is None:
-            again = failures_before(requested(shard))
+            again = failures_before(history_of(shard))
             perform(_images(run, tries=night), replace(shard, again=again), receipts.folder)
     after = ("embeddings", "labels", "selection", "dataset")
     bring_up_to_date(run, {name: WORKS[name] for name in after})

@@ -28,7 +28,7 @@ from workers.base.urls import DEFAULT_PORTS, from_header
 from workers.extract.http_messages import CodingError, undo_codings
 from workers.web.addresses import PrivateAddressError, check_contact, permitted_addresses
 from workers.web.pauses import MAX_PAUSE, backoff, retry_after
-from workers.web.robots import MAX_ROBOTS_DOWNLOAD, Reply
+from workers.web.robots import MAX_ROBOTS_DOWNLOAD, RuleFile
 
 #: What a failed download is called in the tally.
 FAILURES: dict[type[Exception], str] = {
@@ -109,10 +109,10 @@ class Fetcher:
             await asyncio.sleep(min(pause, MAX_PAUSE))
         raise AssertionError("the last attempt returns or raises")
 
-    async def robots_reply(self, url: str) -> Reply:
+    async def robots_reply(self, url: str) -> RuleFile:
         """What ``read_robots`` wants to know. Raises FetchError."""
         response = await self.fetch(url, is_page=False)
-        return Reply(response.status, response.body, location(response))
+        return RuleFile(response.status, response.body, location(response))
 
     async def can_reach(self, url: str) -> bool:
         """Whether a host other than the one that is crawled is there, and may be connected to."""

@@ -34,8 +34,8 @@ from workers.web.robots import (
     MAX_REDIRECTS,
     MAX_ROBOTS_BYTES,
     MAX_ROBOTS_DOWNLOAD,
-    Reply,
     Robots,
+    RuleFile,
     read_robots,
 )
 
@@ -290,7 +290,7 @@ class ImageFetcher:
             return _Rules(robots, TdmRep((await self._rule_file(url, MAX_ROBOTS_BYTES)).body))
         return nothing
 
-    async def robots_reply(self, url: str) -> Reply:
+    async def robots_reply(self, url: str) -> RuleFile:
         """What ``read_robots`` wants to know. Raises FetchError."""
         try:
             return await self._rule_file(url, MAX_ROBOTS_DOWNLOAD)
@@ -299,7 +299,7 @@ class ImageFetcher:
         except ERRORS as error:
             raise FetchError(failure_reason(error)) from error
 
-    async def _rule_file(self, url: str, limit: int) -> Reply:
+    async def _rule_file(self, url: str, limit: int) -> RuleFile:
         """What a host says of itself there, which one of all tasks asks for.
 
         Raises FetchError and what ``Client.get`` raises.
@@ -313,7 +313,7 @@ class ImageFetcher:
                 return said
             budget = _Budget(self._settings.max_seconds)
             answer = await self._ask(host, url, limit, budget, _is_good)
-            said = Reply(answer.status, answer.body, answer.headers.get("Location", ""))
+            said = RuleFile(answer.status, answer.body, answer.headers.get("Location", ""))
             if not is_passing(f"http_{answer.status}"):
                 await self._leases.note_rules(url, said)
         return said

@@ -80,9 +80,9 @@ def write_requests(
     return {"pairs": tally}
 
 
-def read_requests(path: Path) -> pa.Table:
-    """A list. Of one that an earlier version wrote, columns that it did not have are null."""
-    return pq.read_table(path, schema=REQUESTS)
+def read_requests(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A list, or some columns of it. Those that an earlier version did not write are null."""
+    return pq.read_table(path, columns=columns, schema=REQUESTS)
 
 
 def _ids(path: Path, between: Range) -> pa.ChunkedArray:

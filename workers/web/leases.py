@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from workers.web.robots import Reply as RuleFile
+from workers.web.robots import RuleFile
 
 #: Seconds for which a task keeps a host that others wait for.
 LEASE = 5.0

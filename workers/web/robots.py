@@ -138,8 +138,8 @@ class Robots:
     unreachable: str | None = None
 
 
-class Reply(NamedTuple):
-    """An answer to a request for a robots.txt."""
+class RuleFile(NamedTuple):
+    """What a host answers to a request for a file of rules: robots.txt, tdmrep.json."""
 
     status: int
     body: bytes
@@ -149,7 +149,7 @@ class Reply(NamedTuple):
 class Source(Protocol):
     """Who asks for it."""
 
-    async def robots_reply(self, url: str) -> Reply:
+    async def robots_reply(self, url: str) -> RuleFile:
         """Raises FetchError."""
 
     async def can_reach(self, url: str) -> bool:

@@ -16,7 +16,7 @@ from workers.base.settings import DownloadSettings
 from workers.fetch.fetch_each import fetch_each
 from workers.web import leases
 from workers.web.leases import LOST, STALE, LeaseBook, Leases
-from workers.web.robots import Reply as RuleFile
+from workers.web.robots import RuleFile
 
 
 class Clock:
