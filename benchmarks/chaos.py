@@ -98,7 +98,7 @@ def _named(pattern: str) -> Callable[[psutil.Process, random.Random], list[psuti
     return find
 
 
-ON_RAY = ("images", "embeddings", "dataset", "model")
+ON_RAY = ("pages", "candidates", "pairs", "images", "embeddings", "dataset", "model")
 _ON_SITE = ("pages", "images")
 _KILLED: frozenset[int] = frozenset({-signal.SIGKILL})
 #: Lost workers are replaced within the command.

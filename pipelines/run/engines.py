@@ -6,6 +6,7 @@ ends; receipts are written where the work is done, so what is done stays done if
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -93,20 +94,24 @@ def on_beam(
 
 
 def in_ray_tasks(
-    work: Work, shards: Sequence[Shard], folder: Path, settings: RaySettings
+    work: Work, shards: Sequence[Shard], folder: Path, settings: RaySettings, cpus: float = 1.0
 ) -> Iterator[Outcome]:
-    """A Ray task for each shard, no more of them submitted than the cluster can soon start."""
+    """A Ray task for each shard, no more of them submitted than the cluster can soon start.
+
+    Args:
+        cpus: that a task needs; less than one where it waits most of the time.
+    """
     import ray
 
     start_ray(settings)
     # Ray's own retries end neither at a lack of memory nor say which shard was to blame.
-    task = ray.remote(attempt_anywhere).options(num_cpus=1, max_retries=0)
+    task = ray.remote(attempt_anywhere).options(num_cpus=cpus, max_retries=0)
     work_reference = ray.put(work)
     queue = ShardQueue(shards)
     running: dict[ray.ObjectRef, Shard] = {}
     while queue.waiting or running:
         # A cluster that grows with what waits for it begins with no more than its head.
-        window = 2 * cluster_cpus()
+        window = math.ceil(2 * cluster_cpus() / cpus)
         while queue.waiting and len(running) < window:
             shard = queue.waiting.popleft()
             running[task.remote(work_reference, shard, folder)] = shard
@@ -118,14 +123,18 @@ def in_ray_tasks(
 
 
 def on_text_engine(
-    work: Work, shards: Sequence[Shard], folder: Path, config: Config
+    work: Work, shards: Sequence[Shard], folder: Path, config: Config, cpus: float = 1.0
 ) -> Iterator[Outcome]:
-    """Shards of text, on the engine that a configuration names for it."""
+    """Shards of text, on the engine that a configuration names for it.
+
+    Args:
+        cpus: that the work on a shard needs; Beam gives each one of its workers.
+    """
     if not shards:  # no engine is started for nothing
         return iter(())
     if config.text.engine == "beam":
         return on_beam(work, shards, folder, config.beam.options)
-    return in_ray_tasks(work, shards, folder, config.ray)
+    return in_ray_tasks(work, shards, folder, config.ray, cpus)
 
 
 class ShardQueue:

@@ -1,4 +1,4 @@
-"""Stage ``pages``: a polite crawl of the seeds into WARC files, a host a shard, on Beam."""
+"""Stage ``pages``: a polite crawl of the seeds into WARC files, a host a shard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pipelines.run.config import ConfigError
 from pipelines.run.directory import Run
-from pipelines.run.engines import on_beam
+from pipelines.run.engines import on_text_engine
 from pipelines.run.health import largest
 from pipelines.run.history import Sources
 from pipelines.run.opt_outs import opt_out_files
@@ -25,6 +25,10 @@ from workers.base.tally import Tally
 from workers.base.urls import DEFAULT_PORTS, UrlError, absolute_url, authority, normal_host
 from workers.crawl.host import KNOWN
 from workers.web.addresses import is_named
+
+#: That a crawler needs, which waits for its host most of the time: so many hosts are crawled side
+#: by side on a core.
+CPUS_OF_A_HOST = 0.25
 
 
 class Pages(Stage):
@@ -112,7 +116,7 @@ class Pages(Stage):
     def execute(self, shards: Sequence[Shard]) -> Iterator[Outcome]:
         config = self.run.config
         work = Crawl(config.pages, self.folder, opt_out_files(self.run).taken_down)
-        return on_beam(work, shards, self.folder, config.beam.options)
+        return on_text_engine(work, shards, self.folder, config, CPUS_OF_A_HOST)
 
 
 def _is_named(url: str, allowed: Collection[str]) -> bool:

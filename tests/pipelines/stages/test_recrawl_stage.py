@@ -71,7 +71,7 @@ class Nights:
 def nights(tmp_path, monkeypatch):
     use_plain_crawls(monkeypatch)
     monkeypatch.setattr(
-        pages, "on_beam", lambda work, shards, folder, _: in_process(work, shards, folder)
+        pages, "on_text_engine", lambda work, shards, folder, *_: in_process(work, shards, folder)
     )
     with serving(SITE) as web:
         found = Nights(web, tmp_path / "run")
