@@ -35,6 +35,8 @@ _LONGEST = 86_400.0
 _SWEEP = 5.0
 #: Bytes of rules of hosts that the book knows; what was wanted longest ago goes for more.
 RULE_BYTES = 256 << 20
+#: Seconds after which what a host has said is asked for again (RFC 9309, section 2.4).
+RULE_SECONDS = 86_400.0
 
 
 class Reply(NamedTuple):
@@ -70,7 +72,7 @@ class LeaseBook:
         rule_bytes: int = RULE_BYTES,
     ) -> None:
         self._most, self._clock = most, clock
-        self._rules = OrderedDict[str, RuleFile]()  # by URL
+        self._rules = OrderedDict[str, tuple[RuleFile, float]]()  # by URL, and since when
         self._rule_bytes, self._most_rule_bytes = 0, rule_bytes
         self._name = uuid.uuid4().hex
         self._hosts = defaultdict[str, _Entry](_Entry)
@@ -106,17 +108,20 @@ class LeaseBook:
 
     def rules(self, url: str) -> RuleFile | None:
         """What a task has read there, while this book is open."""
-        if url in self._rules:
-            self._rules.move_to_end(url)
-        return self._rules.get(url)
+        said, since = self._rules.get(url, (None, 0.0))
+        if said is None or self._clock() - since > RULE_SECONDS:
+            return None
+        self._rules.move_to_end(url)
+        return said
 
     def note_rules(self, url: str, said: RuleFile) -> None:
         """Keep what a task has read, for the others."""
-        self._rule_bytes -= _size(self._rules.pop(url, None))
-        self._rules[url] = said
-        self._rule_bytes += _size(said)
+        before, _ = self._rules.pop(url, (None, 0.0))
+        self._rules[url] = said, self._clock()
+        self._rule_bytes += _size(said) - _size(before)
         while self._rule_bytes > self._most_rule_bytes:
-            self._rule_bytes -= _size(self._rules.popitem(last=False)[1])
+            _, (oldest, _) = self._rules.popitem(last=False)
+            self._rule_bytes -= _size(oldest)
 
     def _is_next(self, entry: _Entry, task: str, now: float) -> bool:
         entry.holders = {holder for holder in entry.holders if self._is_alive(holder, now)}

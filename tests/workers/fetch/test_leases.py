@@ -217,6 +217,16 @@ def test_of_what_hosts_have_said_the_book_keeps_what_was_wanted_last():
     assert [bool(book.rules(f"u{number}")) for number in (0, 2, 3, 4)] == [True] * 4
 
 
+def test_what_a_host_has_said_is_asked_for_again_after_a_day(book, clock):
+    book.note_rules("u", RuleFile(200, b"old", ""))
+    clock.now += 86_000
+    assert book.rules("u") == RuleFile(200, b"old", "")
+    clock.now += 500
+    assert book.rules("u") is None
+    book.note_rules("u", RuleFile(200, b"new", ""))
+    assert book.rules("u") == RuleFile(200, b"new", "")
+
+
 @pytest.mark.usefixtures("short_leases")
 def test_a_book_that_begins_anew_is_obeyed():
     class Forgetful(Shared):
