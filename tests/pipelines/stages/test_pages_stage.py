@@ -1,10 +1,15 @@
 """Seeds to shards: one for each host, however it is written."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipelines.run.config import Config, ConfigError
 from pipelines.run.directory import Run
+from pipelines.run.runner import run_stages
 from pipelines.stages.pages import Pages
+from tests.workers.web import page, serving
+from workers.base.exit_codes import ExitCode
 
 
 def stage(directory, seeds):
@@ -49,3 +54,17 @@ def test_credentials_in_a_seed_are_refused_and_not_repeated(tmp_path, seed):
 def test_what_is_no_web_address_is_refused(tmp_path, seed):
     with pytest.raises(ConfigError, match=r"pages\.seeds\.0: .* is not an http or https URL"):
         stage(tmp_path, [seed]).check()
+
+
+def test_hosts_are_crawled_side_by_side_on_one_core(tmp_path):
+    with serving({"/": replace(page(text="a page"), at_once=2)}) as web:  # each waits for the other
+        hosts = [web.host, web.host.replace("127.0.0.1", "localhost")]
+        pages = {"seeds": [f"http://{host}/" for host in hosts], "allow_private_hosts": hosts}
+        config = {"name": "test", "queries": "none", "pages": pages, "ray": {"num_cpus": 1}}
+        run = Run.open(Config.model_validate(config), tmp_path)
+        assert run_stages(run, ["pages"]).code is ExitCode.COMPLETE
+    assert web.most_at_once == 2
+    assert sorted(receipt.rows["pages"]["kept"] for receipt in run.receipts("pages").all()) == [
+        1,
+        1,
+    ]
