@@ -109,8 +109,8 @@ class BeamSettings(Settings):
 
     options: tuple[str, ...] = Field(
         default=(),
-        description="Beam's own pipeline options; without a --runner, the one that runs in this "
-        "process",
+        description="Beam's own pipeline options; without a --runner, the one that runs on this "
+        "machine",
     )
 
 
