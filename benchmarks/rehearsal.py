@@ -36,14 +36,11 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.commands import everything, signal_to
+from benchmarks.query_builder import SAMPLE
 from workers.base.cores import usable_cores
 from workers.base.settings import resolve_path
 from workers.base.storage import file_hash
 
-DUMP = (
-    "package:gensim/test/test_data/"
-    "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-)
 STAGES = ("queries", "candidates", "pairs")
 #: Images of a page of the crawl.
 _PER_PAGE = 20
@@ -116,7 +113,7 @@ def make_crawl(folder: Path, captions: int, inputs: int, seed: int) -> None:
     """Inputs of all formats; a caption in twenty is there in two of them."""
     folder.mkdir()
     draw = np.random.default_rng(seed)
-    words = np.array(words_of(resolve_path(DUMP)))
+    words = np.array(words_of(resolve_path(SAMPLE)))
     each = captions // inputs
     urls = draw.permutation(captions + captions // 20)[:captions] % captions
     for number in range(inputs):
@@ -136,7 +133,7 @@ def write_config(folder: Path, captions: int) -> Path:
     config = folder / "config.yaml"
     settings = {
         "name": "rehearsal",
-        "queries": {"dumps": [DUMP], "min_count": 20, "bigrams": {"min_count": 10}},
+        "queries": {"dumps": [SAMPLE], "min_count": 20, "bigrams": {"min_count": 10}},
         "pairs": {
             "inputs": [str(folder / "crawl")],
             "pairs_per_query": max(20, captions // 2_000),

@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 from fsspec.core import url_to_fs
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from query_builder import progress
 from query_builder.counts import Counter, Counts, merge, partition
@@ -31,7 +31,7 @@ from query_builder.dump import read_pages
 from query_builder.markup import plain_text
 from query_builder.sources import Part
 from workers.base.credentials import shown
-from workers.base.file_systems import exists, is_remote, stored
+from workers.base.file_systems import exists, is_remote, open_file, stored
 from workers.base.storage import replacing
 from workers.base.tally import Tally
 
@@ -99,7 +99,7 @@ class PartCounts:
     @classmethod
     def open(cls, file: str) -> PartCounts:
         """Raises OSError, and ValueError for what is no such file."""
-        with _reading(file) as source:
+        with open_file(file) as source:
             size = source.seek(0, 2)
             source.seek(max(0, size - _LENGTH_BYTES))
             length = int.from_bytes(source.read(_LENGTH_BYTES), "little")
@@ -115,11 +115,9 @@ class PartCounts:
             yield part % partitions, Piece(self.file, offset, size)
 
     def titles(self) -> Iterator[list[str]]:
-        with _reading(self.file) as source:
+        with open_file(self.file) as source:
             for offset, size in self.index.titles:
-                source.seek(offset)
-                batch = pa.ipc.open_stream(source.read(size)).read_next_batch()
-                yield batch.column(0).to_pylist()
+                yield _read(source, offset, size).column(0).to_pylist()
 
 
 def part_name(part: Part, counting: Counting) -> str:
@@ -145,7 +143,7 @@ def _is_counted(file: str, counting: Counting) -> bool:
         return False
     try:
         return PartCounts.open(file).index.partitions >= counting.partitions
-    except (ValueError, ValidationError):  # damaged
+    except ValueError:  # damaged
         return False
 
 
@@ -228,19 +226,15 @@ def total(pieces: Iterable[Piece]) -> Counts:
 
 
 def _read_counts(piece: Piece) -> Counts:
-    with _reading(piece.file) as source:
-        source.seek(piece.offset)
-        content = source.read(piece.size)
-    batch = pa.ipc.open_stream(content).read_next_batch()
+    with open_file(piece.file) as source:
+        batch = _read(source, piece.offset, piece.size)
     words, *numbers = (column.values for column in batch.columns)
     return Counts(words, *(np.asarray(column) for column in numbers))
 
 
-@contextmanager
-def _reading(file: str) -> Iterator[BinaryIO]:
-    files, path = url_to_fs(file)
-    with files.open(path, "rb") as source:
-        yield source
+def _read(source: BinaryIO, offset: int, size: int) -> pa.RecordBatch:
+    source.seek(offset)
+    return pa.ipc.open_stream(source.read(size)).read_next_batch()
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from workers.base.tally import Tally
 
 if TYPE_CHECKING:
     from query_builder.part_counts import Counting
-    from query_builder.sources import Part
 
 #: Of a key, the digits that name what was counted under it.
 _NAME_DIGITS = 24
@@ -100,8 +99,9 @@ class Queries(Stage):
 
         (shard,) = shards
         try:
-            counting, partitions = how_to_count(self.files(settings).dumps, settings)
-            counts = self._count(settings, counting)
+            dumps = self.files(settings).dumps
+            counting, partitions = how_to_count(dumps, settings)
+            counts = self._count(dumps, counting)
         except PassError as error:
             yield error.outcome_of(shard)
             return
@@ -113,30 +113,29 @@ class Queries(Stage):
         shard = replace(shard, files=files, sources=(*shard.sources, *counts))
         yield from in_process(work, [shard], self.folder)
 
-    def _count(self, settings: QuerySettings, counting: Counting) -> list[Source]:
+    def _count(self, dumps: Sequence[str], counting: Counting) -> list[Source]:
         """Count what is in each part of the dumps, but for the parts that have been.
 
         The counts stay: of dumps that grow, only what is new is counted. Raises PassError.
         """
-        from query_builder.dump import dump_parts
-
-        dumps = self.files(settings).dumps
-        shards = [self._of_part(part, counting) for dump in dumps for part in dump_parts(dump)]
+        shards = [shard for dump in dumps for shard in self._parts_of(dump, counting)]
         engine = partial(on_text_engine, config=self.run.config)
         return do_pass(self.folder, "counts", CountPart(counting), shards, engine).sources()
 
-    def _of_part(self, part: Part, counting: Counting) -> Shard:
-        """The work on a part of a dump, under a name of what is in it."""
+    def _parts_of(self, dump: str, counting: Counting) -> Iterator[Shard]:
+        """The work on each part of a dump, under a name of what is in it."""
+        from query_builder.dump import dump_parts
         from query_builder.part_counts import VERSION
 
-        if is_remote(part.file):
-            content = [shown(part.file), *_versions([part.file])]
+        if is_remote(dump):
+            content = [shown(dump), *_versions([dump])]
         else:
-            content = [self._source(Path(part.file)).sha256]
-        place = {"dump": content, "start": part.start, "end": part.end}
-        key = digest({"version": VERSION, "counting": asdict(counting), **place})
-        # The dump is compared with its hash before the list is made.
-        return Shard(key[:_NAME_DIGITS], key, values={"part": part})
+            content = [self._source(Path(dump)).sha256]
+        for part in dump_parts(dump):
+            place = {"dump": content, "start": part.start, "end": part.end}
+            key = digest({"version": VERSION, "counting": asdict(counting), **place})
+            # The dump is compared with its hash before the list is made.
+            yield Shard(key[:_NAME_DIGITS], key, values={"part": part})
 
 
 def _check_own_list(settings: QuerySettings) -> None:
